@@ -1,0 +1,182 @@
+"""The console script `bmo`: the first word chooses the command, everything after it is Hydra.
+
+Nothing here imports torch or Hydra before it is needed: `bmo --help` is instant and a mistake in
+a configuration is reported without waiting for either.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bmo_cli import __version__
+from bmo_cli.errors import BmoError, InputError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+COMMANDS = {
+    "train": (
+        "train and hyper-train a scheme on a task, evaluate it, write a run folder",
+        "bmo train task=deconv hyper=bmo seed=1",
+    ),
+    "eval": (
+        "evaluate a trained run, on other data or noise if you like",
+        "bmo eval run=outputs/DATE/RUN task.noise=7.65",
+    ),
+    "restore": (
+        "restore a blurred photograph of your own with a trained run",
+        "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png",
+    ),
+}
+SHELLS = ("bash", "zsh", "fish")
+
+
+def usage() -> str:
+    """What `bmo` and `bmo --help` print."""
+    lines = ["bmo: an experiment runner for optimisation-derived learning", ""]
+    lines += ["usage: bmo COMMAND [KEY=VALUE ...]", "", "commands"]
+    for name, (purpose, example) in COMMANDS.items():
+        lines += [f"  {name:<9}{purpose}", f"{'':11}{example}"]
+    lines += [
+        "",
+        "bmo COMMAND --help lists the choices of every group and the keys; --cfg job prints the",
+        "configuration; -m sweeps over comma-separated values (bmo train -m seed=0,1,2).",
+        f'Shell completion: eval "$(bmo -sc install={SHELLS[0]})" ({", ".join(SHELLS)})',
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+    elif words[0] in ("-V", "--version"):
+        print(f"bmo {__version__}")
+    elif words[0] in ("-sc", "--shell-completion", "--shell_completion"):
+        _completion(words)
+    elif words[0] in COMMANDS:
+        _run(words[0], words[1:])
+    else:
+        hint = nearest(words[0], COMMANDS) or f"; commands: {', '.join(COMMANDS)}"
+        _stop(InputError(f"unknown command '{words[0]}'{hint}"))
+
+
+def _run(command: str, words: Sequence[str]) -> None:
+    # Idle OpenMP threads otherwise spin; with a second job on the machine that costs a factor 10.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    overrides = list(words)
+    try:
+        overrides = _with_recorded(command, list(words))
+        _hydra(command, overrides, typed=list(words))
+    except KeyboardInterrupt:
+        print("\nbmo: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BmoError as error:
+        if wants_traceback:
+            raise
+        _stop(error)
+    except Exception as error:
+        if wants_traceback:
+            raise
+        _stop(_translated(error, overrides, command))
+
+
+def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None:
+    import hydra
+
+    from bmo_cli.config.help import register_help
+    from bmo_cli.config.locate import config_dir
+
+    if "--help" in overrides or "-h" in overrides:
+        register_help(command, *COMMANDS[command], overrides)
+    sys.argv = ["bmo", *overrides]
+    failures: list[Exception] = []
+    job = _job(command, [word for word in typed if "=" in word], failures)
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(job)()
+    if failures:
+        raise failures[0]
+
+
+def _job(
+    command: str, typed: Sequence[str], failures: list[Exception]
+) -> Callable[[DictConfig], Any]:
+    """The function that Hydra calls with the composed configuration.
+
+    The error of a single run is handed back in `failures`, past Hydra, which would print a line of
+    its own; in a sweep Hydra has to see it.
+    """
+
+    def job(config: DictConfig) -> Any:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from bmo_cli.experiment.job import run_job
+
+        try:
+            return run_job(command, config, typed)
+        except Exception as error:
+            if HydraConfig.get().mode != RunMode.RUN:
+                raise
+            failures.append(error)
+
+    return job
+
+
+def _with_recorded(command: str, words: list[str]) -> list[str]:
+    """`eval`, `restore` and a resumed `train` start from what was typed for the run they name."""
+    if not any("=" in word for word in words):
+        return words
+    from bmo_cli.config.snapshot import argument, combine, recorded_overrides
+
+    key = "resume" if command == "train" else "run"
+    folder = argument(words, key)
+    if folder is None:
+        return words
+    extra = [f"hydra.run.dir='{folder}'"] if command == "train" else []
+    return combine(recorded_overrides(Path(folder)), words) + extra
+
+
+def _translated(error: Exception, overrides: Sequence[str], command: str) -> BmoError:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        detail = " ".join(str(error).split())
+        return BmoError(
+            f"internal error: {type(error).__name__}: {detail} "
+            "(HYDRA_FULL_ERROR=1 shows the traceback)"
+        )
+    from bmo_cli.config.locate import config_dir
+    from bmo_cli.config.messages import one_line
+
+    return InputError(one_line(error, overrides, command, config_dir()))
+
+
+def _completion(words: Sequence[str]) -> None:
+    """Hydra completes `bmo KEY=VALUE`; the command in between is taken out of the line it sees."""
+    line = os.environ.get("COMP_LINE", "")
+    parts = line.split(maxsplit=2)
+    command = parts[1] if len(parts) > 1 and parts[1] in COMMANDS else None
+    query = len(words) > 1 and words[1].startswith("query")
+    if query and command is None:
+        word = parts[1] if len(parts) > 1 else ""
+        print(" ".join(name for name in COMMANDS if name.startswith(word)))
+        return
+    if command is not None:
+        rest = line.split(command, 1)[1].lstrip()
+        os.environ["COMP_LINE"] = f"{parts[0]} {rest}"
+        os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
+    _hydra(command or "train", list(words), typed=[])
+
+
+def _stop(error: BmoError) -> NoReturn:
+    print(f"bmo: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code)

@@ -1,0 +1,59 @@
+"""A run folder belongs to one run: Hydra callbacks that make it atomically."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+
+class UniqueFolder(Callback):
+    """Two runs started in one second would share Hydra's time-stamped folder and overwrite each
+    other. `mkdir` is atomic: the one that comes second gets the suffix `_1`, then `_2`, ..."""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Settle `hydra.run.dir` (a resumed run keeps its own folder)."""
+        if not config.get("resume"):
+            _replace(config, "hydra.run.dir")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
+        folder = _replace(config, "hydra.sweep.dir")
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+
+
+def _replace(config: DictConfig, key: str) -> Path:
+    HydraConfig.instance().set_config(config)  # the folder's name interpolates ${hydra:...}
+    wanted = Path(str(OmegaConf.select(config, key)))
+    try:
+        folder = make_unique(wanted)
+    except OSError as error:
+        # Hydra turns exceptions of callbacks into warnings; only an exit stops the run.
+        print(
+            f"bmo: cannot create the output folder {wanted}: {error.strerror}; "
+            "choose another with hydra.run.dir=DIR",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    with read_write(config.hydra), open_dict(config.hydra):
+        OmegaConf.update(config, key, str(folder))
+    return folder
+
+
+def make_unique(wanted: Path) -> Path:
+    """Create `wanted`, or `wanted_1`, `wanted_2`, ... : a folder that did not exist before."""
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    for i in itertools.count():
+        folder = wanted if i == 0 else wanted.with_name(f"{wanted.name}_{i}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")

@@ -1,0 +1,159 @@
+"""Types with ranges, written once as annotations and enforced everywhere.
+
+An argument is declared where it is used, `def __init__(self, *, alpha: OpenUnit = 0.9)`. That one
+annotation serves twice: `@checked` enforces it when the object is built from Python, and
+`config.schema` reads it from the source file and enforces it on a configuration before torch is
+imported. The message is the same: the argument, the allowed values, the value got.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+from bmo_cli.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of numbers; `text` is how a mathematician writes it."""
+
+    text: str
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        below = value < self.high if self.high_open else value <= self.high
+        return above and below
+
+
+def _interval(low: float, high: float, brackets: str) -> Interval:
+    text = f"lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}"
+    return Interval(text, low, high, brackets[0] == "(", brackets[1] == ")")
+
+
+Finite = Annotated[float, Interval("be a finite number", -math.inf, math.inf, True, True)]
+Positive = Annotated[float, Interval("be finite and > 0", 0, math.inf, True, True)]
+NonNegative = Annotated[float, Interval("be finite and >= 0", 0, math.inf, False, True)]
+OpenUnit = Annotated[float, _interval(0, 1, "()")]
+HalfOpenUnit = Annotated[float, _interval(0, 1, "[)")]
+OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
+Count = Annotated[int, Interval("be an integer >= 1", 1)]
+Index = Annotated[int, Interval("be an integer >= 0", 0)]
+Channels = Literal[1, 3]
+"""1: gray, 3: colour."""
+
+_NUMBER_NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
+Cls = TypeVar("Cls", bound=type)
+
+
+def check(value: Any, annotation: Any, name: str) -> None:
+    """Raise `InputError` naming `name` unless `value` fits `annotation`.
+
+    Understands numbers, text, booleans, `None`, `Literal`, unions, lists, tuples, mappings and
+    `Annotated[..., Interval]`; any other annotation (a tensor, a module) is not checked.
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        check(value, arguments[0], name)
+        for rule in arguments[1:]:
+            if isinstance(rule, Interval) and value not in rule:
+                raise InputError(f"{name} must {rule.text}, got {value!r}")
+    elif origin is Literal:
+        if value not in arguments or isinstance(value, bool):
+            choices = ", ".join(map(str, arguments))
+            hint = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
+            raise InputError(f"{name} must be one of {choices}, got {value!r}{hint}")
+    elif origin in (Union, types.UnionType):
+        _check_union(value, arguments, name)
+    elif origin in (list, tuple, Sequence):
+        _check_sequence(value, origin, arguments, name)
+    elif origin is dict or annotation is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{name} must be a mapping, got {value!r}")
+    elif annotation in (None, type(None)):
+        if value is not None:
+            raise InputError(f"{name} must be null, got {value!r}")
+    elif annotation in _NUMBER_NAMES:
+        _check_scalar(value, annotation, name)
+
+
+def _check_scalar(value: Any, kind: type, name: str) -> None:
+    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{name} must be {_NUMBER_NAMES[kind]}, got {value!r}")
+
+
+def _check_union(value: Any, arguments: tuple[Any, ...], name: str) -> None:
+    failures = []
+    for candidate in arguments:
+        try:
+            return check(value, candidate, name)
+        except InputError as error:
+            failures.append(str(error))
+    options = [
+        text.split(" must ", 1)[1].rsplit(", got ", 1)[0]
+        for text in failures
+        if " must be null" not in text
+    ]
+    also = " (or null)" if len(options) < len(failures) else ""
+    raise InputError(f"{name} must {', or '.join(options)}{also}, got {value!r}")
+
+
+def _check_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], name: str) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InputError(f"{name} must be a list, got {value!r}")
+    if origin is tuple and arguments[-1:] != (Ellipsis,):
+        if len(value) != len(arguments):
+            raise InputError(f"{name} must be a list of {len(arguments)} values, got {value!r}")
+        pairs = list(zip(value, arguments, strict=True))
+    else:
+        pairs = [(item, arguments[0]) for item in value]
+    for i, (item, annotation) in enumerate(pairs):
+        check(item, annotation, f"{name}[{i}]")
+
+
+def check_arguments(
+    given: Mapping[str, Any],
+    annotations: Mapping[str, Any],
+    *,
+    required: Sequence[str] = (),
+    prefix: str = "",
+) -> None:
+    """Check named arguments against the annotations of a signature; refuse unknown and missing."""
+    for key, value in given.items():
+        if key not in annotations:
+            hint = nearest(key, annotations) or f"; known: {', '.join(annotations) or 'none'}"
+            raise InputError(f"unknown key '{prefix}{key}'{hint}")
+        check(value, annotations[key], f"{prefix}{key}")
+    for key in required:
+        if key not in given:
+            raise InputError(f"'{prefix}{key}' is missing")
+
+
+def checked(cls: Cls) -> Cls:
+    """Class decorator: every construction is checked against the annotations of `__init__`."""
+    original: Callable[..., None] = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(original)
+    cache: dict[str, Any] = {}
+
+    @functools.wraps(original)
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not cache:
+            cache.update(typing.get_type_hints(original, include_extras=True))
+        bound = signature.bind(self, *args, **kwargs)
+        for key, value in list(bound.arguments.items())[1:]:
+            check(value, cache.get(key, Any), key)
+        original(self, *args, **kwargs)
+
+    cls.__init__ = construct  # type: ignore[misc]
+    return cls

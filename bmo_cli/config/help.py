@@ -1,0 +1,53 @@
+"""`bmo COMMAND --help`: the choices of every group, one line each, and the keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from bmo_cli.config.locate import choices, config_dir
+
+
+def register_help(command: str, purpose: str, example: str, words: Sequence[str]) -> None:
+    """Store the text as Hydra's help configuration `hydra/help: bmo`."""
+    text = help_text(command, purpose, example, _extra_dirs(words)).replace("$", "$$")
+    node = {"app_name": "bmo", "header": "", "footer": "", "template": text}
+    ConfigStore.instance().store(group="hydra/help", name="bmo", node=node)
+
+
+def _extra_dirs(words: Sequence[str]) -> tuple[Path, ...]:
+    text = " ".join(words)
+    match = re.search(r"(?:--config-dir|-cd)[= ](\S+)", text)
+    return (Path(match.group(1)),) if match else ()
+
+
+def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] = ()) -> str:
+    """The whole page as text."""
+    lines = [f"bmo {command}: {purpose}", "", f"example: {example}", ""]
+    for group, options in choices(extra).items():
+        lines.append(f"{group}=")
+        width = max((len(name) for name in options), default=0)
+        lines += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
+    lines += [
+        "",
+        f"keys of bmo {command} (change any with KEY=VALUE; nested keys as train.steps=100)",
+    ]
+    lines += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
+    if command != "train":
+        lines.append("  and the keys of the run's own configuration (bmo train --help)")
+    lines += [
+        "",
+        "--cfg job prints the configuration, -m sweeps, --hydra-help lists Hydra's flags.",
+    ]
+    return "\n".join(lines)
+
+
+def _keys(file: Path) -> list[str]:
+    """The YAML as written, with its comments, without the defaults list and Hydra's section."""
+    body = re.split(r"^hydra:", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
+    _, _, body = body.partition("- _self_")
+    kept = [line for line in body.splitlines() if not line.lstrip().startswith("- ")]
+    return [line for line in kept if line.strip()]

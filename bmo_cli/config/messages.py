@@ -1,0 +1,75 @@
+"""Hydra's and OmegaConf's errors in one line: what was wrong, the nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bmo_cli.config.locate import GROUPS, choices
+from bmo_cli.errors import nearest
+
+
+def one_line(error: Exception, overrides: Sequence[str], command: str, config_dir: Path) -> str:
+    """The line for an error that Hydra raised while it composed the configuration."""
+    if isinstance(error, MissingConfigException):
+        found = _unknown_choice(error)
+        if found:
+            return found
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override '{error.override}': expected key=value"
+    text = str(error)
+    unknown = re.search(
+        r"Could not (?:override|append to|delete from config)\W*'?([\w./@-]+)", text
+    )
+    if unknown:
+        key = unknown.group(1).rstrip(".'")
+        return f"unknown key '{key}'{_nearest_key(key, overrides, command, config_dir)}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    return " ".join(str(cause).split())
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    name = error.missing_cfg_file
+    if not isinstance(name, str):
+        return ""
+    group, _, choice = name.rpartition("/")
+    options = sorted(error.options if error.options is not None else choices().get(group, ()))
+    if not group:
+        return f"no configuration named '{name}'{nearest(name, options)}"
+    hint = nearest(choice, options)
+    return f"unknown {group} '{choice}'{hint or '.'} Choices: {', '.join(options) or 'none'}"
+
+
+def _nearest_key(key: str, overrides: Sequence[str], command: str, config_dir: Path) -> str:
+    """Compose once more with the group choices alone, to know which keys there are."""
+    groups = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            known = list(_keys(compose(command, groups)))
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    hint = nearest(key, known)
+    if not hint:  # a right name in a wrong place: `alpha` for `gkm.alpha`
+        places = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
+        hint = f"; did you mean '{places[0]}'?" if places else ""
+    return hint or "; 'bmo COMMAND --cfg job' prints the valid keys"
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in config:
+        name = f"{prefix}{key!s}"
+        yield name
+        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(
+            config, str(key)
+        ):
+            value = config[key]
+            if isinstance(value, DictConfig):
+                yield from _keys(value, f"{name}.")

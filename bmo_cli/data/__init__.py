@@ -1,0 +1,1 @@
+"""Photographs, blur kernels and their splits."""

@@ -1,0 +1,160 @@
+"""A split: named images with their fingerprint, decoded once and kept where memory allows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bmo_cli.data.image_file import FORMATS, SUFFIXES, Photograph, read_image
+from bmo_cli.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    size: tuple[int, int]
+    digest: str
+    pixels: NDArray[Any] | None
+    load: Callable[[], Photograph]
+
+
+class ImageSet:
+    """Images of one split, all gray or all colour.
+
+    Args:
+        sources: (name, function that decodes it) of every image.
+        channels: 1 gray or 3 colour; every image is converted.
+        cache_mib: decoded images are kept up to this much memory; the rest is decoded when asked
+            for. Every image is decoded once at construction, so a damaged one is found at once.
+
+    Raises:
+        InputError: an image cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[str, Callable[[], Photograph]]],
+        *,
+        channels: int,
+        cache_mib: float = 2048,
+    ) -> None:
+        self.channels = channels
+        self._entries: list[_Entry] = []
+        budget = cache_mib * 2**20
+        with ThreadPoolExecutor(4) as pool:
+            decoded = pool.map(lambda source: source[1](), sources)
+            for (name, load), photograph in zip(sources, decoded, strict=True):
+                entry = self._entry(name, load, photograph)
+                kept = entry.pixels
+                if kept is not None and kept.nbytes > budget:
+                    entry = _Entry(entry.name, entry.size, entry.digest, None, load)
+                elif kept is not None:
+                    budget -= kept.nbytes
+                self._entries.append(entry)
+
+    def _entry(self, name: str, load: Callable[[], Photograph], image: Photograph) -> _Entry:
+        pixels = image.pixels
+        digest = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
+        digest.update(np.ascontiguousarray(pixels).tobytes())
+        height, width = pixels.shape[:2]
+        kept = image.channels_first(self.channels)
+        return _Entry(name, (height, width), digest.hexdigest()[:16], kept, load)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: int) -> NDArray[Any]:
+        """Image i as (C, H, W) of uint8 or uint16."""
+        kept = self._entries[i].pixels
+        return self._entries[i].load().channels_first(self.channels) if kept is None else kept
+
+    @property
+    def names(self) -> list[str]:
+        """Name of every image."""
+        return [entry.name for entry in self._entries]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of every image."""
+        return [entry.size for entry in self._entries]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether no image has to be decoded again."""
+        return all(entry.pixels is not None for entry in self._entries)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Content hash of the decoded pixels of every image."""
+        return {entry.name: entry.digest for entry in self._entries}
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Count, names, sizes and content hashes, and one hash of it all."""
+        files = {e.name: {"size": list(e.size), "hash": e.digest} for e in self._entries}
+        whole = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+        return {"images": len(self), "hash": whole, "files": files}
+
+    def require(self, least: tuple[int, int], what: str) -> None:
+        """Refuse images smaller than `least` = (H, W), which is the size of `what`."""
+        for name, (height, width) in zip(self.names, self.sizes, strict=True):
+            if height < least[0] or width < least[1]:
+                raise InputError(
+                    f"image {name} is {height} x {width}, smaller than {what} "
+                    f"({least[0]} x {least[1]})"
+                )
+
+
+def folder_images(place: str, key: str, *, channels: int, cache_mib: float) -> ImageSet:
+    """The images of a folder, or those that a pattern such as `set12/0[1-4].png` matches.
+
+    Raises:
+        InputError: missing or empty folder, nothing matches, or an image that cannot be decoded.
+    """
+    files = _matching(place, key)
+    other = [file.name for file in files if file.suffix.lower() not in SUFFIXES]
+    files = [file for file in files if file.suffix.lower() in SUFFIXES]
+    if not files:
+        raise InputError(f"{key}={place} holds no images ({FORMATS})")
+    if other:
+        log.warning("%s=%s: ignored %d other files: %s", key, place, len(other), ", ".join(other))
+    sources = [(file.name, _reader(file)) for file in files]
+    return ImageSet(sources, channels=channels, cache_mib=cache_mib)
+
+
+def _matching(place: str, key: str) -> list[Path]:
+    path = Path(place).expanduser()
+    if path.is_dir():
+        found = list(path.iterdir())
+    elif path.is_file():
+        found = [path]
+    else:
+        found = list(path.parent.glob(path.name))
+        if not found:
+            raise InputError(f"{key}={place} does not exist; expected a folder or a file pattern")
+    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+
+
+def _reader(file: Path) -> Callable[[], Photograph]:
+    return lambda: read_image(file)
+
+
+def shared_images(splits: dict[str, ImageSet]) -> list[str]:
+    """`name (split) = name (split)` for every image whose pixels occur in two splits."""
+    owner: dict[str, tuple[str, str]] = {}
+    found = []
+    for split, images in splits.items():
+        for name, digest in images.digests.items():
+            other = owner.setdefault(digest, (name, split))
+            if other[1] != split:
+                found.append(f"{other[0]} ({other[1]}) = {name} ({split})")
+    return found

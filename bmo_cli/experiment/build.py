@@ -1,0 +1,153 @@
+"""Objects from a configuration: only allowed targets, every error in one line."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from bmo_cli.config.schema import check_allowed, plugin_module
+from bmo_cli.errors import BmoError, InputError
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.tasks.task import Task
+
+Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a configuration describes, built and on its device."""
+
+    task: Task
+    scheme: GKM
+    hyper: HyperOptimizer
+    device: torch.device
+
+    @property
+    def omega(self) -> nn.ModuleDict:
+        """Every hyper-training variable: the scheme's and the task's."""
+        return nn.ModuleDict({"scheme": self.scheme, "task": self.task})
+
+
+def build(config: Node) -> Experiment:
+    """Build task, scheme and hyper-optimiser.
+
+    Raises:
+        InputError: a target, an argument, a file or the device is not usable.
+    """
+    device = choose_device(config["device"])
+    plugins = load_plugins(config["plugins"])
+    torch.manual_seed(config["seed"])  # for plug-in networks without a seed argument
+    data = instantiate(config["data"], "data", plugins)
+    task = instantiate(config["task"], "task", plugins, data=data, seed=config["seed"])
+    scheme = instantiate(config["gkm"], "gkm", plugins)
+    hyper = instantiate(config["hyper"], "hyper", plugins)
+    for name, value, kind in (
+        ("task", task, Task),
+        ("gkm", scheme, GKM),
+        ("hyper", hyper, HyperOptimizer),
+    ):
+        if not isinstance(value, kind):
+            raise InputError(f"{name}._target_ must be a {kind.__name__}, got {type(value)}")
+    return Experiment(task.to(device), scheme.to(device), hyper, device)
+
+
+def instantiate(node: Node, name: str, plugins: Sequence[str], **given: Any) -> Any:
+    """The object that a `_target_` node describes, its nested nodes built first."""
+    target = str(node.get("_target_"))
+    check_allowed(target, name, plugins)
+    module, _, attribute = target.rpartition(".")
+    arguments = {
+        key: instantiate(value, f"{name}.{key}", plugins)
+        if isinstance(value, Mapping) and "_target_" in value
+        else value
+        for key, value in node.items()
+        if key != "_target_"
+    }
+    try:
+        constructor = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
+    try:
+        return constructor(**arguments, **given)
+    except BmoError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: {error}") from error
+
+
+def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
+    """Make files named as plug-ins importable."""
+    for plugin in plugins:
+        if plugin.endswith(".py"):
+            file = Path(plugin).resolve()
+            if not file.is_file():
+                raise InputError(f"no plug-in file {plugin}")
+            if str(file.parent) not in sys.path:
+                sys.path.insert(0, str(file.parent))
+        try:
+            importlib.import_module(plugin_module(plugin))
+        except ImportError as error:
+            raise InputError(f"plug-in {plugin} cannot be imported: {error}") from error
+    return plugins
+
+
+def build_optimizer(
+    node: Node, plugins: Sequence[str], omega: nn.Module, numerical_lr: float
+) -> Optimizer:
+    """A torch optimiser over omega: networks at `lr`, numerical hyper-parameters at a multiple."""
+    named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
+    networks = [p for name, p in named if name.startswith("scheme.net.")]
+    numerical = [p for name, p in named if not name.startswith("scheme.net.")]
+    if not named:
+        raise InputError("nothing to learn: net=none and gkm.operator.learn=false")
+    lr = node["lr"]
+    groups = [
+        {"params": params, "lr": rate}
+        for params, rate in ((networks, lr), (numerical, lr * numerical_lr))
+        if params
+    ]
+    optimizer = instantiate(node, "optim", plugins, params=groups)
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise InputError(f"optim: {node['_target_']} is no first-order torch optimiser")
+    return optimizer
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: the device does not exist here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"device must be auto, cpu, cuda, cuda:N or mps, got '{name}'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = torch.cuda.device_count()
+        raise InputError(f"device={name} asked for, but there are {found} CUDA devices; use auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device=mps asked for, but this machine has none; use device=auto")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"

@@ -1,0 +1,75 @@
+"""What a run prints: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+log = logging.getLogger("bmo")
+
+
+class Console:
+    """Progress of one training run.
+
+    Args:
+        total: hyper-training steps, None when only the time ends the run.
+        start: steps done before (a resumed run).
+        start_fraction: share of the run done before.
+    """
+
+    def __init__(self, total: int | None, start: int = 0, start_fraction: float = 0.0) -> None:
+        self._started, self._start_fraction = time.monotonic(), start_fraction
+        terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=start, unit="step") if terminal else None
+        self._score = math.nan
+
+    def progress(self, row: Mapping[str, float], fraction: float, steps: int | None) -> None:
+        """Show a row of the history."""
+        scored = not math.isnan(row["val_psnr"])
+        self._score = row["val_psnr"] if scored else self._score
+        shown = {
+            "loss": f"{row['loss']:.2e}",
+            "val_psnr": f"{self._score:.2f} dB",
+            "residual": f"{row['residual']:.1e}",
+            "hypergrad": f"{row['hypergrad_norm']:.1e}",
+        }
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(int(row["step"]) - self._bar.n)
+        elif scored:
+            step = f"step {row['step']:.0f}" + (f"/{steps}" if steps else "")
+            pairs = ", ".join(f"{key} {value}" for key, value in shown.items())
+            log.info("%s: %s, %s left", step, pairs, self._left(fraction))
+
+    def close(self) -> None:
+        """End the bar, leaving its last state."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _left(self, fraction: float) -> str:
+        done = fraction - self._start_fraction
+        if done <= 0:
+            return "?"
+        seconds = (time.monotonic() - self._started) * (1 - fraction) / done
+        return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+
+
+def table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> str:
+    """A text table: row names, then a column for every key with its format."""
+    keys = [key for key in columns if any(key in row for row in rows.values())]
+    cells = [["", *keys]]
+    for name, row in rows.items():
+        cells.append([name, *(format(row.get(key, math.nan), columns[key]) for key in keys)])
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    )

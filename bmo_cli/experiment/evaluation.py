@@ -1,0 +1,80 @@
+"""Evaluation: T is iterated from the observation alone, then the estimate is scored.
+
+`solve` is the code path behind every reported number; it takes no ground truth (method.md, trap 1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from bmo_cli.data.splits import Split
+from bmo_cli.errors import DivergenceError
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.metrics import mean
+from bmo_cli.solver.fixed_point import Solution, Status, iterate
+from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.state import State
+from bmo_cli.tasks.task import Case, Task
+
+
+@torch.no_grad()
+def solve(
+    scheme: GKM, problem: Problem, initial: State, *, iterations: int, tolerance: float
+) -> tuple[Solution, float]:
+    """Iterate T; return the solution and the residual |D(u) - u|_G / |u|_G at its value.
+
+    Raises:
+        DivergenceError: an iterate became non-finite.
+    """
+    mapping = scheme.bind(problem)
+    solution = iterate(mapping, initial, iterations=iterations, tolerance=tolerance)
+    if solution.status is Status.NONFINITE:
+        raise DivergenceError(
+            f"iterate {solution.iterations + 1} of {iterations} became non-finite: the scheme is "
+            "expansive at these weights; use fewer eval.iterations or net=lip"
+        )
+    u = solution.value
+    return solution, float(mapping.residual(u, mapping.D(u, solution.iterations)).max())
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one image: those of the task, `residual`, `iterations` and `seconds`."""
+
+    case: Case
+    estimate: State
+    scores: dict[str, float]
+
+
+def evaluate(
+    scheme: GKM,
+    task: Task,
+    split: Split,
+    *,
+    iterations: int,
+    tolerance: float,
+    report: Callable[[Evaluation], None] = lambda _: None,
+) -> dict[str, dict[str, float]]:
+    """Scores by image name; `report` sees every estimate before it is dropped."""
+    found: dict[str, dict[str, float]] = {}
+    for case in task.cases(split):
+        start = time.perf_counter()
+        solution, residual = solve(
+            scheme, case.problem, case.initial, iterations=iterations, tolerance=tolerance
+        )
+        seconds = time.perf_counter() - start
+        scores = task.score(solution.value, case)
+        scores |= {"residual": residual, "iterations": solution.iterations, "seconds": seconds}
+        found[case.name] = scores
+        report(Evaluation(case, solution.value, scores))
+    return found
+
+
+def averages(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:
+    """Mean of every score over the images, named `prefix/score`."""
+    keys = next(iter(scores.values()), {}).keys()
+    return {f"{prefix}/{key}": mean([row[key] for row in scores.values()]) for key in keys}

@@ -1,0 +1,52 @@
+"""Where a result comes from: versions, commit, device, memory."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import bmo_cli
+
+_PACKAGES = ("torch", "numpy", "scikit-image", "hydra-core", "omegaconf", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the interpreter, this package and what it computes with."""
+    found = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the source tree and whether it has uncommitted changes; nulls outside of git."""
+    root = Path(bmo_cli.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return {"hash": None, "dirty": None}
+    commit = _git(root, "rev-parse", "HEAD")
+    status = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return {"hash": commit, "dirty": None if status is None else bool(status)}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def peak_rss_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

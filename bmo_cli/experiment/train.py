@@ -1,0 +1,104 @@
+"""`bmo train`: build, train, evaluate the best checkpoint, leave a complete run folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from bmo_cli.errors import Interrupted
+from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
+from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
+from bmo_cli.experiment.console import Console
+from bmo_cli.experiment.evaluation import evaluate
+from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
+from bmo_cli.experiment.test_set import evaluate_test
+from bmo_cli.experiment.trainer import Trainer
+from bmo_cli.metrics import mean
+from bmo_cli.results.figures import curves
+from bmo_cli.results.run_folder import RunFolder
+
+log = logging.getLogger("bmo")
+
+
+def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder) -> dict[str, Any]:
+    """Run one experiment.
+
+    Args:
+        config: resolved configuration that passed `config.schema.check_config`.
+        names: chosen option of every group, for the result.
+        folder: of the run.
+
+    Returns:
+        The content of result.json.
+    """
+    experiment = build(config)
+    experiment.task.prepare(["train", "val", "test"])
+    optimizer = build_optimizer(
+        config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
+    )
+    resumed = config["resume"] is not None
+    progress = Progress()
+    if resumed:
+        last = folder.checkpoints / "last.safetensors"
+        progress = load_checkpoint(last, experiment.omega, optimizer)
+        log.info("going on after step %d", progress.step)
+    result: dict[str, Any] = {
+        "status": "running",
+        "message": "",
+        **{key: names.get(key) for key in ("task", "gkm", "net", "hyper")},
+        "seed": config["seed"],
+        "parameters": parameter_count(experiment.omega),
+        "versions": versions(),
+        "git": git_state(),
+        "device": describe_device(experiment.device),
+    }
+    with StopRequest() as stop:
+        trainer = _fit(experiment, optimizer, config, folder, progress, stop)
+        result |= {"steps": progress.step, "train_seconds": progress.seconds}
+        curves(folder.read_history(), folder.path / "curves.png")
+        if stop.signal is not None:
+            raise Interrupted(
+                f"stopped after step {progress.step}, which is saved; go on with "
+                f"'bmo train resume={folder.path}'",
+                exit_code=stop.exit_code,
+            )
+        load_checkpoint(trainer.best, experiment.omega)
+        log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
+        result |= evaluate_test(experiment, config["eval"], folder, stop)
+    result["metrics"]["val/psnr"] = progress.best
+    result["best_step"] = progress.best_step
+    result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
+    return result
+
+
+def _fit(
+    experiment: Experiment,
+    optimizer: Any,
+    config: Mapping[str, Any],
+    folder: RunFolder,
+    progress: Progress,
+    stop: StopRequest,
+) -> Trainer:
+    task, settings = experiment.task, config["train"]
+
+    def validate() -> float:
+        scores = evaluate(
+            experiment.scheme,
+            task,
+            "val",
+            iterations=config["eval"]["iterations"],
+            tolerance=config["eval"]["tolerance"],
+        )
+        return mean([row[task.metric] for row in scores.values()])
+
+    console = Console(settings["steps"], progress.step)
+    try:
+        trainer = Trainer(
+            experiment, optimizer, settings, folder, validate, console, stop, progress
+        )
+        trainer.run()
+    finally:
+        console.close()
+    return trainer

@@ -1,0 +1,179 @@
+"""The outer loop: hyper-training steps, validation, checkpoints.
+
+omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optimiser)
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch.optim import Optimizer
+
+from bmo_cli.errors import DivergenceError
+from bmo_cli.experiment.build import Experiment
+from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
+from bmo_cli.experiment.console import Console
+from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.hyper.base import Outcome, Sample
+from bmo_cli.results.run_folder import History, RunFolder
+from bmo_cli.solver.fixed_point import Status
+
+
+class Trainer:
+    """Trains one experiment.
+
+    Args:
+        experiment: what to train.
+        optimizer: over omega.
+        settings: the configuration's `train` section.
+        folder: where history and checkpoints go.
+        validate: mean validation score at the present omega.
+        console: where progress is shown.
+        stop: when it holds a signal, training ends after the step.
+        progress: where to start; a fresh one, or a checkpoint's.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        optimizer: Optimizer,
+        settings: Mapping[str, Any],
+        folder: RunFolder,
+        validate: Callable[[], float],
+        console: Console,
+        stop: StopRequest,
+        progress: Progress,
+    ) -> None:
+        self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
+        self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
+        self.progress = progress
+        self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        self._base_lr = [group["lr"] for group in optimizer.param_groups]
+        self._history = History(folder, keep_until=progress.step)
+        self._window: list[tuple[float, float, float]] = []
+
+    def run(self) -> None:
+        """Train until the last step, the last minute or a stop request.
+
+        Raises:
+            DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints
+                are those of the last validation before it.
+        """
+        settings, progress = self.settings, self.progress
+        last = settings["steps"] if settings["steps"] is not None else 10**9
+        if progress.step == 0:
+            self._validate_and_save()
+        started = time.monotonic() - progress.seconds
+        samples = self.experiment.task.samples(range(progress.step, last), settings["batch"])
+        while progress.step < last and self._fraction() < 1 and self.stop.signal is None:
+            norm, outcome = self._step(next(samples))
+            progress.step += 1
+            progress.seconds = time.monotonic() - started
+            self._window.append((outcome.objective.item(), norm, outcome.residual))
+            ends = progress.step == last or self._fraction() >= 1
+            if ends or progress.step % settings["validate_every"] == 0:
+                self._record(self._validate_and_save())
+            elif progress.step % settings["log_every"] == 0:
+                self._record(math.nan)
+        save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to go on from."""
+        return self.folder.checkpoints / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint with the best validation score."""
+        return self.folder.checkpoints / "best.safetensors"
+
+    def _step(self, sample: Sample) -> tuple[float, Outcome]:
+        """One hyper-training step; returns the norm of the hyper-gradient and the outcome."""
+        settings, experiment = self.settings, self.experiment
+        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
+            group["lr"] = base * self._rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
+        if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
+            self._diverged("the loss or an iterate became non-finite", "the iteration expands")
+        torch.autograd.backward(outcome.objective)
+        limit = settings["clip"] if settings["clip"] is not None else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        if not math.isfinite(norm):
+            self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
+        self.optimizer.step()
+        experiment.scheme.project_()
+        return norm, outcome
+
+    def _diverged(self, what: str, cause: str) -> NoReturn:
+        step = self.progress.step + 1
+        raise DivergenceError(
+            f"step {step}: {what}; likely cause: {cause} or the learning rate is too large; try a "
+            "smaller optim.lr, train.clip, train.iterations, or net=lip. The checkpoints of the "
+            "last good validation are kept"
+        )
+
+    def _fraction(self) -> float:
+        """Share of the run that is done: by steps where they are given, and by time at its end."""
+        steps, minutes = self.settings["steps"], self.settings["max_minutes"]
+        by_time = self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
+        if steps is None:
+            return by_time
+        return 1.0 if by_time >= 1 else self.progress.step / steps
+
+    def _rate(self) -> float:
+        """Factor on the learning rate at this step."""
+        return learning_rate(
+            self.settings["schedule"],
+            self._fraction(),
+            self.progress.step,
+            self.settings["warmup"],
+        )
+
+    def _validate_and_save(self) -> float:
+        if not all_finite(self.experiment.omega):
+            self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
+        score, progress = self.validate(), self.progress
+        if score > progress.best:
+            progress.best, progress.best_step = score, progress.step
+            save_checkpoint(self.best, self.experiment.omega, progress)
+        save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
+        return score
+
+    def _record(self, score: float) -> None:
+        """A row of history.csv: averages since the last row."""
+        columns = list(zip(*self._window, strict=True))
+        loss, norm, residual = (sum(column) / len(column) for column in columns)
+        self._window.clear()
+        row = {
+            "step": self.progress.step,
+            "seconds": self.progress.seconds,
+            "loss": loss,
+            "val_psnr": score,
+            "hypergrad_norm": norm,
+            "residual": residual,
+            "lr": self.optimizer.param_groups[0]["lr"],
+        }
+        self._history.add(row)
+        self.console.progress(row, self._fraction(), self.settings["steps"])
+
+
+def learning_rate(schedule: str, fraction: float, step: int, warmup: int) -> float:
+    """Factor on the learning rate.
+
+    Args:
+        schedule: constant; linear to 0; cosine, (1 + cos(pi f)) / 2 (Loshchilov & Hutter, SGDR,
+            ICLR 2017, without restarts).
+        fraction: f, share of the run that is done, in [0, 1].
+        step: hyper-training steps done.
+        warmup: steps of linear rise.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    if schedule == "cosine":
+        return rise * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+    return rise * (1 - min(fraction, 1.0)) if schedule == "linear" else rise

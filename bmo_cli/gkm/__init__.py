@@ -1,0 +1,1 @@
+"""The scheme T = (1 - alpha) I + alpha D and its numerical operators."""

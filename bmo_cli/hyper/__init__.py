@@ -1,0 +1,1 @@
+"""Hyper-optimisers: how the gradient with respect to omega is obtained."""

@@ -1,0 +1,80 @@
+"""BMO and plain unrolling (method.md, section 3).
+
+    v_l = T(u^{k-1}; omega)
+    v_u = u^{k-1} - s_k G^{-1} grad_u l(u^{k-1}),   s_k = s / (k + 1),   k = 1 ... K
+    u^k = Proj_{U,G}( mu v_u + (1 - mu) v_l )
+    phi_K(omega) = l(u^K(omega)),  differentiated through all K steps
+
+Unrolling is mu = 0.
+"""
+
+from __future__ import annotations
+
+from bmo_cli.config.checks import Finite, HalfOpenUnit, OpenUnit, checked
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer, Outcome, Sample
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap, iterate
+from bmo_cli.solver.problem import Loss
+from bmo_cli.solver.state import State, step_towards
+
+
+class Unrolled(HyperOptimizer):
+    """Reverse mode through K iterations of T."""
+
+    def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
+        mapping = scheme.bind(sample.problem)
+        solution = iterate(
+            mapping,
+            sample.initial,
+            iterations=iterations,
+            combine=self._combine(mapping, sample.loss),
+        )
+        objective = sample.loss.value(solution.value).mean() / sample.loss.size
+        return Outcome(objective, solution.residuals[-1], solution.status)
+
+    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
+        return None
+
+
+@checked
+class BMO(Unrolled):
+    """Joint training and hyper-training: T aggregated with a vanishing descent step on l.
+
+    Args:
+        mu: aggregation weight, in [0, 1).
+        s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
+            taken at the present omega, so a learned metric cannot leave the condition.
+        box: U as (low, high), projected onto after every step; None: no constraint.
+    """
+
+    def __init__(
+        self,
+        *,
+        mu: HalfOpenUnit = 0.1,
+        s: OpenUnit = 0.9,
+        box: tuple[Finite, Finite] | None = None,
+    ) -> None:
+        if box is not None and not box[0] < box[1]:
+            raise InputError(f"box must be (low, high) with low < high, got {tuple(box)}")
+        self.mu, self.s, self.box = mu, s, box
+
+    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
+        metric = mapping.metric
+        if self.box is not None and not metric.is_diagonal:
+            raise InputError(
+                f"hyper.box needs a diagonal metric, but {type(metric).__name__} is not: "
+                "the G-projection onto a box is then no clamp; use hyper.box=null"
+            )
+        s = self.s * metric.smallest_eigenvalue / loss.lipschitz
+
+        def combine(k: int, u: State, averaged: State) -> State:
+            # k counts from 0 here and from 1 in the formula: s_{k+1} = s / (k + 2).
+            direction = metric.solve(loss.grad(u))
+            descended = tuple(a - s / (k + 2) * d for a, d in zip(u, direction, strict=True))
+            return self._project(step_towards(averaged, descended, self.mu))
+
+        return combine
+
+    def _project(self, u: State) -> State:
+        return u if self.box is None else tuple(a.clamp(*self.box) for a in u)

@@ -1,0 +1,54 @@
+"""What a hyper-optimiser does: turn training samples into a hyper-gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.solver.fixed_point import Status
+from bmo_cli.solver.problem import Loss, Problem
+from bmo_cli.solver.state import State
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch to learn from. `loss` holds the ground truth and exists in training alone.
+
+    Attributes:
+        problem: what the scheme may see.
+        initial: u^0.
+        loss: l.
+        seed: of whatever the hyper-optimiser draws at random for this batch.
+    """
+
+    problem: Problem
+    initial: State
+    loss: Loss
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one training step produced.
+
+    Attributes:
+        objective: the scalar whose gradient is the hyper-gradient: the mean of phi_K over the
+            batch, divided by the number of entries a state has.
+        residual: |D(u) - u|_G / |u|_G at the last but one iterate, the largest of the batch.
+        status: of the inner loop.
+    """
+
+    objective: Tensor
+    residual: float
+    status: Status
+
+
+class HyperOptimizer(ABC):
+    """A way to differentiate training with respect to omega."""
+
+    @abstractmethod
+    def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
+        """Run `iterations` inner iterations; `objective.backward()` yields the hyper-gradient."""

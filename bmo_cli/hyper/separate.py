@@ -1,0 +1,52 @@
+"""The classical two stages: fit the network as a denoiser, freeze it, run the scheme with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bmo_cli.config.checks import Positive, checked
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.operator import Resolvent
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer, Outcome, Sample
+from bmo_cli.solver.fixed_point import Status
+from bmo_cli.solver.problem import SquaredError
+
+
+@checked
+class Separate(HyperOptimizer):
+    """Plug-and-play: the network learns 1/2 |R(x + sigma n) - x|^2; the scheme is never unrolled.
+
+    Numerical hyper-parameters keep their initial values.
+
+    Args:
+        sigma: noise of the denoiser in grey levels of 255; None: sqrt(gamma) times the noise of
+            the observation, the level at which prox_{gamma f} and a Gaussian denoiser belong
+            together in half-quadratic splitting (needs the `prox` operator and a known noise).
+    """
+
+    def __init__(self, *, sigma: Positive | None = None) -> None:
+        self.sigma = sigma
+
+    def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
+        if scheme.net is None or not any(True for _ in scheme.net.parameters()):
+            raise InputError("hyper=separate fits a network, but net=none has nothing to fit")
+        if not isinstance(sample.loss, SquaredError):
+            raise InputError("hyper=separate needs a task with a clean target to fit a denoiser on")
+        clean = sample.loss.target
+        generator = torch.Generator().manual_seed(sample.seed)
+        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+        noisy = clean + self._level(scheme, sample) * noise.to(clean.device)
+        value = sample.loss.value((scheme.net.bind()(noisy),))
+        return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
+
+    def _level(self, scheme: GKM, sample: Sample) -> Tensor | float:
+        if self.sigma is not None:
+            return self.sigma / 255
+        if not isinstance(scheme.operator, Resolvent) or sample.problem.noise is None:
+            raise InputError(
+                "hyper.sigma=null needs gkm=prox and a known noise; give hyper.sigma in grey levels"
+            )
+        level = scheme.operator.gamma.detach().sqrt() * sample.problem.noise
+        return level[:, None, None, None]

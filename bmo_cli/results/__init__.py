@@ -1,0 +1,1 @@
+"""What a run leaves behind. Nothing here imports torch."""

@@ -1,0 +1,118 @@
+"""A run's folder: history.csv, result.json, pictures; written so that a crash damages nothing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmo_cli.errors import InputError
+
+HISTORY = ("step", "seconds", "loss", "val_psnr", "hypergrad_norm", "residual", "lr")
+
+
+class RunFolder:
+    """Paths and writers of one run.
+
+    Args:
+        path: the folder; it exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where weights are."""
+        return self.path / "checkpoints"
+
+    @property
+    def images(self) -> Path:
+        """Where pictures are."""
+        return self.path / "images"
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json; it appears whole or not at all. NaN becomes null."""
+        text = json.dumps(_plain(result), indent=2, allow_nan=False)
+        write_atomically(self.path / "result.json", text.encode())
+
+    def read_result(self) -> dict[str, Any]:
+        """result.json, or an empty mapping when there is none."""
+        file = self.path / "result.json"
+        try:
+            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} cannot be read: {error}") from error
+        return content if isinstance(content, dict) else {}
+
+    def read_history(self) -> list[dict[str, float]]:
+        """Rows of history.csv; empty cells are nan."""
+        file = self.path / "history.csv"
+        if not file.is_file():
+            return []
+        with file.open(newline="", encoding="utf-8") as stream:
+            return [
+                {key: float(value) if value else math.nan for key, value in row.items() if key}
+                for row in csv.DictReader(stream)
+            ]
+
+
+class History:
+    """history.csv, one row a logged step; every row is on disk when `add` returns.
+
+    Args:
+        folder: of the run.
+        keep_until: rows up to this step are kept when the file exists (a resumed run).
+    """
+
+    def __init__(self, folder: RunFolder, keep_until: int = 0) -> None:
+        self._file = folder.path / "history.csv"
+        kept = [row for row in folder.read_history() if row["step"] <= keep_until]
+        lines = [",".join(HISTORY), *(_csv_line(row) for row in kept)]
+        write_atomically(self._file, ("\n".join(lines) + "\n").encode())
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append one row."""
+        with self._file.open("a", encoding="utf-8") as stream:
+            stream.write(_csv_line(row) + "\n")
+
+
+def _csv_line(row: Mapping[str, float]) -> str:
+    return ",".join(_cell(key, row[key]) for key in HISTORY)
+
+
+def _cell(key: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return str(int(value)) if key == "step" else f"{value:.9g}"
+
+
+def write_atomically(file: Path, content: bytes) -> None:
+    """Write through a temporary file, fsync and rename: the old content or the new, never half."""
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """Values as JSON has them: non-finite numbers become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

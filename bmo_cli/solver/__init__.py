@@ -1,0 +1,1 @@
+"""States, metrics, problems and the one fixed-point loop."""

@@ -1,0 +1,103 @@
+"""The fixed-point loop. It is the only one: training, evaluation and restoration all run it.
+
+    T(u) = u + alpha (D(u) - u),     u^{k+1} = T(u^k)          (Krasnoselskii-Mann)
+
+The residual is |D(u) - u|_G / |u|_G, before damping: a small alpha cannot make it look small
+(method.md, trap 2).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.state import State, detach, step_towards, subtract
+
+Combine = Callable[[int, State, State], State]
+"""(k, u^k, T(u^k)) -> u^{k+1}, for schemes that add something to the averaged step."""
+
+
+@dataclass(frozen=True)
+class FixedPointMap:
+    """A scheme at one problem: D with its metric, and the averaging that turns it into T.
+
+    Attributes:
+        D: map of (state, iteration number k = 0, 1, ...); tied schemes ignore k.
+        metric: G, in whose norm D is meant to be nonexpansive.
+        alpha: averaging, in (0, 1).
+    """
+
+    D: Callable[[State, int], State]
+    metric: Metric
+    alpha: float
+
+    def residual(self, u: State, image: State) -> Tensor:
+        """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph."""
+        with torch.no_grad():
+            step = self.metric.norm(subtract(detach(image), detach(u)))
+            size = self.metric.norm(detach(u))
+            return step / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
+class Status(enum.Enum):
+    """Why the loop ended."""
+
+    CONVERGED = "converged"
+    ITERATIONS = "all iterations done"
+    NONFINITE = "an iterate became non-finite"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the loop returns.
+
+    Attributes:
+        value: the last finite state.
+        status: why the loop ended.
+        iterations: evaluations of T that led to `value`.
+        residuals: |D(u^k) - u^k|_G / |u^k|_G, the largest of the batch, for k = 0, 1, ...; when
+            `status` is CONVERGED the last entry belongs to `value`.
+    """
+
+    value: State
+    status: Status
+    iterations: int
+    residuals: tuple[float, ...]
+
+
+def iterate(
+    mapping: FixedPointMap,
+    initial: State,
+    *,
+    iterations: int,
+    tolerance: float = 0.0,
+    combine: Combine | None = None,
+) -> Solution:
+    """Iterate T from `initial`.
+
+    Differentiable through all iterations when called with gradients enabled.
+
+    Args:
+        mapping: D, G and alpha at one problem.
+        initial: u^0.
+        iterations: largest number of steps, >= 1.
+        tolerance: stop before a step whose residual is at most this for the whole batch; 0: never.
+        combine: what becomes of u^k and T(u^k); by default the step is T(u^k).
+    """
+    u, residuals = initial, []
+    for k in range(iterations):
+        image = mapping.D(u, k)
+        residual = float(mapping.residual(u, image).max())
+        residuals.append(residual)
+        if residual != residual or residual == float("inf"):
+            return Solution(u, Status.NONFINITE, k, tuple(residuals))
+        if residual <= tolerance and tolerance > 0:
+            return Solution(u, Status.CONVERGED, k, tuple(residuals))
+        averaged = step_towards(u, image, mapping.alpha)
+        u = averaged if combine is None else combine(k, u, averaged)
+    return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))

@@ -1,0 +1,43 @@
+"""States: tuples of blocks, and their arithmetic.
+
+Shape legend: B problems in a batch. A state is a tuple of tensors, one per block (u; or u and a
+multiplier; ...), each of shape (B, ...). Scalars per problem have shape (B,).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+State = tuple[Tensor, ...]
+
+
+def step_towards(u: State, v: State, length: float) -> State:
+    """u + length * (v - u), block by block."""
+    return tuple(a + length * (b - a) for a, b in zip(u, v, strict=True))
+
+
+def subtract(u: State, v: State) -> State:
+    """u - v."""
+    return tuple(a - b for a, b in zip(u, v, strict=True))
+
+
+def scale(u: State, factor: float | Tensor) -> State:
+    """factor * u; `factor` is a number, or a tensor that broadcasts against every block."""
+    return tuple(a * factor for a in u)
+
+
+def inner(u: State, v: State) -> Tensor:
+    """<u, v> for each problem, shape (B,)."""
+    products = [(a * b).flatten(1).sum(1) for a, b in zip(u, v, strict=True)]
+    return torch.stack(products).sum(0)
+
+
+def detach(u: State) -> State:
+    """The same values outside any graph."""
+    return tuple(a.detach() for a in u)
+
+
+def is_finite(u: State) -> bool:
+    """Whether every entry of every block is a number."""
+    return all(bool(torch.isfinite(a).all()) for a in u)

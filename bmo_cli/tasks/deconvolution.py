@@ -1,0 +1,208 @@
+"""Image deconvolution with a known kernel and periodic boundary: y = k * x + noise.
+
+Shape legend: B images, C channels, H x W pixels, n kernels of h x w.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmo_cli import metrics
+from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
+from bmo_cli.data.image_set import ImageSet, shared_images
+from bmo_cli.data.kernels import make_kernels
+from bmo_cli.data.patches import Patches, as_tensor, batches
+from bmo_cli.data.splits import PhotographData, Split
+from bmo_cli.errors import InputError, nearest
+from bmo_cli.hyper.base import Sample
+from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.solver.problem import LeastSquares, Problem, SquaredError
+from bmo_cli.solver.state import State
+from bmo_cli.tasks.task import Case, Task
+
+log = logging.getLogger(__name__)
+
+
+def blur_problem(y: Tensor, blur: PeriodicBlur, noise: Tensor | None = None) -> Problem:
+    """f(u) = 1/2 |k * u - y|^2, all that a solver may know of a blurred image.
+
+    Args:
+        y: (B, C, H, W).
+        blur: of the batch.
+        noise: standard deviation, (B,), when known.
+    """
+    return Problem(f=LeastSquares(blur, y), noise=noise)
+
+
+@checked
+class Deconvolution(Task):
+    """Restore photographs blurred by a known kernel.
+
+    Args:
+        data: the photographs.
+        seed: of kernels, noise and crops in training.
+        channels: of the network; a network for gray images restores colour channel by channel.
+        kernels: motion, gaussian, disk, or a file (.npz, .npy, .mat, image).
+        kernel: index or name of the one kernel to use; None: one for every image at random.
+        kernel_count: how many motion kernels are generated.
+        kernel_size: window of generated kernels in pixels.
+        kernel_width: standard deviation (gaussian) or radius (disk) in pixels.
+        kernel_seed: of the motion kernels.
+        noise: standard deviation in grey levels of 255, or a range (low, high) drawn from
+            uniformly for every image.
+        eval_seed: of noise and kernels of validation and test, so that runs with different seeds
+            are judged on the same observations.
+    """
+
+    metric = "psnr"
+    protocol = metrics.PROTOCOL
+
+    def __init__(
+        self,
+        *,
+        data: PhotographData,
+        seed: Index = 0,
+        channels: Channels = 1,
+        kernels: str = "motion",
+        kernel: Index | str | None = None,
+        kernel_count: Count = 8,
+        kernel_size: Count = 19,
+        kernel_width: Positive = 2.0,
+        kernel_seed: Index = 0,
+        noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
+        eval_seed: Index = 0,
+    ) -> None:
+        super().__init__()
+        if channels > data.channels:
+            raise InputError("a network for colour (net.channels=3) needs data.channels=3")
+        self.data, self.seed, self.channels, self.eval_seed = data, seed, channels, eval_seed
+        low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
+        if low > high:
+            raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
+        self.noise_range = (low / 255, high / 255)
+        found = make_kernels(
+            kernels, count=kernel_count, size=kernel_size, width=kernel_width, seed=kernel_seed
+        )
+        chosen = found if kernel is None else _pick(found, kernel)
+        self.kernel_names = list(chosen)
+        stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
+        self.kernels: Tensor
+        self.register_buffer("kernels", stack, persistent=False)
+        self._splits: dict[str, ImageSet] = {}
+
+    def prepare(self, splits: Sequence[Split]) -> None:
+        h, w = self.kernels.shape[1:]
+        for split in splits:
+            images = self._load(split)
+            images.require((h, w), "the blur kernel")
+            if split == "train":
+                crop = self.data.crop
+                images.require((crop, crop), "the training crop, data.crop")
+                if crop < max(h, w):
+                    raise InputError(f"data.crop={crop} is smaller than the kernel ({h} x {w})")
+        for line in shared_images(self._splits):
+            log.warning("the same image is in two splits: %s", line)
+
+    def samples(self, steps: range, batch: int) -> Iterator[Sample]:
+        images = self._load("train")
+        size = (self.data.crop, self.data.crop)
+        patches = Patches(
+            images, crop=self.data.crop, batch=batch, seed=self.seed, flips=self.data.flips
+        )
+        workers = self.data.workers
+        workers = (0 if images.in_memory else 2) if workers is None else workers
+        transfers = transfer_function(self.kernels, size)
+        for step, clean in zip(steps, batches(patches, steps, workers), strict=True):
+            rng = np.random.default_rng([self.seed, step, 0xDEC0])
+            yield self._sample(clean, transfers, rng)
+
+    def _sample(self, clean: Tensor, transfers: Tensor, rng: np.random.Generator) -> Sample:
+        chosen = torch.from_numpy(rng.integers(len(self.kernels), size=len(clean)))
+        clean = clean.to(self.kernels.device)
+        repeats = clean.shape[1] // self.channels
+        transfer = transfers[chosen.to(transfers.device).repeat_interleave(repeats)]
+        clean = self._fold(clean)
+        problem = self._observe(clean, PeriodicBlur(transfer, _size(clean)), rng)
+        seed = int(rng.integers(2**31))
+        return Sample(problem, (_observation(problem),), SquaredError(clean), seed)
+
+    def cases(self, split: Split) -> Iterator[Case]:
+        images = self._load(split)
+        for i, name in enumerate(images.names):
+            rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
+            kernel = self.kernels[int(rng.integers(len(self.kernels)))][None]
+            reference = as_tensor(images[i]).to(kernel.device)
+            clean = self._fold(reference[None])
+            blur = PeriodicBlur(transfer_function(kernel, _size(clean)), _size(clean))
+            problem = self._observe(clean, blur, rng)
+            yield Case(name, problem, (_observation(problem),), reference)
+
+    def score(self, estimate: State, case: Case) -> dict[str, float]:
+        images = {"": estimate[0], "_input": _observation(case.problem)}
+        scores = {}
+        for suffix, image in images.items():
+            restored = image.reshape(case.reference.shape)
+            scores[f"psnr{suffix}"] = metrics.psnr(restored, case.reference)
+            scores[f"ssim{suffix}"] = metrics.ssim(restored, case.reference)
+        return scores
+
+    def pictures(self, estimate: State, case: Case) -> Mapping[str, Tensor]:
+        shape = case.reference.shape
+        return {
+            "clean": case.reference,
+            "degraded": _observation(case.problem).reshape(shape),
+            "restored": estimate[0].reshape(shape),
+        }
+
+    def fingerprints(self) -> dict[str, Any]:
+        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._splits.items()}
+        found["shared"] = shared_images(self._splits)
+        found["kernels"] = self.kernel_names
+        return found
+
+    def _load(self, split: Split) -> ImageSet:
+        if split not in self._splits:
+            self._splits[split] = self.data.load(split)
+        return self._splits[split]
+
+    def _fold(self, images: Tensor) -> Tensor:
+        """Colour images for a gray network: every channel is a problem of its own."""
+        return images.reshape(-1, self.channels, *images.shape[-2:])
+
+    def _observe(self, clean: Tensor, blur: PeriodicBlur, rng: np.random.Generator) -> Problem:
+        """Blur and add noise. Drawn on the CPU, so that devices agree."""
+        level = rng.uniform(*self.noise_range, size=len(clean))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        noise = torch.tensor(level, dtype=clean.dtype)
+        draw = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+        y = blur(clean) + (noise[:, None, None, None] * draw).to(clean.device)
+        return blur_problem(y, blur, noise.to(clean.device))
+
+
+def _observation(problem: Problem) -> Tensor:
+    """y of a deconvolution problem."""
+    assert isinstance(problem.f, LeastSquares)
+    return problem.f.y
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return (image.shape[-2], image.shape[-1])
+
+
+def _pick(kernels: dict[str, Any], which: int | str) -> dict[str, Any]:
+    """The one kernel of this index or name."""
+    names = list(kernels)
+    if isinstance(which, int) and which < len(names):
+        return {names[which]: kernels[names[which]]}
+    if which in kernels:
+        return {str(which): kernels[str(which)]}
+    hint = nearest(which, names) if isinstance(which, str) else ""
+    raise InputError(
+        f"task.kernel={which} does not exist: there are {len(names)}, {', '.join(names)}{hint}"
+    )

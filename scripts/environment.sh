@@ -1,0 +1,37 @@
+# Sourced by the scripts here: makes .venv of pinned versions when it is missing or out of date.
+# Sets `root` (the checkout) and `venv`. PYTHON chooses the interpreter (3.10 or newer).
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/bmo_cli/__init__.py" | cksum)
+
+environment_is_current() { [ "$(cat "$venv/bmo-stamp" 2>/dev/null)" = "$wanted" ]; }
+
+make_environment() {
+    local python=${PYTHON:-python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+        echo "bmo: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python3" >&2
+        return 1
+    }
+    echo "bmo: installing pinned versions into $venv (once; a few minutes, torch is large)" >&2
+    "$python" -m venv "$venv" &&
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --constraint "$root/scripts/constraints.txt" --editable "$root[dev]" >&2 &&
+        echo "$wanted" >"$venv/bmo-stamp" &&
+        echo "bmo: environment ready" >&2
+}
+
+# Several jobs may start at once on a fresh machine: one installs, the others wait for it.
+until environment_is_current; do
+    if mkdir "$root/.venv-lock" 2>/dev/null; then
+        trap 'rmdir "$root/.venv-lock" 2>/dev/null' EXIT
+        environment_is_current || make_environment || {
+            echo "bmo: the environment could not be made; see the messages above" >&2
+            exit 1
+        }
+        rmdir "$root/.venv-lock"
+        trap - EXIT
+    else
+        echo "bmo: another process is installing (if none is: rmdir $root/.venv-lock)" >&2
+        sleep 5
+    fi
+done
