@@ -32,6 +32,10 @@ COMMANDS = {
         "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png",
     ),
 }
+_FLAGS_WITH_VALUE = {
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun"),
+}
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -72,9 +76,9 @@ def _run(command: str, words: Sequence[str]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    overrides = list(words)
+    words = overrides = _flags_first(words)
     try:
-        overrides = _with_recorded(command, list(words))
+        overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
@@ -97,6 +101,7 @@ def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None
 
     if "--help" in overrides or "-h" in overrides:
         register_help(command, *COMMANDS[command], overrides)
+        overrides = [*overrides, "hydra/help=bmo_command"]
     sys.argv = ["bmo", *overrides]
     failures: list[Exception] = []
     job = _job(command, [word for word in typed if "=" in word], failures)
@@ -128,6 +133,21 @@ def _job(
             failures.append(error)
 
     return job
+
+
+def _flags_first(words: Sequence[str]) -> list[str]:
+    """Hydra's parser wants its flags before or after all overrides; users mix them."""
+    flags: list[str] = []
+    rest = iter(words)
+    overrides = []
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        if word in _FLAGS_WITH_VALUE:
+            flags += [value for value in [next(rest, None)] if value is not None]
+    return flags + overrides
 
 
 def _with_recorded(command: str, words: list[str]) -> list[str]:

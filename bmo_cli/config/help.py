@@ -12,10 +12,10 @@ from bmo_cli.config.locate import choices, config_dir
 
 
 def register_help(command: str, purpose: str, example: str, words: Sequence[str]) -> None:
-    """Store the text as Hydra's help configuration `hydra/help: bmo`."""
-    text = help_text(command, purpose, example, _extra_dirs(words)).replace("$", "$$")
+    """Store the text as Hydra's help configuration `hydra/help: bmo_command`."""
+    text = help_text(command, purpose, example, _extra_dirs(words))
     node = {"app_name": "bmo", "header": "", "footer": "", "template": text}
-    ConfigStore.instance().store(group="hydra/help", name="bmo", node=node)
+    ConfigStore.instance().store(group="hydra/help", name="bmo_command", node=node)
 
 
 def _extra_dirs(words: Sequence[str]) -> tuple[Path, ...]:
@@ -50,4 +50,4 @@ def _keys(file: Path) -> list[str]:
     body = re.split(r"^hydra:", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
     _, _, body = body.partition("- _self_")
     kept = [line for line in body.splitlines() if not line.lstrip().startswith("- ")]
-    return [line for line in kept if line.strip()]
+    return [re.sub(r"\$\{(.*?)\}", r"as \1", line) for line in kept if line.strip()]

@@ -85,6 +85,7 @@ class Config:
     resume: str | None = None
     input: str | None = None
     kernel: str | None = None
+    kernel_name: Index | str | None = None
     output: str | None = None
     overwrite: bool = False
     boundary: Literal["periodic", "pad"] = "periodic"

@@ -8,6 +8,7 @@ before torch is imported and before anything is built.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import typing
@@ -84,7 +85,8 @@ def _inherited(node: ast.ClassDef, tree: ast.Module, module: str) -> Signature:
             return read_signature(f"{module}.{base.id}")
         for item in tree.body:
             if isinstance(item, ast.ImportFrom) and base.id in {name.name for name in item.names}:
-                return read_signature(f"{item.module}.{base.id}")
+                with contextlib.suppress(InputError):  # abc.ABC and the like have no source file
+                    return read_signature(f"{item.module}.{base.id}")
     return Signature({}, ())
 
 

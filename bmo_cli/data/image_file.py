@@ -24,6 +24,7 @@ from bmo_cli.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = "PNG, JPEG, BMP or TIFF"
+_TIFF = (b"II*\0", b"MM\0*")
 MAX_PIXELS = 200_000_000
 """Images that claim more are refused before they are decoded."""
 
@@ -90,13 +91,15 @@ def read_image(file: Path) -> Photograph:
 
 
 def _decode(content: bytes, file: Path) -> Photograph:
+    if content[:4] in _TIFF:
+        with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+            if tiff.pages[0].dtype != np.uint8:
+                return _split(tiff.asarray(), file)
     image: Image.Image = Image.open(io.BytesIO(content))
     if image.width * image.height > MAX_PIXELS:
         raise InputError(f"{file} claims {image.width} x {image.height} pixels; too large to read")
     if image.format == "PNG" and content[24] == 16:
         return _split(png_decode(content), file)
-    if image.format == "TIFF" and image.mode not in ("1", "L", "P", "RGB", "RGBA", "LA"):
-        return _split(tifffile.imread(io.BytesIO(content)), file)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
         raise InputError(f"{file} is a {image.mode} image; expected gray or RGB")
     image = ImageOps.exif_transpose(image)
@@ -130,7 +133,7 @@ def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> No
     """
     check_writable(file, image, overwrite=overwrite)
     array = image.pixels if image.alpha is None else np.dstack([image.pixels, image.alpha])
-    array = array[..., 0] if array.shape[2] == 1 else array
+    array = np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
     try:
         handle, temporary = tempfile.mkstemp(dir=file.parent, suffix=file.suffix)
         try:
@@ -181,8 +184,14 @@ def _encode(array: NDArray[Any], suffix: str) -> bytes:
     if suffix == ".png":
         return bytes(png_encode(array))
     if suffix in (".tif", ".tiff"):
-        photometric = "minisblack" if array.ndim == 2 else "rgb"
-        tifffile.imwrite(stream, array, photometric=photometric)
+        channels = 1 if array.ndim == 2 else array.shape[2]
+        tifffile.imwrite(
+            stream,
+            array,
+            photometric="minisblack" if channels < 3 else "rgb",
+            planarconfig="contig" if channels > 1 else None,
+            extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        )
     elif suffix == ".bmp":
         Image.fromarray(array).save(stream, "BMP")
     else:

@@ -125,6 +125,19 @@ def read_kernels(file: Path) -> dict[str, Kernel]:
     return kernels
 
 
+def choose_kernel(kernels: dict[str, Kernel], which: int | str, key: str) -> dict[str, Kernel]:
+    """The one kernel of this index or name; `key` is the configuration key that asks for it."""
+    names = list(kernels)
+    if isinstance(which, int) and which < len(names):
+        return {names[which]: kernels[names[which]]}
+    if isinstance(which, str) and which in kernels:
+        return {which: kernels[which]}
+    hint = nearest(which, names) if isinstance(which, str) else ""
+    raise InputError(
+        f"{key}={which} does not exist: there are {len(names)}, {', '.join(names)}{hint}"
+    )
+
+
 def normalised(array: NDArray[Any], name: str) -> Kernel:
     """The kernel with sum 1.
 

@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
@@ -68,13 +68,14 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
 def _resolved(command: str, config: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
     """The plain, checked configuration."""
+    missing = [key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra")]
+    if missing:
+        key = min(missing, key=lambda name: list(config).index(name.split(".")[0]))
+        raise InputError(f"{key} is missing; give it as bmo {command} {key}=...")
     try:
         if command in ("eval", "restore"):
             config = with_changes(Path(config.run), config, typed)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key or str(error).rsplit(" ", 1)[-1]
-        raise InputError(f"{key} is missing: bmo {command} {key}=...") from error
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli.data.image_file import Photograph, check_writable, read_image, write_image
-from bmo_cli.data.kernels import read_kernels
+from bmo_cli.data.kernels import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import choose_device, instantiate, load_plugins
@@ -37,7 +37,7 @@ def restore(config: Mapping[str, Any]) -> None:
     """
     photograph, output = read_image(Path(config["input"])), Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
-    kernel = _one_kernel(Path(config["kernel"]))
+    kernel = _one_kernel(Path(config["kernel"]), config["kernel_name"])
     height, width = photograph.pixels.shape[:2]
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise InputError(
@@ -96,11 +96,13 @@ def _continue_periodically(y: Tensor, margin: int) -> Tensor:
     return y
 
 
-def _one_kernel(file: Path) -> Tensor:
+def _one_kernel(file: Path, name: int | str | None) -> Tensor:
     kernels = read_kernels(file)
+    if name is not None:
+        kernels = choose_kernel(kernels, name, "kernel_name")
     if len(kernels) > 1:
         names = ", ".join(kernels)
-        raise InputError(f"{file} holds {len(kernels)} kernels ({names}); expected one kernel")
+        raise InputError(f"{file} holds {len(kernels)} kernels; choose one: kernel_name={names}")
     return torch.tensor(next(iter(kernels.values())), dtype=torch.float32)
 
 

@@ -19,9 +19,10 @@ from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.hyper.base import Outcome, Sample
+from bmo_cli.hyper.base import Outcome
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.fixed_point import Status
+from bmo_cli.solver.problem import Sample
 
 
 class Trainer:

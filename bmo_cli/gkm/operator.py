@@ -85,7 +85,7 @@ class Resolvent(NumericalOperator):
         learn: whether gamma is a hyper-parameter, kept positive as exp(theta).
     """
 
-    def __init__(self, *, gamma: Positive = 30.0, learn: bool = True) -> None:
+    def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.tensor(math.log(gamma)), requires_grad=learn)
 

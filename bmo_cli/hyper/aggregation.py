@@ -1,8 +1,8 @@
 """BMO and plain unrolling (method.md, section 3).
 
-    v_l = T(u^{k-1}; omega)
-    v_u = u^{k-1} - s_k G^{-1} grad_u l(u^{k-1}),   s_k = s / (k + 1),   k = 1 ... K
-    u^k = Proj_{U,G}( mu v_u + (1 - mu) v_l )
+    v_l = T(u^k; omega),                            k = 0 ... K - 1
+    v_u = u^k - s_k G^{-1} grad_u l(u^k),           s_k = s / (k + 1)
+    u^{k+1} = Proj_{U,G}( mu v_u + (1 - mu) v_l )
     phi_K(omega) = l(u^K(omega)),  differentiated through all K steps
 
 Unrolling is mu = 0.
@@ -13,9 +13,9 @@ from __future__ import annotations
 from bmo_cli.config.checks import Finite, HalfOpenUnit, OpenUnit, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.hyper.base import HyperOptimizer, Outcome, Sample
+from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.solver.fixed_point import Combine, FixedPointMap, iterate
-from bmo_cli.solver.problem import Loss
+from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.state import State, step_towards
 
 
@@ -51,7 +51,7 @@ class BMO(Unrolled):
     def __init__(
         self,
         *,
-        mu: HalfOpenUnit = 0.1,
+        mu: HalfOpenUnit = 0.05,
         s: OpenUnit = 0.9,
         box: tuple[Finite, Finite] | None = None,
     ) -> None:
@@ -69,9 +69,8 @@ class BMO(Unrolled):
         s = self.s * metric.smallest_eigenvalue / loss.lipschitz
 
         def combine(k: int, u: State, averaged: State) -> State:
-            # k counts from 0 here and from 1 in the formula: s_{k+1} = s / (k + 2).
             direction = metric.solve(loss.grad(u))
-            descended = tuple(a - s / (k + 2) * d for a, d in zip(u, direction, strict=True))
+            descended = tuple(a - s / (k + 1) * d for a, d in zip(u, direction, strict=True))
             return self._project(step_towards(averaged, descended, self.mu))
 
         return combine

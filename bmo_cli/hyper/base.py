@@ -9,25 +9,7 @@ from torch import Tensor
 
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.fixed_point import Status
-from bmo_cli.solver.problem import Loss, Problem
-from bmo_cli.solver.state import State
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A batch to learn from. `loss` holds the ground truth and exists in training alone.
-
-    Attributes:
-        problem: what the scheme may see.
-        initial: u^0.
-        loss: l.
-        seed: of whatever the hyper-optimiser draws at random for this batch.
-    """
-
-    problem: Problem
-    initial: State
-    loss: Loss
-    seed: int = 0
+from bmo_cli.solver.problem import Sample
 
 
 @dataclass(frozen=True)

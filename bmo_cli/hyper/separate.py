@@ -7,11 +7,10 @@ from torch import Tensor
 
 from bmo_cli.config.checks import Positive, checked
 from bmo_cli.errors import InputError
-from bmo_cli.gkm.operator import Resolvent
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.hyper.base import HyperOptimizer, Outcome, Sample
+from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.solver.fixed_point import Status
-from bmo_cli.solver.problem import SquaredError
+from bmo_cli.solver.problem import Sample, SquaredError
 
 
 @checked
@@ -22,8 +21,8 @@ class Separate(HyperOptimizer):
 
     Args:
         sigma: noise of the denoiser in grey levels of 255; None: sqrt(gamma) times the noise of
-            the observation, the level at which prox_{gamma f} and a Gaussian denoiser belong
-            together in half-quadratic splitting (needs the `prox` operator and a known noise).
+            the observation. With the posterior |A u - y|^2 / (2 noise^2) + r(u), the step of
+            length gamma on f is followed by prox of gamma noise^2 r: a denoiser of that variance.
     """
 
     def __init__(self, *, sigma: Positive | None = None) -> None:
@@ -44,9 +43,10 @@ class Separate(HyperOptimizer):
     def _level(self, scheme: GKM, sample: Sample) -> Tensor | float:
         if self.sigma is not None:
             return self.sigma / 255
-        if not isinstance(scheme.operator, Resolvent) or sample.problem.noise is None:
+        if sample.problem.noise is None:
             raise InputError(
-                "hyper.sigma=null needs gkm=prox and a known noise; give hyper.sigma in grey levels"
+                "hyper.sigma=null needs a task with known noise; give hyper.sigma in grey levels"
             )
-        level = scheme.operator.gamma.detach().sqrt() * sample.problem.noise
+        metric = scheme.operator.bind(sample.problem).metric
+        level = sample.problem.noise / metric.smallest_eigenvalue.detach().sqrt()
         return level[:, None, None, None]

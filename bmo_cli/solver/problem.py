@@ -130,3 +130,20 @@ class SquaredError(Loss):
 
     def grad(self, u: State) -> State:
         return (u[0] - self.target,)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A batch to learn from. `loss` holds the ground truth and exists in training alone.
+
+    Attributes:
+        problem: what the scheme may see.
+        initial: u^0.
+        loss: l.
+        seed: of whatever the hyper-optimiser draws at random for this batch.
+    """
+
+    problem: Problem
+    initial: State
+    loss: Loss
+    seed: int = 0

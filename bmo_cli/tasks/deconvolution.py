@@ -16,13 +16,12 @@ from torch import Tensor
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
 from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.kernels import make_kernels
+from bmo_cli.data.kernels import choose_kernel, make_kernels
 from bmo_cli.data.patches import Patches, as_tensor, batches
 from bmo_cli.data.splits import PhotographData, Split
-from bmo_cli.errors import InputError, nearest
-from bmo_cli.hyper.base import Sample
+from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
-from bmo_cli.solver.problem import LeastSquares, Problem, SquaredError
+from bmo_cli.solver.problem import LeastSquares, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
 
@@ -89,7 +88,7 @@ class Deconvolution(Task):
         found = make_kernels(
             kernels, count=kernel_count, size=kernel_size, width=kernel_width, seed=kernel_seed
         )
-        chosen = found if kernel is None else _pick(found, kernel)
+        chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
         stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
@@ -193,16 +192,3 @@ def _observation(problem: Problem) -> Tensor:
 
 def _size(image: Tensor) -> tuple[int, int]:
     return (image.shape[-2], image.shape[-1])
-
-
-def _pick(kernels: dict[str, Any], which: int | str) -> dict[str, Any]:
-    """The one kernel of this index or name."""
-    names = list(kernels)
-    if isinstance(which, int) and which < len(names):
-        return {names[which]: kernels[names[which]]}
-    if which in kernels:
-        return {str(which): kernels[str(which)]}
-    hint = nearest(which, names) if isinstance(which, str) else ""
-    raise InputError(
-        f"task.kernel={which} does not exist: there are {len(names)}, {', '.join(names)}{hint}"
-    )

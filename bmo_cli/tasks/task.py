@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from bmo_cli.data.splits import Split
-from bmo_cli.hyper.base import Sample
-from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
 
 

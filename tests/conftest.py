@@ -1,0 +1,95 @@
+"""Shared fixtures. Real data are optional: BMO_DATA names their folder (default ../shared/data)."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bmo_cli.data.image_file import Photograph, write_image
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """Folder with set12 and kernels; tests that need it are skipped when it is absent."""
+    folder = Path(os.environ.get("BMO_DATA", ROOT.parent / "shared" / "data"))
+    if not (folder / "set12").is_dir():
+        pytest.skip(f"real data not found in {folder} (set BMO_DATA)")
+    return folder
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def make_photos(folder):
+    """Folders train, val and test with two small gray images each."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        (folder / split).mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 256, (40, 36, 1), dtype=np.uint8)
+            write_image(folder / split / f"{split}{i}.png", Photograph(pixels))
+    return folder
+
+
+def run_bmo(*words, cwd, timeout=120, **environment):
+    """Run the command line; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, "-m", "bmo_cli", *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )
+
+
+TINY = ("debug=tiny", "data=folder", "device=cpu")
+
+
+def tiny_words(photos):
+    """Overrides of a training run that takes seconds."""
+    return [*TINY, *(f"data.{split}={photos / split}" for split in ("train", "val", "test"))]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos")
+
+
+@pytest.fixture
+def tiny(photos):
+    return tiny_words(photos)
+
+
+@pytest.fixture
+def bmo(tmp_path):
+    """`run_bmo` in `tmp_path`."""
+    return functools.partial(run_bmo, cwd=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    done = run_bmo(
+        "train", *tiny_words(make_photos(folder / "photos")), "hydra.run.dir=run", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path):
+    """Folder `run` of a finished tiny run, a copy that a test may damage."""
+    shutil.copytree(trained_once, tmp_path / "run")
+    return tmp_path / "run"

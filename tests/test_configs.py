@@ -1,0 +1,101 @@
+"""Every YAML choice composes, passes the schema and builds; the schema knows real signatures."""
+
+import inspect
+import typing
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bmo_cli.config.help import help_text
+from bmo_cli.config.locate import choices, config_dir
+from bmo_cli.config.schema import check_config, check_target
+from bmo_cli.config.signature import read_signature
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import build, build_optimizer
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.tasks.task import Task
+
+GROUPS = choices()
+OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]
+
+
+def composed(*overrides, command="train"):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose(command, list(overrides))
+    return OmegaConf.to_container(config, resolve=True)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_choice_composes_and_passes_the_schema(group, option):
+    check_config(composed(f"{group}={option}"))
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_choice_says_what_it_is(group, option):
+    assert len(GROUPS[group][option]) > 15
+    assert GROUPS[group][option] in help_text("train", "", "")
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [pair for pair in OPTIONS if pair[0] in ("gkm", "net", "hyper", "optim")]
+)
+def test_choice_builds(group, option):
+    config = composed(f"{group}={option}", "device=cpu")
+    experiment = build(config)
+    optimizer = build_optimizer(config["optim"], [], experiment.omega, 10)
+    assert isinstance(experiment.task, Task)
+    assert isinstance(experiment.scheme, GKM)
+    assert isinstance(experiment.hyper, HyperOptimizer)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+
+
+def targets():
+    for file in config_dir().glob("*/*.yaml"):
+        content = yaml.safe_load(file.read_text()) or {}
+        for node in (content, content.get("operator") or {}):
+            if str(node.get("_target_", "")).startswith("bmo_cli."):
+                yield node["_target_"]
+
+
+@pytest.mark.parametrize("target", sorted(set(targets())))
+def test_signature_read_from_source_is_the_real_one(target):
+    module, _, name = target.rpartition(".")
+    constructor = getattr(__import__(module, fromlist=[name]), name)
+    real = inspect.signature(constructor).parameters
+    read = read_signature(target)
+    assert list(read.annotations) == list(real)
+    hints = typing.get_type_hints(inspect.unwrap(constructor.__init__), include_extras=True)
+    for key, annotation in read.annotations.items():
+        assert annotation in (hints[key], typing.Any)
+    assert set(read.required) == {k for k, p in real.items() if p.default is p.empty}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"tain": {}}, "unknown key 'tain'; did you mean 'train'?"),
+        ({"train": 3}, "'train' must be a group of keys"),
+        ({"gkm": {}}, "'gkm' needs a '_target_'"),
+        ({"gkm": {"_target_": "os.system"}}, "is not allowed"),
+        ({"gkm": {"_target_": "bmo_cli.cli.__builtins__"}}, "is not allowed"),
+        ({"gkm": {"_target_": "bmo_cli.gkm.scheme.GMK"}}, "did you mean 'GKM'?"),
+        ({"gkm": {"_target_": "bmo_cli.gkn.scheme.GKM"}}, "no module 'bmo_cli.gkn.scheme'"),
+        ({"plugins": "x.py"}, "plugins must be a list"),
+    ],
+)
+def test_schema_refuses(change, message):
+    with pytest.raises(InputError) as error:
+        check_config(composed() | change)
+    assert message in str(error.value)
+
+
+def test_nested_targets_are_checked():
+    node = composed()["gkm"]
+    node["operator"]["gamma"] = -1
+    with pytest.raises(InputError, match=r"gkm\.operator\.gamma must be finite and > 0, got -1"):
+        check_target(node, "gkm")

@@ -1,0 +1,93 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
+from bmo_cli.solver.metric import ScaledIdentity
+
+METRIC = ScaledIdentity(torch.tensor(1.0, dtype=torch.float64))
+
+
+def rotation(angle):
+    c, s = math.cos(angle), math.sin(angle)
+    return torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+
+
+def linear(matrix, alpha, shift=0.0):
+    return FixedPointMap(lambda u, k: (u[0] @ matrix.T + shift,), METRIC, alpha)
+
+
+START = (torch.tensor([[1.0, 2.0]], dtype=torch.float64),)
+
+
+def test_equals_the_matrix_power():
+    matrix = 0.5 * rotation(1.0)
+    averaged = 0.3 * torch.eye(2, dtype=torch.float64) + 0.7 * matrix
+    found = iterate(linear(matrix, 0.7), START, iterations=9)
+    expected = START[0] @ torch.linalg.matrix_power(averaged, 9).T
+    torch.testing.assert_close(found.value[0], expected)
+    assert found.status is Status.ITERATIONS
+    assert found.iterations == 9
+    assert len(found.residuals) == 9
+
+
+def test_averaging_makes_a_nonexpansive_map_converge():
+    quarter_turn = rotation(math.pi / 2)  # nonexpansive, not averaged: D alone goes round for ever
+    found = iterate(linear(quarter_turn, 0.5, 1.0), START, iterations=500, tolerance=1e-12)
+    assert found.status is Status.CONVERGED
+    expected = torch.linalg.solve(
+        torch.eye(2, dtype=torch.float64) - quarter_turn, torch.ones(2, dtype=torch.float64)
+    )
+    torch.testing.assert_close(found.value[0][0], expected, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("alpha", [0.9, 0.01])
+def test_residual_is_measured_before_damping(alpha):
+    matrix = rotation(0.3)
+    found = iterate(linear(matrix, alpha), START, iterations=1)
+    step = START[0] @ matrix.T - START[0]
+    expected = (step.norm() / START[0].norm()).item()
+    assert found.residuals[0] == pytest.approx(expected, rel=1e-12)
+
+
+def test_steps_of_an_averaged_map_never_grow():
+    found = iterate(linear(rotation(2.0), 0.8, 0.5), START, iterations=50)
+    states = [START[0]]
+    for k in range(1, 50):
+        states.append(iterate(linear(rotation(2.0), 0.8, 0.5), START, iterations=k).value[0])
+    steps = [(b - a).norm().item() for a, b in itertools.pairwise(states)]
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(steps))
+    assert found.status is Status.ITERATIONS
+
+
+def test_stops_before_a_step_that_is_not_needed():
+    calls = []
+
+    def contraction(u, k):
+        calls.append(k)
+        return (u[0] * 0.5,)
+
+    found = iterate(FixedPointMap(contraction, METRIC, 0.5), START, iterations=99, tolerance=0.6)
+    assert found.status is Status.CONVERGED
+    assert found.iterations == 0
+    assert calls == [0]
+    torch.testing.assert_close(found.value, START)
+
+
+def test_non_finite_iterates_are_caught_and_the_last_good_one_is_kept():
+    def explode(u, k):
+        return (u[0] * (1e200 if k < 3 else math.nan),)
+
+    found = iterate(FixedPointMap(explode, METRIC, 0.5), START, iterations=50)
+    assert found.status is Status.NONFINITE
+    assert torch.isfinite(found.value[0]).all()
+
+
+def test_batch_converges_when_its_slowest_problem_does():
+    rates = torch.tensor([[0.1], [0.9]], dtype=torch.float64)
+    start = (torch.ones(2, 1, dtype=torch.float64),)
+    mapping = FixedPointMap(lambda u, k: (u[0] * rates + 1,), METRIC, 0.99)
+    found = iterate(mapping, start, iterations=1000, tolerance=1e-8)
+    torch.testing.assert_close(found.value[0], 1 / (1 - rates), atol=1e-6, rtol=0)

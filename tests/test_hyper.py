@@ -1,0 +1,123 @@
+"""Hyper-gradients against central finite differences in float64; the aggregation formula itself."""
+
+import pytest
+import torch
+
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.operator import BoundOperator, NumericalOperator, ProximalGradient, Resolvent
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.aggregation import BMO, Unrolled
+from bmo_cli.hyper.separate import Separate
+from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.nets.network import Identity
+from bmo_cli.solver.metric import Metric, ScaledIdentity
+from bmo_cli.solver.problem import LeastSquares, Problem, Sample, SquaredError
+
+SIZE = (9, 8)
+NETS = {
+    "dncnn": lambda: DnCNN(depth=3, width=3, last_gain=1.0),
+    "lip": lambda: ConvexPotential(depth=2, width=3, size=3, threshold=0.5),
+    "none": lambda: None,
+}
+
+
+@pytest.fixture
+def sample(rng):
+    kernel = torch.tensor(rng.random((2, 3, 3)))
+    blur = PeriodicBlur(transfer_function(kernel / 9, SIZE), SIZE)
+    clean, y = (torch.tensor(rng.normal(size=(2, 1, *SIZE))) for _ in range(2))
+    noise = torch.tensor([0.01, 0.02], dtype=torch.float64)
+    problem = Problem(LeastSquares(blur, y), noise=noise)
+    return Sample(problem, (y,), SquaredError(clean), seed=5)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("operator", [ProximalGradient, Resolvent])
+@pytest.mark.parametrize(
+    "hyper", [Unrolled(), BMO(mu=0.4, s=0.9), BMO(mu=0.4, s=0.9, box=(-0.7, 0.8))]
+)
+def test_hypergradient_equals_finite_differences(sample, net, operator, hyper):
+    scheme = GKM(operator=operator(gamma=1.2), net=NETS[net](), alpha=0.8).double()
+    hyper.objective(scheme, sample, 4).objective.backward()
+    generator = torch.Generator().manual_seed(0)
+    for parameter in scheme.parameters():
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        start, h, values = parameter.data.clone(), 1e-6, []
+        for sign in (1, -1):
+            parameter.data = start + sign * h * direction
+            values.append(hyper.objective(scheme, sample, 4).objective.item())
+        parameter.data = start
+        expected = (values[0] - values[1]) / (2 * h)
+        found = (parameter.grad * direction).sum().item()
+        assert found == pytest.approx(expected, rel=2e-5, abs=1e-9)
+
+
+def test_aggregation_is_the_formula(sample):
+    mu, s, alpha, gamma = 0.3, 0.5, 0.8, 1.2
+    scheme = GKM(operator=ProximalGradient(gamma=gamma), alpha=alpha).double()
+    f, clean = sample.problem.f, sample.loss.target
+    step = scheme.operator.gamma.item() / f.lipschitz
+    u = sample.initial[0]
+    for k in range(3):
+        v_l = (1 - alpha) * u + alpha * (u - step * f.grad((u,))[0])
+        s_k = s * (1 / step) / (k + 1)  # lambda_min(G) / L_l with G = I / step and L_l = 1
+        v_u = u - s_k * step * (u - clean)
+        u = mu * v_u + (1 - mu) * v_l
+    expected = 0.5 * (u - clean).square().sum().item() / 2 / (SIZE[0] * SIZE[1])
+    found = BMO(mu=mu, s=s).objective(scheme, sample, 3)
+    assert found.objective.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_without_aggregation_bmo_is_unrolling(sample):
+    scheme = GKM(operator=Resolvent(), net=NETS["dncnn"]()).double()
+    found = [h.objective(scheme, sample, 3).objective.item() for h in (BMO(mu=0.0), Unrolled())]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+
+
+def test_projection_keeps_the_iterate_in_the_box(sample):
+    scheme = GKM(operator=Resolvent()).double()
+    narrow = BMO(mu=0.1, box=(0.0, 1e-9)).objective(scheme, sample, 3)
+    at_zero = 0.5 * sample.loss.target.square().mean().item()
+    assert narrow.objective.item() == pytest.approx(at_zero, rel=1e-6)
+
+
+def test_box_is_refused_in_a_metric_that_is_not_diagonal(sample):
+    class Coupled(ScaledIdentity):
+        is_diagonal = False
+
+    class Operator(NumericalOperator):
+        def bind(self, problem):
+            return BoundOperator(lambda u, k: u, Coupled(torch.tensor(1.0)))
+
+    assert issubclass(Coupled, Metric)
+    with pytest.raises(InputError, match=r"hyper\.box needs a diagonal metric"):
+        BMO(box=(0, 1)).objective(GKM(operator=Operator()), sample, 2)
+
+
+def test_box_must_be_an_interval():
+    with pytest.raises(InputError, match="low < high"):
+        BMO(box=(1.0, 0.0))
+
+
+def test_separate_fits_a_denoiser_of_the_matching_noise(sample):
+    scheme = GKM(operator=Resolvent(gamma=4.0), net=NETS["dncnn"]()).double()
+    draw = torch.randn(
+        sample.loss.target.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    step = (4.0 / sample.problem.f.lipschitz) ** 0.5
+    level = step * sample.problem.noise[:, None, None, None]
+    noisy = sample.loss.target + level * draw
+    error = scheme.net(noisy) - sample.loss.target
+    expected = 0.5 * error.square().mean().item()
+    found = Separate().objective(scheme, sample, 7).objective
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+    found.backward()
+    assert scheme.operator.theta.grad is None
+    assert all(p.grad is not None for p in scheme.net.parameters())
+
+
+def test_separate_says_what_it_cannot_do(sample):
+    with pytest.raises(InputError, match="net=none has nothing to fit"):
+        Separate().objective(GKM(operator=Resolvent(), net=Identity()), sample, 1)

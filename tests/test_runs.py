@@ -1,0 +1,391 @@
+"""Whole runs: what they leave, that they repeat, stop, go on, and restore what they evaluate."""
+
+import csv
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from conftest import TINY
+from safetensors.torch import load_file
+
+from bmo_cli.config.locate import choices
+from bmo_cli.data.image_file import Photograph, read_image, write_image
+from bmo_cli.results.run_folder import HISTORY
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def history(folder):
+    with (folder / "history.csv").open() as stream:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+
+
+def weights(folder, name="last"):
+    tensors = load_file(folder / "checkpoints" / f"{name}.safetensors")
+    return {key: value.numpy() for key, value in tensors.items()}
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    return all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_what_is_promised(trained):
+    found = result(trained)
+    assert found["status"] == "ok"
+    assert (found["task"], found["gkm"], found["hyper"]) == ("deconv", "prox", "bmo")
+    assert found["steps"] == 4
+    assert found["parameters"] == 4 * 9 + 4 + 4 * 9 + 1 + 1
+    assert found["peak_rss_mib"] > 50
+    for key in ("psnr", "ssim", "psnr_input", "ssim_input", "residual", "iterations"):
+        assert math.isfinite(found["metrics"][f"test/{key}"])
+        images = [row[key] for row in found["images"].values()]
+        assert found["metrics"][f"test/{key}"] == pytest.approx(np.mean(images))
+    assert set(found["images"]) == {"test0.png", "test1.png"}
+    assert {"train", "val", "test"} <= set(found["data"])
+    assert found["data"]["train"]["images"] == 2
+    assert "float" in found["protocol"]
+    rows = history(trained)
+    assert list(rows[0]) == [key for key in HISTORY if key != "seconds"]
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    best = max(float(row["val_psnr"]) for row in rows if row["val_psnr"])
+    assert found["metrics"]["val/psnr"] == pytest.approx(best)
+    assert {f.name for f in (trained / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
+    assert (trained / "run.log").read_text()
+    assert read_image(trained / "curves.png").pixels.std() > 10
+    pictures = {f.name for f in (trained / "images").iterdir()}
+    assert pictures == {
+        f"01_test0_{name}.png" for name in ("clean", "degraded", "restored", "side_by_side")
+    }
+
+
+def test_pictures_show_what_the_numbers_say(trained):
+    images = trained / "images"
+    clean, degraded, restored = (
+        read_image(images / f"01_test0_{name}.png").pixels / 255.0
+        for name in ("clean", "degraded", "restored")
+    )
+    scores = result(trained)["images"]["test0.png"]
+    for picture, key in ((degraded, "psnr_input"), (restored, "psnr")):
+        psnr = -10 * np.log10(((picture - clean) ** 2).mean())
+        assert psnr == pytest.approx(scores[key], abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_run(bmo, tiny, trained, tmp_path):
+    assert bmo("train", *tiny, "hydra.run.dir=again").returncode == 0
+    assert bmo("train", *tiny, "hydra.run.dir=other", "seed=1").returncode == 0
+    again, other = tmp_path / "again", tmp_path / "other"
+    assert history(again) == history(trained)
+    assert same(weights(again), weights(trained))
+    assert result(again)["images"].keys() == result(trained)["images"].keys()
+    assert result(again)["metrics"]["test/psnr"] == result(trained)["metrics"]["test/psnr"]
+    assert history(other) != history(trained)
+    assert result(other)["metrics"]["test/psnr_input"] == pytest.approx(
+        result(trained)["metrics"]["test/psnr_input"]
+    )
+
+
+def test_options_change_what_they_claim(bmo, tiny, trained, tmp_path):
+    """Each of these must lead to other weights than the default does."""
+    changes = ["hyper.mu=0.5", "train.clip=1e-4", "train.schedule=linear", "gkm.alpha=0.5"]
+    done = bmo(
+        "train", "-m", *tiny, "hydra.sweep.dir=sweep", f"+x={','.join(changes)}"
+    )  # a key that does not exist: every job is refused, none is run
+    assert done.returncode == 2
+    for i, change in enumerate(changes):
+        assert bmo("train", *tiny, change, f"hydra.run.dir=c{i}").returncode == 0
+        assert not same(weights(tmp_path / f"c{i}"), weights(trained)), change
+
+
+PAIRS = [(hyper, "prox") for hyper in choices()["hyper"]] + [("bmo", "pg")]
+
+
+@pytest.mark.parametrize(("hyper", "gkm"), PAIRS)
+def test_every_scheme_trains_with_every_hyper_optimiser(bmo, tiny, tmp_path, hyper, gkm):
+    done = bmo("train", *tiny, f"hyper={hyper}", f"gkm={gkm}", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "run")
+    assert (found["hyper"], found["gkm"]) == (hyper, gkm)
+
+
+def test_colour_and_lip(bmo, tiny, tmp_path):
+    done = bmo("train", *tiny, "net=lip", "data.channels=3", "hydra.run.dir=run", "net.size=3")
+    assert done.returncode == 0, done.stderr
+    done = bmo("train", *tiny, "data.channels=3", "net.channels=1", "hydra.run.dir=by_channel")
+    assert done.returncode == 0, done.stderr
+
+
+def test_runs_of_one_second_have_their_own_folders(tiny, tmp_path):
+    words = [sys.executable, "-m", "bmo_cli", "train", *tiny, "hydra.run.dir=run"]
+    jobs = [
+        subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for job in jobs:
+        _, errors = job.communicate(timeout=300)
+        assert job.returncode == 0, errors
+    for name in ("run", "run_1", "run_2"):
+        assert result(tmp_path / name)["status"] == "ok"
+
+
+def test_sweep(bmo, tiny, tmp_path):
+    done = bmo("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert [result(tmp_path / "sweep" / str(i))["seed"] for i in (0, 1)] == [0, 1]
+
+
+def test_a_job_that_fails_does_not_stop_the_sweep(bmo, tiny, tmp_path):
+    done = bmo("train", "-m", *tiny, "data.crop=99,24", "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    first, second = (result(tmp_path / "sweep" / str(i)) for i in (0, 1))
+    assert first["status"] == "failed"
+    assert "data.crop" in first["message"]
+    assert "Traceback" in (tmp_path / "sweep" / "0" / "run.log").read_text()
+    assert second["status"] == "ok"
+
+
+def interrupted(tiny, tmp_path, number):
+    words = [*tiny, "train.steps=100000", "train.validate_every=3", "hydra.run.dir=run"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "bmo_cli", "train", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    checkpoint = tmp_path / "run" / "checkpoints" / "last.safetensors"
+    for _ in range(600):
+        time.sleep(0.1)
+        if checkpoint.exists() and len(history(tmp_path / "run")) > 4:
+            break
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=60)
+    return job.returncode, errors
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_run_is_saved_and_says_how_to_go_on(tiny, tmp_path, number, code):
+    returned, errors = interrupted(tiny, tmp_path, number)
+    assert returned == code, errors
+    assert errors.count("\n") == 1
+    assert "bmo train resume=" in errors
+    found = result(tmp_path / "run")
+    assert found["status"] == "interrupted"
+    assert found["metrics"] == {}
+    assert not (tmp_path / "run" / "images").exists()
+
+
+def test_resumed_run_equals_the_uninterrupted_one(bmo, tiny, tmp_path):
+    steps = ["train.steps=6", "train.schedule=constant"]
+    assert bmo("train", *tiny, *steps, "hydra.run.dir=whole").returncode == 0
+    first = ["train.steps=3", "train.schedule=constant", "hydra.run.dir=parts"]
+    assert bmo("train", *tiny, *first).returncode == 0
+    done = bmo("train", "resume=parts", "train.steps=6")
+    assert done.returncode == 0, done.stderr
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert same(weights(whole), weights(parts))
+    assert [row["step"] for row in history(parts)] == [str(i) for i in range(1, 7)]
+    assert [row["loss"] for row in history(whole)] == [row["loss"] for row in history(parts)]
+    assert result(parts)["metrics"]["test/psnr"] == result(whole)["metrics"]["test/psnr"]
+
+
+def test_divergence_keeps_the_last_good_checkpoint(bmo, tiny, tmp_path):
+    words = ["train.steps=400", "train.clip=null", "optim=sgd", "optim.lr=1e12"]
+    done = bmo("train", *tiny, *words, "hydra.run.dir=run")
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "step" in done.stderr
+    assert "optim.lr" in done.stderr
+    found = result(tmp_path / "run")
+    assert found["status"] == "failed"
+    assert "non-finite" in found["message"]
+    assert all(np.isfinite(value).all() for value in weights(tmp_path / "run", "best").values())
+
+
+def test_eval_on_other_noise_data_and_iterations(bmo, trained, photos, tmp_path):
+    before = {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
+    done = bmo("eval", "run=run", "hydra.run.dir=same")
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "same")["metrics"]["test/psnr"] == pytest.approx(
+        result(trained)["metrics"]["test/psnr"], abs=1e-6
+    )
+    done = bmo("eval", "run=run", "task.noise=25", "eval.iterations=7", "hydra.run.dir=noisy")
+    assert done.returncode == 0, done.stderr
+    noisy = result(tmp_path / "noisy")["metrics"]
+    assert noisy["test/psnr_input"] < result(trained)["metrics"]["test/psnr_input"] - 0.3
+    assert noisy["test/iterations"] == 7
+    done = bmo("eval", "run=run", "data=folder", "data.test=photos/val", "hydra.run.dir=other")
+    assert done.returncode == 0, done.stderr
+    assert set(result(tmp_path / "other")["images"]) == {"val0.png", "val1.png"}
+    assert before == {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "no checkpoint"),
+        (lambda file: file.write_bytes(file.read_bytes()[:200]), "truncated or damaged"),
+        (lambda file: file.write_bytes(b""), "truncated or damaged"),
+    ],
+)
+def test_unusable_checkpoints(bmo, trained, damage, message):
+    damage(trained / "checkpoints" / "best.safetensors")
+    done = bmo("eval", "run=run")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_checkpoint_of_another_network(bmo, trained):
+    done = bmo("eval", "run=run", "net.width=5")
+    assert done.returncode == 2
+    assert "is of another network" in done.stderr
+
+
+def test_hostile_run_folder_runs_nothing(bmo, trained, tmp_path):
+    snapshot = trained / ".hydra" / "config.yaml"
+    text = snapshot.read_text()
+    node = "_target_: bmo_cli.hyper.aggregation.BMO"
+    for target in ("os.system", "builtins.exec", "subprocess.run", "pathlib.Path.touch"):
+        assert node in text
+        snapshot.write_text(text.replace(node, f"_target_: {target}"))
+        done = bmo("eval", "run=run")
+        assert done.returncode == 2
+        assert "is not allowed" in done.stderr
+    (tmp_path / "evil.py").write_text("open('touched', 'w')\n")
+    snapshot.write_text(text.replace("plugins: []", "plugins: [evil.py]"))
+    overrides = trained / ".hydra" / "overrides.yaml"
+    overrides.write_text(overrides.read_text() + "- plugins=[evil.py]\n")
+    assert bmo("eval", "run=run", "hydra.run.dir=e").returncode == 0
+    assert not (tmp_path / "touched").exists()
+
+
+def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
+    """Periodic blur and noise by SciPy and NumPy alone."""
+    stack = [scipy.ndimage.convolve(c, kernel, mode="wrap") for c in clean.transpose(2, 0, 1)]
+    blurred = np.stack(stack, 2)
+    return blurred + noise * rng.normal(size=blurred.shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channels, suffix):
+    pixels = rng.integers(0, 65536, (31, 45, channels)).astype(np.uint16)
+    alpha = rng.integers(0, 65536, (31, 45)).astype(np.uint16)
+    write_image(tmp_path / f"in{suffix}", Photograph(pixels, alpha))
+    np.save(tmp_path / "k.npy", np.ones((5, 5)))
+    words = ["restore", "run=run", f"input=in{suffix}", "kernel=k.npy", f"output=out{suffix}"]
+    before = set(tmp_path.iterdir())
+    done = bmo(*words)
+    assert done.returncode == 0, done.stderr
+    assert set(tmp_path.iterdir()) - before == {tmp_path / f"out{suffix}"}
+    found = read_image(tmp_path / f"out{suffix}")
+    assert found.pixels.shape == pixels.shape
+    assert found.depth == 16
+    np.testing.assert_array_equal(found.alpha, alpha)
+    content = (tmp_path / f"out{suffix}").read_bytes()
+    done = bmo(*words)
+    assert done.returncode == 2
+    assert "overwrite=true" in done.stderr
+    assert (tmp_path / f"out{suffix}").read_bytes() == content
+    assert bmo(*words, "overwrite=true", "boundary=pad").returncode == 0
+    assert (tmp_path / f"out{suffix}").read_bytes() != content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["input=no.png"], "no image file no.png"),
+        (["kernel=no.npy"], "no kernel file no.npy"),
+        (["kernel=big.npy"], "larger than the photograph"),
+        (["kernel=negative.npy"], "must be non-negative"),
+        (["output=out.gif"], "must end in one of"),
+        (["output=nowhere/out.png"], "the folder of the output does not exist"),
+        (["kernel=two.npz"], "choose one: kernel_name=a, b"),
+    ],
+)
+def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    np.save(tmp_path / "big.npy", np.ones((99, 3)))
+    np.save(tmp_path / "negative.npy", -np.ones((3, 3)))
+    np.savez(tmp_path / "two.npz", a=np.ones((3, 3)), b=np.ones((3, 3)))
+    shutil.copy(photos / "test" / "test0.png", tmp_path / "in.png")
+    base = {"run": "run", "input": "in.png", "kernel": "k.npy", "output": "out.png"}
+    base |= dict(word.split("=") for word in words)
+    before = set(tmp_path.iterdir())
+    done = bmo("restore", *(f"{key}={value}" for key, value in base.items()))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):
+    kernel_file = real_data / "kernels" / "levin09.npz"
+    images = [real_data / "set12" / f"0{i}.png" for i in (1, 2, 3, 4)]
+    words = [f"task.kernels={kernel_file}", "task.kernel=k1", "gkm.operator.gamma=30"]
+    places = [f"data.{split}={images[0]}" for split in ("train", "val")]
+    test = f"data.test='{real_data / 'set12'}/0[1-4].png'"
+    sizes = ["net.width=8", "net.depth=3", "train.steps=20", "task.kernel_size=7"]
+    done = bmo("train", *TINY, *words, *places, test, *sizes, "hydra.run.dir=r", timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected = result(tmp_path / "r")["metrics"]["test/psnr"]
+    rng, found = np.random.default_rng(1), []
+    kernel = np.load(kernel_file)["k1"]
+    for image in images:
+        clean = read_image(image).pixels / 255.0
+        y = blurred_outside(clean, kernel, rng).clip(0, 1)
+        write_image(tmp_path / image.name, Photograph((y * 65535).round().astype(np.uint16)))
+        out = tmp_path / f"restored_{image.name}"
+        done = bmo(
+            "restore",
+            "run=r",
+            f"input={image.name}",
+            f"kernel={kernel_file}",
+            "kernel_name=k1",
+            f"output={out.name}",
+        )
+        assert done.returncode == 0, done.stderr
+        estimate = read_image(out).pixels / 65535.0
+        found.append(-10 * np.log10(((estimate - clean) ** 2).mean()))
+    assert np.mean(found) == pytest.approx(expected, abs=0.05)
+
+
+def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
+    (tmp_path / "my_operator.py").write_text(
+        "from bmo_cli.config.checks import Positive, checked\n"
+        "from bmo_cli.gkm.operator import Resolvent\n\n\n"
+        "@checked\n"
+        "class Relaxed(Resolvent):\n"
+        "    def __init__(self, *, strength: Positive = 1.0) -> None:\n"
+        "        super().__init__(gamma=strength)\n"
+    )
+    (tmp_path / "conf" / "gkm").mkdir(parents=True)
+    (tmp_path / "conf" / "gkm" / "mine.yaml").write_text(
+        "# an operator of my own\n_target_: bmo_cli.gkm.scheme.GKM\nalpha: 0.5\nnet: ${net}\n"
+        "operator:\n  _target_: my_operator.Relaxed\n  strength: 20.0\n"
+    )
+    words = ["--config-dir", "conf", "gkm=mine", "plugins=[my_operator.py]"]
+    done = bmo("train", *tiny, *words, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["gkm"] == "mine"
+    done = bmo("train", *tiny, *words, "gkm.operator.strength=-1")
+    assert done.returncode == 2
+    assert "gkm.operator.strength must be finite and > 0, got -1" in done.stderr
+    done = bmo("train", *tiny, *words[:-1])
+    assert done.returncode == 2
+    assert "plugins=[my_file.py]" in done.stderr
+    assert not (tmp_path / "outputs").exists()
