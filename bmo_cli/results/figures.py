@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 _CURVES = (
@@ -23,7 +20,8 @@ _CURVES = (
 
 def curves(rows: Sequence[Mapping[str, float]], file: Path) -> None:
     """Draw history.csv: loss, validation PSNR, hyper-gradient norm and residual against steps."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6.5), sharex=True, layout="constrained")
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
     for axis, (key, title, logarithmic) in zip(axes.flat, _CURVES, strict=True):
         points = [(row["step"], row[key]) for row in rows if not math.isnan(row[key])]
         if points:
@@ -36,7 +34,6 @@ def curves(rows: Sequence[Mapping[str, float]], file: Path) -> None:
     for axis in axes[1]:
         axis.set_xlabel("hyper-training step")
     figure.savefig(file, dpi=110)
-    plt.close(figure)
 
 
 def side_by_side(
@@ -46,7 +43,7 @@ def side_by_side(
     height, width = next(iter(images.values())).shape[:2]
     dpi, gap, head = 100, 8, 34
     total = (width * len(images) + gap * (len(images) - 1), height + head)
-    figure = plt.figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
+    figure = Figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
     for i, (name, image) in enumerate(images.items()):
         left = i * (width + gap)
         area = (left / total[0], 0, width / total[0], height / total[1])
@@ -55,4 +52,3 @@ def side_by_side(
         axis.set_axis_off()
         axis.set_title(captions.get(name, name), fontsize=min(11, width / 18), pad=8)
     figure.savefig(file, dpi=dpi)
-    plt.close(figure)
