@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -130,14 +131,18 @@ def test_colour_and_lip(bmo, tiny, tmp_path):
 
 def test_runs_of_one_second_have_their_own_folders(tiny, tmp_path):
     words = [sys.executable, "-m", "bmo_cli", "train", *tiny, "hydra.run.dir=run"]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     jobs = [
-        subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        for _ in range(3)
+        subprocess.Popen(
+            words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=one_thread
+        )
+        for _ in range(10)
     ]
     for job in jobs:
         _, errors = job.communicate(timeout=300)
         assert job.returncode == 0, errors
-    for name in ("run", "run_1", "run_2"):
+    for i in range(10):
+        name = f"run_{i}" if i else "run"
         assert result(tmp_path / name)["status"] == "ok"
 
 
