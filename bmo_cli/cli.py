@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, nearest
+from bmo_cli.errors import BmoError, InputError, Interrupted, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -127,6 +127,8 @@ def _job(
 
         try:
             return run_job(command, config, typed)
+        except Interrupted as error:
+            _stop(error)  # leaves Hydra as well: a sweep does not go on with its next job
         except Exception as error:
             if HydraConfig.get().mode != RunMode.RUN:
                 raise
@@ -154,13 +156,13 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
     """`eval`, `restore` and a resumed `train` start from what was typed for the run they name."""
     if not any("=" in word for word in words):
         return words
-    from bmo_cli.config.snapshot import argument, combine, recorded_overrides
+    from bmo_cli.config.snapshot import argument, combine, quoted, recorded_overrides
 
     key = "resume" if command == "train" else "run"
     folder = argument(words, key)
     if folder is None:
         return words
-    extra = [f"hydra.run.dir='{folder}'"] if command == "train" else []
+    extra = [f"hydra.run.dir={quoted(folder)}"] if command == "train" else []
     return combine(recorded_overrides(Path(folder)), words) + extra
 
 

@@ -18,7 +18,7 @@ PROTOCOL = "clipped to [0, 1], float, no border removed; SSIM Gaussian 11x11, si
 
 def psnr(estimate: Tensor, reference: Tensor) -> float:
     """Peak signal-to-noise ratio in dB for data in [0, 1]; inf when equal. Shapes (C, H, W)."""
-    error = (estimate.double().clamp(0, 1) - reference.double()).square().mean().item()
+    error = (_plain(estimate).clamp(0, 1) - _plain(reference)).square().mean().item()
     return math.inf if error == 0 else -10 * math.log10(error)
 
 
@@ -28,8 +28,8 @@ def ssim(estimate: Tensor, reference: Tensor) -> float:
         return math.nan
     return float(
         structural_similarity(
-            estimate.double().clamp(0, 1).cpu().numpy(),
-            reference.double().cpu().numpy(),
+            _plain(estimate).clamp(0, 1).numpy(),
+            _plain(reference).numpy(),
             channel_axis=0,
             data_range=1.0,
             gaussian_weights=True,
@@ -37,6 +37,11 @@ def ssim(estimate: Tensor, reference: Tensor) -> float:
             use_sample_covariance=False,
         )
     )
+
+
+def _plain(image: Tensor) -> Tensor:
+    """float64 on the CPU; some devices have no float64."""
+    return image.detach().cpu().double()
 
 
 def mean(values: list[float]) -> float:

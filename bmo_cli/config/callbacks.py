@@ -11,6 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from bmo_cli.config.snapshot import quoted
+
 
 class UniqueFolder(Callback):
     """Two runs started in one second would share Hydra's time-stamped folder and overwrite each
@@ -25,7 +27,7 @@ class UniqueFolder(Callback):
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
         folder = _replace(config, "hydra.sweep.dir")
         with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
 
 
 def _replace(config: DictConfig, key: str) -> Path:

@@ -23,6 +23,12 @@ def argument(overrides: Sequence[str], key: str) -> str | None:
     return values[-1].strip("'\"") if values else None
 
 
+def quoted(path: object) -> str:
+    """A path as a value that Hydra's override grammar takes literally."""
+    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def recorded_overrides(run: Path) -> list[str]:
     """What was typed when the run was made, without plug-ins and Hydra's own settings."""
     file = run / ".hydra" / "overrides.yaml"

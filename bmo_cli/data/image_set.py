@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def folder_images(place: str, key: str, *, channels: int, cache_mib: float) -> I
         raise InputError(f"{key}={place} holds no images ({FORMATS})")
     if other:
         log.warning("%s=%s: ignored %d other files: %s", key, place, len(other), ", ".join(other))
-    sources = [(file.name, _reader(file)) for file in files]
+    sources = [(file.name, partial(read_image, file)) for file in files]
     return ImageSet(sources, channels=channels, cache_mib=cache_mib)
 
 
@@ -142,10 +143,6 @@ def _matching(place: str, key: str) -> list[Path]:
         if not found:
             raise InputError(f"{key}={place} does not exist; expected a folder or a file pattern")
     return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
-
-
-def _reader(file: Path) -> Callable[[], Photograph]:
-    return lambda: read_image(file)
 
 
 def shared_images(splits: dict[str, ImageSet]) -> list[str]:

@@ -6,14 +6,14 @@ A data set is a class with `load(split) -> ImageSet`; only the splits that are u
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import skimage.data
 
 from bmo_cli.config.checks import Channels, Count, Index, Positive, checked
-from bmo_cli.data.image_file import Photograph
+from bmo_cli.data.image_file import read_image
 from bmo_cli.data.image_set import ImageSet, folder_images
 from bmo_cli.errors import InputError
 
@@ -51,33 +51,25 @@ class Embedded(PhotographData):
 
     SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
         "train": (
-            "astronaut",
-            "brick",
-            "grass",
-            "gravel",
-            "hubble_deep_field",
-            "moon",
-            "motorcycle",
-            "retina",
+            "astronaut.png",
+            "brick.png",
+            "grass.png",
+            "gravel.png",
+            "hubble_deep_field.jpg",
+            "moon.png",
+            "motorcycle_left.png",
+            "retina.jpg",
         ),
-        "val": ("coins", "rocket"),
-        "test": ("camera", "chelsea", "coffee"),
+        "val": ("coins.png", "rocket.jpg"),
+        "test": ("camera.png", "chelsea.png", "coffee.png"),
     }
 
     def load(self, split: Split) -> ImageSet:
-        sources = [(name, _embedded(name)) for name in self.SPLITS[split]]
+        # Read as files: skimage.data's functions would try a download for one that is missing.
+        folder = Path(skimage.data.__file__).parent
+        files = [folder / name for name in self.SPLITS[split]]
+        sources = [(file.stem, partial(read_image, file)) for file in files]
         return ImageSet(sources, channels=self.channels)
-
-
-def _embedded(name: str) -> Callable[[], Photograph]:
-    def load() -> Photograph:
-        if name == "motorcycle":
-            pixels = skimage.data.stereo_motorcycle()[0]
-        else:
-            pixels = getattr(skimage.data, name)()
-        return Photograph(np.asarray(pixels if pixels.ndim == 3 else pixels[..., None]))
-
-    return load
 
 
 @checked

@@ -47,6 +47,7 @@ def build(config: Node) -> Experiment:
     device = choose_device(config["device"])
     plugins = load_plugins(config["plugins"])
     torch.manual_seed(config["seed"])  # for plug-in networks without a seed argument
+    torch.backends.cudnn.deterministic = True
     data = instantiate(config["data"], "data", plugins)
     task = instantiate(config["task"], "task", plugins, data=data, seed=config["seed"])
     scheme = instantiate(config["gkm"], "gkm", plugins)

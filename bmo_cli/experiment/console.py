@@ -39,6 +39,8 @@ class Console:
             "hypergrad": f"{row['hypergrad_norm']:.1e}",
         }
         if self._bar is not None:
+            if self._bar.total is None:
+                shown["left"] = self._left(fraction)
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(int(row["step"]) - self._bar.n)
         elif scored:

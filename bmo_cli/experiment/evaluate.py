@@ -10,7 +10,7 @@ from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
-from bmo_cli.experiment.test_set import evaluate_test
+from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.results.run_folder import RunFolder
 
 

@@ -13,7 +13,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.evaluation import evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
-from bmo_cli.experiment.test_set import evaluate_test
+from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
