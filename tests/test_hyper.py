@@ -7,7 +7,10 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
+from bmo_cli.hyper.implicit import UNCONVERGED, Implicit, fixed_point, gmres
+from bmo_cli.hyper.none import Untrained
 from bmo_cli.hyper.separate import Separate
+from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential
@@ -25,8 +28,11 @@ NETS = {
 
 @pytest.fixture
 def sample(rng):
-    kernel = torch.tensor(rng.random((2, 3, 3)))
-    blur = PeriodicBlur(transfer_function(kernel / 9, SIZE), SIZE)
+    return make_sample(rng, torch.tensor(rng.random((2, 3, 3))) / 9)
+
+
+def make_sample(rng, kernel):
+    blur = PeriodicBlur(transfer_function(kernel, SIZE), SIZE)
     clean, y = (torch.tensor(rng.normal(size=(2, 1, *SIZE))) for _ in range(2))
     noise = torch.tensor([0.01, 0.02], dtype=torch.float64)
     problem = Problem(LeastSquares(blur, y), noise=noise)
@@ -36,22 +42,34 @@ def sample(rng):
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("operator", [ProximalGradient, Resolvent])
 @pytest.mark.parametrize(
-    "hyper", [Unrolled(), BMO(mu=0.4, s=0.9), BMO(mu=0.4, s=0.9, box=(-0.7, 0.8))]
+    "hyper",
+    [
+        Unrolled(),
+        BMO(mu=0.4, s=0.9),
+        BMO(mu=0.4, s=0.9, box=(-0.7, 0.8)),
+        Truncated(last=4),
+    ],
 )
 def test_hypergradient_equals_finite_differences(sample, net, operator, hyper):
     scheme = GKM(operator=operator(gamma=1.2), net=NETS[net](), alpha=0.8).double()
-    hyper.objective(scheme, sample, 4).objective.backward()
+    equals_finite_differences(scheme, sample, hyper, 4)
+
+
+def equals_finite_differences(scheme, sample, hyper, iterations, rel=2e-5, value=None):
+    """Directional derivatives of `value`'s objective (by default of `hyper`'s own)."""
+    value = value or hyper
+    hyper.objective(scheme, sample, iterations).objective.backward()
     generator = torch.Generator().manual_seed(0)
     for parameter in scheme.parameters():
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         start, h, values = parameter.data.clone(), 1e-6, []
         for sign in (1, -1):
             parameter.data = start + sign * h * direction
-            values.append(hyper.objective(scheme, sample, 4).objective.item())
+            values.append(value.objective(scheme, sample, iterations).objective.item())
         parameter.data = start
         expected = (values[0] - values[1]) / (2 * h)
         found = (parameter.grad * direction).sum().item()
-        assert found == pytest.approx(expected, rel=2e-5, abs=1e-9)
+        assert found == pytest.approx(expected, rel=rel, abs=1e-9)
 
 
 def test_aggregation_is_the_formula(sample):
@@ -121,3 +139,70 @@ def test_separate_fits_a_denoiser_of_the_matching_noise(sample):
 def test_separate_says_what_it_cannot_do(sample):
     with pytest.raises(InputError, match="net=none has nothing to fit"):
         Separate().objective(GKM(operator=Resolvent(), net=Identity()), sample, 1)
+
+
+@pytest.mark.parametrize("solver", ["gmres", "fixed_point"])
+@pytest.mark.parametrize("net", ["lip", "none"])
+def test_implicit_gradient_at_a_fixed_point(rng, net, solver):
+    """The kernel is nearly a unit impulse, so that D is a contraction with a small factor."""
+    kernel = 0.02 * torch.tensor(rng.random((2, 3, 3)))
+    kernel[:, 1, 1] = 1
+    sample = make_sample(rng, kernel)
+    scheme = GKM(operator=Resolvent(gamma=2.0), net=NETS[net](), alpha=0.9).double()
+    tight = {"tolerance": 1e-13, "backward_tolerance": 1e-13}
+    hyper = Implicit(solver=solver, backward_iterations=100, **tight)
+    outcome = hyper.objective(scheme, sample, 200)
+    assert outcome.flags == ()
+    assert outcome.residual < 1e-12
+    equals_finite_differences(scheme, sample, hyper, 200, rel=1e-5, value=Truncated(last=1))
+
+
+def test_implicit_says_when_it_is_not_converged(sample):
+    scheme = GKM(operator=Resolvent(gamma=2.0)).double()
+    assert Implicit(tolerance=1e-9).objective(scheme, sample, 2).flags == (UNCONVERGED,)
+
+
+def test_truncation_is_biased_and_the_bias_falls_with_its_length(sample):
+    def gradient(hyper):
+        scheme = GKM(operator=Resolvent(gamma=1.0), net=NETS["dncnn"](), alpha=0.8).double()
+        hyper.objective(scheme, sample, 12).objective.backward()
+        return torch.cat([p.grad.flatten() for p in scheme.parameters()])
+
+    exact = gradient(Unrolled())
+    errors = [
+        ((gradient(Truncated(last=m)) - exact).norm() / exact.norm()).item() for m in (1, 4, 11, 12)
+    ]
+    assert errors[0] > 0.01
+    assert errors[0] > errors[1] > errors[2] > errors[3]
+    assert errors[3] < 1e-12
+
+
+@pytest.mark.parametrize("n", [1, 7, 30])
+def test_solvers_of_a_system_that_is_not_symmetric(rng, n):
+    a = torch.eye(n, dtype=torch.float64) + 0.4 * torch.tensor(rng.normal(size=(n, n))) / n**0.5
+    b = torch.tensor(rng.normal(size=n))
+    expected = torch.linalg.solve(a, b)
+    found = gmres(lambda q: a @ q, b, iterations=n, tolerance=1e-13)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    m = 0.5 * torch.linalg.qr(torch.tensor(rng.normal(size=(n, n)))).Q  # a rotation, halved
+    found = fixed_point(lambda q: q - m @ q, b, iterations=200, tolerance=1e-13)
+    expected = torch.linalg.solve(torch.eye(n, dtype=torch.float64) - m, b)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert gmres(lambda q: a @ q, torch.zeros_like(b), iterations=3, tolerance=1e-9).norm() == 0
+
+
+def test_gmres_stops_at_its_limit_with_the_best_it_has(rng):
+    a = torch.eye(40, dtype=torch.float64) + 0.5 * torch.tensor(rng.normal(size=(40, 40))) / 40**0.5
+    b = torch.tensor(rng.normal(size=40))
+    defects = [
+        (a @ gmres(lambda q: a @ q, b, iterations=k, tolerance=0.0) - b).norm().item()
+        for k in (1, 5, 10, 20)
+    ]
+    assert defects == sorted(defects, reverse=True)
+    assert defects[3] < 1e-2 * defects[0]
+
+
+def test_none_has_no_hypergradient(sample):
+    assert not Untrained.trains
+    with pytest.raises(InputError, match="hyper=none"):
+        Untrained().objective(GKM(operator=Resolvent()), sample, 1)

@@ -190,6 +190,8 @@ def test_interrupted_run_is_saved_and_says_how_to_go_on(tiny, tmp_path, number, 
     found = result(tmp_path / "run")
     assert found["status"] == "interrupted"
     assert found["metrics"] == {}
+    assert found["task"] == "deconv"
+    assert found["steps"] > 4
     assert not (tmp_path / "run" / "images").exists()
 
 

@@ -110,7 +110,7 @@ def build_optimizer(
     networks = [p for name, p in named if name.startswith("scheme.net.")]
     numerical = [p for name, p in named if not name.startswith("scheme.net.")]
     if not named:
-        raise InputError("nothing to learn: net=none and gkm.operator.learn=false")
+        raise InputError("nothing to learn; use hyper=none, a network, or gkm.operator.learn=true")
     lr = node["lr"]
     groups = [
         {"params": params, "lr": rate}

@@ -90,7 +90,7 @@ def _record_failure(folder: RunFolder, error: Exception) -> None:
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = folder.read_result()
-        folder.write_result({**before, "status": status, "message": message, "metrics": {}})
+        folder.write_result({"metrics": {}, **before, "status": status, "message": message})
         if status == "failed":
             with (folder.path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
+
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
 from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
@@ -35,9 +37,11 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
     """
     experiment = build(config)
     experiment.task.prepare(["train", "val", "test"])
-    optimizer = build_optimizer(
-        config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
-    )
+    optimizer = None
+    if experiment.hyper.trains:
+        optimizer = build_optimizer(
+            config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
+        )
     resumed = config["resume"] is not None
     progress = Progress()
     if resumed:
@@ -47,6 +51,7 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
     result: dict[str, Any] = {
         "status": "running",
         "message": "",
+        "metrics": {},
         **{key: names.get(key) for key in ("task", "gkm", "net", "hyper")},
         "seed": config["seed"],
         "parameters": parameter_count(experiment.omega),
@@ -55,8 +60,11 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
         "device": describe_device(experiment.device),
     }
     with StopRequest() as stop:
-        trainer = _fit(experiment, optimizer, config, folder, progress, stop)
-        result |= {"steps": progress.step, "train_seconds": progress.seconds}
+        try:
+            trainer = _fit(experiment, optimizer, config, folder, progress, stop)
+        finally:  # what is known is on disk, however the run ends
+            result |= {"steps": progress.step, "train_seconds": progress.seconds}
+            folder.write_result(result)
         curves(folder.read_history(), folder.path / "curves.png")
         if stop.signal is not None:
             raise Interrupted(
@@ -69,13 +77,16 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
         result |= evaluate_test(experiment, config["eval"], folder, stop)
     result["metrics"]["val/psnr"] = progress.best
     result["best_step"] = progress.best_step
+    result["flags"] = {flag: f"{n} steps" for flag, n in trainer.flags.items()}
+    for flag, steps in result["flags"].items():
+        log.warning("%s (%s)", flag, steps)
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
     return result
 
 
 def _fit(
     experiment: Experiment,
-    optimizer: Any,
+    optimizer: Optimizer | None,
     config: Mapping[str, Any],
     folder: RunFolder,
     progress: Progress,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,7 +31,7 @@ class Trainer:
 
     Args:
         experiment: what to train.
-        optimizer: over omega.
+        optimizer: over omega; None for a hyper-optimiser that does not train.
         settings: the configuration's `train` section.
         folder: where history and checkpoints go.
         validate: mean validation score at the present omega.
@@ -42,7 +43,7 @@ class Trainer:
     def __init__(
         self,
         experiment: Experiment,
-        optimizer: Optimizer,
+        optimizer: Optimizer | None,
         settings: Mapping[str, Any],
         folder: RunFolder,
         validate: Callable[[], float],
@@ -53,8 +54,10 @@ class Trainer:
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
         self.progress = progress
-        self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        self._base_lr = [group["lr"] for group in optimizer.param_groups]
+        groups = [] if optimizer is None else optimizer.param_groups
+        self._parameters = [p for group in groups for p in group["params"]]
+        self._base_lr = [group["lr"] for group in groups]
+        self.flags: Counter[str] = Counter()
         self._history = History(folder, keep_until=progress.step)
         self._window: list[tuple[float, float, float]] = []
 
@@ -65,12 +68,13 @@ class Trainer:
             DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints
                 are those of the last validation before it.
         """
-        settings, progress = self.settings, self.progress
+        settings, progress, experiment = self.settings, self.progress, self.experiment
         last = settings["steps"] if settings["steps"] is not None else 10**9
+        last = last if experiment.hyper.trains else 0
         if progress.step == 0:
             self._validate_and_save()
         started = time.monotonic() - progress.seconds
-        samples = self.experiment.task.samples(range(progress.step, last), settings["batch"])
+        samples = experiment.task.samples(range(progress.step, last), settings["batch"])
         while progress.step < last and self._fraction() < 1 and self.stop.signal is None:
             norm, outcome = self._step(next(samples))
             progress.step += 1
@@ -81,7 +85,7 @@ class Trainer:
                 self._record(self._validate_and_save())
             elif progress.step % settings["log_every"] == 0:
                 self._record(math.nan)
-        save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
+        save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
 
     @property
     def last(self) -> Path:
@@ -95,10 +99,11 @@ class Trainer:
 
     def _step(self, sample: Sample) -> tuple[float, Outcome]:
         """One hyper-training step; returns the norm of the hyper-gradient and the outcome."""
-        settings, experiment = self.settings, self.experiment
-        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
+        settings, experiment, optimizer = self.settings, self.experiment, self.optimizer
+        assert optimizer is not None
+        for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
             self._diverged("the loss or an iterate became non-finite", "the iteration expands")
@@ -107,7 +112,8 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm):
             self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
-        self.optimizer.step()
+        optimizer.step()
+        self.flags.update(outcome.flags)
         experiment.scheme.project_()
         return norm, outcome
 
@@ -158,7 +164,7 @@ class Trainer:
             "val_psnr": score,
             "hypergrad_norm": norm,
             "residual": residual,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self._base_lr[0] * self._rate(),
         }
         self._history.add(row)
         self.console.progress(row, self._fraction(), self.settings["steps"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,15 +22,24 @@ class Outcome:
             batch, divided by the number of entries a state has.
         residual: |D(u) - u|_G / |u|_G at the last but one iterate, the largest of the batch.
         status: of the inner loop.
+        flags: reasons why this hyper-gradient is not what its theory promises; they are counted
+            and go into the result.
     """
 
     objective: Tensor
     residual: float
     status: Status
+    flags: tuple[str, ...] = ()
 
 
 class HyperOptimizer(ABC):
-    """A way to differentiate training with respect to omega."""
+    """A way to differentiate training with respect to omega.
+
+    Attributes:
+        trains: whether it takes hyper-training steps at all.
+    """
+
+    trains: ClassVar[bool] = True
 
     @abstractmethod
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:

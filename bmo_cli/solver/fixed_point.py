@@ -77,6 +77,7 @@ def iterate(
     iterations: int,
     tolerance: float = 0.0,
     combine: Combine | None = None,
+    start: int = 0,
 ) -> Solution:
     """Iterate T from `initial`.
 
@@ -88,16 +89,17 @@ def iterate(
         iterations: largest number of steps, >= 1.
         tolerance: stop before a step whose residual is at most this for the whole batch; 0: never.
         combine: what becomes of u^k and T(u^k); by default the step is T(u^k).
+        start: number k of the first iteration, when `initial` is an iterate already.
     """
     u, residuals = initial, []
-    for k in range(iterations):
+    for k in range(start, start + iterations):
         image = mapping.D(u, k)
         residual = float(mapping.residual(u, image).max())
         residuals.append(residual)
         if residual != residual or residual == float("inf"):
-            return Solution(u, Status.NONFINITE, k, tuple(residuals))
+            return Solution(u, Status.NONFINITE, k - start, tuple(residuals))
         if residual <= tolerance and tolerance > 0:
-            return Solution(u, Status.CONVERGED, k, tuple(residuals))
+            return Solution(u, Status.CONVERGED, k - start, tuple(residuals))
         averaged = step_towards(u, image, mapping.alpha)
         u = averaged if combine is None else combine(k, u, averaged)
     return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))

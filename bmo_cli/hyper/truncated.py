@@ -1,0 +1,39 @@
+"""Truncated reverse mode: only the last iterations are differentiated."""
+
+from __future__ import annotations
+
+import torch
+
+from bmo_cli.config.checks import Count, checked
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer, Outcome
+from bmo_cli.solver.fixed_point import Status, iterate
+from bmo_cli.solver.problem import Sample
+
+
+@checked
+class Truncated(HyperOptimizer):
+    """K iterations of T, of which the last `last` are in the graph (Shaban et al., AISTATS 2019).
+
+    Exact for last >= K. For last = 1 it is the Jacobian-free one-step gradient (Fung et al., AAAI
+    2022; Bolte et al., NeurIPS 2023): cheap, and biased by the rate of contraction.
+
+    Args:
+        last: M, number of differentiated iterations.
+    """
+
+    def __init__(self, *, last: Count = 1) -> None:
+        self.last = last
+
+    def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
+        mapping = scheme.bind(sample.problem)
+        u, first = sample.initial, max(iterations - self.last, 0)
+        if first:
+            with torch.no_grad():
+                begun = iterate(mapping, u, iterations=first)
+            if begun.status is Status.NONFINITE:
+                return Outcome(torch.tensor(torch.nan), begun.residuals[-1], begun.status)
+            u = begun.value
+        ended = iterate(mapping, u, iterations=iterations - first, start=first)
+        objective = sample.loss.value(ended.value).mean() / sample.loss.size
+        return Outcome(objective, ended.residuals[-1], ended.status)
