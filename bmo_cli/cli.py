@@ -104,7 +104,7 @@ def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None
         overrides = [*overrides, "hydra/help=bmo_command"]
     sys.argv = ["bmo", *overrides]
     failures: list[Exception] = []
-    job = _job(command, [word for word in typed if "=" in word], failures)
+    job = _job(command, [word for word in typed if word[0] != "-"], failures)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(job)()
     if failures:
         raise failures[0]
@@ -162,8 +162,11 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
     folder = argument(words, key)
     if folder is None:
         return words
-    extra = [f"hydra.run.dir={quoted(folder)}"] if command == "train" else []
-    return combine(recorded_overrides(Path(folder)), words) + extra
+    own_choices = any(word.startswith(("--config-dir", "-cd")) for word in words)
+    recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
+    # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
+    here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
+    return _flags_first(combine(recorded, words) + (here if command == "train" else []))
 
 
 def _translated(error: Exception, overrides: Sequence[str], command: str) -> BmoError:

@@ -45,5 +45,5 @@ def _plain(image: Tensor) -> Tensor:
 
 
 def mean(values: list[float]) -> float:
-    """Average of finite numbers; nan for none."""
+    """Average; nan for no numbers."""
     return float(np.mean(values)) if values else math.nan

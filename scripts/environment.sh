@@ -1,8 +1,8 @@
 # Sourced by the scripts here: makes .venv of pinned versions when it is missing or out of date.
 # Sets `root` (the checkout) and `venv`. PYTHON chooses the interpreter (3.10 or newer).
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 venv=$root/.venv
-wanted=$(cat "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/bmo_cli/__init__.py" | cksum)
+wanted=$(echo "$root" | cat - "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/bmo_cli/__init__.py" | cksum)
 
 environment_is_current() { [ "$(cat "$venv/bmo-stamp" 2>/dev/null)" = "$wanted" ]; }
 
@@ -14,8 +14,8 @@ make_environment() {
     }
     echo "bmo: installing pinned versions into $venv (once; a few minutes, torch is large)" >&2
     "$python" -m venv "$venv" &&
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --constraint "$root/scripts/constraints.txt" --editable "$root[dev]" >&2 &&
+        PIP_CONSTRAINT=$root/scripts/constraints.txt "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+            --editable "$root[dev]" >&2 &&
         echo "$wanted" >"$venv/bmo-stamp" &&
         echo "bmo: environment ready" >&2
 }
@@ -30,6 +30,9 @@ until environment_is_current; do
         }
         rmdir "$root/.venv-lock"
         trap - EXIT
+    elif [ ! -d "$root/.venv-lock" ] && [ ! -w "$root" ]; then
+        echo "bmo: $root cannot be written, so no environment can be made there" >&2
+        exit 1
     else
         echo "bmo: another process is installing (if none is: rmdir $root/.venv-lock)" >&2
         sleep 5

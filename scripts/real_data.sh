@@ -7,6 +7,7 @@ here=$(dirname "${BASH_SOURCE[0]}")
 data=${1:?usage: scripts/real_data.sh DATA [OUT [OVERRIDE ...]]}
 out=${2:-outputs/real_data}
 shift $(($# < 2 ? $# : 2))
+[ ! -e "$out" ] || { echo "real_data: $out exists already; name another folder" >&2; exit 2; }
 for hyper in bmo unrolled separate; do
     "$here/bmo" train experiment=levin hyper=$hyper hydra.run.dir="$out/$hyper" \
         data.train="$data/bsd400_gray" "data.val='$data/set12/0[5-7].png'" \

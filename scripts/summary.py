@@ -13,8 +13,14 @@ def main() -> None:
     print("|---" * (4 + len(COLUMNS)) + "|")
     for folder in map(Path, sys.argv[1:]):
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        head = (folder.name, f"{result['gkm']} + {result['net']}", result["hyper"], result["steps"])
-        cells = [f"{result['metrics'][key]:.4g}" for key in COLUMNS]
+        head = (
+            folder.name,
+            f"{result['gkm']} + {result['net']}",
+            result["hyper"],
+            result.get("steps", "-"),
+        )
+        values = [result.get("metrics", {}).get(key) for key in COLUMNS]
+        cells = ["-" if value is None else f"{value:.4g}" for value in values]
         print("|", " | ".join([*map(str, head), *cells]), "|")
 
 

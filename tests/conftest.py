@@ -54,12 +54,20 @@ def run_bmo(*words, cwd, timeout=120, **environment):
     )
 
 
-TINY = ("debug=tiny", "data=folder", "device=cpu")
+TINY = (
+    *("debug=tiny", "data=folder", "device=cpu", "data.crop=24"),
+    *("task.kernel_count=2", "task.kernel_size=7"),
+)
+SMALL_NET = ("net.width=4", "net.depth=2")
 
 
 def tiny_words(photos):
     """Overrides of a training run that takes seconds."""
-    return [*TINY, *(f"data.{split}={photos / split}" for split in ("train", "val", "test"))]
+    return [
+        *TINY,
+        *SMALL_NET,
+        *(f"data.{split}={photos / split}" for split in ("train", "val", "test")),
+    ]
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_refuses(value, annotation, message):
 
 
 def test_unknown_and_missing_arguments_are_named():
-    with pytest.raises(InputError, match=r"unknown key 'gkm.alhpa'; did you mean 'alpha'\?"):
+    with pytest.raises(InputError, match=r"unknown key 'gkm.alhpa'; did you mean 'gkm.alpha'\?"):
         check_arguments({"alhpa": 1}, {"alpha": OpenUnit}, prefix="gkm.")
     with pytest.raises(InputError, match=r"'gkm\.alpha' is missing"):
         check_arguments({}, {"alpha": OpenUnit}, required=["alpha"], prefix="gkm.")

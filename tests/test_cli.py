@@ -46,11 +46,19 @@ def test_own_choices_are_listed_and_used(bmo, tmp_path):
 MISTAKES = [
     (["trian"], "unknown command 'trian'; did you mean 'train'?"),
     (["train", "task=decnov"], "unknown task 'decnov'; did you mean 'deconv'?"),
-    (["train", "hyper=adam"], "Choices: bmo, separate, unrolled"),
+    (
+        ["train", "hyper=adam"],
+        "Choices: bmo, implicit, none, onestep, separate, truncated, unrolled",
+    ),
     (["train", "trian.steps=4"], "unknown key 'trian.steps'; did you mean 'train.steps'?"),
     (["train", "train.step=4"], "unknown key 'train.step'; did you mean 'train.steps'?"),
     (["train", "alpha=0.5"], "unknown key 'alpha'; did you mean 'gkm.alpha'?"),
-    (["train", "+gkm.alhpa=0.5"], "unknown key 'gkm.alhpa'; did you mean 'alpha'?"),
+    (["train", "+gkm.alhpa=0.5"], "unknown key 'gkm.alhpa'; did you mean 'gkm.alpha'?"),
+    (["train", "gkm.operator=pg"], "gkm.operator must be a group of keys with a _target_"),
+    (["train", "~train.clip"], "'train.clip' is missing"),
+    (["train", "~optim.lr"], "'optim.lr' is missing"),
+    (["train", "+boundary=pad"], "unknown key 'boundary'"),
+    (["train", "net=lip", "net.size=4"], "net.size must be one of 3, 5, 7"),
     (["train", "foo"], "cannot read the override 'foo'"),
     (["train", "train.steps=abc"], "train.steps must be an integer (or null), got 'abc'"),
     (["train", "gkm.alpha=1"], "gkm.alpha must lie in (0, 1), got 1"),
@@ -65,7 +73,7 @@ MISTAKES = [
     (["train", "train.schedule=cos"], "train.schedule must be one of"),
     (["train", "train.steps=null", "train.max_minutes=null"], "nothing would end the run"),
     (["train", "optim._target_=os.system"], "is not allowed"),
-    (["train", "net._target_=bmo_cli.nets.lip.Lip"], "bmo_cli.nets.lip has no 'Lip'"),
+    (["train", "net._target_=bmo_cli.nets.lip.Lip"], "bmo_cli.nets.lip has no class 'Lip'"),
     (["train", "task.noise=[5,2,1]"], "task.noise must be a number"),
     (["train", "hydra.run.dir=/dev/null/x"], "cannot create the output folder /dev/null/x"),
     (["eval"], "run is missing; give it as bmo eval run=..."),
@@ -103,15 +111,18 @@ BAD_INPUT = [
     (["net.channels=3"], "needs data.channels=3"),
     (["hyper.box=[1,0]"], "box must be (low, high) with low < high"),
     (["+optim.foo=1"], "unexpected keyword argument 'foo'"),
-    (["+net.last_gian=1"], "did you mean 'last_gain'?"),
+    (["+net.last_gian=1"], "did you mean 'net.last_gain'?"),
     (["plugins=[nothing.py]"], "no plug-in file nothing.py"),
-    (["hyper=separate", "net=none", "~net.width", "~net.depth"], "nothing"),
+    (["net=none", "gkm.operator.learn=false"], "nothing to learn"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), BAD_INPUT, ids=lambda v: " ".join(v)[:60])
 def test_bad_input_is_refused_before_training(bmo, tiny, tmp_path, words, message):
-    tiny = [word for word in tiny if word.split("=")[0] not in {w.split("=")[0] for w in words}]
+    typed = {word.split("=")[0] for word in words}
+    if "net=none" in words:
+        typed |= {"net.width", "net.depth"}
+    tiny = [word for word in tiny if word.split("=")[0] not in typed]
     refuses(bmo("train", *tiny, *words), message)
     assert not (tmp_path / "outputs").exists()
 

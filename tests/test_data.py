@@ -5,8 +5,9 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.data.image_set import ImageSet, folder_images, shared_images
@@ -243,3 +244,30 @@ def test_real_kernels(real_data):
     if mat.is_file():
         for a, b in zip(read_kernels(mat).values(), levin.values(), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_of_deep_tiff_is_that_of_pillow(tmp_path, rng, orientation):
+    pixels = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    tag = (274, "H", 1, orientation, True)
+    tifffile.imwrite(tmp_path / "deep.tif", pixels.astype(np.uint16), extratags=[tag])
+    tifffile.imwrite(tmp_path / "plain.tif", pixels, extratags=[tag])
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / "plain.tif"))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.tif").pixels, np.asarray(expected))
+    np.testing.assert_array_equal(read_image(tmp_path / "plain.tif").pixels, np.asarray(expected))
+
+
+def test_unusual_tiffs(tmp_path, rng):
+    pixels = rng.integers(0, 65536, (5, 7, 3)).astype(np.uint16)
+    planes = np.moveaxis(pixels, 2, 0)
+    tifffile.imwrite(tmp_path / "planar.tif", planes, planarconfig="separate", photometric="rgb")
+    np.testing.assert_array_equal(read_image(tmp_path / "planar.tif").pixels, pixels)
+    tifffile.imwrite(tmp_path / "white.tif", pixels[..., 0], photometric="miniswhite")
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "white.tif").pixels[..., 0], 65535 - pixels[..., 0]
+    )
+    tifffile.imwrite(
+        tmp_path / "pages.tif", np.stack([pixels[..., 0]] * 3), photometric="minisblack"
+    )
+    with pytest.raises(InputError, match="holds 3 pages"):
+        read_image(tmp_path / "pages.tif")

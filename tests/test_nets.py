@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential, _analyse, _synthesise
@@ -147,5 +148,7 @@ def test_constant_images_are_fixed_points_of_lip():
 
 
 def test_lip_needs_filters_with_a_centre():
-    with pytest.raises(ValueError, match="size must be odd, got 4"):
+    with pytest.raises(InputError, match="size must be one of 3, 5, 7, 9, 11, 13, 15, got 4"):
         ConvexPotential(size=4)
+    with pytest.raises(InputError, match="too small for filters of 7 x 7"):
+        ConvexPotential()(torch.zeros(1, 1, 2, 30))

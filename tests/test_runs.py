@@ -102,10 +102,6 @@ def test_the_same_seed_gives_the_same_run(bmo, tiny, trained, tmp_path):
 def test_options_change_what_they_claim(bmo, tiny, trained, tmp_path):
     """Each of these must lead to other weights than the default does."""
     changes = ["hyper.mu=0.5", "train.clip=1e-4", "train.schedule=linear", "gkm.alpha=0.5"]
-    done = bmo(
-        "train", "-m", *tiny, "hydra.sweep.dir=sweep", f"+x={','.join(changes)}"
-    )  # a key that does not exist: every job is refused, none is run
-    assert done.returncode == 2
     for i, change in enumerate(changes):
         assert bmo("train", *tiny, change, f"hydra.run.dir=c{i}").returncode == 0
         assert not same(weights(tmp_path / f"c{i}"), weights(trained)), change

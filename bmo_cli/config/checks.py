@@ -52,6 +52,11 @@ Index = Annotated[int, Interval("be an integer >= 0", 0)]
 Channels = Literal[1, 3]
 """1: gray, 3: colour."""
 
+
+class Part:
+    """Annotation of an argument that is an object of its own: a node with `_target_`."""
+
+
 _NUMBER_NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
 Cls = TypeVar("Cls", bound=type)
 
@@ -59,8 +64,8 @@ Cls = TypeVar("Cls", bound=type)
 def check(value: Any, annotation: Any, name: str) -> None:
     """Raise `InputError` naming `name` unless `value` fits `annotation`.
 
-    Understands numbers, text, booleans, `None`, `Literal`, unions, lists, tuples, mappings and
-    `Annotated[..., Interval]`; any other annotation (a tensor, a module) is not checked.
+    Understands numbers, text, booleans, `None`, `Literal`, unions, lists, tuples, mappings, classes
+    and `Annotated[..., Interval]`.
     """
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -83,8 +88,15 @@ def check(value: Any, annotation: Any, name: str) -> None:
     elif annotation in (None, type(None)):
         if value is not None:
             raise InputError(f"{name} must be null, got {value!r}")
+    elif annotation is Part:
+        if not isinstance(value, Mapping) or "_target_" not in value:
+            raise InputError(f"{name} must be a group of keys with a _target_, got {value!r}")
     elif annotation in _NUMBER_NAMES:
         _check_scalar(value, annotation, name)
+    elif annotation is Any:
+        return
+    elif isinstance(annotation, type) and not isinstance(value, annotation):
+        raise InputError(f"{name} must be a {annotation.__name__}, got {type(value).__name__}")
 
 
 def _check_scalar(value: Any, kind: type, name: str) -> None:
@@ -132,7 +144,8 @@ def check_arguments(
     """Check named arguments against the annotations of a signature; refuse unknown and missing."""
     for key, value in given.items():
         if key not in annotations:
-            hint = nearest(key, annotations) or f"; known: {', '.join(annotations) or 'none'}"
+            known = [f"{prefix}{name}" for name in annotations]
+            hint = nearest(f"{prefix}{key}", known) or f"; known: {', '.join(known) or 'none'}"
             raise InputError(f"unknown key '{prefix}{key}'{hint}")
         check(value, annotations[key], f"{prefix}{key}")
     for key in required:

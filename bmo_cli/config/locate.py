@@ -6,7 +6,8 @@ from pathlib import Path
 
 import bmo_cli
 
-GROUPS = ("task", "gkm", "net", "hyper", "data", "optim", "experiment", "debug")
+OVERLAYS = ("experiment", "debug")
+GROUPS = ("task", "gkm", "net", "hyper", "data", "optim", *OVERLAYS)
 
 
 def config_dir() -> Path:

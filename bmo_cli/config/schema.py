@@ -9,10 +9,12 @@ from __future__ import annotations
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from bmo_cli.config.checks import (
     Count,
+    HalfOpenUnit,
     Index,
     NonNegative,
     OpenUnit,
@@ -81,16 +83,30 @@ class Config:
     seed: Index
     device: str
     plugins: list[str]
-    run: str | None = None
-    resume: str | None = None
-    input: str | None = None
-    kernel: str | None = None
-    kernel_name: Index | str | None = None
-    output: str | None = None
-    overwrite: bool = False
-    boundary: Literal["periodic", "pad"] = "periodic"
+    resume: str | None
 
 
+@dataclass(frozen=True)
+class EvalConfig(Config):
+    """`bmo eval`: the configuration of a run, and which run."""
+
+    run: str
+
+
+@dataclass(frozen=True)
+class RestoreConfig(EvalConfig):
+    """`bmo restore`: as `bmo eval`, and the user's files."""
+
+    input: str
+    kernel: str
+    kernel_name: Index | str | None
+    output: str
+    overwrite: bool
+    boundary: Literal["periodic", "pad"]
+
+
+SCHEMAS: dict[str, type] = {"train": Config, "eval": EvalConfig, "restore": RestoreConfig}
+PART_PACKAGES = tuple(f"bmo_cli.{name}." for name in ("tasks", "gkm", "nets", "hyper", "data"))
 TORCH_TARGETS = ("torch.optim.",)
 _TORCH_ARGUMENTS: dict[str, Any] = {
     "lr": Positive,
@@ -99,22 +115,25 @@ _TORCH_ARGUMENTS: dict[str, Any] = {
     "dampening": NonNegative,
     "eps": NonNegative,
     "alpha": OpenUnit,
-    "betas": list[OpenUnit],
+    "betas": list[HalfOpenUnit],
     "nesterov": bool,
     "amsgrad": bool,
     "maximize": bool,
 }
 
 
-def check_config(config: Mapping[str, Any]) -> None:
+def check_config(config: Mapping[str, Any], command: str = "train") -> None:
     """Refuse a resolved configuration whose keys, types, ranges or targets are not valid.
+
+    Args:
+        config: plain mappings, lists and scalars.
+        command: train, eval or restore; each has its own keys.
 
     Raises:
         InputError: one line naming the key, what is expected and the nearest valid name.
     """
-    if isinstance(config.get("plugins"), list):
-        check(config["plugins"], list[str], "plugins")
-    _check_section(config, Config, "", config.get("plugins") or [])
+    check(config.get("plugins"), list[str], "plugins")
+    _check_section(config, SCHEMAS[command], "", config["plugins"])
     train = config["train"]
     if train["steps"] is None and train["max_minutes"] is None:
         raise InputError(
@@ -128,11 +147,12 @@ def _check_section(
     hints = typing.get_type_hints(schema, include_extras=True)
     for key in values:
         if key not in hints:
-            raise InputError(f"unknown key '{prefix}{key}'{nearest(key, hints)}")
+            known = [f"{prefix}{name}" for name in hints]
+            raise InputError(f"unknown key '{prefix}{key}'{nearest(f'{prefix}{key}', known)}")
     for field in fields(schema):
         name = f"{prefix}{field.name}"
         if field.name not in values:
-            continue
+            raise InputError(f"'{name}' is missing")
         value, hint = values[field.name], hints[field.name]
         if hint is Target or is_dataclass(hint):
             if not isinstance(value, Mapping):
@@ -156,10 +176,12 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
         if isinstance(value, Mapping) and "_target_" in value:
             check_target(value, f"{name}.{key}", plugins)
     if target.startswith(TORCH_TARGETS):
+        if "lr" not in arguments:
+            raise InputError(f"'{name}.lr' is missing")
         for key, value in arguments.items():
             check(value, _TORCH_ARGUMENTS.get(key, Any), f"{name}.{key}")
         return
-    signature = read_signature(target)
+    signature = read_signature(target, plugin_file(target, plugins))
     given_elsewhere = _GIVEN.get(name, ())
     required = [key for key in signature.required if key not in given_elsewhere]
     check_arguments(arguments, signature.annotations, required=required, prefix=f"{name}.")
@@ -170,11 +192,12 @@ _GIVEN: dict[str, tuple[str, ...]] = {"task": ("data", "seed")}
 
 
 def check_allowed(target: str, name: str, plugins: Sequence[str]) -> None:
-    """Only this package, torch's optimisers and files named as plug-ins may be instantiated."""
-    own = ("bmo_cli.", *TORCH_TARGETS, *(f"{plugin_module(plugin)}." for plugin in plugins))
+    """Only parts of this package, torch's optimisers and named plug-ins may be instantiated."""
+    own = (*PART_PACKAGES, *TORCH_TARGETS, *(f"{plugin_module(plugin)}." for plugin in plugins))
     if not target.startswith(own) or "__" in target:
         raise InputError(
-            f"'{name}._target_: {target}' is not allowed: expected bmo_cli.*, torch.optim.* or a "
+            f"'{name}._target_: {target}' is not allowed: expected a class of bmo_cli.tasks, "
+            "gkm, nets, hyper or data, of torch.optim, or of a "
             "file of your own named as plugins=[my_file.py]"
         )
 
@@ -183,3 +206,13 @@ def plugin_module(plugin: str) -> str:
     """Module name of a plug-in given as a file (`folder/my_file.py`) or as a module name."""
     stem = plugin.replace("\\", "/").rsplit("/", 1)[-1]
     return stem.removesuffix(".py") if plugin.endswith(".py") else plugin
+
+
+def plugin_file(target: str, plugins: Sequence[str]) -> Path | None:
+    """The plug-in file that a target is defined in; None when it is in an importable module."""
+    for plugin in plugins:
+        if plugin.endswith(".py") and target.startswith(f"{plugin_module(plugin)}."):
+            if not Path(plugin).is_file():
+                raise InputError(f"no plug-in file {plugin}")
+            return Path(plugin).resolve()
+    return None

@@ -30,36 +30,44 @@ _NAMES: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Signature:
-    """Arguments by name with their annotations (`Any` where unreadable), and the required ones."""
+    """Arguments by name with their annotations, and the required ones.
+
+    A name that is not one of `config.checks` is a class of the program: a `Part`.
+    """
 
     annotations: dict[str, Any]
     required: tuple[str, ...]
 
 
 @functools.cache
-def read_signature(target: str) -> Signature:
-    """Signature of the class or function `package.module.name`.
+def read_signature(target: str, source: Path | None = None) -> Signature:
+    """Constructor of the class `package.module.name`.
+
+    Args:
+        target: dotted name of the class.
+        source: its file, when the module is a plug-in and not importable by name.
 
     Raises:
-        InputError: no such module, or no such name in it.
+        InputError: no such module or file, or no such class in it.
     """
     module, _, name = target.rpartition(".")
-    tree = ast.parse(_source_file(module, target).read_text(encoding="utf-8"))
-    definitions = {
-        node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    }
+    file = source or _source_file(module, target)
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{file} cannot be read as Python: {error}") from error
+    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     if name not in definitions:
         public = [known for known in definitions if not known.startswith("_")]
         raise InputError(
-            f"'_target_: {target}' does not exist: {module} has no '{name}'{nearest(name, public)}"
+            f"'_target_: {target}' does not exist: {module} has no class '{name}'"
+            f"{nearest(name, public)}"
         )
     node = definitions[name]
-    if isinstance(node, ast.FunctionDef):
-        return _from_function(node, skip=0)
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _from_function(item, skip=1)
-    return _inherited(node, tree, module)
+            return _from_constructor(item)
+    return _inherited(node, tree, module, source)
 
 
 def _source_file(module: str, target: str) -> Path:
@@ -75,14 +83,14 @@ def _source_file(module: str, target: str) -> Path:
     return Path(spec.origin)
 
 
-def _inherited(node: ast.ClassDef, tree: ast.Module, module: str) -> Signature:
+def _inherited(node: ast.ClassDef, tree: ast.Module, module: str, source: Path | None) -> Signature:
     """A class without `__init__` takes its first base's, here or imported from our own modules."""
     for base in node.bases:
         if not isinstance(base, ast.Name):
             continue
         local = [item.name for item in tree.body if isinstance(item, ast.ClassDef)]
         if base.id in local:
-            return read_signature(f"{module}.{base.id}")
+            return read_signature(f"{module}.{base.id}", source)
         for item in tree.body:
             if isinstance(item, ast.ImportFrom) and base.id in {name.name for name in item.names}:
                 with contextlib.suppress(InputError):  # abc.ABC and the like have no source file
@@ -90,8 +98,8 @@ def _inherited(node: ast.ClassDef, tree: ast.Module, module: str) -> Signature:
     return Signature({}, ())
 
 
-def _from_function(node: ast.FunctionDef, skip: int) -> Signature:
-    positional = node.args.args[skip:]
+def _from_constructor(node: ast.FunctionDef) -> Signature:
+    positional = node.args.args[1:]
     no_default = positional[: len(positional) - len(node.args.defaults)]
     required = [argument.arg for argument in no_default]
     required += [
@@ -104,19 +112,19 @@ def _from_function(node: ast.FunctionDef, skip: int) -> Signature:
 
 
 def _annotation(node: ast.expr | None) -> Any:
-    """The annotation as an object when it is written in the names of `checks`, else `Any`."""
-    if node is None:
+    """The annotation as an object, written in the names of `checks`; `Any` where it is not."""
+    if node is None or not _is_plain(node):
         return Any
-    try:
-        return (
-            eval(  # names only: no call and no attribute can be reached, see _is_plain
-                compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, _NAMES
-            )
-            if _is_plain(node)
-            else Any
-        )
-    except (NameError, TypeError):
+    code = compile(ast.Expression(node), "<annotation>", "eval")
+    try:  # names, subscripts and unions only: no call and no attribute can be reached
+        return eval(code, {"__builtins__": {}}, _Names(_NAMES))
+    except TypeError:
         return Any
+
+
+class _Names(dict[str, Any]):
+    def __missing__(self, name: str) -> Any:
+        return checks.Part
 
 
 def _is_plain(node: ast.AST) -> bool:

@@ -6,14 +6,16 @@ is checked like any other configuration, and plug-ins are never taken from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.locate import GROUPS
+from bmo_cli.config.locate import GROUPS, OVERLAYS, choices
 from bmo_cli.errors import InputError
 
 
@@ -29,8 +31,20 @@ def quoted(path: object) -> str:
     return f"'{escaped}'"
 
 
-def recorded_overrides(run: Path) -> list[str]:
-    """What was typed when the run was made, without plug-ins and Hydra's own settings."""
+def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
+    """What was typed when the run was made, as far as it may be typed again.
+
+    The snapshot holds every value, so only the choices of groups are needed, to know which keys
+    there are.
+
+    Args:
+        run: run folder.
+        all_of_them: also keep choices that this installation does not have, for a command line
+            that names its own --config-dir.
+
+    Raises:
+        InputError: no run folder, or a damaged one.
+    """
     file = run / ".hydra" / "overrides.yaml"
     if not run.is_dir():
         raise InputError(f"no run folder {run}; expected a folder that 'bmo train' wrote")
@@ -39,7 +53,15 @@ def recorded_overrides(run: Path) -> list[str]:
     content = _read(file)
     if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
         raise InputError(f"{file} is damaged: expected a list of overrides")
-    return [text for text in content if not _own(text).startswith(("hydra", "plugins", "resume"))]
+    pairs = [text.partition("=") for text in content]
+    known = choices()
+    return [
+        f"{group}={choice}"
+        for group, _, choice in pairs
+        if group in GROUPS
+        and re.fullmatch(r"[\w-]+", choice)
+        and (all_of_them or choice in known[group])
+    ]
 
 
 def _own(override: str) -> str:
@@ -52,41 +74,76 @@ def combine(recorded: Sequence[str], typed: Sequence[str]) -> list[str]:
     return [text for text in recorded if _own(text) not in keys] + list(typed)
 
 
+FROM_SNAPSHOT = (*(group for group in GROUPS if group not in OVERLAYS), "train", "eval", "seed")
+
+
 def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
     """The run's own snapshot, changed only where the user typed something.
 
     Args:
-        run: run folder.
+        run: run folder. Of it only task, networks, training and the like are taken; what touches
+            the user's files (plug-ins, output, overwrite, ...) comes from the command line alone.
         composed: today's composition of the recorded and the typed overrides.
         typed: overrides of this command line; a group choice replaces the whole group.
     """
     file = run / ".hydra" / "config.yaml"
+    snapshot, merged = _load(file), OmegaConf.create(composed)
+    try:
+        for key in FROM_SNAPSHOT:
+            merged[key] = snapshot[key]
+        for text in typed:
+            _apply(text, composed, merged)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    return merged
+
+
+def read_snapshot(run: Path) -> dict[str, Any]:
+    """The configuration of a run, resolved, as plain data.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    file = run / ".hydra" / "config.yaml"
+    try:
+        content = OmegaConf.to_container(_load(file), resolve=True)
+    except OmegaConfBaseException as error:
+        raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _load(file: Path) -> DictConfig:
     content = _read(file)
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: expected a mapping")
-    snapshot = OmegaConf.create(content)
-    try:
-        for key in composed:
-            if key not in snapshot or key == "plugins":
-                snapshot[key] = composed[key]
-        for text in typed:
-            key = _own(text)
-            if key in ("experiment", "debug"):
-                raise InputError(f"'{key}' cannot change a run that is trained; name single keys")
-            if key not in GROUPS and not key.startswith("hydra"):
-                OmegaConf.update(
-                    snapshot, key, OmegaConf.select(composed, key), merge=False, force_add=True
-                )
-            elif key in GROUPS:
-                snapshot[key] = composed[key]
-    except OmegaConfBaseException as error:
-        raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
-    return snapshot
+    return OmegaConf.create(content)
+
+
+def _apply(text: str, composed: DictConfig, merged: DictConfig) -> None:
+    """One typed override onto the snapshot."""
+    key = _own(text)
+    if text.startswith("~") or key in OVERLAYS:
+        raise InputError(f"'{text}' cannot change a run that is trained; set single keys")
+    if key in FROM_SNAPSHOT:
+        merged[key] = composed[key]
+    elif key.split(".")[0] in FROM_SNAPSHOT:
+        value = OmegaConf.select(composed, key)
+        OmegaConf.update(merged, key, value, merge=False, force_add=True)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases: a few lines of them can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
 
 
 def _read(file: Path) -> object:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         detail = " ".join(str(error).split())
         raise InputError(f"{file} cannot be read: {detail}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ FORMATS = "PNG, JPEG, BMP or TIFF"
 _TIFF = (b"II*\0", b"MM\0*")
 MAX_PIXELS = 200_000_000
 """Images that claim more are refused before they are decoded."""
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is lower, and only a warning
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def read_image(file: Path) -> Photograph:
     if not content:
         raise InputError(f"{file} is empty (0 bytes); expected an image ({FORMATS})")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode(content, file)
+        return _decode(content, file)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever they like on damaged bytes
@@ -93,11 +91,12 @@ def read_image(file: Path) -> Photograph:
 def _decode(content: bytes, file: Path) -> Photograph:
     if content[:4] in _TIFF:
         with tifffile.TiffFile(io.BytesIO(content)) as tiff:
-            if tiff.pages[0].dtype != np.uint8:
-                return _split(tiff.asarray(), file)
+            if len(tiff.pages) > 1:
+                raise InputError(f"{file} holds {len(tiff.pages)} pages; expected one image")
+            if tiff.pages[0].bitspersample > 8:
+                return _split(_decode_tiff(tiff.pages[0], file), file)
     image: Image.Image = Image.open(io.BytesIO(content))
-    if image.width * image.height > MAX_PIXELS:
-        raise InputError(f"{file} claims {image.width} x {image.height} pixels; too large to read")
+    _require_readable(image.width, image.height, file)
     if image.format == "PNG" and content[24] == 16:
         return _split(png_decode(content), file)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -107,6 +106,32 @@ def _decode(content: bytes, file: Path) -> Photograph:
         has_alpha = "transparency" in image.info or image.mode == "PA"
         image = image.convert("L" if image.mode == "1" else "RGBA" if has_alpha else "RGB")
     return _split(np.asarray(image), file)
+
+
+def _require_readable(width: int, height: int, file: Path) -> None:
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{file} claims {width} x {height} pixels; too large to read")
+
+
+def _decode_tiff(page: Any, file: Path) -> NDArray[Any]:
+    """A TIFF page of more than 8 bit as (H, W) or (H, W, C), upright."""
+    _require_readable(page.imagewidth, page.imagelength, file)
+    array: NDArray[Any] = page.asarray()
+    if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
+        array = np.moveaxis(array, 0, -1)
+    if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        array = np.iinfo(array.dtype).max - array
+    orientation = page.tags.get("Orientation")
+    quarter_turns, mirrored = _UPRIGHT.get(orientation.value if orientation else 1, (0, False))
+    array = np.rot90(array, quarter_turns)
+    return np.fliplr(array) if mirrored else array
+
+
+_UPRIGHT = {
+    **{1: (0, False), 3: (2, False), 6: (-1, False), 8: (1, False)},
+    **{2: (0, True), 4: (2, True), 5: (-1, True), 7: (1, True)},
+}
+"""Quarter turns to the left, then mirroring, that undo each value of the tag Orientation."""
 
 
 def _split(array: NDArray[Any], file: Path) -> Photograph:

@@ -144,6 +144,8 @@ def normalised(array: NDArray[Any], name: str) -> Kernel:
     Raises:
         InputError: not 2-D, empty, not real, not finite, negative, or zero everywhere.
     """
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{name} must be a full matrix, got {type(array).__name__}")
     if array.ndim != 2:
         raise InputError(f"{name} must be 2-D, got shape {array.shape}")
     if array.size == 0:

@@ -105,7 +105,7 @@ class Folder(PhotographData):
 
     def load(self, split: Split) -> ImageSet:
         place = self.places[split]
-        if place is None:
+        if not place:
             raise InputError(f"data.{split} is not set; name a folder: data.{split}=DIR")
         key = f"data.{split}"
         return folder_images(place, key, channels=self.channels, cache_mib=self.cache_mib)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bmo_cli.config.schema import check_allowed, plugin_module
+from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
@@ -48,27 +50,30 @@ def build(config: Node) -> Experiment:
     plugins = load_plugins(config["plugins"])
     torch.manual_seed(config["seed"])  # for plug-in networks without a seed argument
     torch.backends.cudnn.deterministic = True
-    data = instantiate(config["data"], "data", plugins)
-    task = instantiate(config["task"], "task", plugins, data=data, seed=config["seed"])
-    scheme = instantiate(config["gkm"], "gkm", plugins)
-    hyper = instantiate(config["hyper"], "hyper", plugins)
-    for name, value, kind in (
-        ("task", task, Task),
-        ("gkm", scheme, GKM),
-        ("hyper", hyper, HyperOptimizer),
-    ):
-        if not isinstance(value, kind):
-            raise InputError(f"{name}._target_ must be a {kind.__name__}, got {type(value)}")
+    data = instantiate(config["data"], "data", plugins, PhotographData)
+    task = instantiate(config["task"], "task", plugins, Task, data=data, seed=config["seed"])
+    scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
+    hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
     return Experiment(task.to(device), scheme.to(device), hyper, device)
 
 
-def instantiate(node: Node, name: str, plugins: Sequence[str], **given: Any) -> Any:
-    """The object that a `_target_` node describes, its nested nodes built first."""
+def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:
+    """The object that a `_target_` node describes, its nested nodes built first.
+
+    Nothing is called before it is known to be a class of the right kind.
+
+    Args:
+        node: `_target_` and the arguments of its constructor.
+        name: of the node in the configuration, for messages.
+        plugins: what the command line allows beside this package and torch.optim.
+        kind: class that the target must be derived from.
+        given: arguments that no configuration has.
+    """
     target = str(node.get("_target_"))
     check_allowed(target, name, plugins)
     module, _, attribute = target.rpartition(".")
     arguments = {
-        key: instantiate(value, f"{name}.{key}", plugins)
+        key: instantiate(value, f"{name}.{key}", plugins, nn.Module)
         if isinstance(value, Mapping) and "_target_" in value
         else value
         for key, value in node.items()
@@ -78,6 +83,8 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], **given: Any) -> 
         constructor = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
+    if not isinstance(constructor, type) or not issubclass(constructor, kind):
+        raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
     try:
         return constructor(**arguments, **given)
     except BmoError:
@@ -87,19 +94,35 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], **given: Any) -> 
 
 
 def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
-    """Make files named as plug-ins importable."""
+    """Import what the command line names: a file under the name of its stem, or a module."""
     for plugin in plugins:
-        if plugin.endswith(".py"):
-            file = Path(plugin).resolve()
-            if not file.is_file():
-                raise InputError(f"no plug-in file {plugin}")
-            if str(file.parent) not in sys.path:
-                sys.path.insert(0, str(file.parent))
+        name = plugin_module(plugin)
         try:
-            importlib.import_module(plugin_module(plugin))
+            if plugin.endswith(".py"):
+                _load_file(Path(plugin), name)
+            else:
+                importlib.import_module(name)
         except ImportError as error:
             raise InputError(f"plug-in {plugin} cannot be imported: {error}") from error
     return plugins
+
+
+def _load_file(file: Path, name: str) -> None:
+    if not file.is_file():
+        raise InputError(f"no plug-in file {file}")
+    file = file.resolve()
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
+        return
+    if loaded is not None or name in sys.stdlib_module_names:
+        raise InputError(f"plug-in {file} has the name of another module, '{name}'; rename it")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # for what the plug-in itself imports
+    spec.loader.exec_module(module)
 
 
 def build_optimizer(
@@ -117,8 +140,8 @@ def build_optimizer(
         for params, rate in ((networks, lr), (numerical, lr * numerical_lr))
         if params
     ]
-    optimizer = instantiate(node, "optim", plugins, params=groups)
-    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+    optimizer: Optimizer = instantiate(node, "optim", plugins, Optimizer, params=groups)
+    if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError(f"optim: {node['_target_']} is no first-order torch optimiser")
     return optimizer
 

@@ -47,7 +47,7 @@ def save_checkpoint(
     tensors = {name: value.detach().contiguous() for name, value in omega.state_dict().items()}
     meta = {"progress": json.dumps(asdict(progress))}
     if optimizer is not None:
-        scalars: dict[str, Any] = {}
+        scalars: dict[str, Any] = {"class": type(optimizer).__name__}
         for index, entries in optimizer.state_dict()["state"].items():
             for key, value in entries.items():
                 name = f"{_OPTIMIZER}{index}.{key}"
@@ -74,6 +74,8 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
         progress = Progress(**json.loads(meta["progress"]))
         if optimizer is not None:
             _restore_optimizer(optimizer, tensors, json.loads(meta["optimizer"]))
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {file} cannot be gone on with: it lacks {error}") from error
     return progress
@@ -108,6 +110,9 @@ def _require_same(file: Path, found: Mapping[str, Tensor], wanted: Mapping[str, 
 def _restore_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]
 ) -> None:
+    scalars = dict(scalars)
+    if scalars.pop("class") != type(optimizer).__name__:
+        raise InputError("the run was trained with another optimiser; resume it with the same")
     state: dict[int, dict[str, Any]] = {}
     values = {k: v for k, v in tensors.items() if k.startswith(_OPTIMIZER)}
     for name, value in {**values, **scalars}.items():

@@ -19,11 +19,11 @@ class Console:
     Args:
         total: hyper-training steps, None when only the time ends the run.
         start: steps done before (a resumed run).
-        start_fraction: share of the run done before.
     """
 
-    def __init__(self, total: int | None, start: int = 0, start_fraction: float = 0.0) -> None:
-        self._started, self._start_fraction = time.monotonic(), start_fraction
+    def __init__(self, total: int | None, start: int = 0) -> None:
+        self._started: float | None = None
+        self._start_fraction = 0.0
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=start, unit="step") if terminal else None
         self._score = math.nan
@@ -32,6 +32,7 @@ class Console:
         """Show a row of the history."""
         scored = not math.isnan(row["val_psnr"])
         self._score = row["val_psnr"] if scored else self._score
+        left = self._left(fraction)
         shown = {
             "loss": f"{row['loss']:.2e}",
             "val_psnr": f"{self._score:.2f} dB",
@@ -40,13 +41,13 @@ class Console:
         }
         if self._bar is not None:
             if self._bar.total is None:
-                shown["left"] = self._left(fraction)
+                shown["left"] = left
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(int(row["step"]) - self._bar.n)
         elif scored:
             step = f"step {row['step']:.0f}" + (f"/{steps}" if steps else "")
             pairs = ", ".join(f"{key} {value}" for key, value in shown.items())
-            log.info("%s: %s, %s left", step, pairs, self._left(fraction))
+            log.info("%s: %s, %s left", step, pairs, left)
 
     def close(self) -> None:
         """End the bar, leaving its last state."""
@@ -54,9 +55,10 @@ class Console:
             self._bar.close()
 
     def _left(self, fraction: float) -> str:
-        done = fraction - self._start_fraction
-        if done <= 0:
+        if self._started is None:
+            self._started, self._start_fraction = time.monotonic(), fraction
             return "?"
+        done = max(fraction - self._start_fraction, 1e-9)
         seconds = (time.monotonic() - self._started) * (1 - fraction) / done
         return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
 

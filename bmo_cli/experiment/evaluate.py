@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,18 @@ from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.results.run_folder import RunFolder
 
+log = logging.getLogger("bmo")
 
-def evaluate_run(config: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]:
+
+def evaluate_run(
+    config: Mapping[str, Any], folder: RunFolder, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Evaluate the best checkpoint of `config["run"]` on the test split of `config["data"]`.
+
+    Args:
+        config: resolved configuration that passed `config.schema.check_config`.
+        folder: of the evaluation.
+        begin: called when everything is built and loaded, before anything is written.
 
     Returns:
         The content of result.json.
@@ -25,6 +35,7 @@ def evaluate_run(config: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]
     experiment.task.prepare(["test"])
     progress = load_checkpoint(run.checkpoints / "best.safetensors", experiment.omega)
     trained = run.read_result()
+    begin()
     result: dict[str, Any] = {
         "status": "ok",
         "message": "",
@@ -32,11 +43,27 @@ def evaluate_run(config: Mapping[str, Any], folder: RunFolder) -> dict[str, Any]
         **{key: trained.get(key) for key in ("task", "gkm", "net", "hyper")},
         "seed": config["seed"],
         "steps": progress.step,
+        "train_seconds": progress.seconds,
+        "nonexpansive": experiment.scheme.nonexpansive,
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),
         "git": git_state(),
         "device": describe_device(experiment.device),
     }
     with StopRequest() as stop:
-        result |= evaluate_test(experiment, config["eval"], folder, stop)
+        result |= evaluate_test(experiment, config["eval"], folder, run.path, stop)
+    _report_leaks(result["data"], trained.get("data", {}))
     return result | {"peak_rss_mib": peak_rss_mib()}
+
+
+def _report_leaks(data: dict[str, Any], trained: Mapping[str, Any]) -> None:
+    """Test images that the run was trained or selected on go into `shared` and into the log."""
+    for split in ("train", "val"):
+        seen = {
+            entry["hash"]: name for name, entry in trained.get(split, {}).get("files", {}).items()
+        }
+        for name, entry in data["test"]["files"].items():
+            if entry["hash"] in seen:
+                line = f"{seen[entry['hash']]} ({split} of the run) = {name} (test)"
+                data["shared"].append(line)
+                log.warning("the same image is in two splits: %s", line)

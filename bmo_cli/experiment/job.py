@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -15,10 +14,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bmo_cli.config.callbacks import discard
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
 from bmo_cli.errors import BmoError, InputError, Interrupted
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger("bmo")
 
@@ -36,51 +36,69 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
     Raises:
         BmoError: what went wrong. The run folder then holds a result.json that says so, except
-            when a single run was refused before it began: then its folder is removed again.
+            when a single run was refused before it began: then the folder made for it is removed,
+            and that of a resumed run is as it was.
     """
+    hydra = HydraConfig.get()
     if command == "restore":
         from bmo_cli.experiment.restore import restore
 
-        return restore(_resolved(command, config, typed))
-    hydra = HydraConfig.get()
+        if hydra.mode != RunMode.RUN:
+            raise InputError("bmo restore works on one photograph at a time, without -m")
+        return restore(_plain(command, _effective(command, config, typed)))
     folder = RunFolder(Path(hydra.runtime.output_dir))
+    begun = False
     try:
-        plain = _resolved(command, config, typed)
+        effective = _effective(command, config, typed)
+        plain = _plain(command, effective)
+
+        def begin() -> None:
+            """Everything is checked and loaded: from here on the folder is the run's."""
+            nonlocal begun
+            begun = True
+            if command == "eval" or plain["resume"] is not None:
+                text = OmegaConf.to_yaml(effective)
+                write_atomically(folder.path / ".hydra" / "config.yaml", text.encode())
+
         if command == "eval":
             from bmo_cli.experiment.evaluate import evaluate_run
 
-            result = evaluate_run(plain, folder)
+            result = evaluate_run(plain, folder, begin)
         else:
             from bmo_cli.experiment.train import train
 
-            result = train(plain, dict(hydra.runtime.choices), folder)
+            result = train(plain, dict(hydra.runtime.choices), folder, begin)
     except Exception as error:
-        single = hydra.mode == RunMode.RUN
-        if isinstance(error, InputError) and single and config.get("resume") is None:
-            _discard(folder.path)
-        else:
+        if begun or hydra.mode != RunMode.RUN:
             _record_failure(folder, error)
+        else:
+            logging.shutdown()
+            discard(folder.path)
         raise
     folder.write_result(result)
     log.info("results in %s", _relative(folder.path))
     return result["metrics"].get("val/psnr")
 
 
-def _resolved(command: str, config: DictConfig, typed: Sequence[str]) -> dict[str, Any]:
-    """The plain, checked configuration."""
+def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """The composed configuration; for a run that exists, its snapshot with what was typed."""
     missing = [key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra")]
     if missing:
         key = min(missing, key=lambda name: list(config).index(name.split(".")[0]))
         raise InputError(f"{key} is missing; give it as bmo {command} {key}=...")
+    run = config.resume if command == "train" else config.run
+    return config if run is None else with_changes(Path(run), config, typed)
+
+
+def _plain(command: str, config: DictConfig) -> dict[str, Any]:
+    """The resolved, checked configuration."""
     try:
-        if command in ("eval", "restore"):
-            config = with_changes(Path(config.run), config, typed)
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
-    check_config(checked)
+    check_config(checked, command)
     return checked
 
 
@@ -96,18 +114,6 @@ def _record_failure(folder: RunFolder, error: Exception) -> None:
                 stream.write("".join(traceback.format_exception(error)))
     except (OSError, InputError) as second:
         print(f"bmo: the failure could not be recorded: {second}", file=sys.stderr)
-
-
-def _discard(path: Path) -> None:
-    """Remove the folder that was made for this run a moment ago: nothing was computed."""
-    logging.shutdown()
-    shutil.rmtree(path, ignore_errors=True)
-    for parent in (path.parent, path.parent.parent):
-        try:
-            if parent.name and not any(parent.iterdir()):
-                parent.rmdir()
-        except OSError:
-            break
 
 
 def _relative(path: Path) -> Path:

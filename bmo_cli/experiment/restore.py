@@ -45,7 +45,7 @@ def restore(config: Mapping[str, Any]) -> None:
             f"photograph ({height} x {width})"
         )
     device = choose_device(config["device"])
-    scheme: GKM = instantiate(config["gkm"], "gkm", load_plugins(config["plugins"]))
+    scheme = instantiate(config["gkm"], "gkm", load_plugins(config["plugins"]), GKM)
     omega = torch.nn.ModuleDict({"scheme": scheme, "task": torch.nn.Module()})
     load_checkpoint(Path(config["run"]) / "checkpoints" / "best.safetensors", omega)
     scheme.to(device)

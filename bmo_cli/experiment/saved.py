@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bmo_cli.config.schema import check_config
-from bmo_cli.errors import InputError
+from bmo_cli.config.snapshot import read_snapshot
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.experiment.checkpoint import load_checkpoint
 
@@ -19,13 +17,8 @@ def load_run(run: Path) -> tuple[dict[str, Any], Experiment]:
     Raises:
         InputError: no run folder, or its configuration or checkpoint is not usable.
     """
-    file = run / ".hydra" / "config.yaml"
-    if not file.is_file():
-        raise InputError(f"{run} is not a run folder: it has no .hydra/config.yaml")
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is damaged: expected a mapping")
-    config = {str(key): value for key, value in content.items()} | {"plugins": []}
+    config = read_snapshot(run) | {"plugins": [], "resume": None}
+    config.pop("run", None)
     check_config(config)
     experiment = build(config)
     load_checkpoint(run / "checkpoints" / "best.safetensors", experiment.omega)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,20 @@ _COLUMNS = {
 
 
 def evaluate_test(
-    experiment: Experiment, settings: Mapping[str, Any], folder: RunFolder, stop: StopRequest
+    experiment: Experiment,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+    run: Path,
+    stop: StopRequest,
 ) -> dict[str, Any]:
     """Evaluate the test split, write pictures, print the table.
+
+    Args:
+        experiment: with the weights to evaluate.
+        settings: the configuration's `eval` section.
+        folder: where pictures go.
+        run: where the weights are, for the message when the user stops the evaluation.
+        stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
         `metrics` (flat, test/...), `images` (scores by image name), `protocol`, `data`.
@@ -45,12 +57,15 @@ def evaluate_test(
         if stop.signal is not None:
             raise Interrupted(
                 "stopped during evaluation; the weights are saved, evaluate them with "
-                f"'bmo eval run={folder.path}'",
+                f"'bmo eval run={run}'",
                 exit_code=stop.exit_code,
             )
         if shown < settings["images"]:
             shown += 1
-            _write_pictures(experiment, evaluation, folder, shown)
+            try:
+                _write_pictures(experiment, evaluation, folder, shown)
+            except (OSError, ValueError) as error:  # a picture is not worth a finished run
+                log.warning("no picture of %s: %s", evaluation.case.name, error)
 
     scores = evaluate(
         experiment.scheme,
@@ -76,7 +91,7 @@ def _write_pictures(
     experiment: Experiment, evaluation: Evaluation, folder: RunFolder, number: int
 ) -> None:
     folder.images.mkdir(exist_ok=True)
-    stem = evaluation.case.name.rsplit(".", 1)[0]
+    stem = evaluation.case.name.rsplit(".", 1)[0][:80]
     pictures = experiment.task.pictures(evaluation.estimate, evaluation.case)
     arrays = {name: _array(picture) for name, picture in pictures.items()}
     for name, array in arrays.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.optim import Optimizer
@@ -24,13 +24,19 @@ from bmo_cli.results.run_folder import RunFolder
 log = logging.getLogger("bmo")
 
 
-def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder) -> dict[str, Any]:
+def train(
+    config: Mapping[str, Any],
+    names: Mapping[str, str],
+    folder: RunFolder,
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Run one experiment.
 
     Args:
         config: resolved configuration that passed `config.schema.check_config`.
         names: chosen option of every group, for the result.
         folder: of the run.
+        begin: called when everything is built and loaded, before anything is written.
 
     Returns:
         The content of result.json.
@@ -48,6 +54,7 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
         last = folder.checkpoints / "last.safetensors"
         progress = load_checkpoint(last, experiment.omega, optimizer)
         log.info("going on after step %d", progress.step)
+    begin()
     result: dict[str, Any] = {
         "status": "running",
         "message": "",
@@ -59,6 +66,7 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
         "git": git_state(),
         "device": describe_device(experiment.device),
     }
+    result["nonexpansive"] = experiment.scheme.nonexpansive
     with StopRequest() as stop:
         try:
             trainer = _fit(experiment, optimizer, config, folder, progress, stop)
@@ -74,7 +82,7 @@ def train(config: Mapping[str, Any], names: Mapping[str, str], folder: RunFolder
             )
         load_checkpoint(trainer.best, experiment.omega)
         log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
-        result |= evaluate_test(experiment, config["eval"], folder, stop)
+        result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
     result["metrics"]["val/psnr"] = progress.best
     result["best_step"] = progress.best_step
     result["flags"] = {flag: f"{n} steps" for flag, n in trainer.flags.items()}
@@ -105,10 +113,8 @@ def _fit(
         return mean([row[task.metric] for row in scores.values()])
 
     console = Console(settings["steps"], progress.step)
+    trainer = Trainer(experiment, optimizer, settings, folder, validate, console, stop, progress)
     try:
-        trainer = Trainer(
-            experiment, optimizer, settings, folder, validate, console, stop, progress
-        )
         trainer.run()
     finally:
         console.close()

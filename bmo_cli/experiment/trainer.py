@@ -5,6 +5,7 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import Counter
@@ -24,6 +25,8 @@ from bmo_cli.hyper.base import Outcome
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
+
+log = logging.getLogger("bmo")
 
 
 class Trainer:
@@ -57,6 +60,7 @@ class Trainer:
         groups = [] if optimizer is None else optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
+        self._lr = math.nan
         self.flags: Counter[str] = Counter()
         self._history = History(folder, keep_until=progress.step)
         self._window: list[tuple[float, float, float]] = []
@@ -85,7 +89,16 @@ class Trainer:
                 self._record(self._validate_and_save())
             elif progress.step % settings["log_every"] == 0:
                 self._record(math.nan)
-        save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
+        if settings["steps"] is not None and progress.step < last and self._fraction() >= 1:
+            log.warning(
+                "train.max_minutes=%s ended the run at step %d of %d, before the learning rate had "
+                "come down",
+                settings["max_minutes"],
+                progress.step,
+                last,
+            )
+        if self.stop.signal is not None and all_finite(experiment.omega):
+            save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
 
     @property
     def last(self) -> Path:
@@ -103,6 +116,7 @@ class Trainer:
         assert optimizer is not None
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
+        self._lr = optimizer.param_groups[0]["lr"]
         optimizer.zero_grad(set_to_none=True)
         outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
@@ -145,7 +159,11 @@ class Trainer:
     def _validate_and_save(self) -> float:
         if not all_finite(self.experiment.omega):
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
-        score, progress = self.validate(), self.progress
+        progress = self.progress
+        try:
+            score = self.validate()
+        except DivergenceError as error:
+            raise DivergenceError(f"validation after step {progress.step}: {error}") from error
         if score > progress.best:
             progress.best, progress.best_step = score, progress.step
             save_checkpoint(self.best, self.experiment.omega, progress)
@@ -164,7 +182,7 @@ class Trainer:
             "val_psnr": score,
             "hypergrad_norm": norm,
             "residual": residual,
-            "lr": self._base_lr[0] * self._rate(),
+            "lr": self._lr,
         }
         self._history.add(row)
         self.console.progress(row, self._fraction(), self.settings["steps"])

@@ -6,12 +6,14 @@ Shape legend: B images, C channels, H x W pixels, L layers of m filters of k x k
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
 from bmo_cli.nets.network import Network
 
@@ -31,7 +33,7 @@ class ConvexPotential(Network):
         channels: of the images, 1 or 3.
         depth: L, number of steps.
         width: m, filters a step.
-        size: k, odd.
+        size: k, odd. Images have at least k // 2 pixels a side.
         threshold: initial t, in units of the image range.
         seed: of the initial filters.
     """
@@ -44,13 +46,11 @@ class ConvexPotential(Network):
         channels: Channels = 1,
         depth: Count = 4,
         width: Count = 32,
-        size: Count = 7,
+        size: Literal[3, 5, 7, 9, 11, 13, 15] = 7,
         threshold: Positive = 0.02,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if size % 2 == 0:
-            raise ValueError(f"size must be odd, got {size}")
         self.channels = channels
         generator = torch.Generator().manual_seed(seed)
         shape = (depth, width, channels, size, size)
@@ -67,6 +67,11 @@ class ConvexPotential(Network):
             layers.append((unit, t, 2 * torch.sigmoid(theta)))
 
         def apply(x: Tensor) -> Tensor:
+            if min(x.shape[2:]) < self.filters.shape[-1] // 2:
+                raise InputError(
+                    f"an image of {x.shape[2]} x {x.shape[3]} is too small for filters of "
+                    f"{self.filters.shape[-1]} x {self.filters.shape[-1]} (net.size)"
+                )
             for unit, t, rho in layers:
                 response = _analyse(x, unit)
                 x = x - rho * _synthesise(response.clamp(-t, t), unit)

@@ -48,7 +48,15 @@ def side_by_side(
         left = i * (width + gap)
         area = (left / total[0], 0, width / total[0], height / total[1])
         axis = figure.add_axes(area)
-        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.imshow(
+            image[..., 0] if image.shape[2] == 1 else image,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+        )
         axis.set_axis_off()
-        axis.set_title(captions.get(name, name), fontsize=min(11, width / 18), pad=8)
+        axis.set_title(
+            captions.get(name, name), fontsize=min(11, width / 18), pad=8, parse_math=False
+        )
     figure.savefig(file, dpi=dpi)

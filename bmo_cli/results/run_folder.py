@@ -56,14 +56,17 @@ class RunFolder:
         if not file.is_file():
             return []
         with file.open(newline="", encoding="utf-8") as stream:
-            return [
-                {key: float(value) if value else math.nan for key, value in row.items() if key}
-                for row in csv.DictReader(stream)
-            ]
+            try:
+                return [
+                    {key: float(row[key]) if row[key] else math.nan for key in HISTORY}
+                    for row in csv.DictReader(stream)
+                ]
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(f"{file} is damaged: {error}") from error
 
 
 class History:
-    """history.csv, one row a logged step; every row is on disk when `add` returns.
+    """history.csv, one row a logged step; a row is with the operating system when `add` returns.
 
     Args:
         folder: of the run.

@@ -57,7 +57,7 @@ class Solution:
     """What the loop returns.
 
     Attributes:
-        value: the last finite state.
+        value: the last state; when `status` is NONFINITE the one before it.
         status: why the loop ended.
         iterations: evaluations of T that led to `value`.
         residuals: |D(u^k) - u^k|_G / |u^k|_G, the largest of the batch, for k = 0, 1, ...; when

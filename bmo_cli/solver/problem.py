@@ -111,7 +111,9 @@ class Loss(ABC):
         with torch.enable_grad():
             leaves = tuple(a if a.requires_grad else a.detach().requires_grad_() for a in u)
             value = self.value(leaves).sum()
-            return torch.autograd.grad(value, leaves, create_graph=True)
+            return torch.autograd.grad(
+                value, leaves, create_graph=True, allow_unused=True, materialize_grads=True
+            )
 
 
 class SquaredError(Loss):

@@ -36,8 +36,3 @@ def inner(u: State, v: State) -> Tensor:
 def detach(u: State) -> State:
     """The same values outside any graph."""
     return tuple(a.detach() for a in u)
-
-
-def is_finite(u: State) -> bool:
-    """Whether every entry of every block is a number."""
-    return all(bool(torch.isfinite(a).all()) for a in u)
