@@ -1,6 +1,7 @@
 """Whole runs: what they leave, that they repeat, stop, go on, and restore what they evaluate."""
 
 import csv
+import itertools
 import json
 import math
 import os
@@ -9,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.ndimage
+import yaml
 from conftest import TINY
 from safetensors.torch import load_file
 
@@ -158,6 +161,14 @@ def test_a_job_that_fails_does_not_stop_the_sweep(bmo, tiny, tmp_path):
     assert second["status"] == "ok"
 
 
+def wait_for_steps(folder):
+    for _ in range(600):
+        time.sleep(0.1)
+        if (folder / "checkpoints" / "last.safetensors").exists() and len(history(folder)) > 4:
+            return
+    raise AssertionError("the run did not get going")
+
+
 def interrupted(tiny, tmp_path, number):
     words = [*tiny, "train.steps=100000", "train.validate_every=3", "hydra.run.dir=run"]
     job = subprocess.Popen(
@@ -167,11 +178,7 @@ def interrupted(tiny, tmp_path, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    checkpoint = tmp_path / "run" / "checkpoints" / "last.safetensors"
-    for _ in range(600):
-        time.sleep(0.1)
-        if checkpoint.exists() and len(history(tmp_path / "run")) > 4:
-            break
+    wait_for_steps(tmp_path / "run")
     job.send_signal(number)
     _, errors = job.communicate(timeout=60)
     return job.returncode, errors
@@ -258,22 +265,144 @@ def test_checkpoint_of_another_network(bmo, trained):
     assert "is of another network" in done.stderr
 
 
-def test_hostile_run_folder_runs_nothing(bmo, trained, tmp_path):
-    snapshot = trained / ".hydra" / "config.yaml"
-    text = snapshot.read_text()
-    node = "_target_: bmo_cli.hyper.aggregation.BMO"
-    for target in ("os.system", "builtins.exec", "subprocess.run", "pathlib.Path.touch"):
-        assert node in text
-        snapshot.write_text(text.replace(node, f"_target_: {target}"))
-        done = bmo("eval", "run=run")
-        assert done.returncode == 2
-        assert "is not allowed" in done.stderr
+HOSTILE_TARGETS = [
+    ("hyper", {"_target_": "os.system", "command": "touch touched"}),
+    ("hyper", {"_target_": "builtins.exec", "source": "open('touched', 'w')"}),
+    ("hyper", {"_target_": "pathlib.Path.touch"}),
+    ("hyper", {"_target_": "bmo_cli.experiment.build.load_plugins", "plugins": ["evil.py"]}),
+    ("data", {"_target_": "bmo_cli.experiment.build.instantiate", "plugins": ["evil"]}),
+    ("data", {"_target_": "bmo_cli.data.image_file.write_image", "file": "touched"}),
+    ("optim", {"_target_": "torch.optim.lr_scheduler.os.system", "lr": 1}),
+    ("net", {"_target_": "evil.Evil"}),
+    ("plugins", ["evil.py"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE_TARGETS)
+def test_hostile_snapshot_runs_nothing(bmo, trained, tmp_path, key, value):
     (tmp_path / "evil.py").write_text("open('touched', 'w')\n")
-    snapshot.write_text(text.replace("plugins: []", "plugins: [evil.py]"))
-    overrides = trained / ".hydra" / "overrides.yaml"
-    overrides.write_text(overrides.read_text() + "- plugins=[evil.py]\n")
-    assert bmo("eval", "run=run", "hydra.run.dir=e").returncode == 0
+    snapshot = trained / ".hydra" / "config.yaml"
+    content = yaml.safe_load(snapshot.read_text()) | {key: value}
+    if key == "net":
+        content["gkm"]["net"] = value
+    snapshot.write_text(yaml.safe_dump(content))
+    done = bmo("eval", "run=run", "hydra.run.dir=e")
+    assert done.returncode == (0 if key in ("plugins", "optim") else 2) or "optim" in done.stderr
+    assert done.stderr.count("\n") <= 1, done.stderr
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--experimental-rerun=run/config.pickle",
+        "--config-dir=run/evil",
+        "plugins=[evil.py]",
+        "hydra.callbacks.evil._target_=bmo_cli.experiment.build.load_plugins",
+        "+hydra/callbacks=evil",
+        "overwrite=true",
+        "experiment=../../evil",
+    ],
+)
+def test_hostile_overrides_are_not_typed_again(bmo, trained, tmp_path, line):
+    (tmp_path / "evil.py").write_text("open('touched', 'w')\n")
+    (trained / "config.pickle").write_bytes(b"cos\nsystem\n(S'touch touched'\ntR.")
+    overrides = trained / ".hydra" / "overrides.yaml"
+    overrides.write_text(f"- {line}\n" + overrides.read_text())
+    done = bmo("eval", "run=run", "hydra.run.dir=e")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "touched").exists()
+
+
+def test_alias_bomb_is_refused(bmo, trained):
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for before, name in itertools.pairwise("abcdefghij"):
+        bomb += f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
+    (trained / ".hydra" / "config.yaml").write_text(bomb)
+    done = bmo("eval", "run=run")
+    assert done.returncode == 2
+    assert "aliases are not allowed" in done.stderr
+
+
+def test_run_folder_cannot_ask_for_overwriting(bmo, trained, tmp_path, photos):
+    snapshot = trained / ".hydra" / "config.yaml"
+    snapshot.write_text(snapshot.read_text() + "overwrite: true\n")
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    (tmp_path / "precious.png").write_bytes(b"mine")
+    image = photos / "test" / "test0.png"
+    done = bmo("restore", "run=run", f"input={image}", "kernel=k.npy", "output=precious.png")
+    assert done.returncode == 2
+    assert (tmp_path / "precious.png").read_bytes() == b"mine"
+
+
+def test_refused_run_removes_no_folder_that_was_there(bmo, tmp_path):
+    for name in ("mine", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    words = ["gkm.alpha=3", "hydra.output_subdir=null"]
+    assert bmo("train", *words, "hydra.run.dir=mine").returncode == 2
+    assert bmo("train", *words, "hydra.run.dir=empty/new/run").returncode == 2
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["empty", "mine"]
+    assert list((tmp_path / "empty").iterdir()) == []
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
+
+
+def test_refused_resume_leaves_the_run_as_it_was(bmo, trained):
+    def content():
+        files = [f for f in trained.rglob("*") if f.is_file() and f.name != "run.log"]
+        return {f: f.read_bytes() for f in files}
+
+    before = content()
+    for word in ("gkm.alpha=3", "net.width=5", "optim=sgd", "data.train=nowhere"):
+        done = bmo("train", "resume=run", word)
+        assert done.returncode == 2, (word, done.stderr)
+        assert content() == before, word
+    assert bmo("eval", "run=run", "hydra.run.dir=e").returncode == 0
+
+
+def test_failure_in_the_middle_keeps_what_was_trained(bmo, tiny, photos, tmp_path):
+    words = [*tiny, "data.cache_mib=1e-6", "data.workers=0", "train.steps=100000"]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "bmo_cli", "train", *words, "hydra.run.dir=run"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_steps(tmp_path / "run")
+    (photos / "train" / "train0.png").unlink()
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert "no image file" in errors
+    assert (tmp_path / "run" / "checkpoints" / "best.safetensors").is_file()
+    assert result(tmp_path / "run")["status"] == "failed"
+    assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
+
+
+def test_eval_sees_images_that_the_run_was_trained_on(bmo, trained, photos, tmp_path):
+    done = bmo("eval", "run=run", f"data.test={photos / 'train'}", "hydra.run.dir=e")
+    assert done.returncode == 0
+    shared = result(tmp_path / "e")["data"]["shared"]
+    assert shared == [f"train{i}.png (train of the run) = train{i}.png (test)" for i in (0, 1)]
+    assert "the same image is in two splits" in done.stdout
+
+
+def test_flags_and_sweeps_of_eval(bmo, trained, tmp_path):
+    done = bmo("eval", "-m", "run=run", "task.noise=1,5", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    low, high = (result(tmp_path / "s" / str(i))["metrics"]["test/psnr_input"] for i in (0, 1))
+    assert low > high
+    assert "noise: 9" in bmo("eval", "run=run", "--cfg", "job", "task.noise=9").stdout
+    done = bmo("eval", "run=run", "~train.clip")
+    assert done.returncode == 2
+
+
+def test_pictures_of_odd_shape_or_name(bmo, tiny, photos, tmp_path, rng):
+    pixels = rng.integers(0, 256, (40, 7, 1), dtype=np.uint8)
+    write_image(photos / "test" / ("a$_$" + "x" * 200 + ".png"), Photograph(pixels))
+    done = bmo("train", *tiny, "eval.images=3", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "run" / "images").iterdir())) == 12
 
 
 def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
@@ -382,8 +511,14 @@ def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
         "operator:\n  _target_: my_operator.Relaxed\n  strength: 20.0\n"
     )
     words = ["--config-dir", "conf", "gkm=mine", "plugins=[my_operator.py]"]
-    done = bmo("train", *tiny, *words, "hydra.run.dir=run")
+    script = [Path(sys.executable).with_name("bmo"), "train", *tiny, *words, "hydra.run.dir=run"]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    done = bmo("eval", "run=run", "plugins=[my_operator.py]", "hydra.run.dir=e")
+    assert done.returncode == 0, done.stderr
+    done = bmo("eval", "run=run", "hydra.run.dir=f")
+    assert done.returncode == 2
+    assert "plugins=[my_file.py]" in done.stderr
     assert result(tmp_path / "run")["gkm"] == "mine"
     done = bmo("train", *tiny, *words, "gkm.operator.strength=-1")
     assert done.returncode == 2
