@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from skimage import restoration
 
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.evaluation import averages, evaluate
+from bmo_cli.experiment.evaluation import Settings, averages, evaluate
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.metrics import mean
 from bmo_cli.solver.problem import LeastSquares
@@ -92,14 +92,7 @@ def main() -> None:
         setting, best = candidates[int(np.argmax(tuned))]
         found = {case.name: scores(task, case, best) for case in task.cases("test")}
         rows[f"{name} {setting}".strip()] = averages(found, "test")
-    settings = config["eval"]
-    ours = evaluate(
-        experiment.scheme,
-        task,
-        "test",
-        iterations=settings["iterations"],
-        tolerance=settings["tolerance"],
-    )
+    ours = evaluate(experiment.scheme, task, "test", Settings.of(config["eval"]))
     last = averages(ours, "test")
     print(f"{run}: test images {', '.join(ours)}\n\n| method | PSNR (dB) | SSIM |\n|---|---|---|")
     print(f"| degraded | {last['test/psnr_input']:.2f} | {last['test/ssim_input']:.4f} |")

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
 from bmo_cli.solver.metric import ScaledIdentity
 
@@ -91,3 +92,61 @@ def test_batch_converges_when_its_slowest_problem_does():
     mapping = FixedPointMap(lambda u, k: (u[0] * rates + 1,), METRIC, 0.99)
     found = iterate(mapping, start, iterations=1000, tolerance=1e-8)
     torch.testing.assert_close(found.value[0], 1 / (1 - rates), atol=1e-6, rtol=0)
+
+
+def anderson(memory, iterations):
+    return Anderson(METRIC, memory=memory, iterations=iterations)
+
+
+def test_anderson_solves_a_linear_problem_in_as_many_steps_as_unknowns(rng):
+    """On an affine map it is GMRES (Walker & Ni, 2011): n + 1 residuals determine the solution."""
+    matrix = torch.tensor(rng.normal(size=(6, 6)))
+    matrix = 0.99 * matrix / torch.linalg.matrix_norm(matrix, 2)
+    shift = torch.tensor(rng.normal(size=6))
+    mapping = FixedPointMap(lambda u, k: (u[0] @ matrix.T + shift,), METRIC, 0.9)
+    start = (torch.zeros(2, 6, dtype=torch.float64),)
+    fast = iterate(mapping, start, iterations=40, tolerance=1e-7, combine=anderson(6, 40))
+    assert fast.status is Status.CONVERGED
+    assert fast.iterations <= 10
+    expected = torch.linalg.solve(torch.eye(6, dtype=torch.float64) - matrix, shift)
+    torch.testing.assert_close(fast.value[0], expected.expand(2, 6), atol=1e-5, rtol=0)
+    plain = iterate(mapping, start, iterations=2000, tolerance=1e-7)
+    assert plain.iterations > 2 * fast.iterations
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 7, 20, 60])
+@pytest.mark.parametrize("memory", [1, 3, 8])
+def test_anderson_never_ends_with_a_larger_residual(memory, iterations):
+    """On a map with kinks, where unguarded extrapolation overshoots."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(8, 8, generator=generator, dtype=torch.float64)
+    matrix = matrix / torch.linalg.matrix_norm(matrix, 2)
+
+    def kinked(u, k):
+        return ((u[0] @ matrix.T).clamp(-0.3, 0.2) + 0.1,)
+
+    mapping = FixedPointMap(kinked, METRIC, 0.7)
+    start = (torch.randn(1, 8, generator=generator, dtype=torch.float64),)
+
+    def residual(combine):
+        u = iterate(mapping, start, iterations=iterations, combine=combine).value
+        return (kinked(u, 0)[0] - u[0]).norm().item()
+
+    assert residual(anderson(memory, iterations)) <= residual(None) * (1 + 1e-9) + 1e-14
+
+
+def test_anderson_gives_up_a_point_that_is_worse():
+    """Far points, whose residual is larger, are never accepted after the first step."""
+    norms = []
+
+    def recorded(u, k):
+        image = torch.where(u[0].abs() > 0.5, 0.95 * u[0], 0.1 * u[0].roll(1, 1))
+        norms.append((image - u[0]).norm().item())
+        return (image,)
+
+    accelerate = anderson(4, 50)
+    mapping = FixedPointMap(recorded, METRIC, 0.5)
+    end = iterate(mapping, START, iterations=50, combine=accelerate).value
+    assert (recorded(end, 0)[0] - end[0]).norm().item() < 1e-9
+    accepted = [n for i, n in enumerate(norms) if n <= min(norms[: i + 1])]
+    assert len(accepted) > 5

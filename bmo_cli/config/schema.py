@@ -64,6 +64,8 @@ class Evaluate:
     """largest number of iterations of T"""
     tolerance: NonNegative
     """stop when |D(u) - u|_G / |u|_G is at most this; 0: never"""
+    anderson: Index
+    """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
     images: Index
     """how many test images are written as pictures"""
 

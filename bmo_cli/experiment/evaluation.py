@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
@@ -15,15 +16,36 @@ from bmo_cli.data.splits import Split
 from bmo_cli.errors import DivergenceError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean
+from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.fixed_point import Solution, Status, iterate
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a trained scheme is iterated; the keys are those of the configuration's `eval`.
+
+    Attributes:
+        iterations: largest number of evaluations of T.
+        tolerance: residual at which the iteration stops; 0: never.
+        anderson: memory of Anderson acceleration; 0: none.
+    """
+
+    iterations: int
+    tolerance: float = 0.0
+    anderson: int = 0
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> Settings:
+        """From the configuration's `eval` section."""
+        return cls(**{field.name: section[field.name] for field in fields(cls)})
+
+
 @torch.no_grad()
 def solve(
-    scheme: GKM, problem: Problem, initial: State, *, iterations: int, tolerance: float
+    scheme: GKM, problem: Problem, initial: State, settings: Settings
 ) -> tuple[Solution, float]:
     """Iterate T; return the solution and the residual |D(u) - u|_G / |u|_G at its value.
 
@@ -31,7 +53,12 @@ def solve(
         DivergenceError: an iterate became non-finite.
     """
     mapping = scheme.bind(problem)
-    solution = iterate(mapping, initial, iterations=iterations, tolerance=tolerance)
+    iterations, combine = settings.iterations, None
+    if settings.anderson:
+        combine = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
+    solution = iterate(
+        mapping, initial, iterations=iterations, tolerance=settings.tolerance, combine=combine
+    )
     if solution.status is Status.NONFINITE:
         raise DivergenceError(
             f"iterate {solution.iterations + 1} of {iterations} became non-finite: the scheme is "
@@ -54,18 +81,15 @@ def evaluate(
     scheme: GKM,
     task: Task,
     split: Split,
+    settings: Settings,
     *,
-    iterations: int,
-    tolerance: float,
     report: Callable[[Evaluation], None] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
     """Scores by image name; `report` sees every estimate before it is dropped."""
     found: dict[str, dict[str, float]] = {}
     for case in task.cases(split):
         start = time.perf_counter()
-        solution, residual = solve(
-            scheme, case.problem, case.initial, iterations=iterations, tolerance=tolerance
-        )
+        solution, residual = solve(scheme, case.problem, case.initial, settings)
         seconds = time.perf_counter() - start
         scores = task.score(solution.value, case)
         scores |= {"residual": residual, "iterations": solution.iterations, "seconds": seconds}

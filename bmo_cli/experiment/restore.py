@@ -17,7 +17,7 @@ from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import choose_device, instantiate, load_plugins
 from bmo_cli.experiment.checkpoint import load_checkpoint
-from bmo_cli.experiment.evaluation import solve
+from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.tasks.deconvolution import blur_problem
@@ -66,13 +66,7 @@ def _deblur(
     padded = _continue_periodically(y, margin) if margin else y
     size = (padded.shape[-2], padded.shape[-1])
     problem = blur_problem(padded, PeriodicBlur(transfer_function(kernel, size), size))
-    solution, residual = solve(
-        scheme,
-        problem,
-        (padded,),
-        iterations=settings["iterations"],
-        tolerance=settings["tolerance"],
-    )
+    solution, residual = solve(scheme, problem, (padded,), Settings.of(settings))
     log.info("%d iterations, residual %.1e", solution.iterations, residual)
     u = solution.value[0]
     return u[..., margin : margin + y.shape[-2], margin : margin + y.shape[-1]]

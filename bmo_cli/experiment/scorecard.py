@@ -15,7 +15,7 @@ from bmo_cli.data.image_file import Photograph, write_image
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.console import table
-from bmo_cli.experiment.evaluation import Evaluation, averages, evaluate
+from bmo_cli.experiment.evaluation import Evaluation, Settings, averages, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.run_folder import RunFolder
@@ -71,8 +71,7 @@ def evaluate_test(
         experiment.scheme,
         experiment.task,
         "test",
-        iterations=settings["iterations"],
-        tolerance=settings["tolerance"],
+        Settings.of(settings),
         report=report,
     )
     metrics = averages(scores, "test")

@@ -12,7 +12,7 @@ from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
 from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
 from bmo_cli.experiment.console import Console
-from bmo_cli.experiment.evaluation import evaluate
+from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
@@ -103,13 +103,7 @@ def _fit(
     task, settings = experiment.task, config["train"]
 
     def validate() -> float:
-        scores = evaluate(
-            experiment.scheme,
-            task,
-            "val",
-            iterations=config["eval"]["iterations"],
-            tolerance=config["eval"]["tolerance"],
-        )
+        scores = evaluate(experiment.scheme, task, "val", Settings.of(config["eval"]))
         return mean([row[task.metric] for row in scores.values()])
 
     console = Console(settings["steps"], progress.step)
