@@ -25,11 +25,12 @@ COMMANDS = {
     ),
     "eval": (
         "evaluate a trained run, on other data or noise if you like",
-        "bmo eval run=outputs/DATE/RUN task.noise=7.65",
+        "bmo eval run=outputs/DATE/RUN eval.iterations=20 task.noise=2",
     ),
     "restore": (
         "restore a blurred photograph of your own with a trained run",
-        "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png",
+        "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png "
+        "boundary=pad",
     ),
 }
 _FLAGS_WITH_VALUE = {
@@ -80,6 +81,9 @@ def _run(command: str, words: Sequence[str]) -> None:
     try:
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
+    except BrokenPipeError:  # `bmo train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -110,7 +110,7 @@ BAD_INPUT = [
     (["task.noise=[5,2]"], "task.noise must be (low, high)"),
     (["net.channels=3"], "needs data.channels=3"),
     (["hyper.box=[1,0]"], "box must be (low, high) with low < high"),
-    (["+optim.foo=1"], "unexpected keyword argument 'foo'"),
+    (["+optim.foo=1"], "unexpected keyword argument 'foo' (drop it with '~optim.foo')"),
     (["+net.last_gian=1"], "did you mean 'net.last_gain'?"),
     (["plugins=[nothing.py]"], "no plug-in file nothing.py"),
     (["net=none", "gkm.operator.learn=false"], "nothing to learn"),

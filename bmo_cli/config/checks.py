@@ -58,6 +58,7 @@ class Part:
 
 
 _NUMBER_NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
+_PLAIN = (int, float, str, list, tuple, dict, type(None))
 Cls = TypeVar("Cls", bound=type)
 
 
@@ -96,7 +97,8 @@ def check(value: Any, annotation: Any, name: str) -> None:
     elif annotation is Any:
         return
     elif isinstance(annotation, type) and not isinstance(value, annotation):
-        raise InputError(f"{name} must be a {annotation.__name__}, got {type(value).__name__}")
+        wanted = f"{annotation.__module__}.{annotation.__name__}"
+        raise InputError(f"{name} must be a {wanted}, got {type(value).__name__}")
 
 
 def _check_scalar(value: Any, kind: type, name: str) -> None:
@@ -118,7 +120,8 @@ def _check_union(value: Any, arguments: tuple[Any, ...], name: str) -> None:
         if " must be null" not in text
     ]
     also = " (or null)" if len(options) < len(failures) else ""
-    raise InputError(f"{name} must {', or '.join(options)}{also}, got {value!r}")
+    shown = repr(value) if isinstance(value, _PLAIN) else type(value).__name__
+    raise InputError(f"{name} must {', or '.join(options)}{also}, got {shown}")
 
 
 def _check_sequence(value: Any, origin: Any, arguments: tuple[Any, ...], name: str) -> None:

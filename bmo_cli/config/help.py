@@ -27,17 +27,18 @@ def _extra_dirs(words: Sequence[str]) -> tuple[Path, ...]:
 def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] = ()) -> str:
     """The whole page as text."""
     lines = [f"bmo {command}: {purpose}", "", f"example: {example}", ""]
+    groups = []
     for group, options in choices(extra).items():
-        lines.append(f"{group}=")
+        groups.append(f"{group}=")
         width = max((len(name) for name in options), default=0)
-        lines += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
-    lines += [
-        "",
-        f"keys of bmo {command} (change any with KEY=VALUE; nested keys as train.steps=100)",
-    ]
-    lines += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
-    if command != "train":
-        lines.append("  and the keys of the run's own configuration (bmo train --help)")
+        groups += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
+    keys = [f"keys of bmo {command} (change any with KEY=VALUE; nested keys as train.steps=100)"]
+    keys += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
+    if command == "train":
+        lines += [*groups, "", *keys]
+    else:
+        keys.append("  and the keys of the run's own configuration (bmo train --help)")
+        lines += [*keys, "", *groups]
     lines += [
         "",
         "--cfg job prints the configuration, -m sweeps, --hydra-help lists Hydra's flags.",

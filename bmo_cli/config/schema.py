@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,10 +64,10 @@ class Evaluate:
     """largest number of iterations of T"""
     tolerance: NonNegative
     """stop when |D(u) - u|_G / |u|_G is at most this; 0: never"""
-    anderson: Index
-    """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
     images: Index
     """how many test images are written as pictures"""
+    anderson: Index = 0
+    """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,8 @@ def _check_section(
     for field in fields(schema):
         name = f"{prefix}{field.name}"
         if field.name not in values:
+            if field.default is not MISSING:
+                continue  # added since the run was made
             raise InputError(f"'{name}' is missing")
         value, hint = values[field.name], hints[field.name]
         if hint is Target or is_dataclass(hint):

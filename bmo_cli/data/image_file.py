@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from imagecodecs import png_decode, png_encode
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from bmo_cli.errors import InputError
 
@@ -83,6 +83,8 @@ def read_image(file: Path) -> Photograph:
         return _decode(content, file)
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{file} cannot be decoded as {FORMATS}: it is no such image") from error
     except Exception as error:  # decoders raise whatever they like on damaged bytes
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"{file} cannot be decoded as {FORMATS}: {detail}") from error

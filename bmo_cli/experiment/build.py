@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,10 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
     except BmoError:
         raise
     except (TypeError, ValueError) as error:
-        raise InputError(f"{name}: {error}") from error
+        text = f"{name}: {error}"
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+        hint = f" (drop it with '~{name}.{unexpected.group(1)}')" if unexpected else ""
+        raise InputError(text + hint) from error
 
 
 def load_plugins(plugins: Sequence[str]) -> Sequence[str]:

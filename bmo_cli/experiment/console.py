@@ -24,30 +24,36 @@ class Console:
     def __init__(self, total: int | None, start: int = 0) -> None:
         self._started: float | None = None
         self._start_fraction = 0.0
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=start, unit="step") if terminal else None
         self._score = math.nan
+        self._bar = None
+        if sys.stderr.isatty():
+            share = "/{total_fmt} {percentage:3.0f}% [{remaining} left]" if total else ""
+            layout = "{n_fmt}" + share + "{postfix}"
+            self._bar = tqdm(total=total, initial=start, dynamic_ncols=True, bar_format=layout)
+
+    def advance(self) -> None:
+        """One step is done."""
+        if self._bar is not None:
+            self._bar.update()
 
     def progress(self, row: Mapping[str, float], fraction: float, steps: int | None) -> None:
         """Show a row of the history."""
         scored = not math.isnan(row["val_psnr"])
         self._score = row["val_psnr"] if scored else self._score
         left = self._left(fraction)
-        shown = {
-            "loss": f"{row['loss']:.2e}",
-            "val_psnr": f"{self._score:.2f} dB",
-            "residual": f"{row['residual']:.1e}",
-            "hypergrad": f"{row['hypergrad_norm']:.1e}",
-        }
+        pairs = [
+            f"loss {row['loss']:.1e}",
+            f"val {self._score:.2f} dB" if not math.isnan(self._score) else "val -",
+            f"residual {row['residual']:.0e}",
+            f"grad {row['hypergrad_norm']:.0e}",
+        ]
         if self._bar is not None:
             if self._bar.total is None:
-                shown["left"] = left
-            self._bar.set_postfix(shown, refresh=False)
-            self._bar.update(int(row["step"]) - self._bar.n)
+                pairs.append(f"{left} left")
+            self._bar.set_postfix_str(", ".join(pairs))
         elif scored:
             step = f"step {row['step']:.0f}" + (f"/{steps}" if steps else "")
-            pairs = ", ".join(f"{key} {value}" for key, value in shown.items())
-            log.info("%s: %s, %s left", step, pairs, left)
+            log.info("%s: %s, %s left", step, ", ".join(pairs), left)
 
     def close(self) -> None:
         """End the bar, leaving its last state."""

@@ -40,7 +40,8 @@ class Settings:
     @classmethod
     def of(cls, section: Mapping[str, Any]) -> Settings:
         """From the configuration's `eval` section."""
-        return cls(**{field.name: section[field.name] for field in fields(cls)})
+        names = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in section.items() if key in names})
 
 
 @torch.no_grad()

@@ -39,6 +39,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             when a single run was refused before it began: then the folder made for it is removed,
             and that of a resumed run is as it was.
     """
+    logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
     hydra = HydraConfig.get()
     if command == "restore":
         from bmo_cli.experiment.restore import restore

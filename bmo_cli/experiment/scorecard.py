@@ -76,6 +76,12 @@ def evaluate_test(
     )
     metrics = averages(scores, "test")
     data = experiment.task.fingerprints()
+    metric = experiment.task.metric
+    if metrics[f"test/{metric}"] < metrics[f"test/{metric}_input"]:
+        log.warning(
+            "on average the restored images are worse than the observations: a run knows the noise "
+            "and the blur that it was trained on (train with task.noise=[low,high] for a range)"
+        )
     mean = {key.removeprefix("test/"): value for key, value in metrics.items()}
     log.info("\n%s\n", table({**scores, "mean": mean}, _COLUMNS))
     return {

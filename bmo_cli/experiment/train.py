@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from bmo_cli.errors import Interrupted
+from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
 from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
 from bmo_cli.experiment.console import Console
@@ -53,6 +53,12 @@ def train(
     if resumed:
         last = folder.checkpoints / "last.safetensors"
         progress = load_checkpoint(last, experiment.omega, optimizer)
+        steps = config["train"]["steps"]
+        if steps is not None and progress.step >= steps:
+            raise InputError(
+                f"nothing left to do: {progress.step} of {steps} steps are done; go further with "
+                "train.steps=N"
+            )
         log.info("going on after step %d", progress.step)
     begin()
     result: dict[str, Any] = {
@@ -67,6 +73,13 @@ def train(
         "device": describe_device(experiment.device),
     }
     result["nonexpansive"] = experiment.scheme.nonexpansive
+    log.info(
+        "%s: %s, %s + %s (%d parameters) on %s -> %s",
+        *(names.get(key) for key in ("task", "hyper", "gkm", "net")),
+        result["parameters"],
+        result["device"],
+        folder.path,
+    )
     with StopRequest() as stop:
         try:
             trainer = _fit(experiment, optimizer, config, folder, progress, stop)
@@ -85,9 +98,9 @@ def train(
         result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
     result["metrics"]["val/psnr"] = progress.best
     result["best_step"] = progress.best_step
-    result["flags"] = {flag: f"{n} steps" for flag, n in trainer.flags.items()}
-    for flag, steps in result["flags"].items():
-        log.warning("%s (%s)", flag, steps)
+    result["flags"] = dict(trainer.flags)
+    for flag, count in trainer.flags.items():
+        log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
     return result
 

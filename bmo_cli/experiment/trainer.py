@@ -5,7 +5,6 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -25,8 +24,6 @@ from bmo_cli.hyper.base import Outcome
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-
-log = logging.getLogger("bmo")
 
 
 class Trainer:
@@ -82,6 +79,7 @@ class Trainer:
         while progress.step < last and self._fraction() < 1 and self.stop.signal is None:
             norm, outcome = self._step(next(samples))
             progress.step += 1
+            self.console.advance()
             progress.seconds = time.monotonic() - started
             self._window.append((outcome.objective.item(), norm, outcome.residual))
             ends = progress.step == last or self._fraction() >= 1
@@ -90,13 +88,10 @@ class Trainer:
             elif progress.step % settings["log_every"] == 0:
                 self._record(math.nan)
         if settings["steps"] is not None and progress.step < last and self._fraction() >= 1:
-            log.warning(
-                "train.max_minutes=%s ended the run at step %d of %d, before the learning rate had "
-                "come down",
-                settings["max_minutes"],
-                progress.step,
-                last,
-            )
+            self.flags[
+                f"train.max_minutes={settings['max_minutes']} ended the run at step "
+                f"{progress.step} of {last}, before the learning rate had come down"
+            ] += 1
         if self.stop.signal is not None and all_finite(experiment.omega):
             save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
 
