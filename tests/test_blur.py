@@ -3,11 +3,16 @@ import pytest
 import scipy.ndimage
 import torch
 
-from bmo_cli.linear.blur import PeriodicBlur, blur, centred, transfer_function
+from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
 
 
 def kernels(rng, *sizes):
     return [torch.tensor(rng.random(size)) for size in sizes]
+
+
+def blur(image, kernels):
+    size = image.shape[-2:]
+    return PeriodicBlur(transfer_function(kernels, size), size)(image)
 
 
 def make(rng, size, shape=(5, 7), batch=2):

@@ -73,12 +73,6 @@ class PeriodicBlur(LinearMap):
         return product
 
 
-def blur(image: Tensor, kernels: Tensor) -> Tensor:
-    """Blur (B, C, H, W) images periodically with (B, h, w) kernels."""
-    size = (image.shape[-2], image.shape[-1])
-    return PeriodicBlur(transfer_function(kernels, size), size)(image)
-
-
 def centred(kernels: list[Tensor]) -> Tensor:
     """Stack kernels of several sizes into (n, h, w), their centres on one pixel."""
     before = [max(k.shape[i] // 2 for k in kernels) for i in (0, 1)]
