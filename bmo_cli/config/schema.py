@@ -173,7 +173,7 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
     """Check one `_target_` node: an allowed target, and arguments that its constructor takes."""
     target = node.get("_target_")
     if not isinstance(target, str):
-        raise InputError(f"'{name}' needs a '_target_' (a class or function), got {target!r}")
+        raise InputError(f"'{name}' needs a '_target_' (a class), got {target!r}")
     check_allowed(target, name, plugins)
     arguments = {key: value for key, value in node.items() if key != "_target_"}
     for key, value in arguments.items():

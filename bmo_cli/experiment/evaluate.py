@@ -18,12 +18,16 @@ log = logging.getLogger("bmo")
 
 
 def evaluate_run(
-    config: Mapping[str, Any], folder: RunFolder, begin: Callable[[], None] = lambda: None
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint of `config["run"]` on the test split of `config["data"]`.
 
     Args:
         config: resolved configuration that passed `config.schema.check_config`.
+        names: chosen option of every group, for the result.
         folder: of the evaluation.
         begin: called when everything is built and loaded, before anything is written.
 
@@ -40,7 +44,7 @@ def evaluate_run(
         "status": "ok",
         "message": "",
         "run": str(run.path),
-        **{key: trained.get(key) for key in ("task", "gkm", "net", "hyper")},
+        **names,
         "seed": config["seed"],
         "steps": progress.step,
         "train_seconds": progress.seconds,

@@ -52,6 +52,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     try:
         effective = _effective(command, config, typed)
         plain = _plain(command, effective)
+        names = _names(dict(hydra.runtime.choices), plain.get("run") or plain["resume"], typed)
 
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
@@ -64,11 +65,11 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         if command == "eval":
             from bmo_cli.experiment.evaluate import evaluate_run
 
-            result = evaluate_run(plain, folder, begin)
+            result = evaluate_run(plain, names, folder, begin)
         else:
             from bmo_cli.experiment.train import train
 
-            result = train(plain, dict(hydra.runtime.choices), folder, begin)
+            result = train(plain, names, folder, begin)
     except Exception as error:
         if begun or hydra.mode != RunMode.RUN:
             _record_failure(folder, error)
@@ -89,6 +90,16 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
         raise InputError(f"{key} is missing; give it as bmo {command} {key}=...")
     run = config.resume if command == "train" else config.run
     return config if run is None else with_changes(Path(run), config, typed)
+
+
+def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:
+    """Chosen option of every group; of a run that exists its own, where nothing else was typed."""
+    recorded = {} if run is None else RunFolder(Path(run)).read_result()
+    names: dict[str, str | None] = {}
+    for group in ("task", "gkm", "net", "hyper"):
+        is_typed = any(text.startswith(f"{group}=") for text in typed)
+        names[group] = choices[group] if is_typed or run is None else recorded.get(group)
+    return names
 
 
 def _plain(command: str, config: DictConfig) -> dict[str, Any]:

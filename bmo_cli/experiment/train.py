@@ -26,7 +26,7 @@ log = logging.getLogger("bmo")
 
 def train(
     config: Mapping[str, Any],
-    names: Mapping[str, str],
+    names: Mapping[str, str | None],
     folder: RunFolder,
     begin: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def train(
         "status": "running",
         "message": "",
         "metrics": {},
-        **{key: names.get(key) for key in ("task", "gkm", "net", "hyper")},
+        **names,
         "seed": config["seed"],
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),

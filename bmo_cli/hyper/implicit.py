@@ -19,7 +19,7 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.problem import Sample
-from bmo_cli.solver.state import State, detach, inner
+from bmo_cli.solver.state import State, detach, inner, scale
 
 UNCONVERGED = "implicit gradient at a point whose residual is above hyper.tolerance"
 
@@ -58,11 +58,14 @@ class Implicit(HyperOptimizer):
         image = mapping.D(u, iterations)
         residual = float(mapping.residual(u, image).max())
         value = sample.loss.value(u).mean() / sample.loss.size
-        gradient = torch.autograd.grad(value, u, retain_graph=True)
+        share = 1 / (len(u[0]) * sample.loss.size)
+        gradient = detach(scale(sample.loss.grad(u), share))
 
         def transposed(q: State) -> State:
             """(I - J^T) q."""
-            pulled = torch.autograd.grad(image, u, q, retain_graph=True)
+            pulled = torch.autograd.grad(
+                image, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
             return tuple(a - b for a, b in zip(q, pulled, strict=True))
 
         q = self._solve(transposed, gradient)
