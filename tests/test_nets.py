@@ -7,6 +7,8 @@ import torch
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.drunet import DRUNet
+from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.lip import ConvexPotential, _analyse, _synthesise
 from bmo_cli.nets.network import Identity
 
@@ -15,6 +17,10 @@ NETS = [
     DnCNN(channels=3, depth=3, width=4, padding="circular"),
     ConvexPotential(),
     ConvexPotential(channels=3, depth=2, width=5, size=3),
+    DRUNet(widths=(4, 5, 6, 7), blocks=1),
+    DRUNet(channels=3, widths=(3, 3, 3, 3), blocks=2),
+    ISTANet(width=4),
+    ISTANet(channels=3, width=4, residual=False),
     Identity(channels=3),
 ]
 

@@ -1,12 +1,16 @@
-"""A rigorous bound of the operator norm of a convolution, for images of every size.
+"""Operator norms of convolutions with stride 1: a bound for all image sizes, values for one size.
 
-The spectral norm of the reshaped weight is not the operator's norm. A convolution W is block
-diagonal in the Fourier domain, with blocks W(theta); |W|^2 = sup over theta of the largest
-eigenvalue of M(theta) = W(theta)^H W(theta), whose entries are trigonometric polynomials of degree
-k - 1 for a k x k filter. Their supremum over all frequencies, hence for periodic images of any
-size, is at most the maximum on an N x N grid divided by cos(pi (k - 1) / N)^2 (Pfister & Bresler,
-"Bounding multivariate trigonometric polynomials", IEEE TSP 2018). Zero padding restricts the
-operator on the infinite plane, so the bound holds for it as well.
+The spectral norm of the reshaped weight is not the operator's norm. A periodic convolution W is
+block diagonal in the Fourier domain, with blocks W(theta); |W|^2 is the maximum over theta of the
+largest eigenvalue of W(theta) W(theta)^H. The square of the reshaped weight's norm is the largest
+eigenvalue of the mean of these matrices, so that it can be k times too small for a k x k filter
+(and is too large for zero-padded images that are small).
+
+The entries of M(theta) = W(theta)^H W(theta) are trigonometric polynomials of degree k - 1. The
+supremum over all frequencies, hence for periodic images of any size, is at most the maximum on an
+N x N grid divided by cos(pi (k - 1) / N)^2 (Pfister & Bresler, "Bounding multivariate
+trigonometric polynomials", IEEE TSP 2018). Zero padding restricts the operator on the infinite
+plane, so the bound holds for it as well.
 """
 
 from __future__ import annotations
@@ -43,3 +47,54 @@ def norm_squared_bound(weight: Tensor, grid: int = 128) -> Tensor:
     else:
         largest = torch.linalg.eigvalsh((blocks + blocks.mH) / 2).amax()
     return largest / math.cos(math.pi * (k - 1) / grid) ** 2
+
+
+def periodic_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """|W| on periodic images of exactly H x W pixels, differentiable (Sedghi et al., ICLR 2019).
+
+    The largest singular value over the out x in matrices W(theta) at the H x W frequencies; their
+    number times out x in complex numbers have to fit in memory.
+
+    Args:
+        weight: (out, in, k, l) of a convolution with stride 1.
+        size: (H, W).
+
+    Returns:
+        A scalar tensor.
+    """
+    # fft2 would cut a filter larger than the image, which wraps around: a finer grid, thinned.
+    fold = [-(-k // side) for k, side in zip(weight.shape[2:], size, strict=True)]
+    spectrum = torch.fft.rfft2(weight, s=[n * side for n, side in zip(fold, size, strict=True)])
+    blocks = spectrum[:, :, :: fold[0], :: fold[1]].permute(2, 3, 0, 1)
+    largest: Tensor = torch.linalg.svdvals(blocks).amax()
+    return largest
+
+
+def zero_padded_norm(
+    weight: Tensor, size: tuple[int, int], *, iterations: int = 200, seed: int = 0
+) -> Tensor:
+    """|W| on images of exactly H x W pixels with zero ("same") padding, by power iteration.
+
+    |W v| for the last unit image v; it grows to |W| from below. Differentiable in the weight, with
+    v kept.
+
+    Args:
+        weight: (out, in, k, l) of a convolution with stride 1, k and l odd.
+        size: (H, W).
+        iterations: steps v <- W^T W v / |W^T W v|.
+        seed: of the first v.
+
+    Returns:
+        A scalar tensor.
+    """
+    if any(k % 2 == 0 for k in weight.shape[2:]):
+        raise ValueError(f"filters must be odd, got {tuple(weight.shape[2:])}")
+    padding = [k // 2 for k in weight.shape[2:]]
+    v = torch.randn(1, weight.shape[1], *size, generator=torch.Generator().manual_seed(seed))
+    v = v.to(weight)
+    with torch.no_grad():
+        for _ in range(iterations):
+            v = F.conv_transpose2d(F.conv2d(v, weight, padding=padding), weight, padding=padding)
+            v = v / v.norm().clamp_min(torch.finfo(v.dtype).tiny)
+    length: Tensor = torch.linalg.vector_norm(F.conv2d(v, weight, padding=padding))
+    return length

@@ -6,6 +6,7 @@ Shape legend: B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Literal
 
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.errors import InputError
 from bmo_cli.nets.network import Network
+from bmo_cli.nets.weights import copy_weights, read_weights
 
 
 @checked
@@ -27,6 +30,9 @@ class DnCNN(Network):
         padding: at the image border.
         last_gain: factor on the last layer's initial weights; small, so that iterations start near
             the identity.
+        weights: file of trained weights, or None for initial ones. Its layers are taken by the
+            numbers in their names, so that `convs.3.weight` and the `model.6.weight` of the
+            published files (github.com/cszn/KAIR) both are the fourth convolution.
         seed: of the initial weights.
     """
 
@@ -38,6 +44,7 @@ class DnCNN(Network):
         width: Count = 32,
         padding: Literal["zeros", "circular"] = "zeros",
         last_gain: Positive = 0.1,
+        weights: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -55,6 +62,8 @@ class DnCNN(Network):
             conv.weight.data = conv.weight.data.contiguous(memory_format=torch.channels_last)
         layers[-1].weight.data.mul_(last_gain)
         self.convs = nn.ModuleList(layers)
+        if weights is not None:
+            self._load(weights)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise x, shape (B, C, H, W)."""
@@ -64,3 +73,27 @@ class DnCNN(Network):
             z = F.relu(conv(z), inplace=True)
         residual: Tensor = last(z)
         return x - residual
+
+    def _load(self, file: str) -> None:
+        tensors = read_weights(file)
+        names = [re.fullmatch(r"(.*?)(\d+)\.(weight|bias)", name) for name in tensors]
+        if None in names or len({name[1] for name in names if name}) > 1:
+            raise InputError(
+                f"weights {file} are not a DnCNN without batch norm: expected one chain "
+                f"NAME.0.weight, NAME.0.bias, ..., found {', '.join(list(tensors)[:4])}"
+            )
+        # Numbers, not the order in the file: safetensors sorts model.10 before model.2.
+        numbers = sorted({int(name[2]) for name in names if name})
+        weights = {
+            f"convs.{numbers.index(int(name[2]))}.{name[3]}": tensor
+            for name, tensor in zip(names, tensors.values(), strict=True)
+            if name
+        }
+        first = weights.get("convs.0.weight")
+        if first is not None and first.dim() == 4:
+            have = {"depth": len(numbers), "width": first.shape[0], "channels": first.shape[1]}
+            own = self.state_dict()["convs.0.weight"].shape
+            if have != {"depth": len(self.convs), "width": own[0], "channels": own[1]}:
+                settings = ", ".join(f"net.{key}={value}" for key, value in have.items())
+                raise InputError(f"weights {file} are of another size of network; set {settings}")
+        copy_weights(self, weights, file)

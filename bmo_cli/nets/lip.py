@@ -24,7 +24,7 @@ class ConvexPotential(Network):
 
     s(z) = clip(z, -t, t) is monotone and 1-Lipschitz, so that W^T s(W x) is the gradient of a
     convex function (a Huber norm of the filtered image) with constant |W|^2, and the step is
-    nonexpansive for every weight, threshold and rho. The filters have zero mean: constant images
+    averaged for every weight, threshold and rho. The filters have zero mean: constant images
     are fixed points. |W| is bounded rigorously for images of every size (`nets.conv_norm`).
     Borders are periodic. (Meunier et al., "A dynamical system perspective for Lipschitz neural
     networks", ICML 2022, with ReLU instead of the clipping.)
@@ -39,6 +39,7 @@ class ConvexPotential(Network):
     """
 
     nonexpansive = True
+    averaged = True
 
     def __init__(
         self,

@@ -18,9 +18,12 @@ class Network(nn.Module, ABC):
     Attributes:
         channels: C it works on (1 gray, 3 colour).
         nonexpansive: whether |R(a) - R(b)| <= |a - b| holds by construction, for any parameters.
+        averaged: whether R is moreover (1 - t) I + t N with N nonexpansive and t < 1, which makes
+            undamped iterations converge (compositions of averaged maps are averaged).
     """
 
     nonexpansive: ClassVar[bool] = False
+    averaged: ClassVar[bool] = False
     channels: int
 
     def bind(self) -> Callable[[Tensor], Tensor]:
@@ -39,6 +42,7 @@ class Identity(Network):
     """
 
     nonexpansive = True
+    averaged = True
 
     def __init__(self, *, channels: int = 1) -> None:
         super().__init__()
