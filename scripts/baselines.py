@@ -22,7 +22,7 @@ from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.evaluation import Settings, averages, evaluate
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.metrics import mean
-from bmo_cli.solver.problem import LeastSquares
+from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.tasks.task import Case
 

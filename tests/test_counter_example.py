@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from bmo_cli.gkm.operator import ProximalGradient
+from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
-from bmo_cli.solver.problem import Loss, Problem, Sample, Smooth
+from bmo_cli.solver.functions import Smooth
+from bmo_cli.solver.problem import Loss, Problem, Sample
 
 
 class Lower(Smooth):

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
-from bmo_cli.gkm.operator import ProximalGradient, Resolvent
+from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.solver.functions import LeastSquares, Smooth
 from bmo_cli.solver.metric import ScaledIdentity
-from bmo_cli.solver.problem import LeastSquares, Problem, Smooth
+from bmo_cli.solver.problem import Problem
 
 SIZE = (8, 6)
 
@@ -36,7 +37,7 @@ def test_gradient_is_that_of_the_value(rng, problem):
 
 def test_resolvent_minimises_its_objective(rng, problem):
     operator = Resolvent(gamma=3.0).double()
-    gamma = operator.gamma.item() / problem.f.lipschitz
+    gamma = operator.gamma().item() / problem.f.lipschitz
     v = random(rng)
     u = operator.bind(problem).apply((v,), 0)[0].detach().requires_grad_()
     objective = value(problem, u) + (u - v).square().sum() / (2 * gamma)
@@ -83,8 +84,8 @@ def largest_ratio(rng, apply, metric):
 def test_learned_steps_stay_inside_whatever_the_optimiser_does():
     operator = ProximalGradient(gamma=1.0)
     for theta in (-30.0, 0.0, 8.0):
-        operator.theta.data.fill_(theta)
-        assert 0 < operator.gamma.item() < 2
+        operator.gamma.theta.data.fill_(theta)
+        assert 0 < operator.gamma().item() < 2
     with pytest.raises(InputError, match=r"gamma must lie in \(0, 2\), got 2.0"):
         ProximalGradient(gamma=2.0)
     with pytest.raises(InputError, match="gamma must be finite and > 0, got 0"):
@@ -93,7 +94,7 @@ def test_learned_steps_stay_inside_whatever_the_optimiser_does():
 
 def test_scheme_refuses_alpha_outside():
     for alpha in (0.0, 1.0, -0.5, 1.5):
-        with pytest.raises(InputError, match=r"alpha must lie in \(0, 1\)"):
+        with pytest.raises(InputError, match=r"alpha must lie in \(0, 1\) \(or null\)"):
             GKM(operator=Resolvent(), alpha=alpha)
 
 

@@ -500,7 +500,7 @@ def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_da
 def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
     (tmp_path / "my_operator.py").write_text(
         "from bmo_cli.config.checks import Positive, checked\n"
-        "from bmo_cli.gkm.operator import Resolvent\n\n\n"
+        "from bmo_cli.gkm.proximal import Resolvent\n\n\n"
         "@checked\n"
         "class Relaxed(Resolvent):\n"
         "    def __init__(self, *, strength: Positive = 1.0) -> None:\n"

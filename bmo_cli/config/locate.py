@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bmo_cli
 
-OVERLAYS = ("experiment", "debug")
+OVERLAYS = ("method", "experiment", "debug")
 GROUPS = ("task", "gkm", "net", "hyper", "data", "optim", *OVERLAYS)
 
 

@@ -93,6 +93,8 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
             merged[key] = snapshot[key]
         for text in typed:
             _apply(text, composed, merged)
+        if OmegaConf.select(merged, "net.weights") and argument(typed, "net.weights") is None:
+            merged.net.weights = None  # the checkpoint has them; the file may have gone
     except OmegaConfBaseException as error:
         raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import platform
 import re
 import sys
@@ -21,6 +22,7 @@ from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.nets.network import Network
 from bmo_cli.tasks.task import Task
 
 Node = Mapping[str, Any]
@@ -34,6 +36,8 @@ class Experiment:
     scheme: GKM
     hyper: HyperOptimizer
     device: torch.device
+    notes: tuple[str, ...]
+    """what the theory of the hyper-optimiser assumes and this scheme does not provide"""
 
     @property
     def omega(self) -> nn.ModuleDict:
@@ -52,10 +56,11 @@ def build(config: Node) -> Experiment:
     torch.manual_seed(config["seed"])  # for plug-in networks without a seed argument
     torch.backends.cudnn.deterministic = True
     data = instantiate(config["data"], "data", plugins, PhotographData)
-    task = instantiate(config["task"], "task", plugins, Task, data=data, seed=config["seed"])
+    given = {"data": data, "seed": config["seed"]}
+    task = instantiate(config["task"], "task", plugins, Task, **given)
     scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
     hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
-    return Experiment(task.to(device), scheme.to(device), hyper, device)
+    return Experiment(task.to(device), scheme.to(device), hyper, device, hyper.check(scheme))
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:
@@ -68,7 +73,7 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         name: of the node in the configuration, for messages.
         plugins: what the command line allows beside this package and torch.optim.
         kind: class that the target must be derived from.
-        given: arguments that no configuration has.
+        given: arguments that no configuration has, for constructors that take them.
     """
     target = str(node.get("_target_"))
     check_allowed(target, name, plugins)
@@ -86,8 +91,10 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
     if not isinstance(constructor, type) or not issubclass(constructor, kind):
         raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
+    accepted = inspect.signature(constructor).parameters
+    arguments |= {key: value for key, value in given.items() if key in accepted}
     try:
-        return constructor(**arguments, **given)
+        return constructor(**arguments)
     except BmoError:
         raise
     except (TypeError, ValueError) as error:
@@ -132,16 +139,22 @@ def _load_file(file: Path, name: str) -> None:
 def build_optimizer(
     node: Node, plugins: Sequence[str], omega: nn.Module, numerical_lr: float
 ) -> Optimizer:
-    """A torch optimiser over omega: networks at `lr`, numerical hyper-parameters at a multiple."""
+    """A torch optimiser over omega.
+
+    Networks and learned matrices go at `lr`; the scalars of a scheme (step sizes, penalties,
+    thresholds), of which a few decide everything, at `numerical_lr` times that.
+    """
     named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
-    networks = [p for name, p in named if name.startswith("scheme.net.")]
-    numerical = [p for name, p in named if not name.startswith("scheme.net.")]
+    parts = [module for module in omega.modules() if isinstance(module, Network)]
+    in_networks = {id(p) for net in parts for p in net.parameters()}
+    numerical = [p for _, p in named if p.dim() == 0 and id(p) not in in_networks]
+    weights = [p for _, p in named if p.dim() > 0 or id(p) in in_networks]
     if not named:
         raise InputError("nothing to learn; use hyper=none, a network, or gkm.operator.learn=true")
     lr = node["lr"]
     groups = [
         {"params": params, "lr": rate}
-        for params, rate in ((networks, lr), (numerical, lr * numerical_lr))
+        for params, rate in ((weights, lr), (numerical, lr * numerical_lr))
         if params
     ]
     optimizer: Optimizer = instantiate(node, "optim", plugins, Optimizer, params=groups)

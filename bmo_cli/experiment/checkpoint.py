@@ -30,14 +30,18 @@ class Progress:
     Attributes:
         step: hyper-training steps done.
         seconds: of training so far, over all sessions of the run.
-        best: best validation score.
+        best: best validation score; nan before the first.
         best_step: the step it belongs to.
+        evaluations: of T in training steps.
+        products: vector-Jacobian products with D in training steps.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best: float = float("-inf")
+    best: float = float("nan")
     best_step: int = 0
+    evaluations: int = 0
+    products: int = 0
 
 
 def save_checkpoint(

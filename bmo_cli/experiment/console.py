@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
@@ -19,9 +19,13 @@ class Console:
     Args:
         total: hyper-training steps, None when only the time ends the run.
         start: steps done before (a resumed run).
+        show: a validation score as text.
     """
 
-    def __init__(self, total: int | None, start: int = 0) -> None:
+    def __init__(
+        self, total: int | None, start: int = 0, show: Callable[[float], str] = "{:.2f}".format
+    ) -> None:
+        self._show = show
         self._started: float | None = None
         self._start_fraction = 0.0
         self._score = math.nan
@@ -38,12 +42,12 @@ class Console:
 
     def progress(self, row: Mapping[str, float], fraction: float, steps: int | None) -> None:
         """Show a row of the history."""
-        scored = not math.isnan(row["val_psnr"])
-        self._score = row["val_psnr"] if scored else self._score
+        scored = not math.isnan(row["val"])
+        self._score = row["val"] if scored else self._score
         left = self._left(fraction)
         pairs = [
             f"loss {row['loss']:.1e}",
-            f"val {self._score:.2f} dB" if not math.isnan(self._score) else "val -",
+            f"val {self._show(self._score)}" if not math.isnan(self._score) else "val -",
             f"residual {row['residual']:.0e}",
             f"grad {row['hypergrad_norm']:.0e}",
         ]

@@ -49,6 +49,7 @@ def evaluate_run(
         "steps": progress.step,
         "train_seconds": progress.seconds,
         "nonexpansive": experiment.scheme.nonexpansive,
+        "notes": experiment.notes,
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),
         "git": git_state(),
@@ -66,7 +67,7 @@ def _report_leaks(data: dict[str, Any], trained: Mapping[str, Any]) -> None:
         seen = {
             entry["hash"]: name for name, entry in trained.get(split, {}).get("files", {}).items()
         }
-        for name, entry in data["test"]["files"].items():
+        for name, entry in data.get("test", {}).get("files", {}).items():
             if entry["hash"] in seen:
                 line = f"{seen[entry['hash']]} ({split} of the run) = {name} (test)"
                 data["shared"].append(line)

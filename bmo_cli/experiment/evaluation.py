@@ -17,7 +17,7 @@ from bmo_cli.errors import DivergenceError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
-from bmo_cli.solver.fixed_point import Solution, Status, iterate
+from bmo_cli.solver.fixed_point import Status, iterate
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
@@ -44,11 +44,24 @@ class Settings:
         return cls(**{key: value for key, value in section.items() if key in names})
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a solve found.
+
+    Attributes:
+        value: estimate of u.
+        iterations: evaluations of T.
+        residual: |D(u) - u|_G / |u|_G at the last iterate, the largest of the batch.
+    """
+
+    value: State
+    iterations: int
+    residual: float
+
+
 @torch.no_grad()
-def solve(
-    scheme: GKM, problem: Problem, initial: State, settings: Settings
-) -> tuple[Solution, float]:
-    """Iterate T; return the solution and the residual |D(u) - u|_G / |u|_G at its value.
+def solve(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Estimate:
+    """Iterate T from the observation alone.
 
     Raises:
         DivergenceError: an iterate became non-finite.
@@ -65,8 +78,9 @@ def solve(
             f"iterate {solution.iterations + 1} of {iterations} became non-finite: the scheme is "
             "expansive at these weights; use fewer eval.iterations or net=lip"
         )
-    u = solution.value
-    return solution, float(mapping.residual(u, mapping.D(u, solution.iterations)).max())
+    u, done = solution.value, solution.iterations
+    residual = float(mapping.residual(u, mapping.D(u, done)).max())
+    return Estimate(mapping.estimate(u), done, residual)
 
 
 @dataclass(frozen=True)
@@ -90,12 +104,16 @@ def evaluate(
     found: dict[str, dict[str, float]] = {}
     for case in task.cases(split):
         start = time.perf_counter()
-        solution, residual = solve(scheme, case.problem, case.initial, settings)
+        estimate = solve(scheme, case.problem, case.initial, settings)
         seconds = time.perf_counter() - start
-        scores = task.score(solution.value, case)
-        scores |= {"residual": residual, "iterations": solution.iterations, "seconds": seconds}
+        scores = task.score(estimate.value, case)
+        scores |= {
+            "residual": estimate.residual,
+            "iterations": estimate.iterations,
+            "seconds": seconds,
+        }
         found[case.name] = scores
-        report(Evaluation(case, solution.value, scores))
+        report(Evaluation(case, estimate.value, scores))
     return found
 
 

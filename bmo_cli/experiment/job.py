@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bmo_cli.config.callbacks import discard
 from bmo_cli.config.schema import check_config
@@ -79,7 +80,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         raise
     folder.write_result(result)
     log.info("results in %s", _relative(folder.path))
-    return result["metrics"].get("val/psnr")
+    return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
 
 
 def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -96,9 +97,9 @@ def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> di
     """Chosen option of every group; of a run that exists its own, where nothing else was typed."""
     recorded = {} if run is None else RunFolder(Path(run)).read_result()
     names: dict[str, str | None] = {}
-    for group in ("task", "gkm", "net", "hyper"):
+    for group in ("task", "method", "gkm", "net", "hyper"):
         is_typed = any(text.startswith(f"{group}=") for text in typed)
-        names[group] = choices[group] if is_typed or run is None else recorded.get(group)
+        names[group] = choices.get(group) if is_typed or run is None else recorded.get(group)
     return names
 
 
@@ -106,6 +107,13 @@ def _plain(command: str, config: DictConfig) -> dict[str, Any]:
     """The resolved, checked configuration."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except InterpolationKeyError as error:
+        source = re.search(r"'([\w.]+)' not found", str(error))
+        wanted = f"'{source.group(1)}'" if source else "a key"
+        raise InputError(
+            f"{error.full_key} is taken from {wanted}, which this configuration does not have; "
+            f"choose another task, or give {error.full_key}=..."
+        ) from error
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)

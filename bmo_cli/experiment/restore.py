@@ -66,9 +66,9 @@ def _deblur(
     padded = _continue_periodically(y, margin) if margin else y
     size = (padded.shape[-2], padded.shape[-1])
     problem = blur_problem(padded, PeriodicBlur(transfer_function(kernel, size), size))
-    solution, residual = solve(scheme, problem, (padded,), Settings.of(settings))
-    log.info("%d iterations, residual %.1e", solution.iterations, residual)
-    u = solution.value[0]
+    estimate = solve(scheme, problem, (padded,), Settings.of(settings))
+    log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
+    u = estimate.value[0]
     return u[..., margin : margin + y.shape[-2], margin : margin + y.shape[-1]]
 
 

@@ -21,14 +21,7 @@ from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
-_COLUMNS = {
-    "psnr_input": ".2f",
-    "psnr": ".2f",
-    "ssim_input": ".4f",
-    "ssim": ".4f",
-    "residual": ".1e",
-    "iterations": ".0f",
-}
+_COLUMNS = {"residual": ".1e", "iterations": ".0f"}
 
 
 def evaluate_test(
@@ -48,7 +41,8 @@ def evaluate_test(
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
-        `metrics` (flat, test/...), `images` (scores by image name), `protocol`, `data`.
+        `metrics` (flat, test/...), `images` (scores by name of the case), `protocol`, `data`, and
+        `flags` where the tolerance was not met.
     """
     shown = 0
 
@@ -75,41 +69,54 @@ def evaluate_test(
         report=report,
     )
     metrics = averages(scores, "test")
-    data = experiment.task.fingerprints()
-    metric = experiment.task.metric
-    if metrics[f"test/{metric}"] < metrics[f"test/{metric}_input"]:
+    task = experiment.task
+    score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
+    if given is not None and score != given and (score > given) != task.larger_is_better:
         log.warning(
             "on average the restored images are worse than the observations: a run knows the noise "
             "and the blur that it was trained on (train with task.noise=[low,high] for a range)"
         )
     mean = {key.removeprefix("test/"): value for key, value in metrics.items()}
-    log.info("\n%s\n", table({**scores, "mean": mean}, _COLUMNS))
+    log.info("\n%s\n", table({**scores, "mean": mean}, {**task.columns, **_COLUMNS}))
     return {
         "metrics": metrics,
         "images": scores,
-        "protocol": experiment.task.protocol,
-        "data": data,
+        "protocol": task.protocol,
+        "data": task.fingerprints(),
+        "flags": _unmet(scores, settings),
     }
+
+
+def _unmet(
+    scores: Mapping[str, Mapping[str, float]], settings: Mapping[str, Any]
+) -> dict[str, int]:
+    """How often the tolerance was not reached; the values are those of the last iteration."""
+    missed = sum(row["residual"] > settings["tolerance"] for row in scores.values())
+    if settings["tolerance"] == 0 or missed == 0:
+        return {}
+    flag = (
+        f"eval.tolerance={settings['tolerance']:g} was not reached within eval.iterations="
+        f"{settings['iterations']}"
+    )
+    log.warning("%s on %d of %d cases", flag, missed, len(scores))
+    return {flag: missed}
 
 
 def _write_pictures(
     experiment: Experiment, evaluation: Evaluation, folder: RunFolder, number: int
 ) -> None:
+    pictures = experiment.task.pictures(evaluation.estimate, evaluation.case, evaluation.scores)
+    if not pictures:
+        return
     folder.images.mkdir(exist_ok=True)
     stem = evaluation.case.name.rsplit(".", 1)[0][:80]
-    pictures = experiment.task.pictures(evaluation.estimate, evaluation.case)
-    arrays = {name: _array(picture) for name, picture in pictures.items()}
+    arrays = {name: _array(picture.image) for name, picture in pictures.items()}
     for name, array in arrays.items():
         pixels = (array * 255).round().astype(np.uint8)
         write_image(
             folder.images / f"{number:02d}_{stem}_{name}.png", Photograph(pixels), overwrite=True
         )
-    scores = evaluation.scores
-    captions = {
-        "clean": f"{stem}: clean",
-        "degraded": f"degraded {scores['psnr_input']:.2f} dB",
-        "restored": f"restored {scores['psnr']:.2f} dB",
-    }
+    captions = {name: picture.caption for name, picture in pictures.items()}
     side_by_side(arrays, captions, folder.images / f"{number:02d}_{stem}_side_by_side.png")
 
 

@@ -14,12 +14,14 @@ from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_c
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.memory import require_memory
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
 
@@ -42,7 +44,8 @@ def train(
         The content of result.json.
     """
     experiment = build(config)
-    experiment.task.prepare(["train", "val", "test"])
+    task = experiment.task
+    task.prepare(["train", "val", "test"])
     optimizer = None
     if experiment.hyper.trains:
         optimizer = build_optimizer(
@@ -60,6 +63,8 @@ def train(
                 "train.steps=N"
             )
         log.info("going on after step %d", progress.step)
+    if experiment.hyper.trains:
+        require_memory(experiment, config["train"])
     begin()
     result: dict[str, Any] = {
         "status": "running",
@@ -72,7 +77,7 @@ def train(
         "git": git_state(),
         "device": describe_device(experiment.device),
     }
-    result["nonexpansive"] = experiment.scheme.nonexpansive
+    result |= {"nonexpansive": experiment.scheme.nonexpansive, "notes": experiment.notes}
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
         *(names.get(key) for key in ("task", "hyper", "gkm", "net")),
@@ -80,13 +85,17 @@ def train(
         result["device"],
         folder.path,
     )
+    for note in experiment.notes:
+        log.info("note: %s", note)
     with StopRequest() as stop:
         try:
             trainer = _fit(experiment, optimizer, config, folder, progress, stop)
         finally:  # what is known is on disk, however the run ends
             result |= {"steps": progress.step, "train_seconds": progress.seconds}
+            result["evaluations"], result["products"] = progress.evaluations, progress.products
             folder.write_result(result)
-        curves(folder.read_history(), folder.path / "curves.png")
+        history = folder.read_history()
+        curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
         if stop.signal is not None:
             raise Interrupted(
                 f"stopped after step {progress.step}, which is saved; go on with "
@@ -96,13 +105,21 @@ def train(
         load_checkpoint(trainer.best, experiment.omega)
         log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
         result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
-    result["metrics"]["val/psnr"] = progress.best
+    result["metrics"][f"val/{task.metric}"] = progress.best
+    if history:
+        result["metrics"]["train/loss"] = history[-1]["loss"]
     result["best_step"] = progress.best_step
-    result["flags"] = dict(trainer.flags)
+    result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
     return result
+
+
+def _show(task: Task) -> Callable[[float], str]:
+    """The validation score as text."""
+    layout = task.columns.get(task.metric, ".4g")
+    return lambda score: f"{score:{layout}} {task.unit}".strip()
 
 
 def _fit(
@@ -119,7 +136,7 @@ def _fit(
         scores = evaluate(experiment.scheme, task, "val", Settings.of(config["eval"]))
         return mean([row[task.metric] for row in scores.values()])
 
-    console = Console(settings["steps"], progress.step)
+    console = Console(settings["steps"], progress.step, _show(task))
     trainer = Trainer(experiment, optimizer, settings, folder, validate, console, stop, progress)
     try:
         trainer.run()

@@ -22,6 +22,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.results.run_folder import History, RunFolder
+from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
 
@@ -59,7 +60,7 @@ class Trainer:
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
         self.flags: Counter[str] = Counter()
-        self._history = History(folder, keep_until=progress.step)
+        self._history = History(folder, experiment.task.metric, keep_until=progress.step)
         self._window: list[tuple[float, float, float]] = []
 
     def run(self) -> None:
@@ -113,10 +114,13 @@ class Trainer:
             group["lr"] = base * self._rate()
         self._lr = optimizer.param_groups[0]["lr"]
         optimizer.zero_grad(set_to_none=True)
+        cost = experiment.scheme.cost = Cost()
         outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
             self._diverged("the loss or an iterate became non-finite", "the iteration expands")
         torch.autograd.backward(outcome.objective)
+        self.progress.evaluations += cost.evaluations
+        self.progress.products += cost.products
         limit = settings["clip"] if settings["clip"] is not None else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm):
@@ -159,11 +163,17 @@ class Trainer:
             score = self.validate()
         except DivergenceError as error:
             raise DivergenceError(f"validation after step {progress.step}: {error}") from error
-        if score > progress.best:
+        if self._is_better(score, progress.best):
             progress.best, progress.best_step = score, progress.step
             save_checkpoint(self.best, self.experiment.omega, progress)
         save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
         return score
+
+    def _is_better(self, score: float, best: float) -> bool:
+        task = self.experiment.task
+        if not task.selects or math.isnan(best):
+            return True
+        return score > best if task.larger_is_better else score < best
 
     def _record(self, score: float) -> None:
         """A row of history.csv: averages since the last row."""
@@ -174,7 +184,7 @@ class Trainer:
             "step": self.progress.step,
             "seconds": self.progress.seconds,
             "loss": loss,
-            "val_psnr": score,
+            "val": score,
             "hypergrad_norm": norm,
             "residual": residual,
             "lr": self._lr,

@@ -1,11 +1,17 @@
-"""Numerical operators: what a new one implements, and the two of the proximal family.
+"""What a numerical operator declares, and the parameters that keep it inside its condition.
 
-| operator | map | metric | condition |
+| operator | file | metric G | condition |
 |---|---|---|---|
-| `ProximalGradient` | prox_{gamma g}(u - gamma grad f(u)) | I/gamma | 0 < gamma < 2/L_f |
-| `Resolvent` | prox_{gamma f}(u) | I/gamma | gamma > 0 |
+| `ProximalGradient` | proximal.py | I/gamma | 0 < gamma < 2/L_f |
+| `Resolvent` | proximal.py | I/gamma | gamma > 0 |
+| `DouglasRachford` | proximal.py | I | gamma > 0 |
+| `ALM` | augmented.py | diag(I/tau - beta A^T A, I/beta) | 1/tau - beta L_A > L_f/2 |
+| `LADMM` | augmented.py | diag(I/tau - beta A^T A, beta I, I/beta) | 1/tau - beta L_A > L_f/2 |
+| `PDHG` | augmented.py | [[I/tau, -A^T], [-A, I/sigma]] | 1/tau - sigma L_A > L_f/2 |
+| `FISTA`, `LISTA`, ... | accelerated.py, learned.py | - | nothing is promised |
 
-(method.md, section 2; Bauschke & Combettes, Convex Analysis and Monotone Operator Theory, 2017.)
+with L_A = |A|^2. (method.md, section 2; Bauschke & Combettes, Convex Analysis and Monotone Operator
+Theory, 2017.)
 """
 
 from __future__ import annotations
@@ -19,82 +25,144 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import OpenZeroTwo, Positive, checked
-from bmo_cli.solver.metric import Metric, ScaledIdentity
-from bmo_cli.solver.problem import Problem
+from bmo_cli.errors import InputError
+from bmo_cli.solver.functions import LeastSquares, StateMap
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.solver.state import State
+
+
+def unchanged(u: State) -> State:
+    """u."""
+    return u
 
 
 @dataclass(frozen=True)
 class BoundOperator:
-    """A numerical operator at one problem and the present hyper-parameters."""
+    """A numerical operator at one problem and the present hyper-parameters.
+
+    Attributes:
+        apply: (u, k) -> D_num(u); operators that do not change along the iteration ignore k.
+        metric: G.
+        lift, readout: see `solver.fixed_point.FixedPointMap`.
+    """
 
     apply: Callable[[State, int], State]
     metric: Metric
+    lift: StateMap = unchanged
+    readout: StateMap | None = None
 
 
 class NumericalOperator(nn.Module, ABC):
     """D_num. Its parameters are the numerical hyper-parameters (step sizes, thresholds, ...).
 
-    A subclass keeps its parameters inside the step-size condition whatever value they are given,
-    by a reparametrisation, and says in `nonexpansive` whether it is so in its metric.
+    A subclass keeps its parameters inside its condition whatever value an optimiser gives them, by
+    a reparametrisation (`Bounded`, `Exponential`), and declares what then holds.
+
+    Attributes:
+        nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every problem and all parameters.
+        averaged: D is moreover averaged, so that it converges without damping (gkm.alpha=null).
+        scalar_metric: G is a multiple of the identity on the first block and does not couple it to
+            others; only then a nonexpansive network on that block keeps D nonexpansive.
+        stationary: D does not depend on the number k of the iteration.
     """
 
     nonexpansive: ClassVar[bool] = True
+    averaged: ClassVar[bool] = False
+    scalar_metric: ClassVar[bool] = True
+    stationary: ClassVar[bool] = True
 
     @abstractmethod
     def bind(self, problem: Problem) -> BoundOperator:
-        """Compute once what all iterations at `problem` share."""
+        """Compute once what all iterations at `problem` share.
+
+        Raises:
+            InputError: the operator does not apply to this kind of problem.
+        """
 
 
-@checked
-class ProximalGradient(NumericalOperator):
-    """Gradient step on f, then the proximal map of g; averaged in I/gamma.
-
-    Args:
-        gamma: step size in units of 1/L_f, in (0, 2).
-        learn: whether gamma is a hyper-parameter, kept in (0, 2) as 2 sigmoid(theta).
-    """
-
-    def __init__(self, *, gamma: OpenZeroTwo = 1.0, learn: bool = True) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(math.log(gamma / (2 - gamma))), requires_grad=learn)
-
-    @property
-    def gamma(self) -> Tensor:
-        """The step size in units of 1/L_f, a scalar."""
-        return 2 * torch.sigmoid(self.theta)
-
-    def bind(self, problem: Problem) -> BoundOperator:
-        gamma = self.gamma / problem.f.lipschitz
-
-        def apply(u: State, k: int) -> State:
-            gradient = problem.f.grad(u)
-            moved = tuple(a - gamma * b for a, b in zip(u, gradient, strict=True))
-            return problem.g.prox(moved, gamma)
-
-        return BoundOperator(apply, ScaledIdentity(1 / gamma))
-
-
-@checked
-class Resolvent(NumericalOperator):
-    """The proximal map of the data term; firmly nonexpansive in I/gamma.
+class Bounded(nn.Module):
+    """A hyper-parameter in the open interval (0, high), by a sigmoid that never reaches the ends.
 
     Args:
-        gamma: step size in units of 1/L_f, > 0.
-        learn: whether gamma is a hyper-parameter, kept positive as exp(theta).
+        value: initial.
+        high: upper end.
+        learn: whether it is trained.
     """
 
-    def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(math.log(gamma)), requires_grad=learn)
+    margin = 1e-6
 
-    @property
-    def gamma(self) -> Tensor:
-        """The step size in units of 1/L_f, a scalar."""
+    def __init__(self, value: float, *, high: float = 1.0, learn: bool = True) -> None:
+        super().__init__()
+        share = (value / high - self.margin) / (1 - 2 * self.margin)
+        share = min(max(share, self.margin), 1 - self.margin)
+        theta = torch.tensor(math.log(share / (1 - share)))
+        self.theta, self.high = nn.Parameter(theta, requires_grad=learn), high
+
+    def forward(self) -> Tensor:
+        """The value, a scalar."""
+        share = torch.sigmoid(self.theta)
+        return self.high * (self.margin + (1 - 2 * self.margin) * share)
+
+
+class Exponential(nn.Module):
+    """A positive hyper-parameter, exp(theta).
+
+    Args:
+        value: initial.
+        learn: whether it is trained.
+    """
+
+    def __init__(self, value: float, *, learn: bool = True) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(math.log(value)), requires_grad=learn)
+
+    def forward(self) -> Tensor:
+        """The value, a scalar."""
         return self.theta.exp()
 
-    def bind(self, problem: Problem) -> BoundOperator:
-        gamma = self.gamma / problem.f.lipschitz
-        resolvent = problem.f.resolvent(gamma)
-        return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
+
+def lipschitz_of(problem: Problem, operator: NumericalOperator) -> float | Tensor:
+    """L_f of a problem f + g, in whose units step sizes are given.
+
+    Raises:
+        InputError: the problem has no smooth part, or a coupling that the operator would ignore.
+    """
+    name = type(operator).__name__
+    if problem.coupling is not None:
+        raise InputError(
+            f"{name} solves min f + g, but this problem has a linear relation A u + z = b; use "
+            "gkm=ladmm or gkm=pdhg (gkm=alm for A u = b)"
+        )
+    if float(problem.f.lipschitz) == 0:
+        raise InputError(f"{name} needs a smooth term f, and this problem has none")
+    return problem.f.lipschitz
+
+
+def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:
+    """The linear relation of a coupled problem.
+
+    Raises:
+        InputError: it has none.
+    """
+    if problem.coupling is None:
+        raise InputError(
+            f"{type(operator).__name__} needs a problem with a linear relation A u + z = b, and "
+            "this task's has none; use gkm=pg or gkm=prox, or another form of the task"
+        )
+    return problem.coupling
+
+
+def least_squares_of(problem: Problem, operator: NumericalOperator) -> LeastSquares:
+    """The data term 1/2 |A u - y|^2 of a problem f + g.
+
+    Raises:
+        InputError: f is something else.
+    """
+    lipschitz_of(problem, operator)
+    if not isinstance(problem.f, LeastSquares):
+        raise InputError(
+            f"{type(operator).__name__} needs a data term 1/2 |A u - y|^2, got "
+            f"{type(problem.f).__name__}; use gkm=pg"
+        )
+    return problem.f

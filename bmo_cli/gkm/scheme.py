@@ -1,18 +1,49 @@
-"""GKM: a numerical operator and a network as one averaged fixed-point map (method.md, section 2).
+"""GKM: numerical operators and networks as one averaged fixed-point map (method.md, section 2).
 
 D = D_net o D_num,     T = (1 - alpha) I + alpha D
 """
 
 from __future__ import annotations
 
+import copy
+from typing import cast
+
 from torch import nn
 
-from bmo_cli.config.checks import OpenUnit, checked
-from bmo_cli.gkm.operator import NumericalOperator
-from bmo_cli.nets.network import Network
+from bmo_cli.config.checks import Count, OpenUnit, checked
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
+from bmo_cli.nets.network import Identity, Network
+from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
+
+
+class Stage(nn.Module):
+    """D with one set of weights.
+
+    Args:
+        operator: D_num.
+        net: D_net, applied to the first block; None: the numerical operator alone.
+    """
+
+    def __init__(self, operator: NumericalOperator, net: Network | None) -> None:
+        super().__init__()
+        self.operator, self.net = operator, net
+
+    def bind(self, problem: Problem) -> BoundOperator:
+        """D at one problem and the present weights."""
+        bound = self.operator.bind(problem)
+        if self.net is None:
+            return bound
+        network = self.net.bind()
+
+        def composed(u: State, k: int) -> State:
+            first, *others = bound.apply(u, k)
+            return (network(first), *others)
+
+        return BoundOperator(composed, bound.metric, bound.lift, bound.readout)
 
 
 @checked
@@ -22,34 +53,101 @@ class GKM(nn.Module):
     Args:
         operator: D_num.
         net: D_net, applied to the first block (the image); None: numerical operator alone.
-        alpha: averaging, in (0, 1).
+        alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
+            averaged by construction or about which nothing is promised.
+        stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
+            weights, which start equal, and iterations beyond the n-th use the last.
+
+    Raises:
+        InputError: a combination that the theory excludes.
     """
 
     def __init__(
-        self, *, operator: NumericalOperator, net: Network | None = None, alpha: OpenUnit = 0.9
+        self,
+        *,
+        operator: NumericalOperator,
+        net: Network | None = None,
+        alpha: OpenUnit | None = 0.9,
+        stages: Count = 1,
     ) -> None:
         super().__init__()
-        self.operator, self.net, self.alpha = operator, net, alpha
+        net = None if isinstance(net, Identity) else net
+        if net is not None and net.nonexpansive:
+            _refuse_batch_norm(net)
+        first = Stage(operator, net)
+        self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
+        self.cost = Cost()
+        self.alpha = 1.0 if alpha is None else alpha
+        averaged = operator.averaged and (net is None or net.averaged)
+        if alpha is None and self.nonexpansive and not averaged:
+            raise InputError(
+                "gkm.alpha=null needs a D that is averaged by construction; "
+                f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "
+                "undamped iterations may circle: use gkm.alpha in (0, 1)"
+            )
+
+    @property
+    def operator(self) -> NumericalOperator:
+        """D_num of the last stage: the one that iterates on."""
+        return cast(Stage, self.stages[-1]).operator
+
+    @property
+    def net(self) -> Network | None:
+        """D_net of the last stage; None: there is no network."""
+        return cast(Stage, self.stages[-1]).net
+
+    @property
+    def stationary(self) -> bool:
+        """Whether every iteration applies the same map."""
+        return len(self.stages) == 1 and self.operator.stationary
+
+    @property
+    def expansive_because(self) -> str | None:
+        """Why D need not be nonexpansive in its metric; None: it is, by construction."""
+        operator, net = self.operator, self.net
+        if len(self.stages) > 1:
+            return f"gkm.stages={len(self.stages)} iterates several maps"
+        if not operator.nonexpansive:
+            return f"{type(operator).__name__} promises nothing"
+        if net is None or (net.nonexpansive and operator.scalar_metric):
+            return None
+        if not net.nonexpansive:
+            return f"{type(net).__name__} is unconstrained"
+        return (
+            f"{type(net).__name__} is nonexpansive in the Euclidean norm, not in the metric of "
+            f"{type(operator).__name__}"
+        )
 
     @property
     def nonexpansive(self) -> bool:
         """Whether D is nonexpansive by construction."""
-        return self.operator.nonexpansive and (self.net is None or self.net.nonexpansive)
+        return self.expansive_because is None
 
     def bind(self, problem: Problem) -> FixedPointMap:
-        """T at one problem and the present omega, with everything that is constant computed."""
-        bound = self.operator.bind(problem)
-        if self.net is None:
-            return FixedPointMap(bound.apply, bound.metric, self.alpha)
-        network = self.net.bind()
+        """T at one problem and the present omega, with everything that is constant computed.
 
-        def composed(u: State, k: int) -> State:
-            first, *others = bound.apply(u, k)
-            return (network(first), *others)
+        The metric, the lift and the readout are those of the last stage.
+        """
+        bound = [cast(Stage, stage).bind(problem) for stage in self.stages]
 
-        return FixedPointMap(composed, bound.metric, self.alpha)
+        def apply(u: State, k: int) -> State:
+            return self.cost.count(bound[min(k, len(bound) - 1)].apply(u, k))
+
+        last = bound[-1]
+        return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
 
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""
-        if self.net is not None:
-            self.net.project_()
+        for stage in self.stages:
+            net = cast(Stage, stage).net
+            if net is not None:
+                net.project_()
+
+
+def _refuse_batch_norm(net: Network) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"{type(net).__name__} declares itself nonexpansive but has batch norm ({name}), "
+                "whose scale depends on the data: drop it, or declare nonexpansive = False"
+            )

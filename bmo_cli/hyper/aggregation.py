@@ -24,13 +24,11 @@ class Unrolled(HyperOptimizer):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
+        loss = mapping.seen(sample.loss)
         solution = iterate(
-            mapping,
-            sample.initial,
-            iterations=iterations,
-            combine=self._combine(mapping, sample.loss),
+            mapping, sample.initial, iterations=iterations, combine=self._combine(mapping, loss)
         )
-        objective = sample.loss.value(solution.value).mean() / sample.loss.size
+        objective = loss.value(solution.value).mean() / loss.size
         return Outcome(objective, solution.residuals[-1], solution.status)
 
     def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
@@ -45,7 +43,7 @@ class BMO(Unrolled):
         mu: aggregation weight, in [0, 1).
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
-        box: U as (low, high), projected onto after every step; None: no constraint.
+        box: bounds (low, high) of the first block, projected onto after every step; None: none.
     """
 
     def __init__(
@@ -76,4 +74,8 @@ class BMO(Unrolled):
         return combine
 
     def _project(self, u: State) -> State:
-        return u if self.box is None else tuple(a.clamp(*self.box) for a in u)
+        return u if self.box is None else (u[0].clamp(*self.box), *u[1:])
+
+    def check(self, scheme: GKM) -> tuple[str, ...]:
+        reason = scheme.expansive_because
+        return () if reason is None else (f"bmo converges for a nonexpansive D, but {reason}",)

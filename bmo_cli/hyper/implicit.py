@@ -2,8 +2,8 @@
 
 At u = D(u; omega), d phi / d omega = d l / d omega + q^T d D / d omega with
 (I - J^T) q = grad_u l, J = d D / d u. The system is not symmetric, so conjugate gradients do not
-apply; it is solved by the fixed-point iteration q <- J^T q + grad l, or by GMRES (Saad & Schultz,
-SIAM J. Sci. Stat. Comput. 1986). (Bai et al., Deep equilibrium models, NeurIPS 2019.)
+apply; it is solved by GMRES, or by the iteration q <- J^T q + grad l, plain or with Anderson
+acceleration. (Bai et al., Deep equilibrium models, NeurIPS 2019.)
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import Count, Positive, checked
+from bmo_cli.config.checks import Count, Index, Positive, checked
+from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
-from bmo_cli.solver.fixed_point import iterate
+from bmo_cli.solver.anderson import Anderson
+from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
+from bmo_cli.solver.gmres import gmres
+from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Sample
 from bmo_cli.solver.state import State, detach, inner, scale
 
 UNCONVERGED = "implicit gradient at a point whose residual is above hyper.tolerance"
+UNSOLVED = "implicit gradient from a transposed system not solved to hyper.backward_tolerance"
+_MEMORY = 5  # of Anderson acceleration of the transposed system
+
+Pull = Callable[[State], State]
+"""q -> J^T q."""
 
 
 @checked
@@ -31,6 +40,7 @@ class Implicit(HyperOptimizer):
     Args:
         tolerance: forward residual |D(u) - u|_G / |u|_G at which the inner loop stops. Where K
             iterations do not reach it, the formula does not hold, and the run says so.
+        anderson: memory of Anderson acceleration of the inner loop; 0: none.
         solver: of the transposed system.
         backward_iterations: largest number of vector-Jacobian products.
         backward_tolerance: relative residual of the transposed system at which its solver stops.
@@ -40,108 +50,91 @@ class Implicit(HyperOptimizer):
         self,
         *,
         tolerance: Positive = 1e-4,
-        solver: Literal["gmres", "fixed_point"] = "gmres",
+        anderson: Index = 0,
+        solver: Literal["gmres", "anderson", "fixed_point"] = "gmres",
         backward_iterations: Count = 30,
         backward_tolerance: Positive = 1e-4,
     ) -> None:
-        self.tolerance, self.solver = tolerance, solver
+        self.tolerance, self.anderson, self.solver = tolerance, anderson, solver
         self.backward_iterations = backward_iterations
         self.backward_tolerance = backward_tolerance
 
+    def accuracy(self, iterations: int) -> float | None:
+        return 1e-5
+
+    def check(self, scheme: GKM) -> tuple[str, ...]:
+        if not scheme.stationary:
+            raise InputError(
+                "hyper=implicit differentiates at a fixed point of one map, but this scheme "
+                "changes with the iteration; use gkm.stages=1 and no FISTA"
+            )
+        reason = scheme.expansive_because
+        return () if reason is None else (f"implicit needs a fixed point, but {reason}",)
+
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
+        self.check(scheme)
         mapping = scheme.bind(sample.problem)
+        loss = mapping.seen(sample.loss)
+        combine = None
+        if self.anderson:
+            combine = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)
         with torch.no_grad():
             solution = iterate(
-                mapping, sample.initial, iterations=iterations, tolerance=self.tolerance
+                mapping,
+                sample.initial,
+                iterations=iterations,
+                tolerance=self.tolerance,
+                combine=combine,
             )
+        if solution.status is Status.NONFINITE:
+            return Outcome(torch.tensor(torch.nan), solution.residuals[-1], solution.status)
         u = tuple(a.detach().requires_grad_() for a in solution.value)
         image = mapping.D(u, iterations)
         residual = float(mapping.residual(u, image).max())
-        value = sample.loss.value(u).mean() / sample.loss.size
-        share = 1 / (len(u[0]) * sample.loss.size)
-        gradient = detach(scale(sample.loss.grad(u), share))
+        value = loss.value(u).mean() / loss.size
+        share = 1 / (len(u[0]) * loss.size)
+        gradient = detach(scale(loss.grad(u), share))
 
-        def transposed(q: State) -> State:
-            """(I - J^T) q."""
-            pulled = torch.autograd.grad(
+        def pull(q: State) -> State:
+            return torch.autograd.grad(
                 image, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            return tuple(a - b for a, b in zip(q, pulled, strict=True))
 
-        q = self._solve(transposed, gradient)
+        q, defect = self._solve(pull, gradient)
         # Its value is that of phi, its derivative with respect to omega the implicit one.
-        pull = inner(detach(q), image).sum()
-        objective = value + pull - pull.detach()
-        flags = () if residual <= self.tolerance else (UNCONVERGED,)
+        pulled = inner(detach(q), image).sum()
+        objective = value + pulled - pulled.detach()
+        unconverged, unsolved = residual > self.tolerance, defect > self.backward_tolerance
+        flags = (UNCONVERGED,) * unconverged + (UNSOLVED,) * unsolved
         return Outcome(objective, residual, solution.status, flags)
 
-    def _solve(self, transposed: Callable[[State], State], right: State) -> State:
-        shapes = [a.shape for a in right]
-        sizes = [a.numel() for a in right]
-
-        def flat(state: State) -> Tensor:
-            return torch.cat([a.reshape(-1) for a in state])
-
-        def apply(vector: Tensor) -> Tensor:
-            blocks = zip(torch.split(vector, sizes), shapes, strict=True)
-            return flat(transposed(tuple(a.reshape(shape) for a, shape in blocks)))
-
-        method = gmres if self.solver == "gmres" else fixed_point
-        found = method(
-            apply,
-            flat(right),
-            iterations=self.backward_iterations,
-            tolerance=self.backward_tolerance,
+    def _solve(self, pull: Pull, right: State) -> tuple[State, float]:
+        """q and the relative residual of (I - J^T) q = right."""
+        limits = {"iterations": self.backward_iterations, "tolerance": self.backward_tolerance}
+        if self.solver == "gmres":
+            flat, defect = gmres(
+                lambda q: q - _flat(pull(_unflat(q, right))),
+                _flat(right),
+                iterations=self.backward_iterations,
+                tolerance=self.backward_tolerance,
+            )
+            return _unflat(flat, right), defect
+        metric = ScaledIdentity(torch.ones_like(right[0][(0,) * right[0].dim()]))
+        mapping = FixedPointMap(
+            lambda q, k: tuple(a + b for a, b in zip(pull(q), right, strict=True)), metric
         )
-        return tuple(a.reshape(s) for a, s in zip(torch.split(found, sizes), shapes, strict=True))
+        combine = None
+        if self.solver == "anderson":
+            combine = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
+        with torch.no_grad():
+            solution = iterate(mapping, right, combine=combine, **limits)  # type: ignore[arg-type]
+        return solution.value, solution.residuals[-1]
 
 
-def fixed_point(
-    apply: Callable[[Tensor], Tensor], right: Tensor, *, iterations: int, tolerance: float
-) -> Tensor:
-    """Solve A q = b by q <- q + (b - A q); converges when I - A is a contraction.
-
-    Args:
-        apply: q -> A q, shapes (n,).
-        right: b, (n,).
-        iterations: largest number of products with A.
-        tolerance: stop at |b - A q| <= tolerance |b|.
-    """
-    q = right.clone()
-    for _ in range(iterations):
-        defect = right - apply(q)
-        if defect.norm() <= tolerance * right.norm():
-            break
-        q = q + defect
-    return q
+def _flat(state: State) -> Tensor:
+    return torch.cat([block.reshape(-1) for block in state])
 
 
-def gmres(
-    apply: Callable[[Tensor], Tensor], right: Tensor, *, iterations: int, tolerance: float
-) -> Tensor:
-    """Solve A q = b by GMRES without restarts; arguments as `fixed_point`.
-
-    Arnoldi with modified Gram-Schmidt; the small least-squares problem is solved afresh at every
-    step, whose cost is nothing beside a product with A.
-    """
-    norm = right.norm()
-    if norm == 0:
-        return torch.zeros_like(right)
-    basis = [right / norm]
-    hessenberg = right.new_zeros(iterations + 1, iterations)
-    target = right.new_zeros(iterations + 1)
-    target[0] = norm
-    weights = right.new_zeros(0)
-    for j in range(iterations):
-        w = apply(basis[j])
-        for i, v in enumerate(basis):
-            hessenberg[i, j] = torch.dot(v, w)
-            w = w - hessenberg[i, j] * v
-        hessenberg[j + 1, j] = w.norm()
-        small, short = hessenberg[: j + 2, : j + 1], target[: j + 2]
-        weights = torch.linalg.lstsq(small, short[:, None]).solution[:, 0]
-        defect = (small @ weights - short).norm()
-        if defect <= tolerance * norm or hessenberg[j + 1, j] <= 1e-14 * norm:
-            break
-        basis.append(w / hessenberg[j + 1, j])
-    return torch.stack(basis[: len(weights)], 1) @ weights
+def _unflat(vector: Tensor, like: State) -> State:
+    parts = torch.split(vector, [block.numel() for block in like])
+    return tuple(part.reshape(block.shape) for part, block in zip(parts, like, strict=True))

@@ -15,3 +15,6 @@ class Untrained(HyperOptimizer):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         raise InputError("hyper=none has no hyper-gradient")
+
+    def accuracy(self, iterations: int) -> float | None:
+        return None

@@ -9,6 +9,7 @@ from bmo_cli.config.checks import Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
+from bmo_cli.nets.network import Network
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample, SquaredError
 
@@ -29,16 +30,30 @@ class Separate(HyperOptimizer):
         self.sigma = sigma
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
-        if scheme.net is None or not any(True for _ in scheme.net.parameters()):
-            raise InputError("hyper=separate fits a network, but net=none has nothing to fit")
+        network = self._network(scheme)
         if not isinstance(sample.loss, SquaredError):
             raise InputError("hyper=separate needs a task with a clean target to fit a denoiser on")
         clean = sample.loss.target
         generator = torch.Generator().manual_seed(sample.seed)
         noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         noisy = clean + self._level(scheme, sample) * noise.to(clean.device)
-        value = sample.loss.value((scheme.net.bind()(noisy),))
+        value = sample.loss.value((network.bind()(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
+
+    def check(self, scheme: GKM) -> tuple[str, ...]:
+        self._network(scheme)
+        return ()
+
+    @staticmethod
+    def _network(scheme: GKM) -> Network:
+        if scheme.net is None or not any(True for _ in scheme.net.parameters()):
+            raise InputError("hyper=separate fits a network, but net=none has nothing to fit")
+        if len(scheme.stages) > 1:
+            raise InputError(
+                f"hyper=separate fits one denoiser, but gkm.stages={len(scheme.stages)}; use "
+                "gkm.stages=1"
+            )
+        return scheme.net
 
     def _level(self, scheme: GKM, sample: Sample) -> Tensor | float:
         if self.sigma is not None:

@@ -27,6 +27,7 @@ class Truncated(HyperOptimizer):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
+        loss = mapping.seen(sample.loss)
         u, first = sample.initial, max(iterations - self.last, 0)
         if first:
             with torch.no_grad():
@@ -35,5 +36,8 @@ class Truncated(HyperOptimizer):
                 return Outcome(torch.tensor(torch.nan), begun.residuals[-1], begun.status)
             u = begun.value
         ended = iterate(mapping, u, iterations=iterations - first, start=first)
-        objective = sample.loss.value(ended.value).mean() / sample.loss.size
+        objective = loss.value(ended.value).mean() / loss.size
         return Outcome(objective, ended.residuals[-1], ended.status)
+
+    def accuracy(self, iterations: int) -> float | None:
+        return super().accuracy(iterations) if self.last >= iterations else None

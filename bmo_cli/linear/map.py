@@ -11,8 +11,8 @@ from torch import Tensor
 class LinearMap(ABC):
     """A, its adjoint, and what solvers need of A^T A."""
 
-    norm_squared: float
-    """|A|^2, the largest eigenvalue of A^T A over the whole batch."""
+    norm_squared: float | Tensor
+    """|A|^2, the largest eigenvalue of A^T A over the whole batch: a number or a scalar tensor."""
 
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:
@@ -28,4 +28,4 @@ class LinearMap(ABC):
 
     @abstractmethod
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        """The map (I + gamma A^T A)^{-1} for a positive scalar tensor gamma."""
+        """The map (I + gamma A^T A)^{-1} for a scalar tensor gamma > -1 / |A|^2."""

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 _CURVES = (
     ("loss", "training loss", True),
-    ("val_psnr", "validation PSNR (dB)", False),
+    ("val", "validation {metric}", False),
     ("hypergrad_norm", "hyper-gradient norm", True),
     ("residual", "fixed-point residual |D(u) - u| / |u|", True),
 )
 
 
-def curves(rows: Sequence[Mapping[str, float]], file: Path) -> None:
-    """Draw history.csv: loss, validation PSNR, hyper-gradient norm and residual against steps."""
+def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None:
+    """Draw history.csv: loss, validation score, hyper-gradient norm and residual against steps."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for axis, (key, title, logarithmic) in zip(axes.flat, _CURVES, strict=True):
@@ -29,7 +29,7 @@ def curves(rows: Sequence[Mapping[str, float]], file: Path) -> None:
             axis.plot(steps, values, marker="o" if len(points) < 30 else "", markersize=3)
             if logarithmic and min(values) > 0:
                 axis.set_yscale("log")
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title.format(metric=metric), fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel("hyper-training step")

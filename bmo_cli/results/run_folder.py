@@ -13,7 +13,8 @@ from typing import Any
 
 from bmo_cli.errors import InputError
 
-HISTORY = ("step", "seconds", "loss", "val_psnr", "hypergrad_norm", "residual", "lr")
+HISTORY = ("step", "seconds", "loss", "val", "hypergrad_norm", "residual", "lr")
+"""Columns of history.csv; in the file `val` carries the name of the metric, as `val_psnr`."""
 
 
 class RunFolder:
@@ -57,10 +58,10 @@ class RunFolder:
             return []
         with file.open(newline="", encoding="utf-8") as stream:
             try:
-                return [
-                    {key: float(row[key]) if row[key] else math.nan for key in HISTORY}
-                    for row in csv.DictReader(stream)
-                ]
+                reader = csv.DictReader(stream)
+                given = reader.fieldnames or ()
+                names = {"val" if key.startswith("val_") else key: key for key in given}
+                return [{key: float(row[names[key]] or "nan") for key in HISTORY} for row in reader]
             except (KeyError, TypeError, ValueError) as error:
                 raise InputError(f"{file} is damaged: {error}") from error
 
@@ -70,13 +71,15 @@ class History:
 
     Args:
         folder: of the run.
+        metric: name of the validation score.
         keep_until: rows up to this step are kept when the file exists (a resumed run).
     """
 
-    def __init__(self, folder: RunFolder, keep_until: int = 0) -> None:
+    def __init__(self, folder: RunFolder, metric: str, keep_until: int = 0) -> None:
         self._file = folder.path / "history.csv"
         kept = [row for row in folder.read_history() if row["step"] <= keep_until]
-        lines = [",".join(HISTORY), *(_csv_line(row) for row in kept)]
+        header = [f"val_{metric}" if key == "val" else key for key in HISTORY]
+        lines = [",".join(header), *(_csv_line(row) for row in kept)]
         write_atomically(self._file, ("\n".join(lines) + "\n").encode())
 
     def add(self, row: Mapping[str, float]) -> None:

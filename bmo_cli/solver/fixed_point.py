@@ -15,11 +15,28 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bmo_cli.solver.functions import StateMap
 from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.problem import Loss
 from bmo_cli.solver.state import State, detach, step_towards, subtract
 
 Combine = Callable[[int, State, State], State]
 """(k, u^k, T(u^k)) -> u^{k+1}, for schemes that add something to the averaged step."""
+
+
+def _unchanged(u: State) -> State:
+    return u
+
+
+class _ReadLoss(Loss):
+    """l o readout; readouts are proximal maps, hence nonexpansive, and keep L_l (affine ones)."""
+
+    def __init__(self, loss: Loss, readout: StateMap) -> None:
+        self._loss, self._readout = loss, readout
+        self.lipschitz, self.size = loss.lipschitz, loss.size
+
+    def value(self, u: State) -> Tensor:
+        return self._loss.value(self._readout(u))
 
 
 @dataclass(frozen=True)
@@ -29,19 +46,34 @@ class FixedPointMap:
     Attributes:
         D: map of (state, iteration number k = 0, 1, ...); tied schemes ignore k.
         metric: G, in whose norm D is meant to be nonexpansive.
-        alpha: averaging, in (0, 1).
+        alpha: averaging, in (0, 1); 1 is the undamped T = D.
+        lift: adds the blocks (auxiliary variables, multipliers) that a problem's initial state
+            lacks; a state that has them is returned as it is.
+        readout: the estimate of u in a state; None: its first block is.
     """
 
     D: Callable[[State, int], State]
     metric: Metric
-    alpha: float
+    alpha: float = 1.0
+    lift: StateMap = _unchanged
+    readout: StateMap | None = None
+
+    def estimate(self, u: State) -> State:
+        """What a state says about u."""
+        return u if self.readout is None else self.readout(u)
+
+    def seen(self, loss: Loss) -> Loss:
+        """l as a function of the iterate: l(readout(u))."""
+        return loss if self.readout is None else _ReadLoss(loss, self.readout)
 
     def residual(self, u: State, image: State) -> Tensor:
         """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph."""
         with torch.no_grad():
             step = self.metric.norm(subtract(detach(image), detach(u)))
             size = self.metric.norm(detach(u))
-            return step / size.clamp_min(torch.finfo(size.dtype).tiny)
+            kind = torch.finfo(size.dtype)
+            ratio = (step / size.clamp_min(kind.tiny)).clamp_max(kind.max)  # u may be 0
+            return torch.where(torch.isfinite(step), ratio, step)
 
 
 class Status(enum.Enum):
@@ -85,13 +117,13 @@ def iterate(
 
     Args:
         mapping: D, G and alpha at one problem.
-        initial: u^0.
+        initial: u^0, or only the blocks that the problem itself has.
         iterations: largest number of steps, >= 1.
         tolerance: stop before a step whose residual is at most this for the whole batch; 0: never.
         combine: what becomes of u^k and T(u^k); by default the step is T(u^k).
         start: number k of the first iteration, when `initial` is an iterate already.
     """
-    u, residuals = initial, []
+    u, residuals = mapping.lift(initial), []
     for k in range(start, start + iterations):
         image = mapping.D(u, k)
         residual = float(mapping.residual(u, image).max())

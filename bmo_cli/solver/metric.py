@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from bmo_cli.linear.map import LinearMap
 from bmo_cli.solver.state import State, inner, scale
 
 
@@ -59,3 +63,100 @@ class ScaledIdentity(Metric):
     @property
     def is_diagonal(self) -> bool:
         return True
+
+
+@dataclass(frozen=True)
+class LinearizedBlock(Metric):
+    """G = I/tau - beta A^T A on one block: what linearising beta/2 |A u - b|^2 leaves.
+
+    Args:
+        tau: step, scalar tensor with tau beta |A|^2 < 1.
+        beta: penalty, scalar tensor > 0.
+        a: A.
+    """
+
+    tau: Tensor
+    beta: Tensor
+    a: LinearMap
+
+    def apply(self, u: State) -> State:
+        return (u[0] / self.tau - self.beta * self.a.normal(u[0]),)
+
+    def solve(self, u: State) -> State:
+        return (self.tau * self._inverse(u[0]),)
+
+    @cached_property
+    def _inverse(self) -> Callable[[Tensor], Tensor]:
+        return self.a.shifted_inverse(-self.tau * self.beta)
+
+    @property
+    def smallest_eigenvalue(self) -> Tensor:
+        return 1 / self.tau - self.beta * self.a.norm_squared
+
+    @property
+    def is_diagonal(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class BlockDiagonal(Metric):
+    """One metric a block.
+
+    Args:
+        blocks: metrics of states of one block.
+    """
+
+    blocks: tuple[Metric, ...]
+
+    def apply(self, u: State) -> State:
+        return tuple(g.apply((a,))[0] for g, a in zip(self.blocks, u, strict=True))
+
+    def solve(self, u: State) -> State:
+        return tuple(g.solve((a,))[0] for g, a in zip(self.blocks, u, strict=True))
+
+    @property
+    def smallest_eigenvalue(self) -> Tensor:
+        return torch.stack([g.smallest_eigenvalue for g in self.blocks]).amin()
+
+    @property
+    def is_diagonal(self) -> bool:
+        return all(g.is_diagonal for g in self.blocks)
+
+
+@dataclass(frozen=True)
+class PrimalDual(Metric):
+    """G = [[I/tau, -A^T], [-A, I/sigma]], positive definite for tau sigma |A|^2 < 1.
+
+    Args:
+        tau: primal step, scalar tensor.
+        sigma: dual step, scalar tensor.
+        a: A.
+    """
+
+    tau: Tensor
+    sigma: Tensor
+    a: LinearMap
+
+    def apply(self, u: State) -> State:
+        x, v = u
+        return (x / self.tau - self.a.adjoint(v), v / self.sigma - self.a(x))
+
+    def solve(self, u: State) -> State:
+        """By the Schur complement I/tau - sigma A^T A of the dual block."""
+        p, q = u
+        x = self.tau * self._inverse(p + self.sigma * self.a.adjoint(q))
+        return (x, self.sigma * (q + self.a(x)))
+
+    @cached_property
+    def _inverse(self) -> Callable[[Tensor], Tensor]:
+        return self.a.shifted_inverse(-self.tau * self.sigma)
+
+    @property
+    def smallest_eigenvalue(self) -> Tensor:
+        """That of [[1/tau, -|A|], [-|A|, 1/sigma]]: the singular values of A decouple G."""
+        p, q = 1 / self.tau, 1 / self.sigma
+        return (p + q - ((p - q).square() + 4 * self.a.norm_squared).sqrt()) / 2
+
+    @property
+    def is_diagonal(self) -> bool:
+        return False

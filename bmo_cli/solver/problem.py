@@ -1,4 +1,6 @@
-"""What a solver may know of a problem: min_u f(u) + g(u). Never the ground truth.
+"""What a solver may know of a problem (never the ground truth), and what hyper-training minimises.
+
+    min_{u, z}  f(u) + g(u) + h(z)   subject to   A u + z = b        (the last two where coupled)
 
 Shape legend: see `solver.state`.
 """
@@ -6,91 +8,45 @@ Shape legend: see `solver.state`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bmo_cli.errors import InputError
 from bmo_cli.linear.map import LinearMap
+from bmo_cli.solver.functions import Proximable, Smooth, Zero
 from bmo_cli.solver.state import State
 
-StateMap = Callable[[State], State]
 
+@dataclass(frozen=True)
+class Coupling:
+    """The linear relation A u + z = b with h(z); h = `AtZero` is the constraint A u = b.
 
-class Smooth(ABC):
-    """A convex differentiable f with a Lipschitz gradient."""
-
-    lipschitz: float | Tensor
-    """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
-
-    @abstractmethod
-    def grad(self, u: State) -> State:
-        """Gradient of f at u."""
-
-    def resolvent(self, gamma: Tensor) -> StateMap:
-        """The map prox_{gamma f}; what depends on gamma alone is computed once, here.
-
-        Raises:
-            InputError: f has no resolvent in closed form.
-        """
-        raise InputError(
-            f"{type(self).__name__} has no resolvent in closed form; use gkm=pg instead of gkm=prox"
-        )
-
-
-class Proximable(ABC):
-    """A convex g whose proximal map is computable."""
-
-    @abstractmethod
-    def prox(self, u: State, gamma: Tensor) -> State:
-        """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
-
-
-class Zero(Proximable):
-    """g = 0."""
-
-    def prox(self, u: State, gamma: Tensor) -> State:
-        return u
-
-
-class LeastSquares(Smooth):
-    """f(u) = 1/2 |A u - y|^2 on a state of one block.
-
-    Args:
-        a: linear map.
-        y: observation, shape (B, ...) as `a` returns it.
+    Attributes:
+        a: A, on the first block of u.
+        b: shape (B, ...) as `a` returns it.
+        h: of the violation z = b - A u.
     """
 
-    def __init__(self, a: LinearMap, y: Tensor) -> None:
-        self.a, self.y = a, y
-        self.lipschitz = a.norm_squared
-        self._back = a.adjoint(y)
-
-    def grad(self, u: State) -> State:
-        """A^T (A u - y)."""
-        return (self.a.normal(u[0]) - self._back,)
-
-    def resolvent(self, gamma: Tensor) -> StateMap:
-        """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y)."""
-        solve = self.a.shifted_inverse(gamma)
-        shift = gamma * self._back
-        return lambda v: (solve(v[0] + shift),)
+    a: LinearMap
+    b: Tensor
+    h: Proximable
 
 
 @dataclass(frozen=True)
 class Problem:
-    """min_u f(u) + g(u), with what else is known about the observation.
+    """min_u f(u) + g(u) + h(b - A u), with what else is known about the observation.
 
     Attributes:
         f: smooth part, usually the data term.
         g: proximable part.
+        coupling: A, b and h; None: the problem is f + g alone.
         noise: standard deviation of the noise in the observation, shape (B,), when it is known.
     """
 
-    f: Smooth
+    f: Smooth = field(default_factory=Zero)
     g: Proximable = field(default_factory=Zero)
+    coupling: Coupling | None = None
     noise: Tensor | None = None
 
 
@@ -117,7 +73,7 @@ class Loss(ABC):
 
 
 class SquaredError(Loss):
-    """l(u) = 1/2 |u - x|^2 on a state of one block; unnormalised, so that L_l = 1.
+    """l(u) = 1/2 |u - x|^2 of the first block; unnormalised, so that L_l = 1.
 
     Args:
         target: x, shape (B, ...).
@@ -131,7 +87,8 @@ class SquaredError(Loss):
         return 0.5 * (u[0] - self.target).square().flatten(1).sum(1)
 
     def grad(self, u: State) -> State:
-        return (u[0] - self.target,)
+        first, *others = u
+        return (first - self.target, *(torch.zeros_like(block) for block in others))
 
 
 @dataclass(frozen=True)

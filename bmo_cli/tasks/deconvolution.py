@@ -21,9 +21,10 @@ from bmo_cli.data.patches import Patches, as_tensor, batches
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
-from bmo_cli.solver.problem import LeastSquares, Problem, Sample, SquaredError
+from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
-from bmo_cli.tasks.task import Case, Task
+from bmo_cli.tasks.task import Case, Picture, Task
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ class Deconvolution(Task):
     """
 
     metric = "psnr"
+    unit = "dB"
+    columns = metrics.COLUMNS
     protocol = metrics.PROTOCOL
 
     def __init__(
@@ -151,12 +154,16 @@ class Deconvolution(Task):
             scores[f"ssim{suffix}"] = metrics.ssim(restored, case.reference)
         return scores
 
-    def pictures(self, estimate: State, case: Case) -> Mapping[str, Tensor]:
+    def pictures(
+        self, estimate: State, case: Case, scores: Mapping[str, float]
+    ) -> dict[str, Picture]:
         shape = case.reference.shape
+        degraded, restored = (f"{scores[key]:.2f} dB" for key in ("psnr_input", "psnr"))
+        observation = _observation(case.problem).reshape(shape)
         return {
-            "clean": case.reference,
-            "degraded": _observation(case.problem).reshape(shape),
-            "restored": estimate[0].reshape(shape),
+            "clean": Picture(case.reference, f"{case.name}: clean"),
+            "degraded": Picture(observation, f"degraded {degraded}"),
+            "restored": Picture(estimate[0].reshape(shape), f"restored {restored}"),
         }
 
     def fingerprints(self) -> dict[str, Any]:

@@ -28,18 +28,37 @@ class Case:
     reference: Tensor
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A picture for the run folder: (C, H, W) in [0, 1] under its caption."""
+
+    image: Tensor
+    caption: str
+
+
 class Task(nn.Module, ABC):
     """A family of problems. Parameters of a task (an unknown of the problem) belong to omega.
 
+    A constructor that takes `data` is given the photographs of the `data` group, one that takes
+    `seed` the seed of the run.
+
     Attributes:
-        metric: the score that selects the best checkpoint; larger is better.
+        metric: the score that selects the best checkpoint.
+        larger_is_better: whether a larger metric is better.
+        selects: whether the best validation score chooses the checkpoint; otherwise the last step
+            does, as where the score would look at a known solution.
+        unit: of the metric, for the console.
+        columns: scores that the console's table shows, each with its format.
         protocol: how scores are computed, in words.
     """
 
     metric: ClassVar[str]
+    larger_is_better: ClassVar[bool] = True
+    selects: ClassVar[bool] = True
+    unit: ClassVar[str] = ""
+    columns: ClassVar[Mapping[str, str]]
     protocol: ClassVar[str]
 
-    @abstractmethod
     def prepare(self, splits: Sequence[Split]) -> None:
         """Read these splits and refuse what is unusable, before any time is spent on training."""
 
@@ -53,12 +72,19 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def score(self, estimate: State, case: Case) -> dict[str, float]:
-        """Scores of an estimate, and of the observation itself as `<score>_input`."""
+        """Scores of an estimate, and of the observation itself as `<score>_input` where it has one.
 
-    @abstractmethod
-    def pictures(self, estimate: State, case: Case) -> Mapping[str, Tensor]:
-        """Pictures by name for the run folder, (C, H, W) in [0, 1]: clean, degraded, restored."""
+        Args:
+            estimate: of u, one block or several.
+            case: the problem with its reference.
+        """
 
-    @abstractmethod
+    def pictures(
+        self, estimate: State, case: Case, scores: Mapping[str, float]
+    ) -> dict[str, Picture]:
+        """Pictures by name for the run folder, in the order of a row; none by default."""
+        return {}
+
     def fingerprints(self) -> dict[str, Any]:
         """Identity of the data of every split read so far, and images that two splits share."""
+        return {}

@@ -1,0 +1,119 @@
+"""Operators for min f(u) + g(u): proximal gradient, resolvent, Douglas-Rachford."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from bmo_cli.config.checks import OpenZeroTwo, Positive, checked
+from bmo_cli.gkm.operator import (
+    Bounded,
+    BoundOperator,
+    Exponential,
+    NumericalOperator,
+    lipschitz_of,
+)
+from bmo_cli.solver.metric import ScaledIdentity
+from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.state import State
+
+
+@checked
+class ProximalGradient(NumericalOperator):
+    """prox_{gamma g}(u - gamma grad f(u)); averaged in I/gamma for 0 < gamma < 2/L_f.
+
+    Args:
+        gamma: step size in units of 1/L_f, in (0, 2).
+        weight: factor on g, > 0: with g = kappa |u|_1 the threshold is gamma weight kappa.
+        learn: whether gamma is a hyper-parameter, kept in (0, 2).
+        learn_weight: whether the weight is one, kept positive.
+    """
+
+    averaged = True
+
+    def __init__(
+        self,
+        *,
+        gamma: OpenZeroTwo = 1.0,
+        weight: Positive = 1.0,
+        learn: bool = True,
+        learn_weight: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gamma = Bounded(gamma, high=2.0, learn=learn)
+        self.weight = Exponential(weight, learn=learn_weight)
+
+    def bind(self, problem: Problem) -> BoundOperator:
+        gamma = self.gamma() / lipschitz_of(problem, self)
+        length = gamma * self.weight()
+
+        def apply(u: State, k: int) -> State:
+            gradient = problem.f.grad(u)
+            moved = tuple(a - gamma * b for a, b in zip(u, gradient, strict=True))
+            return problem.g.prox(moved, length)
+
+        return BoundOperator(apply, ScaledIdentity(1 / gamma))
+
+
+@checked
+class Resolvent(NumericalOperator):
+    """prox_{gamma f}(u), the proximal map of the data term; firmly nonexpansive in I/gamma.
+
+    Args:
+        gamma: step size in units of 1/L_f, > 0.
+        learn: whether gamma is a hyper-parameter, kept positive.
+    """
+
+    averaged = True
+
+    def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
+        super().__init__()
+        self.gamma = Exponential(gamma, learn=learn)
+
+    def bind(self, problem: Problem) -> BoundOperator:
+        gamma = self.gamma() / lipschitz_of(problem, self)
+        resolvent = problem.f.resolvent(gamma)
+        return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
+
+
+@checked
+class DouglasRachford(NumericalOperator):
+    """s + prox_{gamma g}(2 x - s) - x with x = prox_{gamma f}(s); firmly nonexpansive in I.
+
+    The iterate is s; the estimate of u is x. (Lions & Mercier, SIAM J. Numer. Anal. 1979; Eckstein
+    & Bertsekas, Math. Programming 1992.)
+
+    Args:
+        gamma: step size in units of 1/L_f, > 0.
+        weight: factor on g, > 0.
+        learn: whether gamma is a hyper-parameter, kept positive.
+        learn_weight: whether the weight is one, kept positive.
+    """
+
+    averaged = True
+
+    def __init__(
+        self,
+        *,
+        gamma: Positive = 1.0,
+        weight: Positive = 1.0,
+        learn: bool = True,
+        learn_weight: bool = False,
+    ) -> None:
+        super().__init__()
+        self.gamma = Exponential(gamma, learn=learn)
+        self.weight = Exponential(weight, learn=learn_weight)
+
+    def bind(self, problem: Problem) -> BoundOperator:
+        gamma = self.gamma() / lipschitz_of(problem, self)
+        length = gamma * self.weight()
+        resolvent = problem.f.resolvent(gamma)
+
+        def apply(s: State, k: int) -> State:
+            x = resolvent(s)
+            reflected = tuple(2 * a - b for a, b in zip(x, s, strict=True))
+            z = problem.g.prox(reflected, length)
+            return tuple(b + c - a for a, b, c in zip(x, s, z, strict=True))
+
+        one: Tensor = torch.ones_like(gamma.detach())
+        return BoundOperator(apply, ScaledIdentity(one), readout=resolvent)

@@ -1,0 +1,142 @@
+"""Convex functions that problems are made of, with gradients and proximal maps in closed form.
+
+Shape legend: see `solver.state`; n entries of a block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bmo_cli.errors import InputError
+from bmo_cli.linear.map import LinearMap
+from bmo_cli.solver.state import State
+
+StateMap = Callable[[State], State]
+
+
+class Smooth(ABC):
+    """A convex differentiable f with a Lipschitz gradient."""
+
+    lipschitz: float | Tensor
+    """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
+
+    @abstractmethod
+    def grad(self, u: State) -> State:
+        """Gradient of f at u."""
+
+    def resolvent(self, gamma: Tensor) -> StateMap:
+        """The map prox_{gamma f}; what depends on gamma alone is computed once, here.
+
+        Raises:
+            InputError: f has no resolvent in closed form.
+        """
+        raise InputError(
+            f"{type(self).__name__} has no resolvent in closed form; use gkm=pg instead of gkm=prox"
+        )
+
+
+class Proximable(ABC):
+    """A convex g whose proximal map is computable."""
+
+    @abstractmethod
+    def prox(self, u: State, gamma: Tensor) -> State:
+        """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
+
+
+class Zero(Smooth, Proximable):
+    """The function 0."""
+
+    lipschitz = 0.0
+
+    def grad(self, u: State) -> State:
+        return tuple(torch.zeros_like(a) for a in u)
+
+    def resolvent(self, gamma: Tensor) -> StateMap:
+        return lambda u: u
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        return u
+
+
+class LeastSquares(Smooth):
+    """f(u) = 1/2 |A u - y|^2 on a state of one block.
+
+    Args:
+        a: linear map.
+        y: observation, shape (B, ...) as `a` returns it.
+    """
+
+    def __init__(self, a: LinearMap, y: Tensor) -> None:
+        self.a, self.y = a, y
+        self.lipschitz = a.norm_squared
+        self._back = a.adjoint(y)
+
+    def grad(self, u: State) -> State:
+        """A^T (A u - y)."""
+        return (self.a.normal(u[0]) - self._back,)
+
+    def resolvent(self, gamma: Tensor) -> StateMap:
+        """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y)."""
+        solve = self.a.shifted_inverse(gamma)
+        shift = gamma * self._back
+        return lambda v: (solve(v[0] + shift),)
+
+
+class Quadratic(Smooth):
+    """f(u) = 1/2 u^T H u - c^T u on a state of one block.
+
+    Args:
+        h: H, symmetric positive semidefinite, (n, n).
+        c: (B, n).
+    """
+
+    def __init__(self, h: Tensor, c: Tensor) -> None:
+        self.h, self.c = h, c
+        self.lipschitz = torch.linalg.matrix_norm(h, 2)
+
+    def grad(self, u: State) -> State:
+        """H u - c."""
+        return (u[0] @ self.h - self.c,)
+
+    def resolvent(self, gamma: Tensor) -> StateMap:
+        """v -> (I + gamma H)^{-1} (v + gamma c)."""
+        identity = torch.eye(len(self.h), dtype=self.h.dtype, device=self.h.device)
+        inverse = torch.linalg.inv(identity + gamma * self.h)
+        return lambda v: ((v[0] + gamma * self.c) @ inverse,)
+
+
+class L1(Proximable):
+    """g(u) = weight |u|_1; its proximal map is the soft threshold.
+
+    Args:
+        weight: kappa, a number or a scalar tensor, >= 0.
+    """
+
+    def __init__(self, weight: float | Tensor) -> None:
+        self.weight = weight
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        return tuple(soft_threshold(a, gamma * self.weight) for a in u)
+
+
+class SquaredNorm(Proximable):
+    """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        return tuple(a / (1 + gamma) for a in u)
+
+
+class AtZero(Proximable):
+    """The indicator of {0}: a linear relation that holds exactly."""
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        return tuple(torch.zeros_like(a) for a in u)
+
+
+def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:
+    """sign(v) max(|v| - threshold, 0)."""
+    return v - torch.clamp(v, -threshold, threshold)  # type: ignore[arg-type]

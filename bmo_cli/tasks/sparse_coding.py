@@ -1,0 +1,116 @@
+"""Sparse coding with a known dictionary: y = A x + noise, x sparse.
+
+A has Gaussian entries and unit columns, x is Bernoulli-Gaussian: the synthetic benchmark of
+learned sparse solvers (Chen et al., NeurIPS 2018; Chen et al., Open-L2O, JMLR 2022).
+
+Shape legend: B codes, m rows, n columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bmo_cli.config.checks import Count, Finite, Index, NonNegative, OpenUnit, checked
+from bmo_cli.data.splits import Split
+from bmo_cli.linear.matrix import Matrix
+from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm
+from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
+from bmo_cli.solver.state import State
+from bmo_cli.tasks.task import Case, Task
+
+_SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
+
+
+@checked
+class SparseCoding(Task):
+    """Recover x from y, starting at 0.
+
+    Scores: `nmse` in dB, 10 log10( E|x - x*|^2 / E|x*|^2 ), over all codes of a split.
+
+    Args:
+        rows: m, measurements.
+        columns: n, atoms.
+        density: probability of a non-zero entry.
+        snr: of the measurements in dB; None: without noise.
+        kappa: weight of |x|_1 beside 1/2 |A x - y|^2.
+        form: how the problem is written. lasso: f = 1/2 |A x - y|^2, g = kappa |x|_1. split: the
+            same with z = y - A x, for operators of linear relations. basis_pursuit: A x = y.
+        val_count: codes of the validation split.
+        test_count: codes of the test split.
+        eval_seed: of the dictionary and of the codes of validation and test.
+        seed: of the codes of training.
+    """
+
+    metric = "nmse"
+    larger_is_better = False
+    unit = "dB"
+    columns: ClassVar[Mapping[str, str]] = {"nmse": ".2f"}
+    protocol = "NMSE in dB, 10 log10(E|x - x*|^2 / E|x*|^2) over all codes"
+
+    def __init__(
+        self,
+        *,
+        rows: Count = 256,
+        columns: Count = 512,
+        density: OpenUnit = 0.1,
+        snr: Finite | None = None,
+        kappa: NonNegative = 0.1,
+        form: Literal["lasso", "split", "basis_pursuit"] = "lasso",
+        val_count: Count = 200,
+        test_count: Count = 1000,
+        eval_seed: Index = 0,
+        seed: Index = 0,
+    ) -> None:
+        super().__init__()
+        self.density, self.snr, self.kappa, self.form = density, snr, kappa, form
+        self.counts = {"val": val_count, "test": test_count}
+        self.eval_seed, self.seed = eval_seed, seed
+        draw = np.random.default_rng([eval_seed, 0xD1C7]).normal(size=(rows, columns))
+        atoms = torch.from_numpy(draw / np.linalg.norm(draw, axis=0)).float()
+        self.dictionary: Tensor
+        self.register_buffer("dictionary", atoms, persistent=False)
+        self._map: Matrix | None = None
+
+    def samples(self, steps: range, batch: int) -> Iterator[Sample]:
+        for step in steps:
+            rng = np.random.default_rng([self.seed, _SPLITS["train"], step])
+            codes, problem = self._draw(batch, rng)
+            yield Sample(problem, (torch.zeros_like(codes),), SquaredError(codes))
+
+    def cases(self, split: Split) -> Iterator[Case]:
+        rng = np.random.default_rng([self.eval_seed, _SPLITS[split]])
+        codes, problem = self._draw(self.counts[split], rng)
+        yield Case(f"{len(codes)} codes", problem, (torch.zeros_like(codes),), codes)
+
+    def score(self, estimate: State, case: Case) -> dict[str, float]:
+        error = (estimate[0] - case.reference).double().square().sum()
+        share = float(error / case.reference.double().square().sum())
+        return {"nmse": 10 * math.log10(share) if share > 0 else -math.inf}
+
+    def problem(self, y: Tensor) -> Problem:
+        """The problem of observations y, (B, m), in the chosen form."""
+        if self._map is None or self._map.a is not self.dictionary:  # moved to another device
+            self._map = Matrix(self.dictionary)
+        g = L1(self.kappa)
+        if self.form == "lasso":
+            return Problem(LeastSquares(self._map, y), g)
+        h = AtZero() if self.form == "basis_pursuit" else SquaredNorm()
+        return Problem(g=g, coupling=Coupling(self._map, y, h))
+
+    def _draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Problem]:
+        """Codes (B, n) and their problem. Drawn on the CPU, so that devices agree."""
+        shape = (count, self.dictionary.shape[1])
+        drawn = rng.normal(size=shape) * (rng.random(shape) < self.density)
+        codes = torch.from_numpy(drawn).to(self.dictionary)
+        y = codes @ self.dictionary.mT
+        if self.snr is not None:
+            noise = torch.from_numpy(rng.normal(size=tuple(y.shape))).to(y)
+            power = y.square().mean(1, keepdim=True) * 10 ** (-self.snr / 10)
+            y = y + power.sqrt() * noise
+        return codes, self.problem(y)
