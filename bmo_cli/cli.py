@@ -7,6 +7,7 @@ a configuration is reported without waiting for either.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -31,6 +32,14 @@ COMMANDS = {
         "restore a blurred photograph of your own with a trained run",
         "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png "
         "boundary=pad",
+    ),
+    "audit": (
+        "check every hyper-gradient against finite differences, every operator against its norm",
+        "bmo audit problem=convex",
+    ),
+    "table": (
+        "run what a table of methods and problems lacks, then write it",
+        "bmo table toy",
     ),
 }
 _FLAGS_WITH_VALUE = {
@@ -77,6 +86,8 @@ def _run(command: str, words: Sequence[str]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    if command == "table" and words and re.fullmatch(r"[\w-]+", words[0]):
+        words = [f"table={words[0]}", *words[1:]]
     words = overrides = _flags_first(words)
     try:
         overrides = _with_recorded(command, words)

@@ -1,6 +1,7 @@
 """Shared fixtures. Real data are optional: BMO_DATA names their folder (default ../shared/data)."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -52,6 +53,11 @@ def run_bmo(*words, cwd, timeout=120, **environment):
         timeout=timeout,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
+
+
+def result(folder):
+    """Content of a run's result.json."""
+    return json.loads((folder / "result.json").read_text())
 
 
 TINY = (

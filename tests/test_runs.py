@@ -1,11 +1,8 @@
-"""Whole runs: what they leave, that they repeat, stop, go on, and restore what they evaluate."""
+"""Whole runs: what they leave, that they repeat, stop and go on; what an evaluation changes."""
 
 import csv
-import itertools
-import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,18 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.ndimage
-import yaml
-from conftest import TINY
-from safetensors.torch import load_file
+from conftest import result
+from safetensors.torch import load_file, save_file
 
 from bmo_cli.config.locate import choices
 from bmo_cli.data.image_file import Photograph, read_image, write_image
-from bmo_cli.results.run_folder import HISTORY
-
-
-def result(folder):
-    return json.loads((folder / "result.json").read_text())
+from bmo_cli.nets.dncnn import DnCNN
 
 
 def history(folder):
@@ -59,7 +50,7 @@ def test_a_run_leaves_what_is_promised(trained):
     assert found["data"]["train"]["images"] == 2
     assert "float" in found["protocol"]
     rows = history(trained)
-    assert list(rows[0]) == [key for key in HISTORY if key != "seconds"]
+    assert list(rows[0]) == ["step", "loss", "val_psnr", "hypergrad_norm", "residual", "lr"]
     assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
     best = max(float(row["val_psnr"]) for row in rows if row["val_psnr"])
     assert found["metrics"]["val/psnr"] == pytest.approx(best)
@@ -243,99 +234,6 @@ def test_eval_on_other_noise_data_and_iterations(bmo, trained, photos, tmp_path)
     assert before == {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
 
 
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda file: file.unlink(), "no checkpoint"),
-        (lambda file: file.write_bytes(file.read_bytes()[:200]), "truncated or damaged"),
-        (lambda file: file.write_bytes(b""), "truncated or damaged"),
-    ],
-)
-def test_unusable_checkpoints(bmo, trained, damage, message):
-    damage(trained / "checkpoints" / "best.safetensors")
-    done = bmo("eval", "run=run")
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_checkpoint_of_another_network(bmo, trained):
-    done = bmo("eval", "run=run", "net.width=5")
-    assert done.returncode == 2
-    assert "is of another network" in done.stderr
-
-
-HOSTILE_TARGETS = [
-    ("hyper", {"_target_": "os.system", "command": "touch touched"}),
-    ("hyper", {"_target_": "builtins.exec", "source": "open('touched', 'w')"}),
-    ("hyper", {"_target_": "pathlib.Path.touch"}),
-    ("hyper", {"_target_": "bmo_cli.experiment.build.load_plugins", "plugins": ["evil.py"]}),
-    ("data", {"_target_": "bmo_cli.experiment.build.instantiate", "plugins": ["evil"]}),
-    ("data", {"_target_": "bmo_cli.data.image_file.write_image", "file": "touched"}),
-    ("optim", {"_target_": "torch.optim.lr_scheduler.os.system", "lr": 1}),
-    ("net", {"_target_": "evil.Evil"}),
-    ("plugins", ["evil.py"]),
-]
-
-
-@pytest.mark.parametrize(("key", "value"), HOSTILE_TARGETS)
-def test_hostile_snapshot_runs_nothing(bmo, trained, tmp_path, key, value):
-    (tmp_path / "evil.py").write_text("open('touched', 'w')\n")
-    snapshot = trained / ".hydra" / "config.yaml"
-    content = yaml.safe_load(snapshot.read_text()) | {key: value}
-    if key == "net":
-        content["gkm"]["net"] = value
-    snapshot.write_text(yaml.safe_dump(content))
-    done = bmo("eval", "run=run", "hydra.run.dir=e")
-    never_built = key in ("plugins", "optim")  # by eval
-    assert done.returncode == (0 if never_built else 2), done.stderr
-    assert done.stderr.count("\n") <= 1, done.stderr
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "--experimental-rerun=run/config.pickle",
-        "--config-dir=run/evil",
-        "plugins=[evil.py]",
-        "hydra.callbacks.evil._target_=bmo_cli.experiment.build.load_plugins",
-        "+hydra/callbacks=evil",
-        "overwrite=true",
-        "experiment=../../evil",
-    ],
-)
-def test_hostile_overrides_are_not_typed_again(bmo, trained, tmp_path, line):
-    (tmp_path / "evil.py").write_text("open('touched', 'w')\n")
-    (trained / "config.pickle").write_bytes(b"cos\nsystem\n(S'touch touched'\ntR.")
-    overrides = trained / ".hydra" / "overrides.yaml"
-    overrides.write_text(f"- {line}\n" + overrides.read_text())
-    done = bmo("eval", "run=run", "hydra.run.dir=e")
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "touched").exists()
-
-
-def test_alias_bomb_is_refused(bmo, trained):
-    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
-    for before, name in itertools.pairwise("abcdefghij"):
-        bomb += f"{name}: &{name} [{', '.join(['*' + before] * 9)}]\n"
-    (trained / ".hydra" / "config.yaml").write_text(bomb)
-    done = bmo("eval", "run=run")
-    assert done.returncode == 2
-    assert "aliases are not allowed" in done.stderr
-
-
-def test_run_folder_cannot_ask_for_overwriting(bmo, trained, tmp_path, photos):
-    snapshot = trained / ".hydra" / "config.yaml"
-    snapshot.write_text(snapshot.read_text() + "overwrite: true\n")
-    np.save(tmp_path / "k.npy", np.ones((3, 3)))
-    (tmp_path / "precious.png").write_bytes(b"mine")
-    image = photos / "test" / "test0.png"
-    done = bmo("restore", "run=run", f"input={image}", "kernel=k.npy", "output=precious.png")
-    assert done.returncode == 2
-    assert (tmp_path / "precious.png").read_bytes() == b"mine"
-
-
 def test_refused_run_removes_no_folder_that_was_there(bmo, tmp_path):
     for name in ("mine", "empty"):
         (tmp_path / name).mkdir()
@@ -406,97 +304,6 @@ def test_pictures_of_odd_shape_or_name(bmo, tiny, photos, tmp_path, rng):
     assert len(list((tmp_path / "run" / "images").iterdir())) == 12
 
 
-def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
-    """Periodic blur and noise by SciPy and NumPy alone."""
-    stack = [scipy.ndimage.convolve(c, kernel, mode="wrap") for c in clean.transpose(2, 0, 1)]
-    blurred = np.stack(stack, 2)
-    return blurred + noise * rng.normal(size=blurred.shape)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channels, suffix):
-    pixels = rng.integers(0, 65536, (31, 45, channels)).astype(np.uint16)
-    alpha = rng.integers(0, 65536, (31, 45)).astype(np.uint16)
-    write_image(tmp_path / f"in{suffix}", Photograph(pixels, alpha))
-    np.save(tmp_path / "k.npy", np.ones((5, 5)))
-    words = ["restore", "run=run", f"input=in{suffix}", "kernel=k.npy", f"output=out{suffix}"]
-    before = set(tmp_path.iterdir())
-    done = bmo(*words)
-    assert done.returncode == 0, done.stderr
-    assert set(tmp_path.iterdir()) - before == {tmp_path / f"out{suffix}"}
-    found = read_image(tmp_path / f"out{suffix}")
-    assert found.pixels.shape == pixels.shape
-    assert found.depth == 16
-    np.testing.assert_array_equal(found.alpha, alpha)
-    content = (tmp_path / f"out{suffix}").read_bytes()
-    done = bmo(*words)
-    assert done.returncode == 2
-    assert "overwrite=true" in done.stderr
-    assert (tmp_path / f"out{suffix}").read_bytes() == content
-    assert bmo(*words, "overwrite=true", "boundary=pad").returncode == 0
-    assert (tmp_path / f"out{suffix}").read_bytes() != content
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["input=no.png"], "no image file no.png"),
-        (["kernel=no.npy"], "no kernel file no.npy"),
-        (["kernel=big.npy"], "larger than the photograph"),
-        (["kernel=negative.npy"], "must be non-negative"),
-        (["output=out.gif"], "must end in one of"),
-        (["output=nowhere/out.png"], "the folder of the output does not exist"),
-        (["kernel=two.npz"], "choose one: kernel_name=a, b"),
-    ],
-)
-def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
-    np.save(tmp_path / "k.npy", np.ones((3, 3)))
-    np.save(tmp_path / "big.npy", np.ones((99, 3)))
-    np.save(tmp_path / "negative.npy", -np.ones((3, 3)))
-    np.savez(tmp_path / "two.npz", a=np.ones((3, 3)), b=np.ones((3, 3)))
-    shutil.copy(photos / "test" / "test0.png", tmp_path / "in.png")
-    base = {"run": "run", "input": "in.png", "kernel": "k.npy", "output": "out.png"}
-    base |= dict(word.split("=") for word in words)
-    before = set(tmp_path.iterdir())
-    done = bmo("restore", *(f"{key}={value}" for key, value in base.items()))
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert set(tmp_path.iterdir()) == before
-
-
-def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):
-    kernel_file = real_data / "kernels" / "levin09.npz"
-    images = [real_data / "set12" / f"0{i}.png" for i in (1, 2, 3, 4)]
-    words = [f"task.kernels={kernel_file}", "task.kernel=k1", "gkm.operator.gamma=30"]
-    places = [f"data.{split}={images[0]}" for split in ("train", "val")]
-    test = f"data.test='{real_data / 'set12'}/0[1-4].png'"
-    sizes = ["net.width=8", "net.depth=3", "train.steps=20", "task.kernel_size=7"]
-    done = bmo("train", *TINY, *words, *places, test, *sizes, "hydra.run.dir=r", timeout=300)
-    assert done.returncode == 0, done.stderr
-    expected = result(tmp_path / "r")["metrics"]["test/psnr"]
-    rng, found = np.random.default_rng(1), []
-    kernel = np.load(kernel_file)["k1"]
-    for image in images:
-        clean = read_image(image).pixels / 255.0
-        y = blurred_outside(clean, kernel, rng).clip(0, 1)
-        write_image(tmp_path / image.name, Photograph((y * 65535).round().astype(np.uint16)))
-        out = tmp_path / f"restored_{image.name}"
-        done = bmo(
-            "restore",
-            "run=r",
-            f"input={image.name}",
-            f"kernel={kernel_file}",
-            "kernel_name=k1",
-            f"output={out.name}",
-        )
-        assert done.returncode == 0, done.stderr
-        estimate = read_image(out).pixels / 65535.0
-        found.append(-10 * np.log10(((estimate - clean) ** 2).mean()))
-    assert np.mean(found) == pytest.approx(expected, abs=0.05)
-
-
 def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
     (tmp_path / "my_operator.py").write_text(
         "from bmo_cli.config.checks import Positive, checked\n"
@@ -532,3 +339,84 @@ def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
     assert done.returncode == 2
     assert "plugins=[my_file.py]" in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+REFUSED = [
+    (["hyper=implicit", "gkm.stages=3"], "use gkm.stages=1"),
+    (["hyper=separate", "gkm.stages=2"], "but gkm.stages=2; use gkm.stages=1"),
+    (["gkm=lista"], "gkm.operator.rows is taken from 'task.rows', which this configuration"),
+    (["gkm=ladmm"], "LADMM needs a problem with a linear relation A u + z = b"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
+def test_parts_that_do_not_fit_are_refused(bmo, tiny, tmp_path, words, message):
+    done = bmo("train", *tiny, *words, "hydra.run.dir=run")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_unmet_tolerance_is_flagged_and_its_values_are_kept(bmo, trained, tmp_path):
+    plain = ["eval", "run=run", "eval.iterations=3"]
+    assert bmo(*plain, "hydra.run.dir=plain").returncode == 0
+    done = bmo(*plain, "eval.tolerance=1e-12", "hydra.run.dir=strict")
+    assert done.returncode == 0, done.stderr
+    flag = "eval.tolerance=1e-12 was not reached within eval.iterations=3"
+    assert f"{flag} on 2 of 2 cases" in done.stdout
+    strict = result(tmp_path / "strict")
+    assert strict["status"] == "ok"
+    assert strict["flags"] == {flag: 2}
+    assert result(tmp_path / "plain")["flags"] == {}
+    assert strict["metrics"]["test/iterations"] == 3
+    for key in ("test/psnr", "test/ssim", "test/residual"):
+        assert strict["metrics"][key] == result(tmp_path / "plain")["metrics"][key]
+    done = bmo(*plain, "eval.tolerance=0.9", "hydra.run.dir=easy")
+    assert done.returncode == 0, done.stderr
+    assert "was not reached" not in done.stdout
+    easy = result(tmp_path / "easy")
+    assert easy["flags"] == {}
+    assert easy["metrics"]["test/iterations"] < 3
+
+
+def test_a_run_outlives_the_file_that_its_weights_came_from(bmo, tiny, tmp_path):
+    file = tmp_path / "net.safetensors"
+    tensors = DnCNN(depth=2, width=4, seed=7).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    done = bmo("train", *tiny, f"net.weights={file}", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert bmo("train", *tiny, "hydra.run.dir=fresh").returncode == 0
+    file.unlink()
+    done = bmo("eval", "run=run", "hydra.run.dir=e")
+    assert done.returncode == 0, done.stderr
+    expected = result(tmp_path / "run")["metrics"]["test/psnr"]
+    assert result(tmp_path / "e")["metrics"]["test/psnr"] == pytest.approx(expected, abs=1e-6)
+    assert result(tmp_path / "fresh")["metrics"]["test/psnr"] != pytest.approx(expected, abs=1e-6)
+    done = bmo("train", "resume=run", "train.steps=5")
+    assert done.returncode == 0, done.stderr
+
+
+def test_notes_say_what_the_theory_lacks(bmo, tiny, trained, tmp_path):
+    expected = "bmo converges for a nonexpansive D, but DnCNN is unconstrained"
+    found = result(trained)
+    assert (found["notes"], found["nonexpansive"]) == ([expected], False)
+    words = [word for word in tiny if word != "net.depth=2"]
+    done = bmo("train", *words, "net=lip", "net.depth=1", "hydra.run.dir=lip")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "lip")
+    assert (found["notes"], found["nonexpansive"]) == ([], True)
+    assert "bmo converges" not in done.stdout
+
+
+def test_evaluations_and_products_are_counted(bmo, tiny, tmp_path):
+    """4 iterations, so that the measurement of memory before training runs some as well."""
+    words = ["hyper=unrolled", "train.steps=3", "train.iterations=4", "hydra.run.dir=run"]
+    done = bmo("train", *tiny, *words)
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "run")
+    assert (found["steps"], found["evaluations"], found["products"]) == (3, 12, 12)
+    done = bmo("train", "resume=run", "train.steps=5")
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "run")
+    assert (found["steps"], found["evaluations"], found["products"]) == (5, 20, 20)

@@ -21,8 +21,8 @@ class UniqueFolder(Callback):
     other. `mkdir` is atomic: the one that comes second gets the suffix `_1`, then `_2`, ..."""
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Settle `hydra.run.dir`; a resumed run keeps its folder, `restore` leaves none."""
-        if config.get("resume") is None and config.hydra.job.name != "restore":
+        """Settle `hydra.run.dir`; a resumed run keeps its, `restore` and `table` make none."""
+        if config.get("resume") is None and config.hydra.output_subdir is not None:
             _replace(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

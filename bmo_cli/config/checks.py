@@ -86,6 +86,8 @@ def check(value: Any, annotation: Any, name: str) -> None:
     elif origin is dict or annotation is dict:
         if not isinstance(value, Mapping):
             raise InputError(f"{name} must be a mapping, got {value!r}")
+        for key, item in value.items() if arguments else ():
+            check(item, arguments[1], f"{name}.{key}")
     elif annotation in (None, type(None)):
         if value is not None:
             raise InputError(f"{name} must be null, got {value!r}")

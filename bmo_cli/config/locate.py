@@ -8,6 +8,7 @@ import bmo_cli
 
 OVERLAYS = ("method", "experiment", "debug")
 GROUPS = ("task", "gkm", "net", "hyper", "data", "optim", *OVERLAYS)
+"""Groups of a run; `table` is the group of `bmo table`."""
 
 
 def config_dir() -> Path:

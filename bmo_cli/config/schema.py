@@ -71,6 +71,24 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Table:
+    """`table.*`: a table of runs; every cell is `bmo train` with the overrides of its place."""
+
+    title: str
+    """one line above the table"""
+    common: list[str]
+    """overrides of every cell"""
+    rows: dict[str, list[str]]
+    """methods: overrides by name"""
+    columns: dict[str, list[str]]
+    """problems: overrides by name"""
+    scores: dict[str, str]
+    """what a cell shows: name in result.json, and its format"""
+    seeds: list[Index]
+    """of the runs of a cell"""
+
+
+@dataclass(frozen=True)
 class Config:
     """The root. Which command reads a key is said in `configs/<command>.yaml`."""
 
@@ -107,7 +125,36 @@ class RestoreConfig(EvalConfig):
     boundary: Literal["periodic", "pad"]
 
 
-SCHEMAS: dict[str, type] = {"train": Config, "eval": EvalConfig, "restore": RestoreConfig}
+@dataclass(frozen=True)
+class AuditConfig:
+    """`bmo audit`: which hyper-optimisers on which small problems."""
+
+    problem: str | list[str]
+    methods: dict[str, list[str]]
+    net: Target
+    data: Target
+    seed: Index
+    plugins: list[str]
+    hyper: Target | None = None
+    gkm: Target | None = None
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """`bmo table`: rows and columns of runs."""
+
+    table: Table
+    out: str
+    plugins: list[str]
+
+
+SCHEMAS: dict[str, type] = {
+    "train": Config,
+    "eval": EvalConfig,
+    "restore": RestoreConfig,
+    "audit": AuditConfig,
+    "table": TableConfig,
+}
 PART_PACKAGES = tuple(f"bmo_cli.{name}." for name in ("tasks", "gkm", "nets", "hyper", "data"))
 TORCH_TARGETS = ("torch.optim.",)
 _TORCH_ARGUMENTS: dict[str, Any] = {
@@ -136,8 +183,8 @@ def check_config(config: Mapping[str, Any], command: str = "train") -> None:
     """
     check(config.get("plugins"), list[str], "plugins")
     _check_section(config, SCHEMAS[command], "", config["plugins"])
-    train = config["train"]
-    if train["steps"] is None and train["max_minutes"] is None:
+    train = config.get("train")
+    if train is not None and train["steps"] is None and train["max_minutes"] is None:
         raise InputError(
             "train.steps and train.max_minutes are both null: nothing would end the run"
         )
@@ -158,6 +205,9 @@ def _check_section(
                 continue  # added since the run was made
             raise InputError(f"'{name}' is missing")
         value, hint = values[field.name], hints[field.name]
+        if value is None and hint == Target | None:
+            continue
+        hint = Target if hint == Target | None else hint
         if hint is Target or is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise InputError(f"'{name}' must be a group of keys, got {value!r}")

@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -79,6 +79,11 @@ def table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -
     cells = [["", *keys]]
     for name, row in rows.items():
         cells.append([name, *(format(row.get(key, math.nan), columns[key]) for key in keys)])
+    return text_table(cells)
+
+
+def text_table(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of cells in aligned columns, the first column to the left."""
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(

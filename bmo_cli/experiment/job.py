@@ -28,7 +28,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     """Run one command with a composed configuration.
 
     Args:
-        command: train, eval or restore.
+        command: one of `cli.COMMANDS`.
         config: as Hydra composed it.
         typed: overrides of this command line, without those recorded in a run.
 
@@ -48,18 +48,25 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         if hydra.mode != RunMode.RUN:
             raise InputError("bmo restore works on one photograph at a time, without -m")
         return restore(_plain(command, _effective(command, config, typed)))
+    if command == "table":
+        from bmo_cli.experiment.table import make_table
+
+        if hydra.mode != RunMode.RUN:
+            raise InputError("bmo table runs its cells itself, without -m; see table.rows")
+        return make_table(_plain(command, config), hydra.runtime.choices["table"])
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun = False
     try:
         effective = _effective(command, config, typed)
         plain = _plain(command, effective)
-        names = _names(dict(hydra.runtime.choices), plain.get("run") or plain["resume"], typed)
+        existing = plain.get("run") or plain.get("resume")
+        names = _names(dict(hydra.runtime.choices), existing, typed)
 
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
             nonlocal begun
             begun = True
-            if command == "eval" or plain["resume"] is not None:
+            if existing is not None:
                 text = OmegaConf.to_yaml(effective)
                 write_atomically(folder.path / ".hydra" / "config.yaml", text.encode())
 
@@ -67,6 +74,10 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             from bmo_cli.experiment.evaluate import evaluate_run
 
             result = evaluate_run(plain, names, folder, begin)
+        elif command == "audit":
+            from bmo_cli.experiment.audit import audit
+
+            result = audit(plain, names, folder, begin)
         else:
             from bmo_cli.experiment.train import train
 
@@ -85,11 +96,15 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
 def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:
     """The composed configuration; for a run that exists, its snapshot with what was typed."""
-    missing = [key for key in OmegaConf.missing_keys(config) if not key.startswith("hydra")]
+    try:
+        keys = OmegaConf.missing_keys(config)
+    except InterpolationKeyError as error:
+        raise _dangling(error) from error
+    missing = [key for key in keys if not key.startswith("hydra")]
     if missing:
         key = min(missing, key=lambda name: list(config).index(name.split(".")[0]))
         raise InputError(f"{key} is missing; give it as bmo {command} {key}=...")
-    run = config.resume if command == "train" else config.run
+    run = config.get("resume") if command in ("train", "audit") else config.run
     return config if run is None else with_changes(Path(run), config, typed)
 
 
@@ -108,18 +123,23 @@ def _plain(command: str, config: DictConfig) -> dict[str, Any]:
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
-        source = re.search(r"'([\w.]+)' not found", str(error))
-        wanted = f"'{source.group(1)}'" if source else "a key"
-        raise InputError(
-            f"{error.full_key} is taken from {wanted}, which this configuration does not have; "
-            f"choose another task, or give {error.full_key}=..."
-        ) from error
+        raise _dangling(error) from error
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
     checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
     check_config(checked, command)
     return checked
+
+
+def _dangling(error: InterpolationKeyError) -> InputError:
+    """For a key that is taken from one that this configuration does not have."""
+    source = re.search(r"'([\w.]+)' not found", str(error))
+    wanted = f"'{source.group(1)}'" if source else "a key"
+    return InputError(
+        f"{error.full_key} is taken from {wanted}, which this configuration does not have; "
+        f"choose another task, or give {error.full_key}=..."
+    )
 
 
 def _record_failure(folder: RunFolder, error: Exception) -> None:

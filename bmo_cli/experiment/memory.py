@@ -4,58 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
+from bmo_cli.solver.cost import SavedBytes
 
 _GIB = 2**30
-
-
-class SavedBytes:
-    """Context that counts the memory which autograd keeps for the backward pass.
-
-    Attributes:
-        total: bytes of distinct storages saved so far.
-    """
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._seen: set[int] = set()
-        self._kept: list[Tensor] = []
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-    def __enter__(self) -> SavedBytes:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._hooks.__exit__(kind, error, trace)
-        self._kept.clear()
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self._kept.append(tensor.detach())  # so that no address is used twice
-            self.total += storage.nbytes()
-        return tensor
 
 
 def require_memory(experiment: Experiment, settings: Mapping[str, Any]) -> None:
     """Refuse a training whose graph would not fit, before anything is written.
 
-    The memory of 1 and of 3 inner iterations on the first batch is measured; what K of them take
-    follows, because every iteration keeps the same.
+    The memory of 1 and of 3 inner iterations on the first batch is measured; what as many take as
+    the hyper-optimiser differentiates follows, because every iteration keeps the same.
 
     Args:
         experiment: built, its task prepared.
@@ -75,17 +39,28 @@ def require_memory(experiment: Experiment, settings: Mapping[str, Any]) -> None:
             experiment.hyper.objective(experiment.scheme, sample, k)
         return saved.total
 
-    few, more = measure(1), measure(3)
-    slope = (more - few) / 2
-    needed = few + slope * (iterations - 1)
+    few, kept = measure(1), experiment.hyper.differentiated(iterations)
+    more = min(kept, 3)
+    slope = (measure(more) - few) / (more - 1) if more > 1 else 0.0
+    needed = few + slope * (kept - 1)
     if needed <= free:
         return
-    fits = max(int((0.8 * free - few) / slope) + 1, 1)
+    what = f"needs about {_size(needed)} for the hyper-gradient and {_size(free)} are free"
+    if few > 0.8 * free:
+        raise InputError(
+            f"train.iterations={iterations} {what}, which is not enough for one iteration; use a "
+            "smaller train.batch or smaller samples (data.crop), or a smaller network"
+        )
+    fits = int((0.8 * free - few) / slope) + 1
     raise InputError(
-        f"train.iterations={iterations} needs about {needed / _GIB:.1f} GiB for the hyper-gradient "
-        f"and {free / _GIB:.1f} GiB are free; use hyper=truncated hyper.last={fits}, "
+        f"train.iterations={iterations} {what}; use hyper=truncated hyper.last={fits}, "
         f"hyper=implicit, train.iterations={fits} or a smaller train.batch"
     )
+
+
+def _size(count: float) -> str:
+    """Bytes in words."""
+    return f"{count / _GIB:.1f} GiB" if count >= 0.1 * _GIB else f"{count / 2**20:.1f} MiB"
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -20,7 +20,7 @@ from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
-from bmo_cli.tasks.deconvolution import blur_problem
+from bmo_cli.tasks.deconvolution import Deconvolution, Form, blur_problem
 
 log = logging.getLogger("bmo")
 
@@ -35,6 +35,11 @@ def restore(config: Mapping[str, Any]) -> None:
         InputError: a file is missing, unusable or would be overwritten, or the kernel is larger
             than the photograph.
     """
+    if config["task"]["_target_"] != f"{Deconvolution.__module__}.{Deconvolution.__name__}":
+        raise InputError(
+            f"bmo restore deblurs photographs, and {config['run']} was trained on another task "
+            f"({config['task']['_target_']}); use bmo eval run={config['run']}"
+        )
     photograph, output = read_image(Path(config["input"])), Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
     kernel = _one_kernel(Path(config["kernel"]), config["kernel_name"])
@@ -54,18 +59,24 @@ def restore(config: Mapping[str, Any]) -> None:
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, height, width).to(device)
     margin = max(kernel.shape) if config["boundary"] == "pad" else 0
-    restored = _deblur(scheme, y, kernel[None].to(device), margin, config["eval"])
+    form = config["task"].get("form", "least_squares")
+    restored = _deblur(scheme, y, kernel[None].to(device), form, margin, config["eval"])
     _write(output, photograph, restored, overwrite=config["overwrite"])
     log.info("wrote %s (%d x %d, %d bit)", output, width, height, photograph.depth)
 
 
 def _deblur(
-    scheme: GKM, y: Tensor, kernel: Tensor, margin: int, settings: Mapping[str, Any]
+    scheme: GKM,
+    y: Tensor,
+    kernel: Tensor,
+    form: Form,
+    margin: int,
+    settings: Mapping[str, Any],
 ) -> Tensor:
     """(B, C, H, W) restored; with a margin the photograph is continued beyond its borders."""
     padded = _continue_periodically(y, margin) if margin else y
     size = (padded.shape[-2], padded.shape[-1])
-    problem = blur_problem(padded, PeriodicBlur(transfer_function(kernel, size), size))
+    problem = blur_problem(padded, PeriodicBlur(transfer_function(kernel, size), size), form)
     estimate = solve(scheme, problem, (padded,), Settings.of(settings))
     log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
     u = estimate.value[0]

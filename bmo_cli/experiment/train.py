@@ -63,6 +63,8 @@ def train(
                 "train.steps=N"
             )
         log.info("going on after step %d", progress.step)
+    first = next(iter(task.samples(range(1), config["train"]["batch"])))
+    experiment.scheme.bind(first.problem)  # refuses an operator that this problem does not fit
     if experiment.hyper.trains:
         require_memory(experiment, config["train"])
     begin()

@@ -36,6 +36,7 @@ class _Linearized(NumericalOperator):
         learn_weight: whether the weight is one.
     """
 
+    condition = "1/tau - beta |A|^2 > L_f/2"
     averaged = True
     scalar_metric = False
 

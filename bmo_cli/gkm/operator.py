@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from bmo_cli.errors import InputError
-from bmo_cli.solver.functions import LeastSquares, StateMap
+from bmo_cli.solver.functions import LeastSquares, StateMap, Zero
 from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.solver.state import State
@@ -60,6 +60,7 @@ class NumericalOperator(nn.Module, ABC):
     a reparametrisation (`Bounded`, `Exponential`), and declares what then holds.
 
     Attributes:
+        condition: on the step sizes, in words.
         nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every problem and all parameters.
         averaged: D is moreover averaged, so that it converges without damping (gkm.alpha=null).
         scalar_metric: G is a multiple of the identity on the first block and does not couple it to
@@ -67,6 +68,7 @@ class NumericalOperator(nn.Module, ABC):
         stationary: D does not depend on the number k of the iteration.
     """
 
+    condition: ClassVar[str] = ""
     nonexpansive: ClassVar[bool] = True
     averaged: ClassVar[bool] = False
     scalar_metric: ClassVar[bool] = True
@@ -134,7 +136,7 @@ def lipschitz_of(problem: Problem, operator: NumericalOperator) -> float | Tenso
             f"{name} solves min f + g, but this problem has a linear relation A u + z = b; use "
             "gkm=ladmm or gkm=pdhg (gkm=alm for A u = b)"
         )
-    if float(problem.f.lipschitz) == 0:
+    if isinstance(problem.f, Zero):
         raise InputError(f"{name} needs a smooth term f, and this problem has none")
     return problem.f.lipschitz
 
@@ -148,7 +150,7 @@ def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:
     if problem.coupling is None:
         raise InputError(
             f"{type(operator).__name__} needs a problem with a linear relation A u + z = b, and "
-            "this task's has none; use gkm=pg or gkm=prox, or another form of the task"
+            "this task's has none; use task.form=split, or gkm=pg or gkm=prox"
         )
     return problem.coupling
 

@@ -29,6 +29,7 @@ class ProximalGradient(NumericalOperator):
         learn_weight: whether the weight is one, kept positive.
     """
 
+    condition = "0 < gamma < 2/L_f"
     averaged = True
 
     def __init__(
@@ -64,6 +65,7 @@ class Resolvent(NumericalOperator):
         learn: whether gamma is a hyper-parameter, kept positive.
     """
 
+    condition = "gamma > 0"
     averaged = True
 
     def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
@@ -90,6 +92,7 @@ class DouglasRachford(NumericalOperator):
         learn_weight: whether the weight is one, kept positive.
     """
 
+    condition = "gamma > 0"
     averaged = True
 
     def __init__(

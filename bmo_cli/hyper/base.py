@@ -45,6 +45,10 @@ class HyperOptimizer(ABC):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         """Run `iterations` inner iterations; `objective.backward()` yields the hyper-gradient."""
 
+    def differentiated(self, iterations: int) -> int:
+        """Of how many of `iterations` inner iterations `objective` keeps the graph."""
+        return iterations
+
     def accuracy(self, iterations: int) -> float | None:
         """Largest relative error of the hyper-gradient, against the derivative of `objective`.
 

@@ -40,6 +40,9 @@ class Separate(HyperOptimizer):
         value = sample.loss.value((network.bind()(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
+    def differentiated(self, iterations: int) -> int:
+        return 1
+
     def check(self, scheme: GKM) -> tuple[str, ...]:
         self._network(scheme)
         return ()

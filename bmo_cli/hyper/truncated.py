@@ -39,5 +39,8 @@ class Truncated(HyperOptimizer):
         objective = loss.value(ended.value).mean() / loss.size
         return Outcome(objective, ended.residuals[-1], ended.status)
 
+    def differentiated(self, iterations: int) -> int:
+        return min(self.last, iterations)
+
     def accuracy(self, iterations: int) -> float | None:
         return super().accuracy(iterations) if self.last >= iterations else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
 _CURVES = (
@@ -60,3 +61,52 @@ def side_by_side(
             captions.get(name, name), fontsize=min(11, width / 18), pad=8, parse_math=False
         )
     figure.savefig(file, dpi=dpi)
+
+
+def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file: Path) -> None:
+    """Draw the error of hyper-gradients against their cost, one panel a problem.
+
+    Args:
+        points: problem, method, evaluations and products, relative error, whether it is promised.
+        file: to write.
+    """
+    problems = list(dict.fromkeys(point[0] for point in points))
+    methods = list(dict.fromkeys(point[1] for point in points))
+    columns = min(3, len(problems))
+    lines = -(-len(problems) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
+    axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    handles = {}
+    for axis in axes.flat[len(problems) :]:
+        axis.set_axis_off()
+    for axis, problem in zip(axes.flat, problems, strict=False):
+        for name, method, cost, error, promised in points:
+            if name == problem:
+                colour = f"C{methods.index(method)}"
+                (handles[method],) = axis.plot(
+                    max(cost, 1),
+                    max(error, 1e-16),
+                    "os^vDP*Xdh"[methods.index(method) % 10],
+                    color=colour,
+                    markerfacecolor=colour if promised else "none",
+                    markersize=12 - methods.index(method) % 10,  # equal points stay visible
+                    linestyle="",
+                )
+        axis.set(title=problem, xscale="log", yscale="log")
+        axis.axhline(1e-6, color="0.6", linewidth=0.8, linestyle="--")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("evaluations of T + products J$^T$v")
+        axis.grid(alpha=0.3)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("relative error of the hyper-gradient")
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        title="filled: promised to be exact; hollow: biased, or flagged",
+        title_fontsize=8,
+    )
+    figure.savefig(file, dpi=110)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -45,3 +46,38 @@ class _Passage(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ctx.cost.products += 1
         return (None, *gradients)
+
+
+class SavedBytes:
+    """Context that counts the memory which autograd keeps for the backward pass.
+
+    Attributes:
+        total: bytes of distinct storages saved so far.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._seen: set[int] = set()
+        self._kept: list[Tensor] = []
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
+
+    def __enter__(self) -> SavedBytes:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+        self._kept.clear()
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._kept.append(tensor.detach())  # so that no address is used twice
+            self.total += storage.nbytes()
+        return tensor.detach()  # a result of the graph itself would keep the graph alive for ever

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,23 +21,33 @@ from bmo_cli.data.patches import Patches, as_tensor, batches
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
-from bmo_cli.solver.functions import LeastSquares
-from bmo_cli.solver.problem import Problem, Sample, SquaredError
+from bmo_cli.solver.functions import AtZero, LeastSquares, SquaredNorm
+from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Task
 
 log = logging.getLogger(__name__)
 
 
-def blur_problem(y: Tensor, blur: PeriodicBlur, noise: Tensor | None = None) -> Problem:
-    """f(u) = 1/2 |k * u - y|^2, all that a solver may know of a blurred image.
+Form = Literal["least_squares", "split", "exact"]
+
+
+def blur_problem(
+    y: Tensor, blur: PeriodicBlur, form: Form = "least_squares", noise: Tensor | None = None
+) -> Problem:
+    """All that a solver may know of a blurred image: 1/2 |k * u - y|^2, or k * u = y.
 
     Args:
         y: (B, C, H, W).
         blur: of the batch.
+        form: least_squares: as f(u). split: as h(z) = 1/2 |z|^2 with k * u + z = y, for operators
+            of linear relations. exact: the constraint k * u = y.
         noise: standard deviation, (B,), when known.
     """
-    return Problem(f=LeastSquares(blur, y), noise=noise)
+    if form == "least_squares":
+        return Problem(f=LeastSquares(blur, y), noise=noise)
+    h = SquaredNorm() if form == "split" else AtZero()
+    return Problem(coupling=Coupling(blur, y, h), noise=noise)
 
 
 @checked
@@ -56,6 +66,7 @@ class Deconvolution(Task):
         kernel_seed: of the motion kernels.
         noise: standard deviation in grey levels of 255, or a range (low, high) drawn from
             uniformly for every image.
+        form: how the problem is written, see `blur_problem`.
         eval_seed: of noise and kernels of validation and test, so that runs with different seeds
             are judged on the same observations.
     """
@@ -78,12 +89,14 @@ class Deconvolution(Task):
         kernel_width: Positive = 2.0,
         kernel_seed: Index = 0,
         noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
+        form: Literal["least_squares", "split", "exact"] = "least_squares",
         eval_seed: Index = 0,
     ) -> None:
         super().__init__()
         if channels > data.channels:
             raise InputError("a network for colour (net.channels=3) needs data.channels=3")
         self.data, self.seed, self.channels, self.eval_seed = data, seed, channels, eval_seed
+        self.form = form
         low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
         if low > high:
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
@@ -188,11 +201,13 @@ class Deconvolution(Task):
         noise = torch.tensor(level, dtype=clean.dtype)
         draw = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         y = blur(clean) + (noise[:, None, None, None] * draw).to(clean.device)
-        return blur_problem(y, blur, noise.to(clean.device))
+        return blur_problem(y, blur, self.form, noise.to(clean.device))
 
 
 def _observation(problem: Problem) -> Tensor:
     """y of a deconvolution problem."""
+    if problem.coupling is not None:
+        return problem.coupling.b
     assert isinstance(problem.f, LeastSquares)
     return problem.f.y
 

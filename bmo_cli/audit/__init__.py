@@ -1,0 +1,1 @@
+"""Proof by measurement: hyper-gradients and operators held to what they promise."""

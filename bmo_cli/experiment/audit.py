@@ -1,0 +1,200 @@
+"""`bmo audit`: every hyper-optimiser and operator held to what it promises."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
+from bmo_cli.audit.problems import PROBLEMS
+from bmo_cli.errors import BmoError, InputError, nearest
+from bmo_cli.experiment.build import instantiate, load_plugins
+from bmo_cli.experiment.compose import compose
+from bmo_cli.experiment.console import text_table
+from bmo_cli.gkm.operator import NumericalOperator
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.results.figures import error_against_cost
+from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.tables import comma_separated, markdown
+
+log = logging.getLogger("bmo")
+
+OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
+
+
+def audit(
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Measure, write audit.md, audit.csv and audit.png, and say what broke its promise.
+
+    Args:
+        config: resolved configuration that passed `config.schema.check_config`.
+        names: chosen option of every group.
+        folder: where the report goes.
+        begin: called when everything is built.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        BmoError: a method or an operator broke its promise; the report is written before.
+    """
+    torch.set_num_threads(1)  # the problems are tiny: threads would only wait for one another
+    plugins = load_plugins(config["plugins"])
+    methods = _methods(config, names, plugins)
+    scheme = None
+    if "gkm" in config:
+        scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
+    problems = _problems(config["problem"])
+    begin()
+    gradients = [
+        _gradient(problem, method, hyper, scheme)
+        for problem in problems
+        for method, hyper in methods.items()
+    ]
+    if "hyper" not in config:
+        operators = _operators(names["gkm"], scheme)
+        norms = [record for name, part in operators.items() for record in audit_norm(name, part)]
+    else:
+        norms = []
+    _report(folder, gradients, norms)
+    broken = [
+        *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
+        *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),
+    ]
+    if broken:
+        raise BmoError(f"the audit found broken promises: {'; '.join(broken)}; see {folder.path}")
+    held = [r for r in gradients if r.bound is not None] + [r for r in norms if r.nonexpansive]
+    log.info("%d promises hold, none is broken", len(held))
+    worst = max((r.error for r in gradients if r.bound is not None), default=math.nan)
+    return {
+        "status": "ok",
+        "message": "",
+        "metrics": {
+            "audit/largest_error": worst,
+            "audit/largest_ratio": max((r.inside for r in norms if r.nonexpansive), default=None),
+        },
+        "gradients": [asdict(record) for record in gradients],
+        "norms": [asdict(record) for record in norms],
+    }
+
+
+def _methods(
+    config: Mapping[str, Any], names: Mapping[str, str | None], plugins: Sequence[str]
+) -> dict[str, HyperOptimizer]:
+    if "hyper" in config:
+        name = names["hyper"] or "hyper"
+        return {name: instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)}
+    given = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    return {
+        name: instantiate(
+            compose([*overrides, *given])[0]["hyper"], "hyper", plugins, HyperOptimizer
+        )
+        for name, overrides in config["methods"].items()
+    }
+
+
+def _problems(chosen: str | Sequence[str]) -> list[str]:
+    names = [chosen] if isinstance(chosen, str) else list(chosen)
+    if names == ["all"]:
+        return list(PROBLEMS)
+    for name in names:
+        if name not in PROBLEMS:
+            hint = nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
+            raise InputError(f"unknown problem '{name}'{hint}")
+    return names
+
+
+def _gradient(name: str, method: str, hyper: HyperOptimizer, given: GKM | None) -> GradientRecord:
+    problem = PROBLEMS[name]()
+    operator = problem.operator if given is None else copy.deepcopy(given.operator)
+    undamped = given is not None and given.alpha == 1
+    stages = 1 if given is None else len(given.stages)
+    alpha = None if undamped else 0.9
+    scheme = GKM(operator=operator, net=problem.net, alpha=alpha, stages=stages).double()
+    record = audit_gradient(name, problem, method, hyper, scheme)
+    if math.isnan(record.error):
+        log.info("%-16s %-24s -        %s", name, method, record.note)
+    else:
+        log.info("%-16s %-24s %.1e  %s", name, method, record.error, record.note)
+    return record
+
+
+def _operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperator]:
+    if given is not None:
+        return {name or "gkm": given.operator}
+    return {
+        choice: instantiate(compose([f"gkm={choice}"])[0]["gkm"], "gkm", [], GKM).operator
+        for choice in OPERATORS
+    }
+
+
+def _report(
+    folder: RunFolder, gradients: Sequence[GradientRecord], norms: Sequence[NormRecord]
+) -> None:
+    gradient_header = [
+        *("problem", "method", "relative error", "angle (deg)", "bound", "T", "J^T v"),
+        *("seconds", "graph (KiB)", "note"),
+    ]
+    gradient_rows = [_gradient_row(record) for record in gradients]
+    norm_header = ["operator", "problem", "condition", "inside", "30 % beyond", "promise"]
+    norm_rows = [_norm_row(record) for record in norms]
+    text = "# Audit\n\nHyper-gradients against central finite differences of their own objective, "
+    text += "float64.\n\n" + markdown(gradient_header, gradient_rows) + "\n"
+    if norms:
+        text += "\nLargest measured |D(a) - D(b)|_G / |a - b|_G, parameters anywhere inside the "
+        text += "condition, and with L_f and |A|^2 declared 30 % too small.\n\n"
+        text += markdown(norm_header, norm_rows) + "\n"
+        log.info("\n%s", text_table([norm_header, *norm_rows]))
+    keys = [field.name for field in fields(GradientRecord)]
+    table = comma_separated(keys, [[asdict(record)[key] for key in keys] for record in gradients])
+    write_atomically(folder.path / "audit.md", text.encode())
+    write_atomically(folder.path / "audit.csv", table.encode())
+    points = [
+        (r.problem, r.method, r.evaluations + r.products, r.error, r.bound is not None)
+        for r in gradients
+        if not math.isnan(r.error)
+    ]
+    if points:
+        error_against_cost(points, folder.path / "audit.png")
+    log.info("\n%s\n", text_table([gradient_header[:-1], *(row[:-1] for row in gradient_rows)]))
+
+
+def _gradient_row(record: GradientRecord) -> list[str]:
+    if math.isnan(record.error):
+        return [record.problem, record.method, *["-"] * 7, record.note]
+    bound = "-" if record.bound is None else f"{record.bound:.0e}"
+    return [
+        record.problem,
+        record.method,
+        f"{record.error:.1e}" + (" BROKEN" if record.failed else ""),
+        f"{record.angle:.1e}",
+        bound,
+        str(record.evaluations),
+        str(record.products),
+        f"{record.seconds:.3f}",
+        f"{record.memory / 1024:.0f}",
+        record.note,
+    ]
+
+
+def _norm_row(record: NormRecord) -> list[str]:
+    promise = "nonexpansive" if record.nonexpansive else "none"
+    return [
+        record.operator,
+        record.problem,
+        record.condition or "-",
+        f"{record.inside:.7f}" + (" BROKEN" if record.failed else ""),
+        f"{record.broken:.4f}",
+        promise,
+    ]

@@ -1,0 +1,48 @@
+"""Configurations of other runs, composed inside a command that runs several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.messages import one_line
+from bmo_cli.config.schema import check_config
+from bmo_cli.errors import InputError
+
+
+def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
+    """What `bmo train` with these overrides would run, under the search path of this command.
+
+    Args:
+        overrides: as on the command line.
+
+    Returns:
+        The resolved, checked configuration, and the chosen option of every group.
+
+    Raises:
+        InputError: naming the override that does not fit.
+    """
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    try:
+        config = hydra.compose_config(
+            "train", list(overrides), run_mode=RunMode.RUN, with_log_configuration=False
+        )
+        choices = dict(config.hydra.runtime.choices)
+        with open_dict(config):
+            del config["hydra"]
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = one_line(error, overrides, "train", config_dir())
+        raise InputError(f"{' '.join(overrides)}: {message}") from error
+    assert isinstance(plain, dict)
+    checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    check_config(checked)
+    return checked, choices

@@ -1,0 +1,194 @@
+"""`bmo table NAME`: rows and columns of runs; what is missing runs, what is there is read.
+
+A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`, whose key is made from its
+resolved configuration and this program's version. A cell that was interrupted starts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bmo_cli import __version__
+from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.experiment.compose import compose
+from bmo_cli.experiment.train import train
+from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.tables import comma_separated, markdown
+
+log = logging.getLogger("bmo")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table.
+
+    Attributes:
+        row, column: names.
+        seed: of the run.
+        overrides: what `bmo train` is given.
+        config: the resolved configuration.
+        names: chosen option of every group.
+        folder: of the run.
+    """
+
+    row: str
+    column: str
+    seed: int
+    overrides: list[str]
+    config: dict[str, Any]
+    names: dict[str, str | None]
+    folder: RunFolder
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """result.json of a cell that is done; None: to be run."""
+        result = self.folder.read_result()
+        return result if result.get("status") == "ok" else None
+
+
+def make_table(config: Mapping[str, Any], name: str) -> None:
+    """Run what is missing, then write OUT/NAME.md and OUT/NAME.csv.
+
+    Args:
+        config: resolved configuration that passed `config.schema.check_config`.
+        name: of the table.
+
+    Raises:
+        InputError: a row or column does not compose; nothing has run then.
+        BmoError: cells failed; the table is written, with the reasons in it.
+    """
+    table, out = config["table"], Path(config["out"])
+    cells = list(_cells(table, out, config["plugins"]))
+    missing = [cell for cell in cells if cell.result is None]
+    log.info("%s: %d cells, %d to run, in %s", name, len(cells), len(missing), out)
+    failures: dict[Path, str] = {}
+    for i, cell in enumerate(missing, 1):
+        log.info("%d/%d  %s, %s, seed %d", i, len(missing), cell.row, cell.column, cell.seed)
+        try:
+            _run(cell)
+        except Interrupted:
+            log.info("%d cells are done; the same command goes on", i - 1)
+            raise
+        except BmoError as error:
+            failures[cell.folder.path] = str(error)
+            log.warning("failed: %s", error)
+    text = _markdown(table, cells, failures)
+    write_atomically(out / f"{name}.md", text.encode())
+    write_atomically(out / f"{name}.csv", _csv(table, cells).encode())
+    log.info("\n%s\nwritten to %s", text, out / f"{name}.md")
+    if failures:
+        raise BmoError(f"{len(failures)} of {len(cells)} cells failed; the table says why")
+
+
+def _cells(table: Mapping[str, Any], out: Path, plugins: Sequence[str]) -> Iterator[Cell]:
+    given = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    for column, of_column in table["columns"].items():
+        for row, of_row in table["rows"].items():
+            for seed in table["seeds"]:
+                overrides = [*table["common"], *of_column, *of_row, f"seed={seed}", *given]
+                try:
+                    config, names = compose(overrides)
+                except InputError as error:
+                    raise InputError(f"row '{row}', column '{column}': {error}") from error
+                text = json.dumps([__version__, config], sort_keys=True)
+                key = hashlib.sha256(text.encode()).hexdigest()[:10]
+                folder = out / "runs" / f"{_plain(row)}--{_plain(column)}--{seed}-{key}"
+                yield Cell(row, column, seed, overrides, config, names, RunFolder(folder))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")
+
+
+def _run(cell: Cell) -> None:
+    """Train a cell from the start, its output going to run.log alone."""
+    path = cell.folder.path
+    if path.exists():  # interrupted or failed before
+        shutil.rmtree(path)
+    (path / ".hydra").mkdir(parents=True)
+    for file, content in (("config", cell.config), ("overrides", cell.overrides)):
+        (path / ".hydra" / f"{file}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    with _logged_to(path / "run.log"):
+        try:
+            cell.folder.write_result(train(cell.config, cell.names, cell.folder))
+        except BmoError as error:
+            before = cell.folder.read_result()
+            status = "interrupted" if isinstance(error, Interrupted) else "failed"
+            failure = {"status": status, "message": str(error)}
+            cell.folder.write_result({"metrics": {}, **before, **failure})
+            raise
+
+
+@contextmanager
+def _logged_to(file: Path) -> Iterator[None]:
+    root = logging.getLogger()
+    kept, handler = root.handlers[:], logging.FileHandler(file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        root.handlers[:] = kept
+        handler.close()
+
+
+def _markdown(table: Mapping[str, Any], cells: Sequence[Cell], failures: Mapping[Path, str]) -> str:
+    """A section for every column, with the rows as lines and the scores as columns."""
+    parts = [f"# {table['title']}\n"]
+    for column in table["columns"]:
+        lines = []
+        for row in table["rows"]:
+            own = [cell for cell in cells if (cell.row, cell.column) == (row, column)]
+            reasons = [failures[c.folder.path] for c in own if c.folder.path in failures]
+            shown = [_shown(own, key, layout) for key, layout in table["scores"].items()]
+            lines.append([row, *shown, "; ".join(reasons)])
+        notes = any(line[-1] for line in lines)
+        header = ["", *table["scores"], *(["failed because"] if notes else [])]
+        lines = lines if notes else [line[:-1] for line in lines]
+        parts.append(f"## {column}\n\n{markdown(header, lines)}\n")
+    commands = ["bmo train " + " ".join(cell.overrides) for cell in cells]
+    listing = "\n".join(f"    {command}" for command in commands)
+    return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
+
+
+def _shown(cells: Sequence[Cell], key: str, layout: str) -> str:
+    """Mean over the seeds, and the 95 % interval where there are several."""
+    values = [value for value in (_score(cell, key) for cell in cells) if value is not None]
+    if not values:
+        return "-"
+    text = format(statistics.fmean(values), layout)
+    if len(values) == 1:
+        return text
+    from scipy.stats import t
+
+    spread = statistics.stdev(values) / len(values) ** 0.5
+    return f"{text} ± {format(t.ppf(0.975, len(values) - 1) * spread, layout)}"
+
+
+def _score(cell: Cell, key: str) -> float | None:
+    result = cell.result or {}
+    value = result.get("metrics", {}).get(key, result.get(key))
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _csv(table: Mapping[str, Any], cells: Sequence[Cell]) -> str:
+    header = ["column", "row", "seed", *table["scores"], "status", "message", "folder"]
+    rows = []
+    for cell in cells:
+        result = cell.folder.read_result()
+        scores = [_score(cell, key) for key in table["scores"]]
+        end = [result.get("status"), result.get("message"), cell.folder.path.name]
+        rows.append([cell.column, cell.row, cell.seed, *scores, *end])
+    return comma_separated(header, rows)

@@ -1,0 +1,154 @@
+"""The memory that a hyper-gradient takes: counted exactly, and a run that cannot fit is refused."""
+
+import dataclasses
+import gc
+import re
+import weakref
+
+import pytest
+import torch
+
+from bmo_cli.errors import InputError
+from bmo_cli.experiment import memory
+from bmo_cli.experiment.memory import require_memory
+from bmo_cli.experiment.saved import load_run
+from bmo_cli.hyper.aggregation import BMO, Unrolled
+from bmo_cli.hyper.implicit import Implicit
+from bmo_cli.hyper.truncated import Truncated
+from bmo_cli.solver.cost import SavedBytes
+
+BATCH, K = 2, 12
+HYPERS = [Unrolled(), BMO(), Truncated(last=5), Truncated(last=2), Implicit()]
+
+
+def test_saved_bytes_in_closed_form():
+    n = 1000
+    x = torch.randn(n, requires_grad=True)
+    with SavedBytes() as saved:
+        y = x.exp()  # keeps y
+        z = y * y  # keeps y twice more
+        w = z.sin()  # keeps z
+        w.sum()  # keeps nothing
+        assert saved.total == 2 * 4 * n
+        with torch.no_grad():
+            w.exp()
+        assert saved.total == 2 * 4 * n
+        w[: n // 2].exp()  # keeps its result, half as long
+        w.double() * torch.ones(n, dtype=torch.float64)  # keeps the second factor alone
+    assert saved.total == (2 * 4 + 4 / 2 + 8) * n
+    w.exp()
+    assert saved.total == (2 * 4 + 4 / 2 + 8) * n
+
+
+def test_counting_changes_no_gradient():
+    def gradients():
+        x = torch.linspace(0.1, 1, 10, requires_grad=True)
+        (first,) = torch.autograd.grad(x.exp().sin().sum(), x, create_graph=True)
+        return first, torch.autograd.grad(first.sum(), x)[0]
+
+    expected = gradients()
+    with SavedBytes():
+        found = gradients()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_counting_keeps_nothing_alive():
+    x = torch.randn(10, requires_grad=True)
+    with SavedBytes() as saved:
+        y = x.exp()
+    alive = weakref.ref(y)
+    del y
+    gc.collect()
+    assert saved.total == 40
+    assert alive() is None
+
+
+@pytest.fixture(scope="module")
+def experiment(trained_once):
+    """A tiny deconvolution with a DnCNN."""
+    _, built = load_run(trained_once)
+    built.task.prepare(["train"])
+    return built
+
+
+def measured(experiment, iterations):
+    """Bytes that the whole graph takes."""
+    sample = next(iter(experiment.task.samples(range(1), BATCH)))
+    with SavedBytes() as saved:
+        experiment.hyper.objective(experiment.scheme, sample, iterations)
+    return saved.total
+
+
+@pytest.fixture
+def require(monkeypatch):
+    """Require the memory of `iterations`, with `free` bytes left."""
+
+    def call(experiment, iterations, free):
+        monkeypatch.setattr(memory, "free_memory", lambda device: free)
+        require_memory(experiment, {"iterations": iterations, "batch": BATCH})
+
+    return call
+
+
+def refusal(require, experiment, iterations, free):
+    """The one line that a refusal says."""
+    with pytest.raises(InputError) as error:
+        require(experiment, iterations, free)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("hyper", HYPERS, ids=lambda hyper: type(hyper).__name__)
+def test_the_estimate_is_what_the_whole_graph_takes(experiment, require, hyper):
+    experiment = dataclasses.replace(experiment, hyper=hyper)
+    whole = measured(experiment, K)
+    require(experiment, K, 1.1 * whole)
+    refusal(require, experiment, K, 0.9 * whole)
+
+
+def test_memory_grows_with_the_differentiated_iterations_alone(experiment):
+    def size(hyper, iterations):
+        return measured(dataclasses.replace(experiment, hyper=hyper), iterations)
+
+    assert size(Unrolled(), 4 * K) == pytest.approx(4 * size(Unrolled(), K), rel=0.05)
+    assert size(Implicit(), 4 * K) == size(Implicit(), K) < size(Unrolled(), 2)
+    assert size(Truncated(last=3), 4 * K) == size(Truncated(last=3), K) < size(Unrolled(), 4)
+
+
+def test_what_a_refusal_suggests_fits(experiment, require):
+    experiment = dataclasses.replace(experiment, hyper=Unrolled())
+    free = measured(experiment, K) // 2
+    message = refusal(require, experiment, K, free)
+    assert message.startswith(f"train.iterations={K} needs about ")
+    assert "hyper=implicit" in message
+    assert "train.batch" in message
+    last = int(re.search(r"hyper=truncated hyper\.last=(\d+),", message)[1])
+    fewer = int(re.search(r"train\.iterations=(\d+) or", message)[1])
+    assert measured(experiment, fewer) <= free < measured(experiment, 2 * fewer)
+    require(experiment, fewer, free)
+    truncated = dataclasses.replace(experiment, hyper=Truncated(last=last))
+    assert measured(truncated, K) <= free
+    require(truncated, K, free)
+    require(dataclasses.replace(experiment, hyper=Implicit()), K, free)
+
+
+def test_a_refusal_suggests_no_number_where_none_fits(experiment, require):
+    message = refusal(require, experiment, K, measured(experiment, 1) // 2)
+    assert "train.batch" in message
+    assert "hyper.last" not in message
+    assert not re.search(r"train\.iterations=(?!12\b)", message)
+
+
+def test_unknown_free_memory_refuses_nothing(experiment, require):
+    require(experiment, K, None)
+
+
+def test_the_command_line_refuses_what_cannot_fit(bmo, tiny, tmp_path):
+    if memory.free_memory(torch.device("cpu")) is None:
+        pytest.skip("this system does not say how much memory is free")
+    done = bmo("train", *tiny, "train.iterations=100000000", "hydra.run.dir=run")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "hyper=truncated hyper.last=" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,101 @@
+"""`bmo restore`: one photograph in, one file out, and as good as an evaluation says."""
+
+import shutil
+
+import numpy as np
+import pytest
+import scipy.ndimage
+from conftest import TINY, result
+
+from bmo_cli.data.image_file import Photograph, read_image, write_image
+
+
+def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
+    """Periodic blur and noise by SciPy and NumPy alone."""
+    stack = [scipy.ndimage.convolve(c, kernel, mode="wrap") for c in clean.transpose(2, 0, 1)]
+    blurred = np.stack(stack, 2)
+    return blurred + noise * rng.normal(size=blurred.shape)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channels, suffix):
+    pixels = rng.integers(0, 65536, (31, 45, channels)).astype(np.uint16)
+    alpha = rng.integers(0, 65536, (31, 45)).astype(np.uint16)
+    write_image(tmp_path / f"in{suffix}", Photograph(pixels, alpha))
+    np.save(tmp_path / "k.npy", np.ones((5, 5)))
+    words = ["restore", "run=run", f"input=in{suffix}", "kernel=k.npy", f"output=out{suffix}"]
+    before = set(tmp_path.iterdir())
+    done = bmo(*words)
+    assert done.returncode == 0, done.stderr
+    assert set(tmp_path.iterdir()) - before == {tmp_path / f"out{suffix}"}
+    found = read_image(tmp_path / f"out{suffix}")
+    assert found.pixels.shape == pixels.shape
+    assert found.depth == 16
+    np.testing.assert_array_equal(found.alpha, alpha)
+    content = (tmp_path / f"out{suffix}").read_bytes()
+    done = bmo(*words)
+    assert done.returncode == 2
+    assert "overwrite=true" in done.stderr
+    assert (tmp_path / f"out{suffix}").read_bytes() == content
+    assert bmo(*words, "overwrite=true", "boundary=pad").returncode == 0
+    assert (tmp_path / f"out{suffix}").read_bytes() != content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["input=no.png"], "no image file no.png"),
+        (["kernel=no.npy"], "no kernel file no.npy"),
+        (["kernel=big.npy"], "larger than the photograph"),
+        (["kernel=negative.npy"], "must be non-negative"),
+        (["output=out.gif"], "must end in one of"),
+        (["output=nowhere/out.png"], "the folder of the output does not exist"),
+        (["kernel=two.npz"], "choose one: kernel_name=a, b"),
+    ],
+)
+def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    np.save(tmp_path / "big.npy", np.ones((99, 3)))
+    np.save(tmp_path / "negative.npy", -np.ones((3, 3)))
+    np.savez(tmp_path / "two.npz", a=np.ones((3, 3)), b=np.ones((3, 3)))
+    shutil.copy(photos / "test" / "test0.png", tmp_path / "in.png")
+    base = {"run": "run", "input": "in.png", "kernel": "k.npy", "output": "out.png"}
+    base |= dict(word.split("=") for word in words)
+    before = set(tmp_path.iterdir())
+    done = bmo("restore", *(f"{key}={value}" for key, value in base.items()))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):
+    kernel_file = real_data / "kernels" / "levin09.npz"
+    images = [real_data / "set12" / f"0{i}.png" for i in (1, 2, 3, 4)]
+    words = [f"task.kernels={kernel_file}", "task.kernel=k1", "gkm.operator.gamma=30"]
+    places = [f"data.{split}={images[0]}" for split in ("train", "val")]
+    test = f"data.test='{real_data / 'set12'}/0[1-4].png'"
+    sizes = ["net.width=8", "net.depth=3", "train.steps=20", "task.kernel_size=7"]
+    done = bmo("train", *TINY, *words, *places, test, *sizes, "hydra.run.dir=r", timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected = result(tmp_path / "r")["metrics"]["test/psnr"]
+    rng, found = np.random.default_rng(1), []
+    kernel = np.load(kernel_file)["k1"]
+    for image in images:
+        clean = read_image(image).pixels / 255.0
+        y = blurred_outside(clean, kernel, rng).clip(0, 1)
+        write_image(tmp_path / image.name, Photograph((y * 65535).round().astype(np.uint16)))
+        out = tmp_path / f"restored_{image.name}"
+        done = bmo(
+            "restore",
+            "run=r",
+            f"input={image.name}",
+            f"kernel={kernel_file}",
+            "kernel_name=k1",
+            f"output={out.name}",
+        )
+        assert done.returncode == 0, done.stderr
+        estimate = read_image(out).pixels / 65535.0
+        found.append(-10 * np.log10(((estimate - clean) ** 2).mean()))
+    assert np.mean(found) == pytest.approx(expected, abs=0.05)

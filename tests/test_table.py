@@ -1,0 +1,102 @@
+"""`bmo table`: runs what is missing, reads what is there, says what failed."""
+
+import csv
+import json
+
+import pytest
+
+MINI = """
+# two methods on a toy
+title: Mini | a test
+common: [task=toy, train.steps=3, train.iterations=4, train.validate_every=2]
+rows:
+  bmo: [hyper=bmo, hyper.mu=0.9]
+  unrolled: [hyper=unrolled]
+columns:
+  (a) many: [task.problem=a]
+scores:
+  test/distance: .4f
+  evaluations: .0f
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture
+def table(tmp_path, bmo):
+    folder = tmp_path / "conf" / "table"
+    folder.mkdir(parents=True)
+    (folder / "mini.yaml").write_text(MINI)
+    return lambda *words: bmo("table", "mini", "--config-dir", "conf", *words)
+
+
+def runs(tmp_path):
+    folders = sorted((tmp_path / "outputs" / "tables" / "mini" / "runs").iterdir())
+    return {f.name: (f / "result.json").stat().st_mtime_ns for f in folders}
+
+
+def test_table_runs_once_and_only_what_is_missing(tmp_path, table):
+    done = table()
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "outputs" / "tables" / "mini"
+    text = (out / "mini.md").read_text()
+    assert "| unrolled | " in text
+    assert " ± " in text  # two seeds
+    assert "bmo train task=toy train.steps=3" in text
+    with (out / "mini.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4
+    assert {row["evaluations"] for row in rows} == {"12.0"}
+    before = runs(tmp_path)
+    assert table().returncode == 0
+    assert runs(tmp_path) == before
+    assert (out / "mini.md").read_text() == text
+    first = next(iter(before))
+    (out / "runs" / first / "result.json").unlink()
+    done = table()
+    assert "4 cells, 1 to run" in done.stdout
+    after = runs(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {first}
+    csv_columns = ("column", "row", "seed", "test/distance", "evaluations")
+    with (out / "mini.csv").open() as stream:
+        again = [{k: row[k] for k in csv_columns} for row in csv.DictReader(stream)]
+    assert again == [{k: row[k] for k in csv_columns} for row in rows]
+
+
+def test_a_cell_is_a_run_folder(tmp_path, table, bmo):
+    assert table("table.seeds=[0]").returncode == 0
+    folder = next((tmp_path / "outputs" / "tables" / "mini" / "runs").glob("unrolled*"))
+    assert json.loads((folder / "result.json").read_text())["status"] == "ok"
+    assert "step 3/3" in (folder / "run.log").read_text()
+    done = bmo("eval", f"run={folder}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_failed_cell_does_not_hide_the_others(tmp_path, table):
+    done = table("+table.rows.bad=['hyper=separate']", "table.seeds=[0]")
+    assert done.returncode == 1
+    assert "1 of 3 cells failed" in done.stderr
+    text = (tmp_path / "outputs" / "tables" / "mini" / "mini.md").read_text()
+    assert "| bad | - | - | hyper=separate fits a network" in text
+    assert "| bmo | 0." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+table.rows.bad=['hyper=bmoo']"], "row 'bad', column '(a) many'"),
+        (["+table.rows.bad=['train.stps=3']"], "did you mean 'train.steps'?"),
+        (["table.seeds=[x]"], "table.seeds[0] must be an integer"),
+    ],
+)
+def test_a_wrong_row_is_refused_before_anything_runs(tmp_path, table, words, message):
+    done = table(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_table_must_be_named(bmo):
+    assert "Available options: toy" in bmo("table").stderr
+    done = bmo("table", "tyo")
+    assert done.returncode == 2
+    assert "unknown table 'tyo'" in done.stderr
