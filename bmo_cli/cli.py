@@ -46,6 +46,7 @@ _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
+_ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -86,10 +87,11 @@ def _run(command: str, words: Sequence[str]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if command == "table" and words and re.fullmatch(r"[\w-]+", words[0]):
+    if command == "table" and words and re.fullmatch(r"\w[\w-]*", words[0]):
         words = [f"table={words[0]}", *words[1:]]
     words = overrides = _flags_first(words)
     try:
+        _require_table(command, words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except BrokenPipeError:  # `bmo train --help | head`
@@ -106,6 +108,15 @@ def _run(command: str, words: Sequence[str]) -> None:
         if wants_traceback:
             raise
         _stop(_translated(error, overrides, command))
+
+
+def _require_table(command: str, words: Sequence[str]) -> None:
+    asks = any(word in _ONLY_SHOW for word in words)
+    if command == "table" and not asks and not any(word.startswith("table=") for word in words):
+        from bmo_cli.config.locate import choices
+
+        names = ", ".join(choices(groups=("table",))["table"])
+        raise InputError(f"name a table: bmo table NAME, with NAME one of {names}")
 
 
 def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None:

@@ -2,20 +2,23 @@
 
 usage: python scripts/lipschitz.py RUN
 
-Pairs: random images, the run's test images, and along the worst direction found at each of them by
-power iteration on J^T J. In float64. A nonexpansive network has no ratio above 1.
+Pairs: random images and the run's test images, each with a partner near, at middle distance and
+far, in random directions and along the worst one found by power iteration on J^T J. In float64. A
+nonexpansive network has no ratio above 1.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jvp, vjp
 
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.saved import load_run
+from bmo_cli.solver.fixed_point import FixedPointMap
+from bmo_cli.solver.metric import ScaledIdentity
+from bmo_cli.solver.nonexpansive import largest_ratio
 from bmo_cli.tasks.task import Task
 
 
@@ -28,19 +31,6 @@ def points(task: Task, channels: int) -> Iterator[Tensor]:
         yield case.initial[0][:1, :, :96, :96].double().cpu()
 
 
-def largest_ratio(network: Callable[[Tensor], Tensor], a: Tensor, steps: int = 60) -> float:
-    """Over the path of a power iteration at `a`, with pairs near and far."""
-    v = torch.randn(a.shape, generator=torch.Generator().manual_seed(1), dtype=a.dtype)
-    best = 0.0
-    for _ in range(steps):
-        w = vjp(network, a, jvp(network, a, v)[1])[1]
-        v = w / w.norm().clamp_min(1e-300)
-        for length in (1e-3, 1.0, 30.0):
-            step = network(a + length * v) - network(a)
-            best = max(best, (step.norm() / length).item())
-    return best
-
-
 def main() -> None:
     """Print the ratio at every point and the largest."""
     if len(sys.argv) != 2:
@@ -50,7 +40,12 @@ def main() -> None:
     if net is None:
         raise InputError("the run has no network")
     network = net.double().cpu().bind()
-    ratios = [largest_ratio(network, a) for a in points(experiment.task, net.channels)]
+    identity = ScaledIdentity(torch.ones((), dtype=torch.float64))
+    mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
+    ratios = [
+        max(largest_ratio(mapping, (a,), turns=60, radius=radius) for radius in (1e-4, 0.03, 1.0))
+        for a in points(experiment.task, net.channels)
+    ]
     print("ratios:", ", ".join(f"{ratio:.7f}" for ratio in ratios))
     print(f"largest: {max(ratios):.7f} ({type(net).__name__}, nonexpansive: {net.nonexpansive})")
 

@@ -14,6 +14,7 @@ LAYERS = [
     {"solver", "data", "metrics"},
     {"gkm"},
     {"hyper", "tasks"},
+    {"audit"},
     {"experiment"},
     {"cli"},
     {"__main__"},

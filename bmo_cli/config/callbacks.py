@@ -22,7 +22,7 @@ class UniqueFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.run.dir`; a resumed run keeps its, `restore` and `table` make none."""
-        if config.get("resume") is None and config.hydra.output_subdir is not None:
+        if config.get("resume") is None and config.hydra.job.name not in ("restore", "table"):
             _replace(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

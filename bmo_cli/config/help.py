@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
-from bmo_cli.config.locate import choices, config_dir
+from bmo_cli.config.locate import GROUPS, choices, config_dir
 
 
 def register_help(command: str, purpose: str, example: str, words: Sequence[str]) -> None:
@@ -28,7 +28,8 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
     """The whole page as text."""
     lines = [f"bmo {command}: {purpose}", "", f"example: {example}", ""]
     groups = []
-    for group, options in choices(extra).items():
+    own = ("table",) if command == "table" else ()
+    for group, options in choices(extra, (*own, *GROUPS)).items():
         groups.append(f"{group}=")
         width = max((len(name) for name in options), default=0)
         groups += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
@@ -36,6 +37,8 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
     keys += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
     if command == "train":
         lines += [*groups, "", *keys]
+    elif command in ("audit", "table"):
+        lines += [*keys, "", *groups]
     else:
         keys.append("  and the keys of the run's own configuration (bmo train --help)")
         lines += [*keys, "", *groups]

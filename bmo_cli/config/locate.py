@@ -18,10 +18,12 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
-def choices(extra_dirs: tuple[Path, ...] = ()) -> dict[str, dict[str, str]]:
+def choices(
+    extra_dirs: tuple[Path, ...] = (), groups: tuple[str, ...] = GROUPS
+) -> dict[str, dict[str, str]]:
     """`{group: {choice: one line about it}}`; the line is the first comment of the YAML file."""
     found: dict[str, dict[str, str]] = {}
-    for group in GROUPS:
+    for group in groups:
         files = [f for root in (config_dir(), *extra_dirs) for f in (root / group).glob("*.yaml")]
         found[group] = {file.stem: _first_comment(file) for file in sorted(files)}
     return found
