@@ -87,11 +87,10 @@ def _run(command: str, words: Sequence[str]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    if command == "table" and words and re.fullmatch(r"\w[\w-]*", words[0]):
-        words = [f"table={words[0]}", *words[1:]]
     words = overrides = _flags_first(words)
     try:
-        _require_table(command, words)
+        if command == "table":
+            words = overrides = _table_named(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except BrokenPipeError:  # `bmo train --help | head`
@@ -110,13 +109,24 @@ def _run(command: str, words: Sequence[str]) -> None:
         _stop(_translated(error, overrides, command))
 
 
-def _require_table(command: str, words: Sequence[str]) -> None:
-    asks = any(word in _ONLY_SHOW for word in words)
-    if command == "table" and not asks and not any(word.startswith("table=") for word in words):
+def _table_named(words: Sequence[str]) -> list[str]:
+    """`bmo table NAME` as Hydra's `table=NAME`."""
+    if "-m" in words or "--multirun" in words:
+        raise InputError("bmo table runs its cells itself, without -m; see table.rows")
+    before = ["", *words]
+    found = [
+        f"table={word}"
+        if re.fullmatch(r"\w[\w-]*", word) and last not in _FLAGS_WITH_VALUE
+        else word
+        for last, word in zip(before, words, strict=False)
+    ]
+    shows = any(word in _ONLY_SHOW for word in words)
+    if not shows and not any(word.startswith("table=") for word in found):
         from bmo_cli.config.locate import choices
 
         names = ", ".join(choices(groups=("table",))["table"])
         raise InputError(f"name a table: bmo table NAME, with NAME one of {names}")
+    return found
 
 
 def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None:

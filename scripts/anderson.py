@@ -16,7 +16,10 @@ def main() -> None:
     """One row a test image, then the means."""
     if len(sys.argv) not in (2, 3):
         raise InputError("usage: python scripts/anderson.py RUN [TOLERANCE]")
-    tolerance = float(sys.argv[2]) if len(sys.argv) == 3 else 1e-4
+    try:
+        tolerance = float(sys.argv[2]) if len(sys.argv) == 3 else 1e-4
+    except ValueError as error:
+        raise InputError(f"TOLERANCE must be a number, got '{sys.argv[2]}'") from error
     _, experiment = load_run(Path(sys.argv[1]))
     task, scheme = experiment.task, experiment.scheme
     counts: dict[int, list[int]] = {0: [], 5: []}

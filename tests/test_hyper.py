@@ -5,7 +5,7 @@ import torch
 
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
-from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
+from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.hyper.implicit import UNCONVERGED, UNSOLVED, Implicit
@@ -20,6 +20,7 @@ from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.gmres import gmres
 from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
+from bmo_cli.tasks.toy import Toy
 
 SIZE = (9, 8)
 NETS = {
@@ -210,3 +211,32 @@ def test_none_has_no_hypergradient(sample):
     assert not Untrained.trains
     with pytest.raises(InputError, match="hyper=none"):
         Untrained().objective(GKM(operator=Resolvent()), sample, 1)
+
+
+def test_gmres_ends_at_products_that_are_not_finite():
+    found, defect = gmres(lambda q: q * torch.nan, torch.ones(3), iterations=5, tolerance=1e-3)
+    assert torch.isnan(found).all()
+    assert defect == float("inf")
+
+
+@pytest.mark.parametrize("solver", ["gmres", "anderson", "fixed_point"])
+def test_implicit_says_that_a_singular_system_has_no_solution(solver):
+    """I - J is singular along y_2, which the loss looks at: |b - A q| / |b| cannot come down."""
+    toy = Toy(problem="a", n=2).double()
+    toy.x.data.fill_(0.3)
+    scheme = GKM(operator=ProximalGradient(gamma=1.2)).double()
+    hyper = Implicit(solver=solver, backward_iterations=200, backward_tolerance=1e-2)
+    assert UNSOLVED in hyper.objective(scheme, toy.sample(), 100).flags
+
+
+def test_truncated_says_which_stages_it_leaves_out():
+    scheme = GKM(operator=Resolvent(), stages=3)
+    assert "last 2 are differentiated" in Truncated(last=2).check(scheme)[0]
+    assert Truncated(last=3).check(scheme) == ()
+
+
+def test_separate_needs_a_level_where_the_metric_has_none(sample):
+    scheme = GKM(operator=DouglasRachford(), net=NETS["dncnn"]()).double()
+    with pytest.raises(InputError, match=r"give hyper\.sigma"):
+        Separate().objective(scheme, sample, 1)
+    assert Separate(sigma=10.0).objective(scheme, sample, 1).objective.item() > 0

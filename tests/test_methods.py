@@ -245,7 +245,7 @@ def test_ladmm(rng, numbers):
     codes.equal(textbook, 25)
 
 
-@pytest.mark.parametrize("form", ["split", "basis_pursuit"])
+@pytest.mark.parametrize("form", ["split", "exact"])
 def test_dladmm(rng, form):
     """Xie, Wu, Liu, Zhong & Lin (2019); h is a square, or the constraint z = 0."""
     codes = Codes(built("method=dladmm", *CODES, f"task.form={form}"), rng, blocks=3)
@@ -495,7 +495,7 @@ def test_classical_solvers_find_the_lasso_optimum(name):
 
 def test_alm_finds_the_sparsest_solution():
     optimize = pytest.importorskip("scipy.optimize")
-    words = ("task=sparse_coding", "gkm=alm", "hyper=none", "task.form=basis_pursuit")
+    words = ("task=sparse_coding", "gkm=alm", "hyper=none", "task.form=exact")
     experiment = built(*words, *CODES, "gkm.operator.beta=0.3")
     found, sample = run_long(experiment, 8000)
     a, y = value(experiment.task.dictionary), value(sample.problem.coupling.b)

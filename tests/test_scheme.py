@@ -1,12 +1,14 @@
 """The scheme: what it refuses, what it promises, weights per iteration, pairings of parts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.accelerated import FISTA
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.learned import ALISTA, LISTA, LISTACP, LearnedLADMM
@@ -19,7 +21,7 @@ from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.fixed_point import iterate
-from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Quadratic, SquaredNorm
+from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Quadratic, SquaredNorm, Zero
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Coupling, Problem
 
@@ -103,11 +105,11 @@ def test_damping_makes_it_converge():
     [
         (lasso, {"operator": ProximalGradient()}),
         (split, {"operator": LADMM()}),
-        (lasso, {"operator": Resolvent(), "net": Identity()}),
+        (blurred, {"operator": Resolvent(), "net": Identity()}),
         (blurred, {"operator": Resolvent(), "net": ConvexPotential(depth=1, width=1, size=3)}),
         (blurred, {"operator": Resolvent(), "net": DnCNN(depth=2, width=2)}),  # promises nothing
         (lasso, {"operator": FISTA()}),
-        (lasso, {"operator": Rotation(), "stages": 2}),
+        (blurred, {"operator": Rotation(), "stages": 2}),
     ],
 )
 def test_takes_undamped_iterations_otherwise(problem, parts):
@@ -126,7 +128,7 @@ def test_says_why_it_may_expand():
     for operator in (ProximalGradient(), Resolvent(), DouglasRachford(), ALM(), LADMM(), PDHG()):
         assert GKM(operator=operator).expansive_because is None
         assert GKM(operator=operator).nonexpansive
-    for operator in (ProximalGradient(), Resolvent(), DouglasRachford()):
+    for operator in (ProximalGradient(), Resolvent()):
         assert GKM(operator=operator, net=lip).nonexpansive
         assert GKM(operator=operator, net=Halving()).nonexpansive
     reasons = {
@@ -134,10 +136,13 @@ def test_says_why_it_may_expand():
         "FISTA promises nothing": GKM(operator=FISTA()),
         "ALISTA promises nothing": GKM(operator=ALISTA(), net=lip),
         "DnCNN is unconstrained": GKM(operator=Resolvent(), net=dncnn),
-        "ConvexPotential is nonexpansive in the Euclidean norm, not in the metric of PDHG": GKM(
-            operator=PDHG(), net=lip
-        ),
     }
+    for operator in (DouglasRachford(), ALM(), LADMM(), PDHG()):  # 2 N - I, or another metric
+        reason = (
+            f"{type(operator).__name__} with ConvexPotential in the place of prox_g need not be "
+            "nonexpansive, though each of them is"
+        )
+        reasons[reason] = GKM(operator=operator, net=lip)
     for reason, scheme in reasons.items():
         assert scheme.expansive_because == reason
         assert not scheme.nonexpansive
@@ -175,6 +180,40 @@ def test_iteration_k_uses_stage_k_and_later_ones_the_last(rng):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert scheme.operator is scheme.stages[-1].operator
     assert scheme.net is scheme.stages[-1].net
+
+
+class Doubling(Network):
+    channels = 1
+
+    def forward(self, x):
+        return 2 * x + 1
+
+
+def test_a_network_follows_the_proximal_map_of_g_wherever_that_is(rng):
+    """Inside Douglas-Rachford and before the dual step of PDHG; behind an operator without g."""
+    states = [
+        torch.tensor(rng.normal(size=s), dtype=torch.float32) for s in ((2, COLUMNS), (2, ROWS))
+    ]
+    (u, v), f, net = states, lasso().f, Doubling()
+
+    def applied(operator, problem, *state):
+        return GKM(operator=operator, net=net).bind(problem).D(state, 0)
+
+    def soft(w, t):
+        return w.sign() * (w.abs() - t).clamp_min(0)
+
+    gamma = 1 / f.lipschitz
+    (found,) = applied(ProximalGradient(), lasso(), u)
+    torch.testing.assert_close(found, net(soft(u - gamma * f.grad((u,))[0], 0.1 * gamma)))
+    (x,) = f.resolvent(gamma)((u,))
+    (found,) = applied(DouglasRachford(), lasso(), u)
+    torch.testing.assert_close(found, u + net(soft(2 * x - u, 0.1 * gamma)) - x)
+    (found,) = applied(Resolvent(gamma=1.0), Problem(f), u)
+    torch.testing.assert_close(found, net(x))
+    found, dual = applied(PDHG(), split(AtZero()), u, v)
+    tau = 0.95 / f.lipschitz
+    torch.testing.assert_close(found, net(soft(u - tau * f.a.adjoint(v), 0.1 * tau)))
+    torch.testing.assert_close(dual, v + f.a(2 * found - u) - f.y)
 
 
 def test_stages_start_equal_and_learn_apart():
@@ -227,7 +266,9 @@ OTHER_SHAPE = "the dictionary is 3 x 6, but gkm.operator has rows=4 columns=6"
         (ALM(), split(L1(0.1)), "holds exactly (h = AtZero), got h = L1; use gkm=ladmm"),
         (ALM(), split(), "got h = SquaredNorm"),
         *((o, lasso(), UNCOUPLED) for o in (ALM(), LADMM(), PDHG(), LearnedLADMM(**SHAPE))),
-        *((o, split(), COUPLED) for o in (ProximalGradient(), Resolvent(), DouglasRachford())),
+        *((o, split(), COUPLED) for o in (ProximalGradient(), DouglasRachford())),
+        (Resolvent(), replace(split(), g=Zero()), COUPLED),
+        (Resolvent(), lasso(), "Resolvent does not see the g of this problem, L1; use gkm=pg"),
         *((o, split(), COUPLED) for o in (FISTA(), LISTA(**SHAPE), LISTACP(**SHAPE), ALISTA())),
         (
             ProximalGradient(),
@@ -240,6 +281,8 @@ OTHER_SHAPE = "the dictionary is 3 x 6, but gkm.operator has rows=4 columns=6"
             split(AtZero()),
             "the dictionary is 4 x 6, but gkm.operator has rows=9 columns=6",
         ),
+        (LearnedLADMM(**SHAPE), replace(split(), f=lasso().f), "but this problem has an f, too"),
+        (ALISTA(), lasso(rows=7), "needs a dictionary of full row rank, got 7 x 6"),
         *((o, blurred(), "got PeriodicBlur; use a task with") for o in (LISTA(**SHAPE), ALISTA())),
         (LISTACP(**SHAPE), curved(), "needs a data term 1/2 |A u - y|^2, got Quadratic"),
     ],
@@ -250,3 +293,58 @@ def test_wrong_pairings_are_refused_in_one_line(operator, problem, message):
     text = str(error.value)
     assert message in text
     assert "\n" not in text
+
+
+def blurred(rng):
+    blur = PeriodicBlur(transfer_function(torch.tensor(rng.random((1, 3, 3))), (8, 6)), (8, 6))
+    return Problem(LeastSquares(blur, torch.tensor(rng.random((1, 1, 8, 6)))))
+
+
+def test_network_takes_the_place_of_prox_g(rng):
+    """Plug-and-play Douglas-Rachford: s + net(2 x - s) - x with x = prox_f(s)."""
+    net = DnCNN(depth=2, width=2).double()
+    problem = blurred(rng)
+    mapping = GKM(operator=DouglasRachford(), net=net).double().bind(problem)
+    s = torch.tensor(rng.normal(size=(1, 1, 8, 6)))
+    (x,) = mapping.estimate((s,))
+    torch.testing.assert_close(mapping.D((s,), 0)[0], s + net(2 * x - s) - x)
+
+
+def test_network_follows_an_operator_that_has_no_prox_g(rng):
+    net = DnCNN(depth=2, width=2).double()
+    problem = blurred(rng)
+    alone, with_net = (GKM(operator=Resolvent(), net=n).double().bind(problem) for n in (None, net))
+    s = torch.tensor(rng.normal(size=(1, 1, 8, 6)))
+    torch.testing.assert_close(with_net.D((s,), 0)[0], net(alone.D((s,), 0)[0]))
+
+
+def test_operator_without_prox_refuses_a_problem_with_g(rng):
+    problem = Problem(blurred(rng).f, L1(0.1))
+    with pytest.raises(InputError, match="Resolvent does not see the g of this problem, L1"):
+        GKM(operator=Resolvent()).bind(problem)
+
+
+def test_anderson_is_refused_for_what_is_no_single_map(rng):
+    problem, settings = blurred(rng), Settings(iterations=3, anderson=2)
+    initial = (problem.f.y,)
+    for scheme in (GKM(operator=FISTA(), alpha=None), GKM(operator=ProximalGradient(), stages=2)):
+        with pytest.raises(InputError, match=r"use eval\.anderson=0"):
+            solve(scheme.double(), problem, initial, settings)
+    assert solve(GKM(operator=ProximalGradient()).double(), problem, initial, settings).iterations
+
+
+def test_a_solve_goes_on_from_where_another_ended(rng):
+    coupling = Coupling(
+        Matrix(torch.tensor(rng.normal(size=(5, 4)))), torch.ones(1, 5).double(), L1(1)
+    )
+    problem = Problem(coupling=coupling, g=L1(0.1))
+    mapping = GKM(operator=LADMM()).double().bind(problem)
+    zero = (torch.zeros(1, 4).double(),)
+    whole = iterate(mapping, zero, iterations=30)
+    half = iterate(mapping, zero, iterations=15)
+    warm = iterate(mapping, half.value, iterations=15, start=15)
+    for a, b in zip(whole.value, warm.value, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    cold = iterate(mapping, zero, iterations=5000, tolerance=1e-8)
+    warm = iterate(mapping, whole.value, iterations=5000, tolerance=1e-8)
+    assert warm.iterations == cold.iterations - 30

@@ -148,7 +148,7 @@ def test_nmse_of_known_estimates():
 
 def test_forms_are_what_they_say():
     made = {}
-    for form in ("lasso", "split", "basis_pursuit"):
+    for form in ("lasso", "split", "exact"):
         task = SparseCoding(**SMALL, kappa=0.3, form=form)
         made[form] = problem = batch(task).problem
         assert isinstance(problem.g, L1)
@@ -157,7 +157,7 @@ def test_forms_are_what_they_say():
         assert torch.equal(part.a.a, task.dictionary)
     assert isinstance(made["lasso"].f, LeastSquares)
     assert made["lasso"].coupling is None
-    for form, kind in (("split", SquaredNorm), ("basis_pursuit", AtZero)):
+    for form, kind in (("split", SquaredNorm), ("exact", AtZero)):
         assert isinstance(made[form].f, Zero)
         assert isinstance(made[form].coupling.h, kind)
     y = [observations(problem) for problem in made.values()]
@@ -185,7 +185,7 @@ def test_lasso_and_split_have_one_optimum():
 
 
 def test_basis_pursuit_is_their_limit_for_a_small_weight():
-    _, y, x = solved("basis_pursuit", LADMM(beta=0.3), 8000)
+    _, y, x = solved("exact", LADMM(beta=0.3), 8000)
     a, _, z = solved("lasso", FISTA(), 6000, kappa=1e-3, alpha=None)
     torch.testing.assert_close(x @ a.T, y, rtol=0, atol=1e-5)
     torch.testing.assert_close(x, z, rtol=0, atol=0.05)  # the lasso shrinks by O(kappa)

@@ -1,9 +1,12 @@
 """`bmo table`: runs what is missing, reads what is there, says what failed."""
 
 import csv
+import fcntl
 import json
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 MINI = """
 # two methods on a toy
@@ -26,7 +29,7 @@ def table(tmp_path, bmo):
     folder = tmp_path / "conf" / "table"
     folder.mkdir(parents=True)
     (folder / "mini.yaml").write_text(MINI)
-    return lambda *words: bmo("table", "mini", "--config-dir", "conf", *words)
+    return lambda *words: bmo("table", "--config-dir", "conf", "mini", *words)
 
 
 def runs(tmp_path):
@@ -86,6 +89,9 @@ def test_a_failed_cell_does_not_hide_the_others(tmp_path, table):
         (["+table.rows.bad=['hyper=bmoo']"], "row 'bad', column '(a) many'"),
         (["+table.rows.bad=['train.stps=3']"], "did you mean 'train.steps'?"),
         (["table.seeds=[x]"], "table.seeds[0] must be an integer"),
+        (["table.seeds=[]"], "table.seeds is empty"),
+        (["table.scores.evaluations=zz"], "table.scores.evaluations must be a format"),
+        (["-m"], "without -m"),
     ],
 )
 def test_a_wrong_row_is_refused_before_anything_runs(tmp_path, table, words, message):
@@ -103,3 +109,58 @@ def test_table_must_be_named(bmo):
     done = bmo("table", "tyo")
     assert done.returncode == 2
     assert "unknown table 'tyo'" in done.stderr
+
+
+def test_an_error_of_the_program_is_one_cell_s_own(tmp_path, table):
+    (tmp_path / "broken.py").write_text(
+        "from bmo_cli.hyper.aggregation import Unrolled\n\n\nclass Broken(Unrolled):\n"
+        "    def objective(self, scheme, sample, iterations):\n        raise KeyError('oops')\n"
+    )
+    (tmp_path / "conf" / "hyper").mkdir()
+    (tmp_path / "conf" / "hyper" / "broken.yaml").write_text("# broken\n_target_: broken.Broken\n")
+    row = "+table.rows.bad=['hyper=broken']"
+    done = table(row, "plugins=[broken.py]", "table.seeds=[0]")
+    assert done.returncode == 1, done.stderr
+    out = tmp_path / "outputs" / "tables" / "mini"
+    assert "KeyError: 'oops'" in (out / "mini.md").read_text()
+    assert "| bmo | 0." in (out / "mini.md").read_text()
+    folder = next((out / "runs").glob("bad*"))
+    assert json.loads((folder / "result.json").read_text())["status"] == "failed"
+    assert "Traceback" in (folder / "run.log").read_text()
+
+
+def test_two_tables_do_not_share_a_folder(tmp_path, table):
+    out = tmp_path / "outputs" / "tables" / "mini"
+    out.mkdir(parents=True)
+    with (out / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        done = table()
+    assert done.returncode == 2
+    assert "another bmo table works in" in done.stderr
+    assert not (out / "runs").exists()
+
+
+def test_an_interrupted_cell_goes_on(tmp_path, table):
+    assert table("table.seeds=[0]").returncode == 0
+    out = tmp_path / "outputs" / "tables" / "mini"
+    before = (out / "mini.csv").read_text()
+    folder = next((out / "runs").glob("unrolled*"))
+    result = json.loads((folder / "result.json").read_text())
+    rows = (folder / "history.csv").read_text()
+    result |= {"status": "interrupted", "steps": 2}
+    (folder / "result.json").write_text(json.dumps(result))
+    _rewind(folder / "checkpoints" / "last.safetensors", 2)
+    done = table("table.seeds=[0]")
+    assert done.returncode == 0, done.stderr
+    assert "going on after step 2" in (folder / "run.log").read_text()
+    assert (out / "mini.csv").read_text().splitlines()[0] == before.splitlines()[0]
+    assert (folder / "history.csv").read_text().count("\n") == rows.count("\n")
+
+
+def _rewind(file, step):
+    """Make a checkpoint say that it is of an earlier step."""
+    with safe_open(file, framework="pt") as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+        meta = archive.metadata()
+    progress = json.loads(meta["progress"]) | {"step": step}
+    save_file(tensors, file, metadata={**meta, "progress": json.dumps(progress)})

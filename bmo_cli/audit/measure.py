@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bmo_cli.audit.problems import SmallProblem, norm_problems
 from bmo_cli.errors import InputError
-from bmo_cli.gkm.operator import Bounded, NumericalOperator
+from bmo_cli.gkm.operator import Bounded, Exponential, NumericalOperator
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.solver.cost import Cost, SavedBytes
@@ -189,15 +189,16 @@ def audit_norm(name: str, operator: NumericalOperator) -> list[NormRecord]:
 
 
 def _worst(operator: NumericalOperator, problem: Problem) -> float:
-    """Largest ratio over parameters, radii and seeds."""
+    """Largest ratio over radii and parameters, from one end of their range to the other."""
     points = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ratios = []
-    for theta in (None, -30.0, 30.0):
+    for share, scale in ((None, 0.0), (-30.0, -2.0), (-30.0, 2.0), (30.0, -2.0), (30.0, 2.0)):
         moved = copy.deepcopy(operator).double()
-        bounded = [part for part in moved.modules() if isinstance(part, Bounded)]
-        if theta is not None:
-            for part in bounded:
-                part.theta.data.fill_(theta)
+        for part in moved.modules():
+            if isinstance(part, Bounded) and share is not None:
+                part.theta.data.fill_(share)
+            elif isinstance(part, Exponential):
+                part.theta.data.add_(scale)
         mapping = GKM(operator=moved).bind(problem)
         for radius in (1e-2, 1.0, 1e2):
             ratios.append(largest_ratio(mapping, (points,), turns=100, radius=radius))

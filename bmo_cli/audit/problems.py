@@ -144,6 +144,7 @@ def norm_problems(understated: float) -> dict[str, Problem]:
     f, g = LeastSquares(Declared(a), y), L1(0.1)
     relations: dict[str, Proximable] = {"l1": L1(0.3), "squares": SquaredNorm(), "exact": AtZero()}
     return {
+        "f": Problem(f),
         "f + g": Problem(f, g),
         **{name: Problem(f, g, Coupling(Declared(c), b, h)) for name, h in relations.items()},
     }

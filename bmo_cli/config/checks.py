@@ -87,6 +87,7 @@ def check(value: Any, annotation: Any, name: str) -> None:
         if not isinstance(value, Mapping):
             raise InputError(f"{name} must be a mapping, got {value!r}")
         for key, item in value.items() if arguments else ():
+            check(key, arguments[0], f"a key of {name}")
             check(item, arguments[1], f"{name}.{key}")
     elif annotation in (None, type(None)):
         if value is not None:

@@ -28,6 +28,9 @@ def one_line(error: Exception, overrides: Sequence[str], command: str, config_di
     unknown = re.search(
         r"Could not (?:override|append to|delete from config)\W*'?([\w./@-]+)", text
     )
+    taken = re.search(r"An item is already at '([\w./@-]+)'", text)
+    if taken:
+        return f"'{taken.group(1)}' is there already: change it without the +"
     if unknown:
         key = unknown.group(1).rstrip(".'")
         return f"unknown key '{key}'{_nearest_key(key, overrides, command, config_dir)}"

@@ -93,8 +93,10 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
             merged[key] = snapshot[key]
         for text in typed:
             _apply(text, composed, merged)
-        if OmegaConf.select(merged, "net.weights") and argument(typed, "net.weights") is None:
-            merged.net.weights = None  # the checkpoint has them; the file may have gone
+        for node in (merged.net, merged.gkm):
+            _forget_weights(node)
+        if argument(typed, "net.weights") is not None:
+            merged.net.weights = composed.net.weights
     except OmegaConfBaseException as error:
         raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     return merged
@@ -108,11 +110,29 @@ def read_snapshot(run: Path) -> dict[str, Any]:
     """
     file = run / ".hydra" / "config.yaml"
     try:
-        content = OmegaConf.to_container(_load(file), resolve=True)
+        snapshot = _load(file)
+        _forget_weights(snapshot)
+        content = OmegaConf.to_container(snapshot, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
+
+
+def _forget_weights(node: object) -> None:
+    """Files that initial weights came from: the checkpoint has them, and a stranger's may not run.
+
+    Only literal nodes are visited; what interpolates one of them follows it.
+    """
+    if not isinstance(node, DictConfig):
+        return
+    for key in list(node):
+        if OmegaConf.is_interpolation(node, str(key)):
+            continue
+        if key == "weights":
+            node[key] = None
+        else:
+            _forget_weights(node[key])
 
 
 def _load(file: Path) -> DictConfig:

@@ -13,6 +13,7 @@ import torch
 
 from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
 from bmo_cli.audit.problems import PROBLEMS
+from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import BmoError, InputError, nearest
 from bmo_cli.experiment.build import instantiate, load_plugins
 from bmo_cli.experiment.compose import compose
@@ -95,10 +96,10 @@ def _methods(
     if "hyper" in config:
         name = names["hyper"] or "hyper"
         return {name: instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)}
-    given = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    given = [f"plugins=[{','.join(map(quoted, plugins))}]"] if plugins else []
     return {
         name: instantiate(
-            compose([*overrides, *given])[0]["hyper"], "hyper", plugins, HyperOptimizer
+            compose([*overrides, *given]).config["hyper"], "hyper", plugins, HyperOptimizer
         )
         for name, overrides in config["methods"].items()
     }
@@ -108,6 +109,8 @@ def _problems(chosen: str | Sequence[str]) -> list[str]:
     names = [chosen] if isinstance(chosen, str) else list(chosen)
     if names == ["all"]:
         return list(PROBLEMS)
+    if not names:
+        raise InputError(f"problem is empty; known: all, {', '.join(PROBLEMS)}")
     for name in names:
         if name not in PROBLEMS:
             hint = nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
@@ -134,7 +137,7 @@ def _operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperat
     if given is not None:
         return {name or "gkm": given.operator}
     return {
-        choice: instantiate(compose([f"gkm={choice}"])[0]["gkm"], "gkm", [], GKM).operator
+        choice: instantiate(compose([f"gkm={choice}"]).config["gkm"], "gkm", [], GKM).operator
         for choice in OPERATORS
     }
 

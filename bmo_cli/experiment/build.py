@@ -37,7 +37,12 @@ class Experiment:
     hyper: HyperOptimizer
     device: torch.device
     notes: tuple[str, ...]
-    """what the theory of the hyper-optimiser assumes and this scheme does not provide"""
+    """what the theory assumes and this configuration does not provide"""
+
+    @property
+    def nonexpansive(self) -> bool:
+        """Whether D is nonexpansive by construction on the problems of the task."""
+        return self.scheme.nonexpansive and self.task.convex
 
     @property
     def omega(self) -> nn.ModuleDict:
@@ -60,7 +65,16 @@ def build(config: Node) -> Experiment:
     task = instantiate(config["task"], "task", plugins, Task, **given)
     scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
     hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
-    return Experiment(task.to(device), scheme.to(device), hyper, device, hyper.check(scheme))
+    notes = list(hyper.check(scheme))
+    if not task.convex:
+        notes.append("the problems of this task are not convex: D need not be nonexpansive")
+    stages, iterations = len(scheme.stages), config["train"]["iterations"]
+    if stages > iterations and hyper.trains:
+        notes.append(
+            f"gkm.stages={stages}, but train.iterations={iterations} trains only the first "
+            f"{iterations} of them"
+        )
+    return Experiment(task.to(device), scheme.to(device), hyper, device, tuple(notes))
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:

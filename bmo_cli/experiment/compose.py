@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -17,14 +18,26 @@ from bmo_cli.config.schema import check_config
 from bmo_cli.errors import InputError
 
 
-def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | None]]:
+@dataclass(frozen=True)
+class Composed:
+    """A configuration of `bmo train`.
+
+    Attributes:
+        config: resolved and checked.
+        names: chosen option of every group.
+        text: as YAML, with its interpolations.
+    """
+
+    config: dict[str, Any]
+    names: dict[str, str | None]
+    text: str
+
+
+def compose(overrides: Sequence[str]) -> Composed:
     """What `bmo train` with these overrides would run, under the search path of this command.
 
     Args:
         overrides: as on the command line.
-
-    Returns:
-        The resolved, checked configuration, and the chosen option of every group.
 
     Raises:
         InputError: naming the override that does not fit.
@@ -45,4 +58,4 @@ def compose(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str | N
     assert isinstance(plain, dict)
     checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
     check_config(checked)
-    return checked, choices
+    return Composed(checked, choices, OmegaConf.to_yaml(config))

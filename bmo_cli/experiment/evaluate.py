@@ -48,7 +48,7 @@ def evaluate_run(
         "seed": config["seed"],
         "steps": progress.step,
         "train_seconds": progress.seconds,
-        "nonexpansive": experiment.scheme.nonexpansive,
+        "nonexpansive": experiment.nonexpansive,
         "notes": experiment.notes,
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),

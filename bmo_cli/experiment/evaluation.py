@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from bmo_cli.data.splits import Split
-from bmo_cli.errors import DivergenceError
+from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
@@ -65,9 +65,15 @@ def solve(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> 
 
     Raises:
         DivergenceError: an iterate became non-finite.
+        InputError: Anderson acceleration of a scheme that is not one map.
     """
     mapping = scheme.bind(problem)
     iterations, combine = settings.iterations, None
+    if settings.anderson and not scheme.stationary:
+        raise InputError(
+            "eval.anderson accelerates one map, but this scheme changes with the iteration "
+            "(FISTA, or gkm.stages > 1); use eval.anderson=0"
+        )
     if settings.anderson:
         combine = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
     solution = iterate(

@@ -51,8 +51,6 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     if command == "table":
         from bmo_cli.experiment.table import make_table
 
-        if hydra.mode != RunMode.RUN:
-            raise InputError("bmo table runs its cells itself, without -m; see table.rows")
         return make_table(_plain(command, config), hydra.runtime.choices["table"])
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun = False

@@ -41,7 +41,9 @@ def require_memory(experiment: Experiment, settings: Mapping[str, Any]) -> None:
 
     few, kept = measure(1), experiment.hyper.differentiated(iterations)
     more = min(kept, 3)
-    slope = (measure(more) - few) / (more - 1) if more > 1 else 0.0
+    if more * few > 1.25 * free:  # measuring must not do what it is to prevent
+        more = 1
+    slope = (measure(more) - few) / (more - 1) if more > 1 else float(few)
     needed = few + slope * (kept - 1)
     if needed <= free:
         return

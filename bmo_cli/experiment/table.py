@@ -1,15 +1,17 @@
 """`bmo table NAME`: rows and columns of runs; what is missing runs, what is there is read.
 
 A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`, whose key is made from its
-resolved configuration and this program's version. A cell that was interrupted starts again.
+resolved configuration, the plug-ins and this program's version. An interrupted cell goes on.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
 import re
+import shlex
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +23,9 @@ from typing import Any
 import yaml
 
 from bmo_cli import __version__
+from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import BmoError, InputError, Interrupted
-from bmo_cli.experiment.compose import compose
+from bmo_cli.experiment.compose import Composed, compose
 from bmo_cli.experiment.train import train
 from bmo_cli.results.run_folder import RunFolder, write_atomically
 from bmo_cli.results.tables import comma_separated, markdown
@@ -38,8 +41,7 @@ class Cell:
         row, column: names.
         seed: of the run.
         overrides: what `bmo train` is given.
-        config: the resolved configuration.
-        names: chosen option of every group.
+        composed: its configuration.
         folder: of the run.
     """
 
@@ -47,8 +49,7 @@ class Cell:
     column: str
     seed: int
     overrides: list[str]
-    config: dict[str, Any]
-    names: dict[str, str | None]
+    composed: Composed
     folder: RunFolder
 
     @property
@@ -70,65 +71,108 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         BmoError: cells failed; the table is written, with the reasons in it.
     """
     table, out = config["table"], Path(config["out"])
+    _check(table)
     cells = list(_cells(table, out, config["plugins"]))
-    missing = [cell for cell in cells if cell.result is None]
-    log.info("%s: %d cells, %d to run, in %s", name, len(cells), len(missing), out)
-    failures: dict[Path, str] = {}
-    for i, cell in enumerate(missing, 1):
-        log.info("%d/%d  %s, %s, seed %d", i, len(missing), cell.row, cell.column, cell.seed)
-        try:
-            _run(cell)
-        except Interrupted:
-            log.info("%d cells are done; the same command goes on", i - 1)
-            raise
-        except BmoError as error:
-            failures[cell.folder.path] = str(error)
-            log.warning("failed: %s", error)
-    text = _markdown(table, cells, failures)
-    write_atomically(out / f"{name}.md", text.encode())
-    write_atomically(out / f"{name}.csv", _csv(table, cells).encode())
+    out.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        missing = [cell for cell in cells if cell.result is None]
+        log.info("%s: %d cells, %d to run, in %s", name, len(cells), len(missing), out)
+        failures: dict[Path, str] = {}
+        for i, cell in enumerate(missing, 1):
+            log.info("%d/%d  %s, %s, seed %d", i, len(missing), cell.row, cell.column, cell.seed)
+            try:
+                _run(cell)
+            except Interrupted as error:
+                raise Interrupted(
+                    f"stopped; {i - 1} cells were run and this one is saved, the same command "
+                    "goes on",
+                    exit_code=error.exit_code,
+                ) from error
+            except Exception as error:  # one cell must not hide the others
+                failures[cell.folder.path] = reason = _reason(error)
+                log.warning("failed: %s", reason)
+        text = _markdown(table, cells, failures)
+        write_atomically(out / f"{name}.md", text.encode())
+        write_atomically(out / f"{name}.csv", _csv(table, cells).encode())
     log.info("\n%s\nwritten to %s", text, out / f"{name}.md")
     if failures:
         raise BmoError(f"{len(failures)} of {len(cells)} cells failed; the table says why")
 
 
+def _check(table: Mapping[str, Any]) -> None:
+    """Refuse what would only be noticed after hours of running."""
+    for key in ("rows", "columns", "scores", "seeds"):
+        if not table[key]:
+            raise InputError(f"table.{key} is empty")
+    for score, layout in table["scores"].items():
+        try:
+            format(1.0, layout)
+        except ValueError as error:
+            raise InputError(
+                f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
+            ) from error
+
+
 def _cells(table: Mapping[str, Any], out: Path, plugins: Sequence[str]) -> Iterator[Cell]:
-    given = [f"plugins=[{','.join(plugins)}]"] if plugins else []
+    given = [f"plugins=[{','.join(map(quoted, plugins))}]"] if plugins else []
+    sources = [Path(p).read_text(encoding="utf-8") for p in plugins if Path(p).is_file()]
     for column, of_column in table["columns"].items():
         for row, of_row in table["rows"].items():
             for seed in table["seeds"]:
                 overrides = [*table["common"], *of_column, *of_row, f"seed={seed}", *given]
                 try:
-                    config, names = compose(overrides)
+                    composed = compose(overrides)
                 except InputError as error:
                     raise InputError(f"row '{row}', column '{column}': {error}") from error
-                text = json.dumps([__version__, config], sort_keys=True)
+                text = json.dumps([__version__, composed.config, sources], sort_keys=True)
                 key = hashlib.sha256(text.encode()).hexdigest()[:10]
                 folder = out / "runs" / f"{_plain(row)}--{_plain(column)}--{seed}-{key}"
-                yield Cell(row, column, seed, overrides, config, names, RunFolder(folder))
+                yield Cell(row, column, seed, overrides, composed, RunFolder(folder))
 
 
 def _plain(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")
 
 
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Two processes must not work on one table: each would take the other's cells for abandoned."""
+    with (out / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(
+                f"another bmo table works in {out}; wait for it, or use out=DIR"
+            ) from error
+        yield
+
+
 def _run(cell: Cell) -> None:
-    """Train a cell from the start, its output going to run.log alone."""
-    path = cell.folder.path
-    if path.exists():  # interrupted or failed before
-        shutil.rmtree(path)
-    (path / ".hydra").mkdir(parents=True)
-    for file, content in (("config", cell.config), ("overrides", cell.overrides)):
-        (path / ".hydra" / f"{file}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    """Train a cell, its output going to run.log alone; one that was interrupted goes on."""
+    path, before = cell.folder.path, cell.folder.read_result()
+    goes_on = before.get("status") in ("interrupted", "running") and before.get("steps", 0) > 0
+    goes_on = goes_on and (cell.folder.checkpoints / "last.safetensors").is_file()
+    if path.exists() and not goes_on:
+        shutil.rmtree(path)  # nothing in it is worth keeping: it failed, or had not begun
+    (path / ".hydra").mkdir(parents=True, exist_ok=True)
+    (path / ".hydra" / "config.yaml").write_text(cell.composed.text, encoding="utf-8")
+    listed = yaml.safe_dump(cell.overrides)
+    (path / ".hydra" / "overrides.yaml").write_text(listed, encoding="utf-8")
+    config = cell.composed.config | {"resume": str(path) if goes_on else None}
     with _logged_to(path / "run.log"):
         try:
-            cell.folder.write_result(train(cell.config, cell.names, cell.folder))
-        except BmoError as error:
-            before = cell.folder.read_result()
+            cell.folder.write_result(train(config, cell.composed.names, cell.folder))
+        except Exception as error:
             status = "interrupted" if isinstance(error, Interrupted) else "failed"
-            failure = {"status": status, "message": str(error)}
-            cell.folder.write_result({"metrics": {}, **before, **failure})
+            failure = {"status": status, "message": _reason(error)}
+            cell.folder.write_result({"metrics": {}, **cell.folder.read_result(), **failure})
+            if status == "failed":
+                log.exception("the cell failed")
             raise
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
 
 
 @contextmanager
@@ -158,7 +202,7 @@ def _markdown(table: Mapping[str, Any], cells: Sequence[Cell], failures: Mapping
         header = ["", *table["scores"], *(["failed because"] if notes else [])]
         lines = lines if notes else [line[:-1] for line in lines]
         parts.append(f"## {column}\n\n{markdown(header, lines)}\n")
-    commands = ["bmo train " + " ".join(cell.overrides) for cell in cells]
+    commands = [shlex.join(["bmo", "train", *cell.overrides]) for cell in cells]
     listing = "\n".join(f"    {command}" for command in commands)
     return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
 

@@ -21,6 +21,7 @@ from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
@@ -64,7 +65,7 @@ def train(
             )
         log.info("going on after step %d", progress.step)
     first = next(iter(task.samples(range(1), config["train"]["batch"])))
-    experiment.scheme.bind(first.problem)  # refuses an operator that this problem does not fit
+    _require_fit(experiment, first)
     if experiment.hyper.trains:
         require_memory(experiment, config["train"])
     begin()
@@ -79,7 +80,7 @@ def train(
         "git": git_state(),
         "device": describe_device(experiment.device),
     }
-    result |= {"nonexpansive": experiment.scheme.nonexpansive, "notes": experiment.notes}
+    result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
         *(names.get(key) for key in ("task", "hyper", "gkm", "net")),
@@ -116,6 +117,17 @@ def train(
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
     return result
+
+
+def _require_fit(experiment: Experiment, sample: Sample) -> None:
+    """Refuse an operator or a network that the task's problems do not fit."""
+    scheme, shape = experiment.scheme, tuple(sample.initial[0].shape)
+    scheme.bind(sample.problem)
+    if scheme.net is not None and len(shape) != 4:
+        raise InputError(
+            f"{type(scheme.net).__name__} works on images (B, C, H, W), but the unknown of this "
+            f"task has shape {shape}; use net=none"
+        )
 
 
 def _show(task: Task) -> Callable[[float], str]:

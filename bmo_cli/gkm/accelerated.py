@@ -29,6 +29,7 @@ class FISTA(NumericalOperator):
     """
 
     nonexpansive = False
+    uses_g = True
     stationary = False
 
     def __init__(self, *, weight: Positive = 1.0, learn_weight: bool = False) -> None:

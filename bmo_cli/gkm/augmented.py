@@ -1,8 +1,9 @@
 """Operators for a linear relation, min f(u) + g(u) + h(z) subject to A u + z = b.
 
-All three linearise |A u - b|^2 and see f through its gradient. With penalty beta (PDHG: dual step
-sigma) and tau < 1 / (beta |A|^2 + L_f / 2), each is a forward-backward step in its metric, hence
-averaged; the share of that limit is the hyper-parameter, so that it cannot be left.
+All three linearise |A u - b|^2 and see f through its gradient, with penalty beta (PDHG: dual step
+sigma) and tau < 1 / (beta |A|^2 + L_f / 2). ALM and PDHG are forward-backward in their metric,
+hence averaged; LADMM is nonexpansive in its metric, and converges undamped as ADMM does. The share
+of the limit of tau is the hyper-parameter, so that it cannot be left.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class _Linearized(NumericalOperator):
 
     condition = "1/tau - beta |A|^2 > L_f/2"
     averaged = True
-    scalar_metric = False
+    uses_g = True
+    keeps_nonexpansive = False  # G is no multiple of the identity on the first block
 
     def __init__(
         self,

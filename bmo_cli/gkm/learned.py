@@ -24,6 +24,7 @@ from bmo_cli.gkm.operator import (
 )
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.solver.functions import Zero
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
@@ -42,6 +43,7 @@ class LISTA(NumericalOperator):
     """
 
     nonexpansive = False
+    uses_g = True
 
     def __init__(self, *, rows: Count, columns: Count, threshold: Positive = 1.0) -> None:
         super().__init__()
@@ -77,6 +79,7 @@ class LISTACP(NumericalOperator):
     """
 
     nonexpansive = False
+    uses_g = True
 
     def __init__(self, *, rows: Count, columns: Count, threshold: Positive = 1.0) -> None:
         super().__init__()
@@ -109,6 +112,7 @@ class ALISTA(NumericalOperator):
     """
 
     nonexpansive = False
+    uses_g = True
 
     def __init__(self, *, gamma: Positive = 1.0, threshold: Positive = 1.0) -> None:
         super().__init__()
@@ -118,6 +122,12 @@ class ALISTA(NumericalOperator):
     def bind(self, problem: Problem) -> BoundOperator:
         f = least_squares_of(problem, self)
         a = _matrix(f.a)
+        if a.a.shape[0] > a.a.shape[1]:
+            rows, columns = a.a.shape
+            raise InputError(
+                f"ALISTA needs a dictionary of full row rank, got {rows} x {columns}; use "
+                "task.rows <= task.columns, or gkm=lista_cp"
+            )
         weight, gamma = analytic_weight(a.a), self.gamma()
         length = self.threshold() / f.lipschitz
 
@@ -146,6 +156,7 @@ class LearnedLADMM(NumericalOperator):
     """
 
     nonexpansive = False
+    uses_g = True
 
     def __init__(
         self, *, rows: Count, columns: Count, beta: Positive = 1.0, share: OpenUnit = 0.95
@@ -159,6 +170,8 @@ class LearnedLADMM(NumericalOperator):
 
     def bind(self, problem: Problem) -> BoundOperator:
         coupling = coupling_of(problem, self)
+        if not isinstance(problem.f, Zero):
+            raise InputError("LearnedLADMM solves min g(u) + h(z), but this problem has an f, too")
         a, b = _matrix(coupling.a, (self.correction.shape[1], len(self.correction))), coupling.b
         beta = self.beta()
         tau = self.share() / (beta * a.norm_squared)

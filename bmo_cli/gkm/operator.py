@@ -62,16 +62,19 @@ class NumericalOperator(nn.Module, ABC):
     Attributes:
         condition: on the step sizes, in words.
         nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every problem and all parameters.
-        averaged: D is moreover averaged, so that it converges without damping (gkm.alpha=null).
-        scalar_metric: G is a multiple of the identity on the first block and does not couple it to
-            others; only then a nonexpansive network on that block keeps D nonexpansive.
+        averaged: D also converges without damping (gkm.alpha=null); averaged maps do.
+        uses_g: D applies prox_g. A network then follows prox_g inside D, in its place where g = 0;
+            otherwise it follows D_num, and problems with a g are refused.
+        keeps_nonexpansive: a nonexpansive network there keeps D nonexpansive; so where G is a
+            multiple of the identity on the first block and D is a composition.
         stationary: D does not depend on the number k of the iteration.
     """
 
     condition: ClassVar[str] = ""
     nonexpansive: ClassVar[bool] = True
     averaged: ClassVar[bool] = False
-    scalar_metric: ClassVar[bool] = True
+    uses_g: ClassVar[bool] = False
+    keeps_nonexpansive: ClassVar[bool] = True
     stationary: ClassVar[bool] = True
 
     @abstractmethod
@@ -150,7 +153,8 @@ def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:
     if problem.coupling is None:
         raise InputError(
             f"{type(operator).__name__} needs a problem with a linear relation A u + z = b, and "
-            "this task's has none; use task.form=split, or gkm=pg or gkm=prox"
+            "this task's has none; use task.form=split (task.form=exact for gkm=alm), or "
+            "gkm=pg or gkm=prox"
         )
     return problem.coupling
 

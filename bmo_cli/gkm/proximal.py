@@ -31,6 +31,7 @@ class ProximalGradient(NumericalOperator):
 
     condition = "0 < gamma < 2/L_f"
     averaged = True
+    uses_g = True
 
     def __init__(
         self,
@@ -94,6 +95,8 @@ class DouglasRachford(NumericalOperator):
 
     condition = "gamma > 0"
     averaged = True
+    uses_g = True
+    keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N expands
 
     def __init__(
         self,

@@ -1,14 +1,16 @@
 """GKM: numerical operators and networks as one averaged fixed-point map (method.md, section 2).
 
-D = D_net o D_num,     T = (1 - alpha) I + alpha D
+D = D_net o D_num (or D_net inside D_num, where prox_g is),     T = (1 - alpha) I + alpha D
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from bmo_cli.config.checks import Count, OpenUnit, checked
 from bmo_cli.errors import InputError
@@ -16,8 +18,20 @@ from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
+from bmo_cli.solver.functions import Proximable, Zero
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
+
+
+class _Learned(Proximable):
+    """prox_g followed by a network on the first block: what a learned regulariser puts there."""
+
+    def __init__(self, g: Proximable, network: Callable[[Tensor], Tensor]) -> None:
+        self.g, self.network = g, network
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        first, *others = self.g.prox(u, gamma)
+        return (self.network(first), *others)
 
 
 class Stage(nn.Module):
@@ -25,7 +39,8 @@ class Stage(nn.Module):
 
     Args:
         operator: D_num.
-        net: D_net, applied to the first block; None: the numerical operator alone.
+        net: D_net on the first block, after prox_g inside the operator or after the operator (see
+            `NumericalOperator.uses_g`); None: the numerical operator alone.
     """
 
     def __init__(self, operator: NumericalOperator, net: Network | None) -> None:
@@ -33,11 +48,22 @@ class Stage(nn.Module):
         self.operator, self.net = operator, net
 
     def bind(self, problem: Problem) -> BoundOperator:
-        """D at one problem and the present weights."""
-        bound = self.operator.bind(problem)
+        """D at one problem and the present weights.
+
+        Raises:
+            InputError: the operator does not apply to this kind of problem.
+        """
+        if not self.operator.uses_g and not isinstance(problem.g, Zero):
+            raise InputError(
+                f"{type(self.operator).__name__} does not see the g of this problem, "
+                f"{type(problem.g).__name__}; use gkm=pg or gkm=dr"
+            )
         if self.net is None:
-            return bound
+            return self.operator.bind(problem)
         network = self.net.bind()
+        if self.operator.uses_g:
+            return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
+        bound = self.operator.bind(problem)
 
         def composed(u: State, k: int) -> State:
             first, *others = bound.apply(u, k)
@@ -52,7 +78,7 @@ class GKM(nn.Module):
 
     Args:
         operator: D_num.
-        net: D_net, applied to the first block (the image); None: numerical operator alone.
+        net: D_net, see `Stage`; None: numerical operator alone.
         alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
             averaged by construction or about which nothing is promised.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
@@ -109,13 +135,13 @@ class GKM(nn.Module):
             return f"gkm.stages={len(self.stages)} iterates several maps"
         if not operator.nonexpansive:
             return f"{type(operator).__name__} promises nothing"
-        if net is None or (net.nonexpansive and operator.scalar_metric):
+        if net is None or (net.nonexpansive and operator.keeps_nonexpansive):
             return None
         if not net.nonexpansive:
             return f"{type(net).__name__} is unconstrained"
         return (
-            f"{type(net).__name__} is nonexpansive in the Euclidean norm, not in the metric of "
-            f"{type(operator).__name__}"
+            f"{type(operator).__name__} with {type(net).__name__} in the place of prox_g need not "
+            "be nonexpansive, though each of them is"
         )
 
     @property

@@ -9,6 +9,7 @@ acceleration. (Bai et al., Deep equilibrium models, NeurIPS 2019.)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,7 +24,7 @@ from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
 from bmo_cli.solver.gmres import gmres
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Sample
-from bmo_cli.solver.state import State, detach, inner, scale
+from bmo_cli.solver.state import State, detach, inner, scale, subtract
 
 UNCONVERGED = "implicit gradient at a point whose residual is above hyper.tolerance"
 UNSOLVED = "implicit gradient from a transposed system not solved to hyper.backward_tolerance"
@@ -107,7 +108,8 @@ class Implicit(HyperOptimizer):
         # Its value is that of phi, its derivative with respect to omega the implicit one.
         pulled = inner(detach(q), image).sum()
         objective = value + pulled - pulled.detach()
-        unconverged, unsolved = residual > self.tolerance, defect > self.backward_tolerance
+        unconverged = not residual <= self.tolerance  # nan is above it, too
+        unsolved = not defect <= self.backward_tolerance
         flags = (UNCONVERGED,) * unconverged + (UNSOLVED,) * unsolved
         return Outcome(objective, residual, solution.status, flags)
 
@@ -123,15 +125,35 @@ class Implicit(HyperOptimizer):
             )
             return _unflat(flat, right), defect
         metric = ScaledIdentity(torch.ones_like(right[0][(0,) * right[0].dim()]))
-        mapping = FixedPointMap(
-            lambda q, k: tuple(a + b for a, b in zip(pull(q), right, strict=True)), metric
+        mapping = _Transposed(
+            lambda q, k: tuple(a + b for a, b in zip(pull(q), right, strict=True)),
+            metric,
+            right=right,
         )
         combine = None
         if self.solver == "anderson":
             combine = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
         with torch.no_grad():
             solution = iterate(mapping, right, combine=combine, **limits)  # type: ignore[arg-type]
-        return solution.value, solution.residuals[-1]
+            q = solution.value
+            return q, float(mapping.residual(q, mapping.D(q, 0)).max())
+
+
+@dataclass(frozen=True)
+class _Transposed(FixedPointMap):
+    """q -> J^T q + b; its residual is relative to b, as that of a linear system is.
+
+    Where q grows without bound (a singular system), the defect would drown in the rounding of q, so
+    that rounding counts as defect.
+    """
+
+    right: State = ()
+
+    def residual(self, u: State, image: State) -> Tensor:
+        kind = torch.finfo(image[0].dtype)
+        rounding = kind.eps * self.metric.norm(u)
+        defect = self.metric.norm(subtract(image, u)) + rounding
+        return defect / self.metric.norm(self.right).clamp_min(kind.tiny)
 
 
 def _flat(state: State) -> Tensor:

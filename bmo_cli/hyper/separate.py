@@ -65,6 +65,11 @@ class Separate(HyperOptimizer):
             raise InputError(
                 "hyper.sigma=null needs a task with known noise; give hyper.sigma in grey levels"
             )
-        metric = scheme.operator.bind(sample.problem).metric
+        if not scheme.operator.keeps_nonexpansive:
+            raise InputError(
+                f"hyper.sigma=null takes the step from the metric I/gamma, which "
+                f"{type(scheme.operator).__name__} does not have; give hyper.sigma in grey levels"
+            )
+        metric = scheme.bind(sample.problem).metric
         level = sample.problem.noise / metric.smallest_eigenvalue.detach().sqrt()
         return level[:, None, None, None]

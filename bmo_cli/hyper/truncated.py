@@ -42,5 +42,11 @@ class Truncated(HyperOptimizer):
     def differentiated(self, iterations: int) -> int:
         return min(self.last, iterations)
 
+    def check(self, scheme: GKM) -> tuple[str, ...]:
+        stages = len(scheme.stages)
+        if stages <= self.last:
+            return ()
+        return (f"of the {stages} sets of weights only the last {self.last} are differentiated",)
+
     def accuracy(self, iterations: int) -> float | None:
         return super().accuracy(iterations) if self.last >= iterations else None

@@ -39,6 +39,11 @@ class Matrix(LinearMap):
         return y @ self.a
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        identity = torch.eye(self.a.shape[1], dtype=self.a.dtype, device=self.a.device)
-        inverse = torch.linalg.inv(identity + gamma * (self.a.mT @ self.a))
-        return lambda v: v @ inverse.mT
+        rows, columns = self.a.shape
+        identity = torch.eye(min(rows, columns), dtype=self.a.dtype, device=self.a.device)
+        if rows >= columns:
+            inverse = torch.linalg.inv(identity + gamma * (self.a.mT @ self.a))
+            return lambda v: v @ inverse.mT
+        # On the null space of A the inverse is the identity, exactly so for large gamma as well.
+        small = gamma * torch.linalg.inv(identity + gamma * (self.a @ self.a.mT))
+        return lambda v: v - ((v @ self.a.mT) @ small.mT) @ self.a

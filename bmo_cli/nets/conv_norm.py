@@ -39,7 +39,8 @@ def norm_squared_bound(weight: Tensor, grid: int = 128) -> Tensor:
     filters = weight.transpose(0, 1)
     correlations = F.conv2d(filters, filters, padding=k - 1)
     spectrum = torch.fft.fft2(correlations, s=(grid, grid))
-    phase = torch.arange(grid, device=weight.device) * (2 * math.pi * (k - 1) / grid)
+    steps = torch.arange(grid, device=weight.device, dtype=weight.dtype)
+    phase = steps * (2 * math.pi * (k - 1) / grid)
     shift = torch.polar(torch.ones_like(phase), phase).to(spectrum.dtype)
     blocks = (spectrum * shift[:, None] * shift).permute(2, 3, 0, 1)
     if blocks.shape[-1] == 1:

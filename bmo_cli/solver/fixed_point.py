@@ -67,13 +67,15 @@ class FixedPointMap:
         return loss if self.readout is None else _ReadLoss(loss, self.readout)
 
     def residual(self, u: State, image: State) -> Tensor:
-        """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph."""
+        """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph.
+
+        At u = 0 it is relative to |D(u)|_G instead.
+        """
         with torch.no_grad():
             step = self.metric.norm(subtract(detach(image), detach(u)))
             size = self.metric.norm(detach(u))
-            kind = torch.finfo(size.dtype)
-            ratio = (step / size.clamp_min(kind.tiny)).clamp_max(kind.max)  # u may be 0
-            return torch.where(torch.isfinite(step), ratio, step)
+            size = torch.where(size > 0, size, self.metric.norm(detach(image)))  # u may be 0
+            return step / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 class Status(enum.Enum):

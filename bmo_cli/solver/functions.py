@@ -19,7 +19,7 @@ StateMap = Callable[[State], State]
 
 
 class Smooth(ABC):
-    """A convex differentiable f with a Lipschitz gradient."""
+    """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise."""
 
     lipschitz: float | Tensor
     """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
@@ -34,9 +34,7 @@ class Smooth(ABC):
         Raises:
             InputError: f has no resolvent in closed form.
         """
-        raise InputError(
-            f"{type(self).__name__} has no resolvent in closed form; use gkm=pg instead of gkm=prox"
-        )
+        raise InputError(f"{type(self).__name__} has no resolvent in closed form; use gkm=pg")
 
 
 class Proximable(ABC):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -14,7 +18,7 @@ def gmres(
     """Solve A q = b without restarts.
 
     Arnoldi with modified Gram-Schmidt; the small least-squares problem is solved afresh at every
-    step, whose cost is nothing beside a product with A.
+    step, whose cost is nothing beside a product with A. Non-finite products end in nan.
 
     Args:
         apply: q -> A q, shapes (n,).
@@ -30,20 +34,28 @@ def gmres(
     if norm == 0:
         return torch.zeros_like(right), 0.0
     basis = [right / norm]
-    hessenberg = right.new_zeros(iterations + 1, iterations)
-    target = right.new_zeros(iterations + 1)
-    target[0] = norm
-    weights, defect = right.new_zeros(0), norm
+    size = norm.item()
+    # The small system is solved in double precision on the CPU, whatever the device of A.
+    hessenberg = np.zeros((iterations + 1, iterations))
+    target = np.zeros(iterations + 1)
+    target[0] = size
+    weights: NDArray[Any] = np.zeros(0)
+    defect = size
     for j in range(iterations):
         w = apply(basis[j])
         for i, v in enumerate(basis):
-            hessenberg[i, j] = torch.dot(v, w)
-            w = w - hessenberg[i, j] * v
-        hessenberg[j + 1, j] = w.norm()
+            product = torch.dot(v, w)
+            hessenberg[i, j] = product.item()
+            w = w - product * v
+        length = w.norm()
+        hessenberg[j + 1, j] = length.item()
         small, short = hessenberg[: j + 2, : j + 1], target[: j + 2]
-        weights = torch.linalg.lstsq(small, short[:, None], driver="gelsd").solution[:, 0]
-        defect = (small @ weights - short).norm()
-        if defect <= tolerance * norm or hessenberg[j + 1, j] <= 1e-14 * norm:
+        if not np.isfinite(small).all():
+            return torch.full_like(right, torch.nan), math.inf
+        weights = np.linalg.lstsq(small, short, rcond=None)[0]
+        defect = float(np.linalg.norm(small @ weights - short))
+        if defect <= tolerance * size or length.item() <= 1e-14 * size:
             break
-        basis.append(w / hessenberg[j + 1, j])
-    return torch.stack(basis[: len(weights)], 1) @ weights, float(defect / norm)
+        basis.append(w / length)
+    combined = torch.stack(basis[: len(weights)], 1) @ torch.from_numpy(weights).to(right)
+    return combined, defect / size

@@ -43,7 +43,9 @@ def largest_ratio(
         stretched = subtract(tuple(x.detach() for x in image), start)
         with torch.no_grad():
             before, after = inner(d, metric.apply(d)), inner(stretched, metric.apply(stretched))
-            positive = before > 1e-12 * inner(d, d)  # a broken condition makes G indefinite
+            weight = metric.apply(d)
+            scale = (inner(d, d) * inner(weight, weight)).sqrt()
+            positive = before > 1e-12 * scale  # a broken condition makes G indefinite
             ratios = torch.where(positive, after / before, 0.0).clamp_min(0).sqrt()
             best = max(best, float(ratios.max()))
             weighted = metric.apply(stretched)

@@ -13,7 +13,9 @@ State = tuple[Tensor, ...]
 
 
 def step_towards(u: State, v: State, length: float) -> State:
-    """u + length * (v - u), block by block."""
+    """u + length * (v - u), block by block; v itself for length 1."""
+    if length == 1:
+        return v
     return tuple(a + length * (b - a) for a, b in zip(u, v, strict=True))
 
 

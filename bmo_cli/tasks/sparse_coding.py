@@ -40,7 +40,7 @@ class SparseCoding(Task):
         snr: of the measurements in dB; None: without noise.
         kappa: weight of |x|_1 beside 1/2 |A x - y|^2.
         form: how the problem is written. lasso: f = 1/2 |A x - y|^2, g = kappa |x|_1. split: the
-            same with z = y - A x, for operators of linear relations. basis_pursuit: A x = y.
+            same with z = y - A x, for operators of linear relations. exact: A x = y, basis pursuit.
         val_count: codes of the validation split.
         test_count: codes of the test split.
         eval_seed: of the dictionary and of the codes of validation and test.
@@ -61,7 +61,7 @@ class SparseCoding(Task):
         density: OpenUnit = 0.1,
         snr: Finite | None = None,
         kappa: NonNegative = 0.1,
-        form: Literal["lasso", "split", "basis_pursuit"] = "lasso",
+        form: Literal["lasso", "split", "exact"] = "lasso",
         val_count: Count = 200,
         test_count: Count = 1000,
         eval_seed: Index = 0,
@@ -91,7 +91,7 @@ class SparseCoding(Task):
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         error = (estimate[0] - case.reference).double().square().sum()
         share = float(error / case.reference.double().square().sum())
-        return {"nmse": 10 * math.log10(share) if share > 0 else -math.inf}
+        return {"nmse": -math.inf if share == 0 else 10 * math.log10(share)}
 
     def problem(self, y: Tensor) -> Problem:
         """The problem of observations y, (B, m), in the chosen form."""
@@ -100,7 +100,7 @@ class SparseCoding(Task):
         g = L1(self.kappa)
         if self.form == "lasso":
             return Problem(LeastSquares(self._map, y), g)
-        h = AtZero() if self.form == "basis_pursuit" else SquaredNorm()
+        h = AtZero() if self.form == "exact" else SquaredNorm()
         return Problem(g=g, coupling=Coupling(self._map, y, h))
 
     def _draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Problem]:

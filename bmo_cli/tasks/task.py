@@ -47,6 +47,8 @@ class Task(nn.Module, ABC):
         larger_is_better: whether a larger metric is better.
         selects: whether the best validation score chooses the checkpoint; otherwise the last step
             does, as where the score would look at a known solution.
+        convex: whether the functions of every problem are convex, as operators assume that promise
+            something.
         unit: of the metric, for the console.
         columns: scores that the console's table shows, each with its format.
         protocol: how scores are computed, in words.
@@ -55,6 +57,7 @@ class Task(nn.Module, ABC):
     metric: ClassVar[str]
     larger_is_better: ClassVar[bool] = True
     selects: ClassVar[bool] = True
+    convex: bool = True
     unit: ClassVar[str] = ""
     columns: ClassVar[Mapping[str, str]]
     protocol: ClassVar[str]

@@ -61,6 +61,7 @@ class Toy(Task):
         self, *, problem: Literal["a", "b", "c"] = "a", n: Count | None = None, seed: Index = 0
     ) -> None:
         super().__init__()
+        self.convex = problem != "c"
         self.problem, self.n = problem, _SIZES[problem] if n is None else n
         generator = torch.Generator().manual_seed(seed)
         draws = torch.randn(3, self.n, self.n, generator=generator)

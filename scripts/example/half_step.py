@@ -7,7 +7,7 @@ from bmo_cli.solver.metric import ScaledIdentity
 
 @checked
 class HalfStep(NumericalOperator):
-    """u - share / L_f * grad f(u).
+    """prox_{gamma g}(u - gamma grad f(u)) with gamma = share / L_f.
 
     Args:
         share: initial step in units of 1 / L_f; learned, and kept in (0, 1).
@@ -15,6 +15,7 @@ class HalfStep(NumericalOperator):
 
     condition = "0 < share < 1"
     averaged = True
+    uses_g = True
 
     def __init__(self, *, share: OpenUnit = 0.5) -> None:
         super().__init__()
@@ -24,6 +25,7 @@ class HalfStep(NumericalOperator):
         gamma = self.share() / lipschitz_of(problem, self)
 
         def apply(u, k):
-            return tuple(a - gamma * b for a, b in zip(u, problem.f.grad(u), strict=True))
+            moved = (a - gamma * b for a, b in zip(u, problem.f.grad(u), strict=True))
+            return problem.g.prox(tuple(moved), gamma)
 
         return BoundOperator(apply, ScaledIdentity(1 / gamma))
