@@ -240,3 +240,13 @@ def test_separate_needs_a_level_where_the_metric_has_none(sample):
     with pytest.raises(InputError, match=r"give hyper\.sigma"):
         Separate().objective(scheme, sample, 1)
     assert Separate(sigma=10.0).objective(scheme, sample, 1).objective.item() > 0
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_gmres_of_a_singular_system_stays_finite(kind):
+    """A = diag(1, 2, 0), b = (1, 1, 1): the least residual is |b_3| / |b|; q_3 stays moderate."""
+    a = torch.diag(torch.tensor([1.0, 2.0, 0.0], dtype=kind))
+    found, defect = gmres(lambda q: a @ q, torch.ones(3, dtype=kind), iterations=20, tolerance=1e-6)
+    assert defect == pytest.approx(3**-0.5, rel=1e-3)
+    assert found.abs().max().item() < 10
+    torch.testing.assert_close(found[:2], torch.tensor([1.0, 0.5], dtype=kind), rtol=0, atol=1e-3)

@@ -52,7 +52,9 @@ def gmres(
         small, short = hessenberg[: j + 2, : j + 1], target[: j + 2]
         if not np.isfinite(small).all():
             return torch.full_like(right, torch.nan), math.inf
-        weights = np.linalg.lstsq(small, short, rcond=None)[0]
+        # What the precision of A cannot tell from zero is zero: a singular A ends in a finite q.
+        rcond = torch.finfo(right.dtype).eps * len(small)
+        weights = np.linalg.lstsq(small, short, rcond=rcond)[0]
         defect = float(np.linalg.norm(small @ weights - short))
         if defect <= tolerance * size or length.item() <= 1e-14 * size:
             break
