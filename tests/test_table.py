@@ -164,3 +164,13 @@ def _rewind(file, step):
         meta = archive.metadata()
     progress = json.loads(meta["progress"]) | {"step": step}
     save_file(tensors, file, metadata={**meta, "progress": json.dumps(progress)})
+
+
+def test_a_cell_stopped_between_training_and_result_starts_again(tmp_path, table):
+    assert table("table.seeds=[0]").returncode == 0
+    folder = next((tmp_path / "outputs" / "tables" / "mini" / "runs").glob("unrolled*"))
+    result = json.loads((folder / "result.json").read_text()) | {"status": "interrupted"}
+    (folder / "result.json").write_text(json.dumps(result))
+    done = table("table.seeds=[0]")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "result.json").read_text())["status"] == "ok"

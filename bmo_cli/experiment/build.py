@@ -164,7 +164,10 @@ def build_optimizer(
     numerical = [p for _, p in named if p.dim() == 0 and id(p) not in in_networks]
     weights = [p for _, p in named if p.dim() > 0 or id(p) in in_networks]
     if not named:
-        raise InputError("nothing to learn; use hyper=none, a network, or gkm.operator.learn=true")
+        raise InputError(
+            "nothing to learn; use hyper=none, a network, or let the operator learn "
+            "(gkm.operator.learn=true or gkm.operator.learn_weight=true, where it has them)"
+        )
     lr = node["lr"]
     groups = [
         {"params": params, "lr": rate}

@@ -150,10 +150,12 @@ def _locked(out: Path) -> Iterator[None]:
 def _run(cell: Cell) -> None:
     """Train a cell, its output going to run.log alone; one that was interrupted goes on."""
     path, before = cell.folder.path, cell.folder.read_result()
-    goes_on = before.get("status") in ("interrupted", "running") and before.get("steps", 0) > 0
+    steps, wanted = before.get("steps", 0), cell.composed.config["train"]["steps"]
+    goes_on = before.get("status") in ("interrupted", "running") and steps > 0
+    goes_on = goes_on and (wanted is None or steps < wanted)
     goes_on = goes_on and (cell.folder.checkpoints / "last.safetensors").is_file()
     if path.exists() and not goes_on:
-        shutil.rmtree(path)  # nothing in it is worth keeping: it failed, or had not begun
+        shutil.rmtree(path)  # it failed, had not begun, or stopped between training and result
     (path / ".hydra").mkdir(parents=True, exist_ok=True)
     (path / ".hydra" / "config.yaml").write_text(cell.composed.text, encoding="utf-8")
     listed = yaml.safe_dump(cell.overrides)

@@ -153,8 +153,7 @@ def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:
     if problem.coupling is None:
         raise InputError(
             f"{type(operator).__name__} needs a problem with a linear relation A u + z = b, and "
-            "this task's has none; use task.form=split (task.form=exact for gkm=alm), or "
-            "gkm=pg or gkm=prox"
+            "this task's has none; use task.form=split (task.form=exact for gkm=alm), or gkm=pg"
         )
     return problem.coupling
 
