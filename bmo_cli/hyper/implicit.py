@@ -115,7 +115,6 @@ class Implicit(HyperOptimizer):
 
     def _solve(self, pull: Pull, right: State) -> tuple[State, float]:
         """q and the relative residual of (I - J^T) q = right."""
-        limits = {"iterations": self.backward_iterations, "tolerance": self.backward_tolerance}
         if self.solver == "gmres":
             flat, defect = gmres(
                 lambda q: q - _flat(pull(_unflat(q, right))),
@@ -134,7 +133,13 @@ class Implicit(HyperOptimizer):
         if self.solver == "anderson":
             combine = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
         with torch.no_grad():
-            solution = iterate(mapping, right, combine=combine, **limits)  # type: ignore[arg-type]
+            solution = iterate(
+                mapping,
+                right,
+                iterations=self.backward_iterations,
+                tolerance=self.backward_tolerance,
+                combine=combine,
+            )
             q = solution.value
             return q, float(mapping.residual(q, mapping.D(q, 0)).max())
 
