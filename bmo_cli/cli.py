@@ -28,6 +28,10 @@ COMMANDS = {
         "evaluate a trained run, on other data or noise if you like",
         "bmo eval run=outputs/DATE/RUN eval.iterations=20 task.noise=2",
     ),
+    "certify": (
+        "say whether a trained run converges, and which assumptions of the theory it meets",
+        "bmo certify run=outputs/DATE/RUN",
+    ),
     "restore": (
         "restore a blurred photograph of your own with a trained run",
         "bmo restore run=outputs/DATE/RUN input=blurred.png kernel=kernel.png output=sharp.png "
@@ -110,14 +114,14 @@ def _run(command: str, words: Sequence[str]) -> None:
 
 
 def _table_named(words: Sequence[str]) -> list[str]:
-    """`bmo table NAME` as Hydra's `table=NAME`."""
+    """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
     if "-m" in words or "--multirun" in words:
         raise InputError("bmo table runs its cells itself, without -m; see table.rows")
     before = ["", *words]
     found = [
         f"table={word}"
         if re.fullmatch(r"\w[\w-]*", word) and last not in _FLAGS_WITH_VALUE
-        else word
+        else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
         for last, word in zip(before, words, strict=False)
     ]
     shows = any(word in _ONLY_SHOW for word in words)

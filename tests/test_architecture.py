@@ -14,7 +14,7 @@ LAYERS = [
     {"solver", "data", "metrics"},
     {"gkm"},
     {"hyper", "tasks"},
-    {"audit"},
+    {"audit", "certificate"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -1,5 +1,7 @@
 """Networks: shapes, and for the nonexpansive ones the bound on random and worst-case pairs."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,15 +10,34 @@ from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
+from bmo_cli.nets.gradient_step import GradientStep
 from bmo_cli.nets.ista_net import ISTANet
-from bmo_cli.nets.lip import ConvexPotential, _analyse, _synthesise
+from bmo_cli.nets.lip import (
+    ConvexPotential,
+    GuidedPotential,
+    _analyse,
+    _synthesise,
+    clip,
+    dct_filters,
+)
 from bmo_cli.nets.network import Identity
+from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.solver.fixed_point import FixedPointMap
+from bmo_cli.solver.metric import ScaledIdentity
+from bmo_cli.solver.nonexpansive import worst_pair
 
 NETS = [
     DnCNN(),
     DnCNN(channels=3, depth=3, width=4, padding="circular"),
-    ConvexPotential(),
-    ConvexPotential(channels=3, depth=2, width=5, size=3),
+    ConvexPotential(width=6),
+    ConvexPotential(channels=3, depth=2, width=5, size=3, clips=2),
+    ConvexPotential(depth=2, width=30, size=5, initial="random"),
+    GuidedPotential(width=6, size=3, features=5, layers=2),
+    GuidedPotential(channels=3, depth=2, width=4, size=3, clips=2, features=5, layers=1, views=2),
+    NormalizedConv(width=4),
+    NormalizedConv(channels=3, depth=2, width=5, theta=0.9),
+    GradientStep(width=4),
+    GradientStep(channels=3, depth=2, width=4),
     DRUNet(widths=(4, 5, 6, 7), blocks=1),
     DRUNet(channels=3, widths=(3, 3, 3, 3), blocks=2),
     ISTANet(width=4),
@@ -25,19 +46,61 @@ NETS = [
 ]
 
 
+def guide_for(net, size, batch=2, dtype=torch.float32):
+    """A guide where the network looks at one."""
+    if not net.guided:
+        return None
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(batch, net.views * net.channels, *size, generator=generator, dtype=dtype)
+
+
 @pytest.mark.parametrize("net", NETS, ids=lambda n: type(n).__name__)
 @pytest.mark.parametrize("size", [(16, 16), (17, 23)])
 def test_contract(net, size):
-    """Every network maps images to images, is deterministic, bound or not, and differentiable."""
+    """Every network maps images to images, is deterministic, and differentiable."""
     x = torch.rand(2, net.channels, *size, generator=torch.Generator().manual_seed(0))
-    y = net(x)
+    guide = guide_for(net, size)
+    y = net.bind(guide)(x)
     assert y.shape == x.shape
-    torch.testing.assert_close(net.bind()(x), y)
+    torch.testing.assert_close(net.bind(guide)(x), y)
+    with torch.no_grad():
+        torch.testing.assert_close(net.bind(guide)(x), y)
+    net.zero_grad()
     if y.requires_grad:
         y.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
     net.project_()
-    torch.testing.assert_close(net(x), y)
+    torch.testing.assert_close(net.bind(guide)(x), y)
+    assert net.guarantee and all(hasattr(net, name) for name in net.numerical)
+
+
+@pytest.mark.parametrize("net", NETS, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("trained", [False, True], ids=["initial", "trained"])
+def test_what_a_network_guarantees_holds(net, trained):
+    """A bound is above every measured ratio, and at most 1 where the network says nonexpansive."""
+    net = copy.deepcopy(net).double()
+    net = train_briefly(net) if trained and any(True for _ in net.parameters()) else net
+    bound = net.bound()
+    ratio = largest_ratio(net, steps=60)
+    if net.nonexpansive:
+        assert bound is not None and bound.value <= 1 + 1e-6
+        assert ratio <= 1 + 1e-6
+    if bound is not None:
+        assert ratio <= bound.value * (1 + 1e-6)
+        assert all(layer.value > 0 and layer.how for layer in bound.layers)
+    if net.averaged:
+        assert averaging(net) < 1
+
+
+def averaging(net, size=(12, 13)):
+    """The least theta for which random and adversarial pairs allow a theta-averaged map."""
+    identity = ScaledIdentity(torch.ones((), dtype=torch.float64))
+    guide = guide_for(net, size, 1, torch.float64)
+    apply = net.bind(guide)
+    mapping = FixedPointMap(lambda u, k: (apply(u[0]),), identity)
+    generator = torch.Generator().manual_seed(3)
+    a = torch.rand(1, net.channels, *size, generator=generator, dtype=torch.float64)
+    return worst_pair(mapping, (a,), turns=10, radius=0.1).averaging
 
 
 def test_initial_weights_come_from_the_seed_alone():
@@ -102,7 +165,7 @@ def test_synthesis_is_the_adjoint_of_analysis(size):
 def largest_ratio(net, size=(24, 20), steps=200):
     """|R(a) - R(b)| / |a - b| over random pairs and pairs found by power iteration on J^T J."""
     generator = torch.Generator().manual_seed(0)
-    apply, best = net.bind(), 0.0
+    apply, best = net.bind(guide_for(net, size, 1, torch.float64)), 0.0
     for scale in (1.0, 0.05):
         a = torch.rand(1, net.channels, *size, generator=generator, dtype=torch.float64) * scale
         v = torch.randn(a.shape, generator=generator, dtype=torch.float64)
@@ -124,7 +187,8 @@ def train_briefly(net):
         x = torch.rand(2, net.channels, 16, 16, generator=generator, dtype=torch.float64)
         noise = torch.randn(x.shape, generator=generator, dtype=torch.float64)
         optimizer.zero_grad()
-        (net(x + 0.3 * noise) - x).square().sum().backward()
+        guide = guide_for(net, (16, 16), 2, torch.float64)
+        (net.bind(guide)(x + 0.3 * noise) - x).square().sum().backward()
         optimizer.step()
         net.project_()
     return net
@@ -142,7 +206,7 @@ def test_lip_is_nonexpansive_after_training(channels):
 def test_the_ratio_test_can_fail():
     net = train_briefly(ConvexPotential(depth=1, width=6, size=5).double())
     apply = net.bind()
-    net.bind = lambda: lambda x: 1.01 * apply(x)
+    net.bind = lambda guide=None: lambda x: 1.01 * apply(x)
     assert largest_ratio(net) > 1 + 1e-5
     assert largest_ratio(DnCNN(depth=3, width=6, last_gain=1.0).double()) > 1 + 1e-5
 
@@ -158,3 +222,75 @@ def test_lip_needs_filters_with_a_centre():
         ConvexPotential(size=4)
     with pytest.raises(InputError, match="too small for filters of 7 x 7"):
         ConvexPotential()(torch.zeros(1, 1, 2, 30))
+
+
+def test_dct_filters_are_orthonormal_and_have_zero_mean():
+    for channels, size in ((1, 5), (3, 3)):
+        filters = dct_filters(channels, size).double()
+        assert len(filters) == channels * (size**2 - 1)
+        flat = filters.flatten(1)
+        torch.testing.assert_close(flat @ flat.mT, torch.eye(len(flat), dtype=torch.float64))
+        assert filters.sum((2, 3)).abs().max() < 1e-6
+    rough = [(f[0, 1:] - f[0, :-1]).square().sum() for f in dct_filters(1, 5)]
+    assert rough[0] < rough[-1]  # low frequencies first
+
+
+def test_clip_and_its_gradients():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    for shape in ((3, 1, 1), (2, 3, 4, 5)):
+        t = torch.rand(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        torch.testing.assert_close(clip(z, t), torch.clamp(z, -t, t))
+        assert torch.autograd.gradcheck(clip, (z, t))
+
+
+def test_a_convex_potential_is_a_gradient_step_on_a_mixture_of_huber_norms():
+    """x - rho grad h(Wx) with h'(z) = sum_j a_j clip(z, t_j), by autograd on h itself."""
+    net = ConvexPotential(width=5, size=3, clips=2, threshold=0.05).double()
+    net.mixture.data.normal_(generator=torch.Generator().manual_seed(0))
+    unit, levels, shares = net._units()[0], net.log_levels.exp()[0], net.mixture.softmax(-1)[0]
+
+    def potential(x):
+        z = _analyse(x, unit)[:, :, None]
+        t, a = levels[:, :, None, None], shares[:, :, None, None]
+        huber = torch.where(z.abs() <= t, z.square() / 2, t * (z.abs() - t / 2))
+        return (a * huber).sum()
+
+    x = torch.rand(1, 1, 9, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(potential(x), x)
+    torch.testing.assert_close(net(x), x - gradient)  # rho starts at 1
+
+
+def test_a_guide_changes_the_levels_and_a_flat_head_does_not():
+    net = GuidedPotential(width=4, size=3, features=4, layers=2).double()
+    plain = ConvexPotential(width=4, size=3).double()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if k in plain.state_dict()})
+    x = torch.rand(2, 1, 11, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    guide = guide_for(net, (11, 13), 2, torch.float64)
+    torch.testing.assert_close(net.bind(guide)(x), plain(x))
+    torch.nn.init.normal_(net.head.weight, generator=torch.Generator().manual_seed(2))
+    assert (net.bind(guide)(x) - plain(x)).abs().max() > 1e-4
+    with pytest.raises(InputError, match=r"has 3 channels, but net\.views=4"):
+        net.bind(guide[:, :3])
+    with pytest.raises(InputError, match="needs a guide"):
+        net.bind()
+
+
+def test_gradient_step_has_a_symmetric_jacobian_and_dncnn_has_not():
+    net = GradientStep(depth=3, width=4, last_gain=1.0).double()
+    x = torch.rand(1, 1, 5, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for network, symmetric in ((net, True), (DnCNN(depth=3, width=4, last_gain=1.0), False)):
+        jacobian = torch.autograd.functional.jacobian(network.double(), x).reshape(30, 30)
+        gap = (jacobian - jacobian.mT).abs().max()
+        assert gap < 1e-12 if symmetric else gap > 1e-3
+
+
+def test_normalized_conv_mixes_the_identity_with_a_chain():
+    net = NormalizedConv(depth=3, width=4, theta=0.3).double()
+    x = torch.rand(1, 1, 7, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z = x
+    for i, (unit, bias) in enumerate(zip(net._units(), net.biases, strict=True)):
+        z = torch.conv2d(z, unit, bias, padding=1)
+        z = z.relu() if i < 2 else z
+    torch.testing.assert_close(net(x), 0.7 * x + 0.3 * z, rtol=1e-6, atol=1e-6)

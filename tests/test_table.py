@@ -104,7 +104,7 @@ def test_a_wrong_row_is_refused_before_anything_runs(tmp_path, table, words, mes
 def test_table_must_be_named(bmo):
     done = bmo("table")
     assert done.returncode == 2
-    assert "bmo table NAME, with NAME one of toy" in done.stderr
+    assert "bmo table NAME, with NAME one of convergence, toy, tradeoff" in done.stderr
     assert "known optima" in bmo("table", "--help").stdout
     done = bmo("table", "tyo")
     assert done.returncode == 2

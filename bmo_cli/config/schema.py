@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,6 +54,8 @@ class Train:
     """steps between validations (each also writes a checkpoint)"""
     log_every: Count
     """steps between rows of history.csv"""
+    penalty: NonNegative = 0.0
+    """weight of max(|2 J - I|^2, 0.95), J the network's Jacobian on data; 0: none"""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,24 @@ class Evaluate:
     """how many test images are written as pictures"""
     anderson: Index = 0
     """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
+    curve: list[Count] = field(default_factory=list)
+    """further numbers of iterations at which the test split is scored"""
+
+
+@dataclass(frozen=True)
+class Certify:
+    """`certificate.*`: how hard `bmo certify` searches."""
+
+    horizon: Count
+    """iterations followed, as a multiple of `train.iterations`"""
+    cases: Count
+    """validation problems looked at"""
+    turns: Count
+    """of the adversarial search at each of them"""
+    tolerance: Positive
+    """residual that counts as converged"""
+    seed: Index
+    """of random states"""
 
 
 @dataclass(frozen=True)
@@ -86,6 +106,10 @@ class Table:
     """what a cell shows: name in result.json, and its format"""
     seeds: list[Index]
     """of the runs of a cell"""
+    skip: dict[str, list[str]] = field(default_factory=dict)
+    """rows and the tasks that they do not apply to"""
+    figure: Literal["convergence", "tradeoff"] | None = None
+    """picture drawn beside the table"""
 
 
 @dataclass(frozen=True)
@@ -104,16 +128,18 @@ class Config:
     device: str
     plugins: list[str]
     resume: str | None
+    certify: bool = False
+    certificate: Certify | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
     """`bmo eval`: the configuration of a run, and which run."""
 
     run: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RestoreConfig(EvalConfig):
     """`bmo restore`: as `bmo eval`, and the user's files."""
 
@@ -144,6 +170,7 @@ class TableConfig:
     """`bmo table`: rows and columns of runs."""
 
     table: Table
+    only: str | None
     out: str
     plugins: list[str]
 
@@ -151,6 +178,7 @@ class TableConfig:
 SCHEMAS: dict[str, type] = {
     "train": Config,
     "eval": EvalConfig,
+    "certify": EvalConfig,
     "restore": RestoreConfig,
     "audit": AuditConfig,
     "table": TableConfig,
@@ -198,16 +226,16 @@ def _check_section(
         if key not in hints:
             known = [f"{prefix}{name}" for name in hints]
             raise InputError(f"unknown key '{prefix}{key}'{nearest(f'{prefix}{key}', known)}")
-    for field in fields(schema):
-        name = f"{prefix}{field.name}"
-        if field.name not in values:
-            if field.default is not MISSING:
+    for entry in fields(schema):
+        name = f"{prefix}{entry.name}"
+        if entry.name not in values:
+            if entry.default is not MISSING or entry.default_factory is not MISSING:
                 continue  # added since the run was made
             raise InputError(f"'{name}' is missing")
-        value, hint = values[field.name], hints[field.name]
-        if value is None and hint == Target | None:
+        value, hint = values[entry.name], hints[entry.name]
+        if value is None and type(None) in typing.get_args(hint) and _group(hint) is not None:
             continue
-        hint = Target if hint == Target | None else hint
+        hint = _group(hint) or hint
         if hint is Target or is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise InputError(f"'{name}' must be a group of keys, got {value!r}")
@@ -217,6 +245,13 @@ def _check_section(
                 _check_section(value, typing.cast(type, hint), f"{name}.", plugins)
         else:
             check(value, hint, name)
+
+
+def _group(hint: Any) -> type | None:
+    """The group that a hint `Group | None` is about."""
+    parts = [part for part in typing.get_args(hint) if isinstance(part, type)]
+    groups = [part for part in parts if part is Target or is_dataclass(part)]
+    return groups[0] if groups else None
 
 
 def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()) -> None:

@@ -1,11 +1,13 @@
-"""Training crops. The batch of step t is a function of (seed, t) alone.
+"""Training crops, and the patches that cover a whole image.
 
-So the order is the same for any number of workers and after a resume.
+The batch of crops of step t is a function of (seed, t) alone, so that the order is the same for
+any number of workers and after a resume.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,9 +54,60 @@ def as_tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
 
 
+def central(image: Tensor, side: int | None) -> Tensor:
+    """The central square of a (C, H, W) image, or as much of it as there is; None: the image."""
+    if side is None:
+        return image
+    top, left = (max(0, (size - side) // 2) for size in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
 def batches(patches: Patches, steps: range, workers: int) -> Iterator[Tensor]:
     """The batches of these steps in order, prepared ahead by `workers` processes."""
     loader: DataLoader[Tensor] = DataLoader(
         patches, batch_size=None, sampler=steps, num_workers=workers
     )
     return iter(loader)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Square patches that cover images of one size: every pixel lies in at least one.
+
+    The last row and column of patches are moved to the border where the stride does not end there.
+
+    Attributes:
+        size: (H, W) of the image.
+        side: of a patch, at most min(H, W).
+        stride: from patch to patch, at most `side`.
+    """
+
+    size: tuple[int, int]
+    side: int
+    stride: int
+
+    def _starts(self, length: int) -> Tensor:
+        last = length - self.side
+        return torch.tensor([*range(0, last, self.stride), last])
+
+    def _corners(self) -> tuple[Tensor, Tensor]:
+        """First rows, (R, 1), and first columns, (S,)."""
+        return self._starts(self.size[0])[:, None], self._starts(self.size[1])
+
+    def cut(self, image: Tensor) -> Tensor:
+        """(C, H, W) -> (C R S, side^2), a patch row by row."""
+        windows = image.unfold(1, self.side, 1).unfold(2, self.side, 1)
+        top, left = (corner.to(image.device) for corner in self._corners())
+        return windows[:, top, left].reshape(-1, self.side**2)
+
+    def join(self, patches: Tensor) -> Tensor:
+        """The average of all patches at every pixel: (C R S, side^2) -> (C, H, W)."""
+        top, left = (corner.to(patches.device) for corner in self._corners())
+        stack = patches.reshape(-1, len(top), len(left), self.side, self.side)
+        total = patches.new_zeros(len(stack), *self.size)
+        count = patches.new_zeros(self.size)
+        for row in range(self.side):  # one pixel of every patch: no two of them fall together
+            for column in range(self.side):
+                total[:, top + row, left + column] += stack[..., row, column]
+                count[top + row, left + column] += 1
+        return total / count

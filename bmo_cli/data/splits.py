@@ -26,6 +26,7 @@ class PhotographData(ABC):
     Attributes:
         channels: 1 gray or 3 colour; every image is converted.
         crop: side of the training crops in pixels.
+        eval_crop: side of the central square that validation and test see; None: whole images.
         flips: whether crops are mirrored and turned by 90 degrees at random.
         workers: processes that prepare batches; None: none when all images fit in memory, else 2.
     """
@@ -35,10 +36,12 @@ class PhotographData(ABC):
         *,
         channels: Channels = 1,
         crop: Count = 64,
+        eval_crop: Count | None = None,
         flips: bool = True,
         workers: Index | None = None,
     ) -> None:
         self.channels, self.crop, self.flips, self.workers = channels, crop, flips, workers
+        self.eval_crop = eval_crop
 
     @abstractmethod
     def load(self, split: Split) -> ImageSet:
@@ -83,6 +86,7 @@ class Folder(PhotographData):
         cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
         channels: as `PhotographData`.
         crop: as `PhotographData`.
+        eval_crop: as `PhotographData`.
         flips: as `PhotographData`.
         workers: as `PhotographData`.
     """
@@ -96,10 +100,13 @@ class Folder(PhotographData):
         cache_mib: Positive = 2048.0,
         channels: Channels = 1,
         crop: Count = 64,
+        eval_crop: Count | None = None,
         flips: bool = True,
         workers: Index | None = None,
     ) -> None:
-        super().__init__(channels=channels, crop=crop, flips=flips, workers=workers)
+        super().__init__(
+            channels=channels, crop=crop, eval_crop=eval_crop, flips=flips, workers=workers
+        )
         self.places = {"train": train, "val": val, "test": test}
         self.cache_mib = cache_mib
 

@@ -155,14 +155,19 @@ def build_optimizer(
 ) -> Optimizer:
     """A torch optimiser over omega.
 
-    Networks and learned matrices go at `lr`; the scalars of a scheme (step sizes, penalties,
-    thresholds), of which a few decide everything, at `numerical_lr` times that.
+    Networks and learned matrices go at `lr`; step sizes, penalties, thresholds (the scalars of a
+    scheme and what a network declares as `numerical`), of which a few decide everything, at
+    `numerical_lr` times that.
     """
     named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
     parts = [module for module in omega.modules() if isinstance(module, Network)]
     in_networks = {id(p) for net in parts for p in net.parameters()}
-    numerical = [p for _, p in named if p.dim() == 0 and id(p) not in in_networks]
-    weights = [p for _, p in named if p.dim() > 0 or id(p) in in_networks]
+    declared = {id(getattr(net, name)) for net in parts for name in net.numerical}
+    is_numerical = [
+        id(p) in declared or (p.dim() == 0 and id(p) not in in_networks) for _, p in named
+    ]
+    numerical = [p for (_, p), chosen in zip(named, is_numerical, strict=True) if chosen]
+    weights = [p for (_, p), chosen in zip(named, is_numerical, strict=True) if not chosen]
     if not named:
         raise InputError(
             "nothing to learn; use hyper=none, a network, or let the operator learn "

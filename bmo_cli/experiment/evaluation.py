@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -89,6 +90,32 @@ def solve(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> 
     return Estimate(mapping.estimate(u), done, residual)
 
 
+def solve_case(scheme: GKM, case: Case, settings: Settings) -> Estimate:
+    """Solve the problems of a case; the estimates are one batch again.
+
+    Of several problems, only the blocks that they have themselves are kept (auxiliary variables of
+    the scheme are not), and residual and iterations are the largest.
+
+    Raises:
+        DivergenceError, InputError: as `solve`.
+    """
+    if not case.further:
+        return solve(scheme, case.problem, case.initial, settings)
+    found = [solve(scheme, problem, initial, settings) for problem, initial in case.parts]
+    return Estimate(
+        _joined([one.value for one in found], len(case.initial)),
+        max(one.iterations for one in found),
+        max(one.residual for one in found),
+    )
+
+
+def _joined(estimates: Sequence[State], blocks: int) -> State:
+    """The first blocks of several estimates as one batch."""
+    if len(estimates) == 1:
+        return estimates[0]
+    return tuple(torch.cat([one[i] for one in estimates]) for i in range(blocks))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of one image: those of the task, `residual`, `iterations` and `seconds`."""
@@ -110,7 +137,7 @@ def evaluate(
     found: dict[str, dict[str, float]] = {}
     for case in task.cases(split):
         start = time.perf_counter()
-        estimate = solve(scheme, case.problem, case.initial, settings)
+        estimate = solve_case(scheme, case, settings)
         seconds = time.perf_counter() - start
         scores = task.score(estimate.value, case)
         scores |= {
@@ -120,6 +147,41 @@ def evaluate(
         }
         found[case.name] = scores
         report(Evaluation(case, estimate.value, scores))
+    return found
+
+
+@torch.no_grad()
+def along(
+    scheme: GKM, task: Task, cases: Iterable[Case], counts: Sequence[int]
+) -> dict[int, list[float]]:
+    """The task's metric of every case after each of several numbers of iterations of T.
+
+    Args:
+        scheme: trained.
+        task: that judges; it sees the estimates after they were made.
+        cases: problems.
+        counts: numbers of iterations, increasing.
+
+    Returns:
+        A score a case for every count; worst possible ones once an iterate is not finite.
+    """
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    for case in cases:
+        mappings = [scheme.bind(problem) for problem, _ in case.parts]
+        states, done = [initial for _, initial in case.parts], 0
+        for count in counts:
+            solutions = [
+                iterate(mapping, u, iterations=count - done, start=done)
+                for mapping, u in zip(mappings, states, strict=True)
+            ]
+            states, done = [solution.value for solution in solutions], count
+            estimates = [m.estimate(u) for m, u in zip(mappings, states, strict=True)]
+            lost = any(solution.status is Status.NONFINITE for solution in solutions)
+            worst = -math.inf if task.larger_is_better else math.inf
+            value = worst
+            if not lost:
+                value = task.score(_joined(estimates, len(case.initial)), case)[task.metric]
+            found[count].append(value)
     return found
 
 

@@ -55,6 +55,8 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun = False
     try:
+        if command == "certify":
+            _refuse_changes(typed)
         effective = _effective(command, config, typed)
         plain = _plain(command, effective)
         existing = plain.get("run") or plain.get("resume")
@@ -72,6 +74,10 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             from bmo_cli.experiment.evaluate import evaluate_run
 
             result = evaluate_run(plain, names, folder, begin)
+        elif command == "certify":
+            from bmo_cli.experiment.certify import certify_run
+
+            result = certify_run(plain, names, folder, begin)
         elif command == "audit":
             from bmo_cli.experiment.audit import audit
 
@@ -90,6 +96,17 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     folder.write_result(result)
     log.info("results in %s", _relative(folder.path))
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
+
+
+def _refuse_changes(typed: Sequence[str]) -> None:
+    """A certificate is about a run as it was trained."""
+    for text in typed:
+        key = text.lstrip("+~").split("=", 1)[0].split(".")[0]
+        if key not in ("run", "certificate", "data", "device", "plugins", "hydra"):
+            raise InputError(
+                f"'{text}' would change the run: a certificate is about the run as it was trained; "
+                "certificate.*, data.*, device and plugins may be given"
+            )
 
 
 def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:

@@ -59,8 +59,15 @@ def restore(config: Mapping[str, Any]) -> None:
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, height, width).to(device)
     margin = max(kernel.shape) if config["boundary"] == "pad" else 0
-    form = config["task"].get("form", "least_squares")
-    restored = _deblur(scheme, y, kernel[None].to(device), form, margin, config["eval"])
+    restored = _deblur(
+        scheme,
+        y,
+        kernel[None].to(device),
+        config["task"].get("form", "least_squares"),
+        config["task"].get("tv_weight", 0.0),
+        margin,
+        config["eval"],
+    )
     _write(output, photograph, restored, overwrite=config["overwrite"])
     log.info("wrote %s (%d x %d, %d bit)", output, width, height, photograph.depth)
 
@@ -70,13 +77,15 @@ def _deblur(
     y: Tensor,
     kernel: Tensor,
     form: Form,
+    tv_weight: float,
     margin: int,
     settings: Mapping[str, Any],
 ) -> Tensor:
     """(B, C, H, W) restored; with a margin the photograph is continued beyond its borders."""
     padded = _continue_periodically(y, margin) if margin else y
     size = (padded.shape[-2], padded.shape[-1])
-    problem = blur_problem(padded, PeriodicBlur(transfer_function(kernel, size), size), form)
+    blur = PeriodicBlur(transfer_function(kernel, size), size)
+    problem = blur_problem(padded, blur, form, tv_weight=tv_weight)
     estimate = solve(scheme, problem, (padded,), Settings.of(settings))
     log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
     u = estimate.value[0]

@@ -15,8 +15,9 @@ from bmo_cli.data.image_file import Photograph, write_image
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.console import table
-from bmo_cli.experiment.evaluation import Evaluation, Settings, averages, evaluate
+from bmo_cli.experiment.evaluation import Evaluation, Settings, along, averages, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.run_folder import RunFolder
 
@@ -70,14 +71,17 @@ def evaluate_test(
     )
     metrics = averages(scores, "test")
     task = experiment.task
+    counts = sorted(set(settings.get("curve", [])))
+    for count, values in along(experiment.scheme, task, task.cases("test"), counts).items():
+        metrics[f"test/{task.metric}@{count}"] = mean(values)
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:
         log.warning(
             "on average the restored images are worse than the observations: a run knows the noise "
             "and the blur that it was trained on (train with task.noise=[low,high] for a range)"
         )
-    mean = {key.removeprefix("test/"): value for key, value in metrics.items()}
-    log.info("\n%s\n", table({**scores, "mean": mean}, {**task.columns, **_COLUMNS}))
+    average = {key.removeprefix("test/"): value for key, value in metrics.items()}
+    log.info("\n%s\n", table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
     return {
         "metrics": metrics,
         "images": scores,

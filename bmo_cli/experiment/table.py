@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import re
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from bmo_cli.errors import BmoError, InputError, Interrupted
 from bmo_cli.experiment.compose import Composed, compose
 from bmo_cli.experiment.train import train
 from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.table_figures import Course, Price, convergence_figure, tradeoff_figure
 from bmo_cli.results.tables import comma_separated, markdown
 
 log = logging.getLogger("bmo")
@@ -73,6 +75,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
     table, out = config["table"], Path(config["out"])
     _check(table)
     cells = list(_cells(table, out, config["plugins"]))
+    cells = _of_task(cells, config["only"])
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         missing = [cell for cell in cells if cell.result is None]
@@ -94,9 +97,61 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         text = _markdown(table, cells, failures)
         write_atomically(out / f"{name}.md", text.encode())
         write_atomically(out / f"{name}.csv", _csv(table, cells).encode())
+        for file in _figures(table, cells, out / name):
+            log.info("picture: %s", file)
     log.info("\n%s\nwritten to %s", text, out / f"{name}.md")
     if failures:
         raise BmoError(f"{len(failures)} of {len(cells)} cells failed; the table says why")
+
+
+def _of_task(cells: list[Cell], task: str | None) -> list[Cell]:
+    known = list(dict.fromkeys(cell.composed.names["task"] or "" for cell in cells))
+    if task is None:
+        return cells
+    if task not in known:
+        raise InputError(f"task={task} is not in this table; it has {', '.join(known)}")
+    return [cell for cell in cells if cell.composed.names["task"] == task]
+
+
+def _figures(table: Mapping[str, Any], cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
+    """Draw what the table asks for, of the cells that are done."""
+    done = [cell for cell in cells if cell.result is not None]
+    if table.get("figure") == "convergence":
+        for task in dict.fromkeys(cell.composed.names["task"] for cell in done):
+            own = [cell for cell in done if cell.composed.names["task"] == task]
+            file = stem.with_name(f"{stem.name}_{task}.png")
+            convergence_figure([_course(cell) for cell in own], str(task), file)
+            yield file
+    elif table.get("figure") == "tradeoff" and done:
+        file = stem.with_suffix(".png")
+        tradeoff_figure([_price(cell) for cell in done], file)
+        yield file
+
+
+def _course(cell: Cell) -> Course:
+    """What the convergence figure shows of a cell."""
+    certificate = json.loads((cell.folder.path / "certificate.json").read_text(encoding="utf-8"))
+    first = next(iter(certificate["trajectories"].values()))
+    return Course(
+        method=cell.row,
+        iterations=cell.composed.config["train"]["iterations"],
+        history=cell.folder.read_history(),
+        residuals=[math.nan if r is None else r for r in first["residuals"]],
+    )
+
+
+def _price(cell: Cell) -> Price:
+    """What the tradeoff figure shows of a cell."""
+    metrics = (cell.result or {})["metrics"]
+    found = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
+    scores = {int(match[1]): metrics[match[0]] for match in found if match}
+    return Price(
+        method=cell.row,
+        iterations=cell.composed.config["train"]["iterations"],
+        scores={count: math.nan if v is None else v for count, v in scores.items()},
+        bound=metrics["certificate/bound"],
+        ratio=metrics["certificate/ratio"],
+    )
 
 
 def _check(table: Mapping[str, Any]) -> None:
@@ -125,6 +180,8 @@ def _cells(table: Mapping[str, Any], out: Path, plugins: Sequence[str]) -> Itera
                 except InputError as error:
                     raise InputError(f"row '{row}', column '{column}': {error}") from error
                 text = json.dumps([__version__, composed.config, sources], sort_keys=True)
+                if composed.names["task"] in table.get("skip", {}).get(row, ()):
+                    continue
                 key = hashlib.sha256(text.encode()).hexdigest()[:10]
                 folder = out / "runs" / f"{_plain(row)}--{_plain(column)}--{seed}-{key}"
                 yield Cell(row, column, seed, overrides, composed, RunFolder(folder))
@@ -193,10 +250,12 @@ def _logged_to(file: Path) -> Iterator[None]:
 def _markdown(table: Mapping[str, Any], cells: Sequence[Cell], failures: Mapping[Path, str]) -> str:
     """A section for every column, with the rows as lines and the scores as columns."""
     parts = [f"# {table['title']}\n"]
-    for column in table["columns"]:
+    for column in dict.fromkeys(cell.column for cell in cells):
         lines = []
         for row in table["rows"]:
             own = [cell for cell in cells if (cell.row, cell.column) == (row, column)]
+            if not own:
+                continue
             reasons = [failures[c.folder.path] for c in own if c.folder.path in failures]
             shown = [_shown(own, key, layout) for key, layout in table["scores"].items()]
             lines.append([row, *shown, "; ".join(reasons)])

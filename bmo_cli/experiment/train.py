@@ -8,8 +8,10 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from bmo_cli.certificate.findings import fall
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
+from bmo_cli.experiment.certify import run_identity, write_certificate
 from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -64,6 +66,8 @@ def train(
                 "train.steps=N"
             )
         log.info("going on after step %d", progress.step)
+    if config["train"].get("penalty") and experiment.scheme.net is None:
+        raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = next(iter(task.samples(range(1), config["train"]["batch"])))
     _require_fit(experiment, first)
     if experiment.hyper.trains:
@@ -111,11 +115,17 @@ def train(
     result["metrics"][f"val/{task.metric}"] = progress.best
     if history:
         result["metrics"]["train/loss"] = history[-1]["loss"]
+        result["metrics"]["train/gradient_fall"] = fall([row["hypergrad_norm"] for row in history])
     result["best_step"] = progress.best_step
     result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
-    result |= {"status": "ok", "peak_rss_mib": peak_rss_mib()}
+    result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
+    if config.get("certify"):
+        folder.write_result(result)  # a refused certificate does not undo the training
+        found = write_certificate(experiment, config, history, folder)
+        result["metrics"] |= found["metrics"]
+        result["certificate"] = found["certificate"]
     return result
 
 

@@ -21,6 +21,7 @@ from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.hyper.base import Outcome
+from bmo_cli.hyper.penalty import expansion
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
@@ -118,7 +119,12 @@ class Trainer:
         outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
             self._diverged("the loss or an iterate became non-finite", "the iteration expands")
-        torch.autograd.backward(outcome.objective)
+        total = outcome.objective
+        if settings.get("penalty"):
+            total = total + settings["penalty"] * expansion(
+                experiment.scheme, sample, settings["iterations"]
+            )
+        torch.autograd.backward(total)
         self.progress.evaluations += cost.evaluations
         self.progress.products += cost.products
         limit = settings["clip"] if settings["clip"] is not None else math.inf

@@ -60,7 +60,7 @@ class Stage(nn.Module):
             )
         if self.net is None:
             return self.operator.bind(problem)
-        network = self.net.bind()
+        network = self.net.bind(self._guide(problem) if self.net.guided else None)
         if self.operator.uses_g:
             return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
         bound = self.operator.bind(problem)
@@ -70,6 +70,14 @@ class Stage(nn.Module):
             return (network(first), *others)
 
         return BoundOperator(composed, bound.metric, bound.lift, bound.readout)
+
+    def _guide(self, problem: Problem) -> Tensor:
+        if problem.guide is None:
+            raise InputError(
+                f"{type(self.net).__name__} adapts to a first estimate of the image, which this "
+                "task does not give; use another net"
+            )
+        return problem.guide()
 
 
 @checked

@@ -73,6 +73,10 @@ class BMO(Unrolled):
 
         return combine
 
+    @property
+    def step(self) -> float:
+        return self.s
+
     def _project(self, u: State) -> State:
         return u if self.box is None else (u[0].clamp(*self.box), *u[1:])
 

@@ -57,6 +57,11 @@ class HyperOptimizer(ABC):
         """
         return 1e-6
 
+    @property
+    def step(self) -> float | None:
+        """s as a share of its limit lambda_min(G) / L_l; None: nothing is aggregated."""
+        return None
+
     def check(self, scheme: GKM) -> tuple[str, ...]:
         """What the theory of this method assumes and the scheme does not provide, in words.
 

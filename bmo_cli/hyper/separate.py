@@ -31,13 +31,13 @@ class Separate(HyperOptimizer):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         network = self._network(scheme)
-        if not isinstance(sample.loss, SquaredError):
+        if not isinstance(sample.loss, SquaredError) or sample.loss.a is not None:
             raise InputError("hyper=separate needs a task with a clean target to fit a denoiser on")
         clean = sample.loss.target
         generator = torch.Generator().manual_seed(sample.seed)
         noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         noisy = clean + self._level(scheme, sample) * noise.to(clean.device)
-        value = sample.loss.value((network.bind()(noisy),))
+        value = sample.loss.value((network.bind(noisy)(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
     def differentiated(self, iterations: int) -> int:

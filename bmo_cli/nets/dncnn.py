@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.network import Network
+from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 from bmo_cli.nets.weights import copy_weights, read_weights
 
 
@@ -73,6 +74,16 @@ class DnCNN(Network):
             z = F.relu(conv(z), inplace=True)
         residual: Tensor = last(z)
         return x - residual
+
+    def bound(self) -> NormBound:
+        """1 + |W_1| ... |W_depth|, as ReLU is 1-Lipschitz; far above the truth for deep chains."""
+        how = "norm of the convolution on images of every size"
+        weights = [p.detach() for name, p in self.convs.named_parameters() if "weight" in name]
+        layers = tuple(
+            LayerBound(f"convs.{i}", norm_squared_bound(weight, grid=32).sqrt().item(), how)
+            for i, weight in enumerate(weights)
+        )
+        return NormBound(1 + product(layers).value, layers, "1 + product of the layers")
 
     def _load(self, file: str) -> None:
         tensors = read_weights(file)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, checked
-from bmo_cli.nets.network import Network
+from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 
 
 @checked
@@ -60,6 +61,21 @@ class ISTANet(Network):
         z = z - z.clamp(-self.theta, self.theta)  # soft thresholding
         y = _conv(F.relu(_conv(z, self.c)), self.d)
         return x + y if self.residual else y
+
+    def bound(self) -> NormBound:
+        """|D| |C| |B| |A|, and 1 more with `residual`: ReLU and soft thresholds are 1-Lipschitz."""
+        layers = tuple(
+            LayerBound(
+                name,
+                norm_squared_bound(weight.detach(), grid=32).sqrt().item(),
+                "norm of the convolution on images of every size",
+            )
+            for name, weight in (("a", self.a), ("b", self.b), ("c", self.c), ("d", self.d))
+        )
+        chain = product(layers)
+        if not self.residual:
+            return chain
+        return NormBound(1 + chain.value, layers, "1 + product of the layers")
 
     @torch.no_grad()
     def project_(self) -> None:

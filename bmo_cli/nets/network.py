@@ -5,11 +5,48 @@ Shape legend: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+import math
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LayerBound:
+    """An upper bound of the Lipschitz constant of one layer, for images of every size.
+
+    Attributes:
+        layer: its name.
+        value: of the bound, at the present weights.
+        how: where the bound comes from, in words.
+    """
+
+    layer: str
+    value: float
+    how: str
+
+
+@dataclass(frozen=True)
+class NormBound:
+    """An upper bound of |R(a) - R(b)| / |a - b|, at the present weights.
+
+    Attributes:
+        value: of the bound.
+        layers: what it is composed of.
+        how: the bounds are composed, in words.
+    """
+
+    value: float
+    layers: tuple[LayerBound, ...]
+    how: str = "product of the layers"
+
+
+def product(layers: tuple[LayerBound, ...]) -> NormBound:
+    """The bound of a composition of layers."""
+    return NormBound(math.prod(layer.value for layer in layers), layers)
 
 
 class Network(nn.Module, ABC):
@@ -20,15 +57,32 @@ class Network(nn.Module, ABC):
         nonexpansive: whether |R(a) - R(b)| <= |a - b| holds by construction, for any parameters.
         averaged: whether R is moreover (1 - t) I + t N with N nonexpansive and t < 1, which makes
             undamped iterations converge (compositions of averaged maps are averaged).
+        numerical: names of parameters that are step sizes and levels rather than weights; they are
+            learned at the rate of the scheme's own.
+        guided: whether the map looks at a guide, see `bind`.
+        guarantee: what holds for every value of the parameters, in a line.
     """
 
     nonexpansive: ClassVar[bool] = False
     averaged: ClassVar[bool] = False
+    numerical: ClassVar[tuple[str, ...]] = ()
+    guided: ClassVar[bool] = False
+    guarantee: ClassVar[str] = "none"
     channels: int
 
-    def bind(self) -> Callable[[Tensor], Tensor]:
-        """The map at the present weights, with what depends on the weights alone computed once."""
+    def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """The map at the present weights, with what does not depend on its argument computed once.
+
+        Args:
+            guide: (B, C, H, W), a first estimate made from the observation alone. It is constant
+                along the iteration, so that a network which lets it choose among nonexpansive maps
+                is nonexpansive.
+        """
         return self
+
+    def bound(self) -> NormBound | None:
+        """An upper bound of the Lipschitz constant at the present weights; None: none is known."""
+        return None
 
     def project_(self) -> None:
         """Bring constrained parameters back into their set; nothing by default."""
@@ -43,6 +97,7 @@ class Identity(Network):
 
     nonexpansive = True
     averaged = True
+    guarantee = "the identity"
 
     def __init__(self, *, channels: int = 1) -> None:
         super().__init__()
@@ -51,3 +106,6 @@ class Identity(Network):
     def forward(self, x: Tensor) -> Tensor:
         """x, shape (B, C, H, W)."""
         return x
+
+    def bound(self) -> NormBound:
+        return NormBound(1.0, ())

@@ -110,3 +110,50 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
         title_fontsize=8,
     )
     figure.savefig(file, dpi=110)
+
+
+def certificate_figure(
+    residuals: Mapping[str, Sequence[float]],
+    quality: tuple[Mapping[int, float], str],
+    gradients: Sequence[tuple[float, float]],
+    trained: int,
+    verdict: str,
+    file: Path,
+) -> None:
+    """Draw residuals from every start and the score far beyond K, and the hyper-gradient.
+
+    Args:
+        residuals: by start, for k = 0, 1, ...
+        quality: score by number of iterations, and its name.
+        gradients: step and |grad phi_K|.
+        trained: K.
+        verdict: for the title.
+        file: to write.
+    """
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure.suptitle(f"convergence certificate: {verdict}", fontsize=11)
+    left, middle, right = figure.subplots(1, 3)
+    for name, values in residuals.items():
+        shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
+        if shown:
+            left.plot(*zip(*shown, strict=True), label=f"from {name}")
+    left.set(yscale="log", xlabel="iteration k", title="residual |D(u) - u| / |u|")
+    left.legend(fontsize=8)
+    points = [(k, score) for k, score in quality[0].items() if math.isfinite(score)]
+    if points:
+        middle.plot(*zip(*points, strict=True), marker="o", markersize=3)
+    middle.set(xscale="log", xlabel="iteration k", title=f"validation {quality[1]}")
+    for axis in (left, middle):
+        axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
+        axis.annotate(
+            "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
+            textcoords="offset points", color="0.4",
+        )  # fmt: skip
+    known = [(step, g) for step, g in gradients if math.isfinite(g) and g > 0]
+    if known:
+        right.plot(*zip(*known, strict=True))
+        right.set(yscale="log")
+    right.set(xlabel="hyper-training step t", title=r"|grad $\varphi_K(\omega^t)$|")
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=110)

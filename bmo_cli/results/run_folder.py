@@ -39,7 +39,7 @@ class RunFolder:
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json; it appears whole or not at all. NaN becomes null."""
-        text = json.dumps(_plain(result), indent=2, allow_nan=False)
+        text = json.dumps(plain(result), indent=2, allow_nan=False)
         write_atomically(self.path / "result.json", text.encode())
 
     def read_result(self) -> dict[str, Any]:
@@ -113,12 +113,12 @@ def write_atomically(file: Path, content: bytes) -> None:
         raise
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Values as JSON has them: non-finite numbers become null."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

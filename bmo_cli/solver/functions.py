@@ -121,6 +121,26 @@ class L1(Proximable):
         return tuple(soft_threshold(a, gamma * self.weight) for a in u)
 
 
+class TotalVariation(Proximable):
+    """g(z) = weight sum_p |(z_1(p), z_2(p))|_2 of a field of two components: isotropic.
+
+    The anisotropic variant sum_p |z_1(p)| + |z_2(p)| is `L1`. Blocks are (B, 2 C, H, W), as
+    `linear.gradient.PeriodicGradient` returns them. (Rudin, Osher & Fatemi, Physica D 1992.)
+
+    Args:
+        weight: >= 0.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def prox(self, u: State, gamma: Tensor) -> State:
+        (z,) = u
+        length = torch.stack(z.chunk(2, 1)).square().sum(0).sqrt()
+        kept = (1 - gamma * self.weight / length.clamp_min(1e-30)).clamp_min(0)
+        return (z * torch.cat([kept, kept], 1),)
+
+
 class SquaredNorm(Proximable):
     """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
 

@@ -8,6 +8,7 @@ Shape legend: see `solver.state`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -42,21 +43,24 @@ class Problem:
         g: proximable part.
         coupling: A, b and h; None: the problem is f + g alone.
         noise: standard deviation of the noise in the observation, shape (B,), when it is known.
+        guide: first estimates of the first block, made from the observation alone, for networks
+            that adapt to them; called only by those.
     """
 
     f: Smooth = field(default_factory=Zero)
     g: Proximable = field(default_factory=Zero)
     coupling: Coupling | None = None
     noise: Tensor | None = None
+    guide: Callable[[], Tensor] | None = None
 
 
 class Loss(ABC):
     """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it."""
 
-    lipschitz: float = 1.0
-    """L_l, the Lipschitz constant of grad_u l."""
+    lipschitz: float | Tensor = 1.0
+    """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
     size: int = 1
-    """entries of a problem's state; values are reported per entry, l itself is not divided"""
+    """entries that l compares; values are reported per entry, l itself is not divided"""
 
     @abstractmethod
     def value(self, u: State) -> Tensor:
@@ -73,22 +77,29 @@ class Loss(ABC):
 
 
 class SquaredError(Loss):
-    """l(u) = 1/2 |u - x|^2 of the first block; unnormalised, so that L_l = 1.
+    """l(u) = 1/2 |A u - x|^2 of the first block; unnormalised, so that L_l = |A|^2.
 
     Args:
         target: x, shape (B, ...).
+        a: A, what is seen of the block; None: the block itself.
     """
 
-    def __init__(self, target: Tensor) -> None:
-        self.target = target
+    def __init__(self, target: Tensor, a: LinearMap | None = None) -> None:
+        self.target, self.a = target, a
         self.size = target[0].numel()
+        if a is not None:
+            self.lipschitz = a.norm_squared
 
     def value(self, u: State) -> Tensor:
-        return 0.5 * (u[0] - self.target).square().flatten(1).sum(1)
+        return 0.5 * self._error(u).square().flatten(1).sum(1)
 
     def grad(self, u: State) -> State:
-        first, *others = u
-        return (first - self.target, *(torch.zeros_like(block) for block in others))
+        error = self._error(u)
+        first = error if self.a is None else self.a.adjoint(error)
+        return (first, *(torch.zeros_like(block) for block in u[1:]))
+
+    def _error(self, u: State) -> Tensor:
+        return (u[0] if self.a is None else self.a(u[0])) - self.target
 
 
 @dataclass(frozen=True)

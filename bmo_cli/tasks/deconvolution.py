@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
 from bmo_cli.data.image_set import ImageSet, shared_images
 from bmo_cli.data.kernels import choose_kernel, make_kernels
-from bmo_cli.data.patches import Patches, as_tensor, batches
+from bmo_cli.data.patches import Patches, as_tensor, batches, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
-from bmo_cli.solver.functions import AtZero, LeastSquares, SquaredNorm
+from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
+from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Task
@@ -29,11 +32,15 @@ from bmo_cli.tasks.task import Case, Picture, Task
 log = logging.getLogger(__name__)
 
 
-Form = Literal["least_squares", "split", "exact"]
+Form = Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"]
 
 
 def blur_problem(
-    y: Tensor, blur: PeriodicBlur, form: Form = "least_squares", noise: Tensor | None = None
+    y: Tensor,
+    blur: PeriodicBlur,
+    form: Form = "least_squares",
+    noise: Tensor | None = None,
+    tv_weight: float = 0.0,
 ) -> Problem:
     """All that a solver may know of a blurred image: 1/2 |k * u - y|^2, or k * u = y.
 
@@ -41,13 +48,40 @@ def blur_problem(
         y: (B, C, H, W).
         blur: of the batch.
         form: least_squares: as f(u). split: as h(z) = 1/2 |z|^2 with k * u + z = y, for operators
-            of linear relations. exact: the constraint k * u = y.
+            of linear relations. exact: the constraint k * u = y. tv: f(u) with total variation,
+            h(z) = tv_weight |z|_{2,1} with grad u + z = 0. tv_anisotropic: |z|_1 instead.
         noise: standard deviation, (B,), when known.
+        tv_weight: weight of the total variation beside 1/2 |k * u - y|^2.
     """
+    guide = partial(linear_views, y, blur)
     if form == "least_squares":
-        return Problem(f=LeastSquares(blur, y), noise=noise)
+        return Problem(f=LeastSquares(blur, y), noise=noise, guide=guide)
+    if form in ("tv", "tv_anisotropic"):
+        gradient = PeriodicGradient(blur.size)
+        variation = TotalVariation(tv_weight) if form == "tv" else L1(tv_weight)
+        relation = Coupling(gradient, torch.zeros_like(gradient(y)), variation)
+        return Problem(f=LeastSquares(blur, y), coupling=relation, noise=noise, guide=guide)
     h = SquaredNorm() if form == "split" else AtZero()
-    return Problem(coupling=Coupling(blur, y, h), noise=noise)
+    return Problem(coupling=Coupling(blur, y, h), noise=noise, guide=guide)
+
+
+_VIEW_WEIGHTS = (0.003, 0.015, 0.06)  # from little to much smoothing at noise of some 1 % and more
+
+
+def linear_views(y: Tensor, blur: PeriodicBlur) -> Tensor:
+    """y beside three linear restorations: argmin_u |k * u - y|^2 + c (|grad u|^2 + 0.05 |u|^2).
+
+    Args:
+        y: (B, C, H, W).
+        blur: of the batch.
+
+    Returns:
+        (B, 4 C, H, W), for networks that adapt to the observation.
+    """
+    roughness = (laplacian_symbol(blur.size) + 0.05).to(y)
+    spectrum = rfft2(y) * blur.transfer.conj()
+    restored = [irfft2(spectrum / (blur.power + c * roughness), s=blur.size) for c in _VIEW_WEIGHTS]
+    return torch.cat([y, *restored], 1)
 
 
 @checked
@@ -67,6 +101,7 @@ class Deconvolution(Task):
         noise: standard deviation in grey levels of 255, or a range (low, high) drawn from
             uniformly for every image.
         form: how the problem is written, see `blur_problem`.
+        tv_weight: of the total variation, where form is tv.
         eval_seed: of noise and kernels of validation and test, so that runs with different seeds
             are judged on the same observations.
     """
@@ -89,14 +124,15 @@ class Deconvolution(Task):
         kernel_width: Positive = 2.0,
         kernel_seed: Index = 0,
         noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
-        form: Literal["least_squares", "split", "exact"] = "least_squares",
+        form: Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"] = "least_squares",
+        tv_weight: NonNegative = 9e-4,
         eval_seed: Index = 0,
     ) -> None:
         super().__init__()
         if channels > data.channels:
             raise InputError("a network for colour (net.channels=3) needs data.channels=3")
         self.data, self.seed, self.channels, self.eval_seed = data, seed, channels, eval_seed
-        self.form = form
+        self.form, self.tv_weight = form, tv_weight
         low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
         if low > high:
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
@@ -116,6 +152,9 @@ class Deconvolution(Task):
         for split in splits:
             images = self._load(split)
             images.require((h, w), "the blur kernel")
+            side = self.data.eval_crop
+            if side is not None and side < max(h, w):
+                raise InputError(f"data.eval_crop={side} is smaller than the kernel ({h} x {w})")
             if split == "train":
                 crop = self.data.crop
                 images.require((crop, crop), "the training crop, data.crop")
@@ -152,7 +191,7 @@ class Deconvolution(Task):
         for i, name in enumerate(images.names):
             rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
             kernel = self.kernels[int(rng.integers(len(self.kernels)))][None]
-            reference = as_tensor(images[i]).to(kernel.device)
+            reference = central(as_tensor(images[i]), self.data.eval_crop).to(kernel.device)
             clean = self._fold(reference[None])
             blur = PeriodicBlur(transfer_function(kernel, _size(clean)), _size(clean))
             problem = self._observe(clean, blur, rng)
@@ -201,15 +240,15 @@ class Deconvolution(Task):
         noise = torch.tensor(level, dtype=clean.dtype)
         draw = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         y = blur(clean) + (noise[:, None, None, None] * draw).to(clean.device)
-        return blur_problem(y, blur, self.form, noise.to(clean.device))
+        return blur_problem(y, blur, self.form, noise.to(clean.device), self.tv_weight)
 
 
 def _observation(problem: Problem) -> Tensor:
     """y of a deconvolution problem."""
-    if problem.coupling is not None:
-        return problem.coupling.b
-    assert isinstance(problem.f, LeastSquares)
-    return problem.f.y
+    if isinstance(problem.f, LeastSquares):
+        return problem.f.y
+    assert problem.coupling is not None
+    return problem.coupling.b
 
 
 def _size(image: Tensor) -> tuple[int, int]:

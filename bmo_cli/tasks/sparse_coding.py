@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bmo_cli.config.checks import Count, Finite, Index, NonNegative, OpenUnit, checked
 from bmo_cli.data.splits import Split
+from bmo_cli.errors import InputError
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
@@ -41,6 +42,8 @@ class SparseCoding(Task):
         kappa: weight of |x|_1 beside 1/2 |A x - y|^2.
         form: how the problem is written. lasso: f = 1/2 |A x - y|^2, g = kappa |x|_1. split: the
             same with z = y - A x, for operators of linear relations. exact: A x = y, basis pursuit.
+        train_count: codes of a fixed training set, of which every batch is the next part, so that
+            with a batch of this size phi_K is one function; None: fresh codes at every step.
         val_count: codes of the validation split.
         test_count: codes of the test split.
         eval_seed: of the dictionary and of the codes of validation and test.
@@ -62,6 +65,7 @@ class SparseCoding(Task):
         snr: Finite | None = None,
         kappa: NonNegative = 0.1,
         form: Literal["lasso", "split", "exact"] = "lasso",
+        train_count: Count | None = None,
         val_count: Count = 200,
         test_count: Count = 1000,
         eval_seed: Index = 0,
@@ -69,6 +73,7 @@ class SparseCoding(Task):
     ) -> None:
         super().__init__()
         self.density, self.snr, self.kappa, self.form = density, snr, kappa, form
+        self.train_count = train_count
         self.counts = {"val": val_count, "test": test_count}
         self.eval_seed, self.seed = eval_seed, seed
         draw = np.random.default_rng([eval_seed, 0xD1C7]).normal(size=(rows, columns))
@@ -78,8 +83,14 @@ class SparseCoding(Task):
         self._map: Matrix | None = None
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
+        if self.train_count is not None and self.train_count % batch:
+            raise InputError(
+                f"task.train_count={self.train_count} must be a multiple of train.batch={batch}"
+            )
+        rounds = None if self.train_count is None else self.train_count // batch
         for step in steps:
-            rng = np.random.default_rng([self.seed, _SPLITS["train"], step])
+            part = step if rounds is None else step % rounds
+            rng = np.random.default_rng([self.seed, _SPLITS["train"], part])
             codes, problem = self._draw(batch, rng)
             yield Sample(problem, (torch.zeros_like(codes),), SquaredError(codes))
 

@@ -20,12 +20,27 @@ class Case:
 
     The solver is given `problem` and `initial`; `reference` is only handed to `Task.score`, after
     the estimate exists.
+
+    Attributes:
+        name: of its row in the results.
+        problem: what the scheme may see.
+        initial: u^0.
+        reference: ground truth.
+        further: more problems of the same case with their initial states, where one batch of all
+            would take too much memory. They are solved one after the other, and their estimates
+            are joined to one batch before they are scored.
     """
 
     name: str
     problem: Problem
     initial: State
     reference: Tensor
+    further: Sequence[tuple[Problem, State]] = ()
+
+    @property
+    def parts(self) -> tuple[tuple[Problem, State], ...]:
+        """Every problem of the case with its initial state."""
+        return ((self.problem, self.initial), *self.further)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,295 @@
+"""What is stated about a scheme, one finding each: the theory's assumptions and predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bmo_cli.certificate.horizon import Trajectory
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.nets.network import LayerBound
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.nonexpansive import Pair
+from bmo_cli.solver.problem import Loss, Sample
+from bmo_cli.solver.state import State, inner, subtract
+
+Verdict = Literal["holds", "violated", "not verifiable", "not used"]
+
+PROVED = 1e-6
+"""how far above 1 a bound computed in float32 may lie"""
+MEASURED = 1e-4
+"""how far above 1 a ratio measured in float32 may lie"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One assumption or prediction of the theory.
+
+    Attributes:
+        name: what is stated.
+        verdict: whether it is true of this run.
+        number: that the verdict rests on; None: there is none.
+        meaning: a line that says why, and what it is good for.
+    """
+
+    name: str
+    verdict: Verdict
+    number: float | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An upper bound of the Lipschitz constant of D in G.
+
+    Attributes:
+        value: None: none can be computed.
+        why: where it comes from, or why there is none.
+        layers: of the network.
+    """
+
+    value: float | None
+    why: str
+    layers: tuple[LayerBound, ...] = ()
+
+    @property
+    def proves(self) -> bool:
+        """Whether D is nonexpansive by this bound."""
+        return self.value is not None and self.value <= 1 + PROVED
+
+
+def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """A bound proves it, a pair refutes it."""
+    name = "D is nonexpansive in G"
+    kind, pair = max(pairs.items(), key=lambda item: item[1].ratio)
+    expands = pair.ratio > 1 + MEASURED
+    if bound.proves and expands:
+        return Finding(
+            name,
+            "violated",
+            pair.ratio,
+            f"the bound made from the weights is {bound.value:.7f}, but a measured pair ({kind}) "
+            "is pushed apart: the network does not compute what it declares",
+        )
+    if bound.proves:
+        return Finding(name, "holds", bound.value, f"proved by a bound: {bound.why}")
+    if expands:
+        return Finding(
+            name,
+            "violated",
+            pair.ratio,
+            f"two states ({kind}) are pushed apart by this factor: iterates may drift or diverge",
+        )
+    why = bound.why if bound.value is None else f"the bound is only {bound.value:.3g}"
+    return Finding(
+        name, "not verifiable", pair.ratio, f"no measured pair is pushed apart, but {why}"
+    )
+
+
+def breaks_promise(scheme: GKM, pair: Pair) -> bool:
+    """Whether a pair of the network alone is above the bound that the network declares."""
+    found = None if scheme.net is None else scheme.net.bound()
+    declared = math.inf if found is None else found.value
+    if scheme.net is not None and scheme.net.nonexpansive:
+        declared = min(declared, 1.0)
+    return pair.ratio > declared * (1 + MEASURED)
+
+
+def promise(scheme: GKM, pair: Pair) -> Finding:
+    """The network alone, in the Euclidean norm."""
+    net = scheme.net
+    assert net is not None
+    name, found = "the network alone is nonexpansive", net.bound()
+    if breaks_promise(scheme, pair):
+        declared = "1" if net.nonexpansive or found is None else f"{found.value:.7g}"
+        text = f"a measured pair contradicts the bound {declared} of {type(net).__name__}"
+        return Finding(name, "violated", pair.ratio, text)
+    if found is not None and found.value <= 1 + PROVED:
+        return Finding(name, "holds", found.value, f"bound from the weights: {found.how}")
+    if pair.ratio > 1 + MEASURED:
+        text = "a measured pair is pushed apart by this factor"
+        return Finding(name, "violated", pair.ratio, text)
+    text = "no measured pair is pushed apart, and no bound proves that none is"
+    return Finding(name, "not verifiable", pair.ratio, text)
+
+
+def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """By alpha < 1, or because D itself is averaged."""
+    name, alpha = "T is averaged", scheme.alpha
+    _kind, pair = max(pairs.items(), key=lambda item: item[1].averaging)
+    theta = alpha * pair.averaging
+    if not bound.proves and pair.ratio > 1 + MEASURED:
+        return Finding(name, "violated", theta, "D is not nonexpansive")
+    if not bound.proves:
+        return Finding(
+            name, "not verifiable", theta, "the pairs measured allow this constant, at least"
+        )
+    if alpha < 1:
+        return Finding(
+            name, "holds", alpha, "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
+        )
+    net = scheme.net
+    if scheme.operator.averaged and (net is None or net.averaged):
+        return Finding(
+            name,
+            "holds",
+            theta,
+            "a composition of averaged maps is averaged; the pairs measured allow this constant",
+        )
+    return Finding(name, "not verifiable", theta, "undamped, and D is only nonexpansive")
+
+
+def positive(metric: Metric) -> Finding:
+    """lambda_min(G) > 0 at the trained omega."""
+    declared = float(metric.smallest_eigenvalue)
+    verdict: Verdict = "holds" if declared > 0 else "violated"
+    return Finding(
+        "G is positive definite",
+        verdict,
+        declared,
+        "lambda_min(G): distances are measured in a norm, step sizes are inside their condition",
+    )
+
+
+def convex(declared: bool) -> Finding:
+    """What the task declares."""
+    if declared:
+        return Finding(
+            "the problems are convex", "holds", None, "declared by the task: f, g and h are convex"
+        )
+    return Finding(
+        "the problems are convex",
+        "violated",
+        None,
+        "declared by the task: operators promise nothing, iterations may find local solutions",
+    )
+
+
+def step(share: float | None, sample: Sample | None, metric: Metric) -> Finding:
+    """The condition on the aggregation step, and L_l against measured gradients."""
+    name = "0 < s < lambda_min(G) / L_l"
+    if share is None:
+        return Finding(name, "not used", None, "nothing is aggregated by this hyper-optimiser")
+    limit = float(metric.smallest_eigenvalue)
+    if sample is None:
+        return Finding(name, "not verifiable", share, "no training data at hand for L_l")
+    declared, measured = float(sample.loss.lipschitz), _smoothness(sample)
+    ok = measured <= declared * (1 + 1e-3) and 0 < share < 1 and limit > 0
+    return Finding(
+        name,
+        "holds" if ok else "violated",
+        share,
+        f"s as a share of the limit; lambda_min(G) = {limit:.3g}, L_l = {declared:.3g} "
+        f"(measured {measured:.3g}) for the unnormalised loss",
+    )
+
+
+def _smoothness(sample: Sample) -> float:
+    """Largest |grad l(u) - grad l(v)| / |u - v| over random pairs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> State:
+        return tuple(
+            (b + torch.randn(b.shape, generator=generator, dtype=torch.float64).to(b)).detach()
+            for b in sample.initial
+        )
+
+    def gradient(loss: Loss, u: State) -> State:
+        return tuple(block.detach() for block in loss.grad(u))
+
+    largest = 0.0
+    for _ in range(5):
+        u, v = draw(), draw()
+        up = subtract(gradient(sample.loss, u), gradient(sample.loss, v))
+        gap = subtract(u, v)
+        ratio: Tensor = (inner(up, up) / inner(gap, gap)).sqrt()
+        largest = max(largest, float(ratio.max()))
+    return largest
+
+
+def residual(trajectories: Mapping[str, Trajectory], tolerance: float, iterations: int) -> Finding:
+    """What the residual does far beyond K."""
+    name, worst = "the residual goes to 0 from every start", _worst(trajectories)
+    found, behaviour = trajectories[worst], trajectories[worst].behaviour(tolerance)
+    last = found.residuals[-1] if found.residuals else math.nan
+    rate = f", about {found.rate:.3f} an iteration" if math.isfinite(found.rate) else ""
+    if behaviour == "converged":
+        text = f"below {tolerance:g} after {iterations} iterations{rate}"
+        return Finding(name, "holds", last, text)
+    if behaviour == "converging":
+        text = f"still falling after {iterations} iterations{rate}: follow it with a larger horizon"
+        return Finding(name, "not verifiable", last, text)
+    least = min(found.residuals)
+    return Finding(
+        name,
+        "violated",
+        last,
+        f"from {worst} it {behaviour} within {iterations} iterations (least {least:.1e})",
+    )
+
+
+def steps(trajectories: Mapping[str, Trajectory]) -> Finding:
+    """Fejer monotonicity, which one expansion would break."""
+    growth = max((t.growth for t in trajectories.values()), key=lambda g: (g == g, g))
+    name = "|u^{k+1} - u^k|_G never grows"
+    if math.isnan(growth):
+        return Finding(name, "not verifiable", None, "it stopped at once")
+    held = growth <= 1 + 1e-3
+    return Finding(
+        name,
+        "holds" if held else "violated",
+        growth,
+        "largest factor from one iteration to the next; at most 1 for an averaged map",
+    )
+
+
+def unique(trajectories: Mapping[str, Trajectory], tolerance: float, apart: float) -> Finding:
+    """Whether the ends of all trajectories agree."""
+    name = "all starts lead to one fixed point (the theory allows several)"
+    behaviours = {t.behaviour(tolerance) for t in trajectories.values()}
+    if behaviours != {"converged"}:
+        return Finding(name, "not verifiable", _number(apart), "not all of them have converged")
+    if len(trajectories) < 2:
+        return Finding(name, "not verifiable", None, "only one start")
+    held = apart <= max(1e-2, 100 * tolerance)
+    text = "largest relative distance of the ends" + ("" if held else ": several fixed points")
+    return Finding(name, "holds" if held else "violated", apart, text)
+
+
+def stationary(gradients: Sequence[float]) -> Finding:
+    """|grad phi_K| at the end of training against its beginning."""
+    name, share = "|grad phi_K| goes to 0 along training", fall(gradients)
+    if math.isnan(share):
+        return Finding(name, "not verifiable", None, "fewer than four recorded values")
+    text = "mean over the last tenth of training, as a share of that over the first tenth"
+    if share <= 0.1:
+        return Finding(name, "holds", share, text)
+    return Finding(
+        name, "not verifiable", share, f"{text}; where batches change, a noise floor remains"
+    )
+
+
+def fall(gradients: Sequence[float]) -> float:
+    """Mean of the last tenth of the values as a share of the first tenth's; nan for too few."""
+    known = [g for g in gradients if math.isfinite(g)]
+    part = max(1, len(known) // 10)
+    first = math.fsum(known[:part])
+    return math.fsum(known[-part:]) / first if len(known) >= 4 and first > 0 else math.nan
+
+
+def last_residual(trajectory: Trajectory) -> float:
+    """The last residual; infinite where an iterate was."""
+    return trajectory.residuals[-1] if trajectory.finite else math.inf
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _worst(trajectories: Mapping[str, Trajectory]) -> str:
+    return max(trajectories, key=lambda name: last_residual(trajectories[name]))

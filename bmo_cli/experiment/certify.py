@@ -1,0 +1,255 @@
+"""`bmo certify`: the convergence certificate of a trained run, as JSON, a page and a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from bmo_cli.certificate.certify import Certificate, Settings, Subject, certify
+from bmo_cli.certificate.findings import Finding
+from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.build import Experiment, build
+from bmo_cli.experiment.checkpoint import load_checkpoint
+from bmo_cli.experiment.evaluation import along
+from bmo_cli.results.figures import certificate_figure
+from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
+from bmo_cli.results.tables import markdown
+from bmo_cli.solver.problem import Sample
+
+log = logging.getLogger("bmo")
+
+
+def certify_run(
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    begin: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Certify the best checkpoint of `config["run"]` on its validation problems.
+
+    Args:
+        config: resolved configuration that passed `config.schema.check_config`.
+        names: chosen option of every group, for the result.
+        folder: where the certificate goes.
+        begin: called when everything is built and loaded, before anything is written.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        InputError: checkpoint, configuration and data of the run do not belong together.
+        BmoError: the certificate is refused; it is written before.
+    """
+    run = RunFolder(Path(config["run"]))
+    trained = run.read_result()
+    _require_identity(run, trained)
+    experiment = build(config)
+    experiment.task.prepare(["val"])
+    best = run.checkpoints / "best.safetensors"
+    progress = load_checkpoint(best, experiment.omega)
+    _require_data(experiment.task.fingerprints(), trained)
+    begin()
+    result = {
+        "status": "ok",
+        "message": "",
+        "run": str(run.path),
+        **names,
+        "steps": progress.step,
+    }
+    history = run.read_history()
+    return result | write_certificate(experiment, config, history, folder)
+
+
+def write_certificate(
+    experiment: Experiment,
+    config: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Certify an experiment at its present weights and write certificate.{json,md,png}.
+
+    Args:
+        experiment: trained.
+        config: its configuration.
+        history: rows of history.csv.
+        folder: where the certificate goes.
+
+    Returns:
+        `metrics` (certificate/bound, certificate/ratio) and `certificate` (the verdict).
+
+    Raises:
+        BmoError: the certificate is refused; it is written before.
+    """
+    settings, train = Settings(**config.get("certificate", {})), config["train"]
+    task, k = experiment.task, train["iterations"]
+    cases = list(islice(task.cases("val"), settings.cases))
+    subject = Subject(
+        scheme=experiment.scheme,
+        convex=task.convex,
+        iterations=k,
+        step=experiment.hyper.step,
+        problems=[(case.problem, case.initial) for case in cases],
+        sample=_sample(experiment),
+        gradients=[row["hypergrad_norm"] for row in history],
+    )
+    log.info("certifying: %d problems, %d iterations", len(cases), settings.horizon * k)
+    certificate = certify(subject, settings)
+    counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
+    scores = {
+        count: math.fsum(values) / len(values)
+        for count, values in along(experiment.scheme, task, cases, counts).items()
+    }
+    content = _content(certificate, scores, experiment, k)
+    text = json.dumps(plain(content), indent=2, allow_nan=False)
+    write_atomically(folder.path / "certificate.json", text.encode())
+    page = _page(certificate, scores, experiment, k)
+    write_atomically(folder.path / "certificate.md", page.encode())
+    worst = max(certificate.pairs.values(), key=lambda pair: pair.ratio)
+    tensors = {
+        f"{name}.{i}": block.contiguous().cpu()
+        for name, state in (("a", worst.a), ("b", worst.b))
+        for i, block in enumerate(state)
+    }
+    write_atomically(folder.path / "worst_pair.safetensors", save(tensors))
+    certificate_figure(
+        {name: t.residuals for name, t in certificate.trajectories.items()},
+        (scores, f"{task.metric} {task.unit}".strip()),
+        [(row["step"], row["hypergrad_norm"]) for row in history],
+        k,
+        certificate.verdict,
+        folder.path / "certificate.png",
+    )
+    log.info("\n%s", page)
+    if certificate.verdict == "refused":
+        broken = next(f for f in certificate.assumptions if f.verdict == "violated")
+        raise BmoError(
+            f"the certificate is refused: {broken.meaning} (ratio {broken.number:.6f}); see "
+            f"{folder.path}"
+        )
+    return {
+        "metrics": {
+            "certificate/bound": certificate.bound.value,
+            "certificate/ratio": certificate.ratio,
+        },
+        "certificate": certificate.verdict,
+    }
+
+
+def run_identity(run: RunFolder) -> dict[str, str]:
+    """Hashes of the files of a run that belong together."""
+    files = {
+        "checkpoint": run.checkpoints / "best.safetensors",
+        "config": run.path / ".hydra" / "config.yaml",
+    }
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in files.items()
+        if file.is_file()
+    }
+
+
+def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
+    if trained.get("status") != "ok":
+        status = trained.get("status", "no result.json")
+        raise InputError(f"{run.path} is not a finished run ({status}); a certificate needs one")
+    recorded, found = trained.get("identity", {}), run_identity(run)
+    for name, digest in recorded.items():
+        if found.get(name) != digest:
+            what = {"checkpoint": "checkpoints/best.safetensors", "config": ".hydra/config.yaml"}
+            raise InputError(
+                f"{run.path}: {what.get(name, name)} is not the one that the run's result.json "
+                "belongs to; a certificate needs the run as it was trained"
+            )
+
+
+def _require_data(found: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
+    recorded = trained.get("data", {})
+    for key in ("val", "kernels", "dictionary"):
+        if key in recorded and recorded[key] != json.loads(json.dumps(found.get(key))):
+            raise InputError(
+                f"the run was trained with other data ({key}) than are found now; name those that "
+                "it was trained with (data.val=..., task.kernels=...)"
+            )
+
+
+def _sample(experiment: Experiment) -> Sample | None:
+    """A training sample where the training data are at hand."""
+    if experiment.hyper.step is None:
+        return None
+    try:
+        return next(iter(experiment.task.samples(range(1), 1)))
+    except InputError:
+        return None
+
+
+def _content(
+    certificate: Certificate, scores: Mapping[int, float], experiment: Experiment, k: int
+) -> dict[str, Any]:
+    net = experiment.scheme.net
+    return {
+        "verdict": certificate.verdict,
+        "assumptions": [asdict(finding) for finding in certificate.assumptions],
+        "predictions": [asdict(finding) for finding in certificate.predictions],
+        "bound": asdict(certificate.bound),
+        "network": None if net is None else {"name": type(net).__name__, "promise": net.guarantee},
+        "network_ratio": None if certificate.network is None else certificate.network.ratio,
+        "ratios": {kind: pair.ratio for kind, pair in certificate.pairs.items()},
+        "averaging": {kind: pair.averaging for kind, pair in certificate.pairs.items()},
+        "iterations_trained": k,
+        "trajectories": {
+            name: {"rate": t.rate, "growth": t.growth, "residuals": list(t.residuals)}
+            for name, t in certificate.trajectories.items()
+        },
+        f"val_{experiment.task.metric}": dict(scores),
+    }
+
+
+def _page(
+    certificate: Certificate, scores: Mapping[int, float], experiment: Experiment, k: int
+) -> str:
+    task, net, bound = experiment.task, experiment.scheme.net, certificate.bound
+    operator = type(experiment.scheme.operator).__name__
+    name = operator if net is None else f"{operator} with {type(net).__name__}"
+    parts = [f"# Convergence certificate: {certificate.verdict.upper()}", f"{name}, K = {k}."]
+    if net is not None:
+        parts.append(f"The network promises: {net.guarantee}.")
+    header = ["", "verdict", "number", "why"]
+    parts.append("## What the theory assumes")
+    parts.append(markdown(header, [_line(finding) for finding in certificate.assumptions]))
+    parts.append("## What it predicts, measured")
+    parts.append(markdown(header, [_line(finding) for finding in certificate.predictions]))
+    parts.append("## How far D stretches")
+    rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", bound.why]]
+    rows += [[layer.layer, f"{layer.value:.7g}", layer.how] for layer in bound.layers]
+    rows += [
+        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", f"averaging {pair.averaging:.3f} at least"]
+        for kind, pair in certificate.pairs.items()
+    ]
+    if certificate.network is not None:
+        alone = f"in the Euclidean norm, averaging {certificate.network.averaging:.3f} at least"
+        rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
+    parts.append(markdown(["", "constant", "how"], rows))
+    shown = f"validation {task.metric} {task.unit}".strip()
+    layout = task.columns.get(task.metric, ".4g")
+    parts.append(f"## {shown} beyond the K = {k} trained with")
+    parts.append(
+        markdown(
+            ["iterations", *(str(count) for count in scores)],
+            [[shown, *(format(score, layout) for score in scores.values())]],
+        )
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(finding: Finding) -> list[str]:
+    number = "-" if finding.number is None else f"{finding.number:.5g}"
+    return [finding.name, finding.verdict, number, finding.meaning]

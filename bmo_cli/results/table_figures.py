@@ -1,0 +1,151 @@
+"""Pictures of tables: joint convergence, and what a guarantee costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run of the convergence figure.
+
+    Attributes:
+        method: its row.
+        iterations: K.
+        history: rows of history.csv.
+        residuals: of T at the trained omega, for k = 0, 1, ...
+    """
+
+    method: str
+    iterations: int
+    history: Sequence[Mapping[str, float]]
+    residuals: Sequence[float]
+
+
+def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None:
+    """Draw phi_K and |grad phi_K| against t, the residual against k, and min phi_K against K.
+
+    Colours are methods, darker lines larger K; of several seeds the curves lie over each other
+    and the last panel shows each.
+
+    Args:
+        courses: of one task.
+        task: for the title.
+        file: to write.
+    """
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    figure.suptitle(f"training and hyper-training, {task}", fontsize=11)
+    axes = figure.subplots(1, 4)
+    methods = list(dict.fromkeys(course.method for course in courses))
+    counts = sorted({course.iterations for course in courses})
+    for course in courses:
+        style: dict[str, Any] = {
+            "color": f"C{methods.index(course.method)}",
+            "alpha": 0.35 + 0.65 * (counts.index(course.iterations) + 1) / len(counts),
+            "linewidth": 1.2,
+        }
+        for axis, key in ((axes[0], "loss"), (axes[1], "hypergrad_norm")):
+            points = [(row["step"], row[key]) for row in course.history if row[key] > 0]
+            if points:
+                axis.plot(*zip(*points, strict=True), **style)
+        points = [(k, r) for k, r in enumerate(course.residuals, 1) if math.isfinite(r) and r > 0]
+        if points:
+            axes[2].plot(*zip(*points, strict=True), **style)
+            if course.iterations <= len(points):
+                axes[2].plot(*points[course.iterations - 1], "o", markersize=4, **style)
+    handles = {}
+    for method in methods:
+        own = [c for c in courses if c.method == method]
+        points = [(c.iterations, min(row["loss"] for row in c.history)) for c in own if c.history]
+        means = {k: [v for n, v in points if n == k] for k in sorted({n for n, _ in points})}
+        colour = f"C{methods.index(method)}"
+        (handles[method],) = axes[3].plot(
+            list(means), [sum(v) / len(v) for v in means.values()], "-", color=colour
+        )
+        axes[3].plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
+    titles = (
+        ("step t", r"$\varphi_K(\omega^t)$"),
+        ("step t", r"$|\nabla \varphi_K(\omega^t)|$"),
+        ("iteration k (dot: K)", "residual at the trained omega"),
+        ("K", r"min $\varphi_K$"),
+    )
+    for axis, (label, title) in zip(axes, titles, strict=True):
+        axis.set(xlabel=label, yscale="log")
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+    axes[2].set_xscale("log")
+    axes[3].set_xscale("log", base=2)
+    axes[3].set_xticks(counts, [str(k) for k in counts])
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(methods))
+    figure.savefig(file, dpi=110)
+
+
+@dataclass(frozen=True)
+class Price:
+    """A run of the tradeoff figure.
+
+    Attributes:
+        method: its row.
+        iterations: K.
+        scores: PSNR in dB by number of iterations; nan: an iterate was not finite.
+        bound: certified upper bound of the Lipschitz constant; None: none is known.
+        ratio: the largest measured one.
+    """
+
+    method: str
+    iterations: int
+    scores: Mapping[int, float]
+    bound: float | None
+    ratio: float
+
+
+def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
+    """Draw PSNR far beyond K on the left, and against the constant of D on the right.
+
+    Args:
+        prices: runs, those of one network under names that begin alike ("NETWORK, METHOD").
+        file: to write.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
+    families = list(dict.fromkeys(price.method.split(",")[0] for price in prices))
+    finite = [v for price in prices for v in price.scores.values() if math.isfinite(v)]
+    floor = max(min(finite), max(finite) - 8)
+    for price in prices:
+        colour = f"C{families.index(price.method.split(',')[0])}"
+        first = next(p for p in prices if p.method.split(",")[0] == price.method.split(",")[0])
+        style = "-" if price is first else "--"
+        points = [(k, v) for k, v in sorted(price.scores.items()) if math.isfinite(v)]
+        left.plot(
+            *zip(*points, strict=True), style, color=colour, marker="o", markersize=4,
+            label=price.method,
+        )  # fmt: skip
+        last = points[-1][1]
+        proved = price.bound is not None and price.bound <= 1 + 1e-6
+        constant = price.bound if proved and price.bound is not None else max(price.ratio, 1e-3)
+        right.plot(
+            constant, max(last, floor), "o" if style == "-" else "s", color=colour, markersize=9,
+            markerfacecolor=colour if proved else "none",
+        )  # fmt: skip
+    left.axvline(prices[0].iterations, color="0.5", linestyle=":", linewidth=1)
+    left.annotate(
+        "K trained with", (prices[0].iterations, 0), xycoords=("data", "axes fraction"),
+        xytext=(4, 5), textcoords="offset points", color="0.4", fontsize=8,
+    )  # fmt: skip
+    left.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
+    left.set_ylim(floor - 0.3, max(finite) + 0.3)
+    left.legend(fontsize=8, loc="lower left")
+    right.axvline(1, color="0.5", linewidth=1)
+    right.set(
+        xlabel="constant of D: filled certified bound, hollow measured",
+        ylabel=f"PSNR in dB after {max(prices[0].scores)} iterations (floor: {floor:.0f})",
+    )
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)
