@@ -37,7 +37,7 @@ TESTED = {
 
 
 def test_every_method_is_tested():
-    assert set(choices()["method"]) == TESTED
+    assert set(choices()["method"]) == TESTED | {"tv"}  # tests/test_total_variation.py
 
 
 def built(*words, scale=0.03):
@@ -376,12 +376,13 @@ def test_ista_net(rng, residual):
     assert 0.01 < np.mean(active) < 0.99
 
 
-def convex_potential(filters, thresholds, relaxation):
+def convex_potential(filters, log_levels, relaxation):
     """Meunier et al. (2022) with a clipping: x - rho W^T clip(W x) / |W|^2, borders periodic."""
     half = filters.shape[-1] // 2
     offsets = [(i, j) for i in range(-half, half + 1) for j in range(-half, half + 1)]
     layers = []
-    for w, t, theta in zip(filters, thresholds, relaxation, strict=True):
+    for w, log_t, theta in zip(filters, log_levels, relaxation, strict=True):
+        t = log_t.exp()[:, :, None]
         w = w - w.mean((2, 3), keepdim=True)
         power = torch.fft.fft2(w[:, 0], s=(128, 128)).abs().square().sum(0)
         w = w / (power.max().sqrt() / math.cos(2 * math.pi * half / 128))
@@ -414,7 +415,7 @@ def test_deep_equilibrium(rng):
     operator, net = experiment.scheme.operator, experiment.scheme.net
     gamma = operator.gamma()
     leaves = [p.detach().clone().requires_grad_() for p in (gamma, *net.parameters())]
-    assert [name for name, _ in net.named_parameters()] == ["filters", "thresholds", "relaxation"]
+    assert [name for name, _ in net.named_parameters()] == ["filters", "log_levels", "relaxation"]
 
     def blur_matrix(b):
         """A of image b, column by column."""

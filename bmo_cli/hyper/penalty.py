@@ -81,4 +81,5 @@ def reflected_norm_squared(
 
 
 def _unit(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True).clamp_min(1e-30)
+    length: Tensor = torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True)
+    return v / length.clamp_min(1e-30)
