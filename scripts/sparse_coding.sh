@@ -18,12 +18,12 @@ run() { # NAME OVERRIDE...: one training run, unless it is there
 if [ -z "$data" ]; then
     curve="eval.curve=[1,2,4,8,16,32,64,256,1024]"
     for method in ista fista; do run $method method=$method "$curve"; done
-    run alista method=alista train.steps=2500 optim.lr=1e-2 train.validate_every=250
-    run dladmm method=dladmm train.steps=2500 train.validate_every=250
+    run alista method=alista train.steps=2500 optim.lr=1e-2 train.max_minutes=9 train.validate_every=250
+    run dladmm method=dladmm train.steps=2500 train.max_minutes=9 train.validate_every=250
     for seed in 0 1 2; do
         for hyper in bmo unrolled; do
             run tied-$hyper-$seed method=dladmm gkm.stages=1 hyper=$hyper seed=$seed \
-                train.steps=1500 train.validate_every=250 "$curve"
+                train.steps=1000 train.max_minutes=9 train.validate_every=250 "$curve"
         done
     done
     "$here/../.venv/bin/python" "$here/summary.py" "$out"/*

@@ -19,7 +19,7 @@ from bmo_cli.data.kernels import (
     normalised,
     read_kernels,
 )
-from bmo_cli.data.patches import Patches, batches
+from bmo_cli.data.patches import Patches, batches, central
 from bmo_cli.data.splits import Embedded, Folder
 from bmo_cli.errors import InputError
 
@@ -271,3 +271,10 @@ def test_unusual_tiffs(tmp_path, rng):
     )
     with pytest.raises(InputError, match="holds 3 pages"):
         read_image(tmp_path / "pages.tif")
+
+
+def test_central_squares():
+    image = torch.arange(2 * 7 * 10).reshape(2, 7, 10)
+    assert central(image, None) is image
+    assert torch.equal(central(image, 4), image[:, 1:5, 3:7])
+    assert torch.equal(central(image, 8), image[:, :, 1:9])  # as much as there is

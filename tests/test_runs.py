@@ -420,3 +420,35 @@ def test_evaluations_and_products_are_counted(bmo, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
     found = result(tmp_path / "run")
     assert (found["steps"], found["evaluations"], found["products"]) == (5, 20, 20)
+
+
+def test_evaluation_crop_curve_and_penalty(bmo, tiny, trained, tmp_path):
+    words = ("train", *tiny, "train.penalty=1e-3", "data.eval_crop=20", "eval.curve=[2,1]")
+    done = bmo(*words, "eval.images=1", "hydra.run.dir=penalised")
+    assert done.returncode == 0, done.stderr
+    found, plain = result(tmp_path / "penalised"), result(trained)
+    metrics = found["metrics"]
+    assert metrics["test/psnr@2"] == pytest.approx(metrics["test/psnr"], abs=1e-9)
+    assert metrics["test/psnr@1"] != metrics["test/psnr"]
+    assert metrics["test/psnr_input"] != plain["metrics"]["test/psnr_input"]
+    picture = next((tmp_path / "penalised" / "images").glob("*_clean.png"))
+    assert read_image(picture).pixels.shape[:2] == (20, 20)
+    done = bmo("train", *tiny, "data.eval_crop=5")
+    assert done.returncode == 2 and "data.eval_crop=5 is smaller than the kernel" in done.stderr
+    done = bmo("train", "task=toy", "debug=tiny", "train.penalty=1")
+    assert done.returncode == 2 and "train.penalty is about a network" in done.stderr
+
+
+def test_a_guided_run_restores_and_other_tasks_refuse_the_network(bmo, tiny, tmp_path):
+    words = [word for word in tiny if "net." not in word]
+    small = ("net=guided", "net.width=3", "net.size=3", "net.features=3", "net.layers=1")
+    done = bmo("train", *words, *small, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    images = tmp_path / "photos" / "test"
+    photo = next(images.iterdir())
+    np.save(tmp_path / "kernel.npy", np.ones((3, 3)) / 9)
+    done = bmo("restore", "run=run", f"input={photo}", "kernel=kernel.npy", "output=out.png")
+    assert done.returncode == 0, done.stderr
+    assert read_image(tmp_path / "out.png").pixels.shape == read_image(photo).pixels.shape
+    done = bmo("train", *words, *small, "hyper=separate")
+    assert done.returncode == 2 and "looks at the observation" in done.stderr

@@ -197,3 +197,13 @@ def test_forms_follow_the_task_to_another_precision():
     task = SparseCoding(**SMALL)
     assert batch(task).problem.f.a.a.dtype == torch.float32
     assert batch(task.double()).problem.f.a.a.dtype == torch.float64
+
+
+def test_a_fixed_training_set_comes_round_again():
+    task = SparseCoding(rows=6, columns=9, density=0.5, train_count=4, seed=1)
+    one, two, three = (s.loss.target for s in task.samples(range(3), 2))
+    assert torch.equal(one, three) and not torch.equal(one, two)
+    whole = [s.loss.target for s in task.samples(range(2), 4)]
+    assert torch.equal(*whole)
+    with pytest.raises(InputError, match="must be a multiple of train"):
+        next(task.samples(range(1), 3))

@@ -174,3 +174,45 @@ def test_a_cell_stopped_between_training_and_result_starts_again(tmp_path, table
     done = table("table.seeds=[0]")
     assert done.returncode == 0, done.stderr
     assert json.loads((folder / "result.json").read_text())["status"] == "ok"
+
+
+FIGURES = """
+# two tasks, certified, with a picture
+title: Two tasks
+figure: convergence
+common: [certify=true, certificate.turns=2, train.steps=6, train.log_every=1, train.iterations=4]
+rows:
+  bmo: [hyper=bmo]
+  unrolled: [hyper=unrolled]
+skip:
+  unrolled: [sparse_coding]
+columns:
+  many: [task=toy]
+  codes: [task=sparse_coding, task.rows=8, task.columns=12, task.val_count=3, task.test_count=3]
+scores:
+  train/loss: .3e
+  certificate/ratio: .4f
+seeds: [0]
+"""
+
+
+def test_table_of_one_task_with_its_figure(tmp_path, bmo):
+    folder = tmp_path / "conf" / "table"
+    folder.mkdir(parents=True)
+    (folder / "figures.yaml").write_text(FIGURES)
+    words = ("table", "--config-dir", "conf", "figures")
+    done = bmo(*words, "task=toy")
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "outputs" / "tables" / "figures"
+    assert "2 cells, 2 to run" in done.stdout
+    assert (out / "figures_toy.png").stat().st_size > 10_000
+    assert "## codes" not in (out / "figures.md").read_text()
+    done = bmo(*words)
+    assert done.returncode == 0, done.stderr
+    assert "3 cells, 1 to run" in done.stdout  # unrolled is skipped on sparse coding
+    text = (out / "figures.md").read_text()
+    assert "## many" in text and text.split("## codes")[1].count("| unrolled |") == 0
+    assert (out / "figures_sparse_coding.png").stat().st_size > 10_000
+    done = bmo(*words, "task=deconv")
+    assert done.returncode == 2
+    assert "task=deconv is not in this table; it has toy, sparse_coding" in done.stderr

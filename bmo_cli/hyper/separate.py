@@ -37,7 +37,7 @@ class Separate(HyperOptimizer):
         generator = torch.Generator().manual_seed(sample.seed)
         noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         noisy = clean + self._level(scheme, sample) * noise.to(clean.device)
-        value = sample.loss.value((network.bind(noisy)(noisy),))
+        value = sample.loss.value((network.bind()(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
     def differentiated(self, iterations: int) -> int:
@@ -51,6 +51,11 @@ class Separate(HyperOptimizer):
     def _network(scheme: GKM) -> Network:
         if scheme.net is None or not any(True for _ in scheme.net.parameters()):
             raise InputError("hyper=separate fits a network, but net=none has nothing to fit")
+        if scheme.net.guided:
+            raise InputError(
+                f"hyper=separate fits a denoiser on noise alone, and {type(scheme.net).__name__} "
+                "looks at the observation, too; use another net"
+            )
         if len(scheme.stages) > 1:
             raise InputError(
                 f"hyper=separate fits one denoiser, but gkm.stages={len(scheme.stages)}; use "
