@@ -52,7 +52,7 @@ done
 for hyper in bmo unrolled; do
     run tied-$hyper task=patch_coding method=dladmm hyper=$hyper gkm.stages=1 \
         "${photographs[@]}" task.dictionary="$learned" train.iterations=15 train.batch=128 train.numerical_lr=10 \
-        train.warmup=50 train.steps=1000 train.max_minutes=4 train.validate_every=250
+        train.warmup=50 train.steps=500 train.max_minutes=4 train.validate_every=250
 done
 # LADMM by hand: the grid's best by the validation photographs (val/psnr in result.json) counts.
 for kappa in 0.5 0.7 1.0; do

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from bmo_cli.certificate.certify import Settings, Subject, bound_of, certify
 from bmo_cli.certificate.findings import fall, stationary
 from bmo_cli.certificate.horizon import Trajectory, follow, starts
 from bmo_cli.experiment.saved import load_run
+from bmo_cli.gkm.augmented import LADMM
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
+from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
 from bmo_cli.nets.lip import ConvexPotential
@@ -22,6 +25,8 @@ from bmo_cli.solver.functions import L1, Quadratic
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.nonexpansive import compare, worst_pair
 from bmo_cli.solver.problem import Problem
+from bmo_cli.tasks.deconvolution import blur_problem
+from bmo_cli.tasks.sparse_coding import SparseCoding
 
 ONE = ScaledIdentity(torch.ones((), dtype=torch.float64))
 
@@ -97,7 +102,7 @@ def verdicts(certificate):
 def test_a_classical_solver_is_certified():
     found = certify(subject(lasso()), Settings())
     assert found.verdict == "certified"
-    assert verdicts(found) == ["holds", "holds", "holds", "holds", "not used"]
+    assert verdicts(found) == ["holds"] * 5 + ["not used"]
     assert [finding.verdict for finding in found.predictions] == ["holds"] * 4
     assert found.bound.value == 1
     assert 0.3 < found.ratio <= 1 + 1e-9
@@ -120,6 +125,7 @@ def test_a_problem_that_is_not_convex_is_not_certified():
         "not verifiable",
         "not verifiable",
         "holds",
+        "holds",
         "violated",
         "not used",
     ]
@@ -130,8 +136,55 @@ def test_several_fixed_points_are_told_from_one():
     problem = Problem(Quadratic(h, torch.zeros(1, 2, dtype=torch.float64)))
     found = certify(subject(problem), Settings())
     assert found.verdict == "certified"
-    assert found.predictions[2].verdict == "violated"
+    assert found.predictions[2].verdict == "several"
     assert "several fixed points" in found.predictions[2].meaning
+
+
+def test_a_scheme_without_fixed_point_is_not_certified():
+    """f = 1/2 u_1^2 - u_2 has no minimiser, and the relative residual falls all the same."""
+    h = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    problem = Problem(Quadratic(h, torch.tensor([[0.0, 1.0]], dtype=torch.float64)))
+    found = certify(subject(problem), Settings())
+    assert found.verdict == "not certified"
+    assert found.assumptions[2].verdict == "not verifiable"
+
+
+def test_a_minimiser_at_zero_counts_as_converged():
+    h = torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64))
+    problem = Problem(Quadratic(h, torch.zeros(1, 2, dtype=torch.float64)))
+    scheme = GKM(operator=ProximalGradient(gamma=0.5).double(), alpha=0.9)
+    start = (torch.ones(1, 2, dtype=torch.float64),)
+    found = certify(subject(problem, scheme=scheme, problems=[(problem, start)]), Settings())
+    assert found.predictions[0].verdict == "holds"
+
+
+class Lost(ConvexPotential):
+    """A network that returns nan."""
+
+    def bind(self, guide=None):
+        return lambda x: x * float("nan")
+
+
+def test_a_network_that_is_not_finite_is_refused(rng):
+    size = (6, 5)
+    blur = PeriodicBlur(transfer_function(torch.ones(1, 3, 3) / 9, size), size)
+    y = torch.tensor(rng.random((1, 1, *size)), dtype=torch.float32)
+    scheme = GKM(operator=Resolvent(), net=Lost(width=2, size=3))
+    problem = blur_problem(y, blur)
+    found = certify(subject(problem, scheme=scheme, problems=[(problem, (y,))]), Settings())
+    assert found.verdict == "refused"
+    assert found.ratio == math.inf
+
+
+def test_undamped_ladmm_is_not_said_to_be_averaged():
+    task = SparseCoding(rows=6, columns=8, form="split", val_count=2)
+    case = next(iter(task.cases("val")))
+    scheme = GKM(operator=LADMM(), alpha=None)
+    found = certify(
+        subject(case.problem, scheme=scheme, problems=[(case.problem, case.initial)]), Settings()
+    )
+    assert found.assumptions[1].verdict == "not used"
+    assert "not averaged on all states" in found.assumptions[1].meaning
 
 
 def test_bounds():
@@ -157,7 +210,7 @@ def test_fall():
 def test_starts_differ_and_a_zero_start_is_not_repeated():
     assert set(starts((torch.ones(1, 2),))) == {"the task's start", "zero", "noise"}
     assert set(starts((torch.zeros(1, 2),))) == {"the task's start", "noise"}
-    assert Trajectory((1.0,), 1.0, (), False).behaviour(1.0) == "diverges"
+    assert Trajectory((1.0,), 1.0, 1.0, (), False).behaviour(1.0) == "diverges"
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +221,13 @@ def lip_run(tmp_path_factory):
     words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
     done = run_bmo(
         "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
-        "certify=true", "eval.curve=[1,4]", cwd=folder,
+        "certify=true", "certificate.tolerance=1e-3", "eval.curve=[1,4]", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
-FAST = ("certificate.turns=5", "certificate.cases=1", "device=cpu")
+FAST = ("certificate.turns=5", "certificate.cases=1", "certificate.tolerance=1e-3", "device=cpu")
 
 
 def test_train_writes_a_certificate(lip_run):
@@ -203,9 +256,8 @@ def test_train_writes_a_certificate(lip_run):
 def test_certify_again_and_unconstrained(lip_run, trained, bmo, tmp_path):
     done = bmo("certify", f"run={lip_run}", *FAST, "hydra.run.dir=again")
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "again" / "certificate.json").read_text())["verdict"] == (
-        "certified"
-    )
+    found = json.loads((tmp_path / "again" / "certificate.json").read_text())
+    assert found["verdict"] == "certified"
     done = bmo("certify", f"run={trained}", *FAST, "hydra.run.dir=free")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "free" / "certificate.json").read_text())
@@ -231,9 +283,11 @@ def test_a_network_made_expansive_by_one_percent_is_refused(photos, bmo, tmp_pat
     words = [word for word in tiny_words(photos) if "net." not in word]
     done = bmo(
         "train", *words, "net=lip", "net._target_=expanding.Expanding", "net.width=4",
-        "net.size=3", "plugins=[expanding.py]", "hydra.run.dir=run",
+        "net.size=3", "plugins=[expanding.py]", "hydra.run.dir=run", "certify=true",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr  # the training is not undone
+    assert result(tmp_path / "run")["certificate"] == "refused"
+    assert result(tmp_path / "run")["status"] == "ok"
     done = bmo("certify", "run=run", "plugins=[expanding.py]", *FAST, "hydra.run.dir=refused")
     assert done.returncode == 1
     assert "the certificate is refused" in done.stderr
@@ -261,5 +315,11 @@ def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_pat
     next(other.glob("*1.png")).unlink()
     done = bmo("certify", f"run={lip_run}", *FAST, f"data.val={other}")
     assert done.returncode == 2 and "other data (val)" in done.stderr
+    content = result(lip_run)
+    del content["identity"]
+    shutil.copytree(lip_run, tmp_path / "anonymous")
+    (tmp_path / "anonymous" / "result.json").write_text(json.dumps(content))
+    done = bmo("certify", "run=anonymous", *FAST)
+    assert done.returncode == 2 and "does not say which checkpoint" in done.stderr
     done = bmo("certify", "run=nowhere", *FAST)
     assert done.returncode == 2 and "no run folder" in done.stderr

@@ -115,3 +115,17 @@ def test_nested_targets_are_checked():
     node["operator"]["gamma"] = -1
     with pytest.raises(InputError, match=r"gkm\.operator\.gamma must be finite and > 0, got -1"):
         check_target(node, "gkm")
+
+
+@pytest.mark.parametrize("name", sorted(f.stem for f in (config_dir() / "table").glob("*.yaml")))
+def test_every_cell_of_every_table_composes(name):
+    table = yaml.safe_load((config_dir() / "table" / f"{name}.yaml").read_text())
+    pairs = set()
+    for column in table["columns"].values():
+        for row, overrides in table["rows"].items():
+            words = [*table["common"], *column, *overrides]
+            config = composed(*words)
+            task = config["task"]["_target_"].rsplit(".", 1)[-1]
+            pairs.add((row, task))
+    assert {row for row, _ in pairs} == set(table["rows"])
+    assert set(table.get("skip", {})) <= set(table["rows"])

@@ -104,7 +104,9 @@ def test_a_wrong_row_is_refused_before_anything_runs(tmp_path, table, words, mes
 def test_table_must_be_named(bmo):
     done = bmo("table")
     assert done.returncode == 2
-    assert "bmo table NAME, with NAME one of convergence, toy, tradeoff" in done.stderr
+    assert (
+        "bmo table NAME, with NAME one of convergence, nonexpansive, toy, tradeoff" in done.stderr
+    )
     assert "known optima" in bmo("table", "--help").stdout
     done = bmo("table", "tyo")
     assert done.returncode == 2
@@ -205,14 +207,14 @@ def test_table_of_one_task_with_its_figure(tmp_path, bmo):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "outputs" / "tables" / "figures"
     assert "2 cells, 2 to run" in done.stdout
-    assert (out / "figures_toy.png").stat().st_size > 10_000
-    assert "## codes" not in (out / "figures.md").read_text()
+    assert (out / "figures-toy.png").stat().st_size > 10_000
+    assert "## codes" not in (out / "figures-toy.md").read_text()
     done = bmo(*words)
     assert done.returncode == 0, done.stderr
     assert "3 cells, 1 to run" in done.stdout  # unrolled is skipped on sparse coding
     text = (out / "figures.md").read_text()
     assert "## many" in text and text.split("## codes")[1].count("| unrolled |") == 0
-    assert (out / "figures_sparse_coding.png").stat().st_size > 10_000
+    assert (out / "figures-sparse_coding.png").stat().st_size > 10_000
     done = bmo(*words, "task=deconv")
     assert done.returncode == 2
     assert "task=deconv is not in this table; it has toy, sparse_coding" in done.stderr

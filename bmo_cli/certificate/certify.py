@@ -30,6 +30,7 @@ from bmo_cli.certificate.findings import (
     positive,
     promise,
     residual,
+    solvable,
     stationary,
     step,
     steps,
@@ -37,11 +38,14 @@ from bmo_cli.certificate.findings import (
 )
 from bmo_cli.certificate.horizon import Trajectory, distance, follow, starts
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.fixed_point import FixedPointMap, iterate
-from bmo_cli.solver.metric import ScaledIdentity
+from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
+from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.nonexpansive import Pair, compare, worst_pair
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
+
+_PATIENCE = 20
+"""times the horizon for which a fixed point is looked for, where T must reach one if it has one"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Subject:
         step: s of the aggregation as a share of its limit; None: nothing is aggregated.
         problems: with their starts, as the solver sees them.
         sample: a training sample, for L_l; None: not looked at.
-        gradients: |grad phi_K| along training, in order.
+        gradients: |grad phi_K| along training, in order; None: phi_K was not what was minimised.
     """
 
     scheme: GKM
@@ -83,7 +87,7 @@ class Subject:
     step: float | None
     problems: Sequence[tuple[Problem, State]]
     sample: Sample | None
-    gradients: Sequence[float]
+    gradients: Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -127,15 +131,15 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     pairs: dict[str, Pair] = {}
     trajectories: dict[str, Trajectory] = {}
     network: Pair | None = None
-    apart, metric = 0.0, None
+    apart, least, longest = 0.0, 0.0, 0
+    metric: Metric | None = None
     for i, (problem, initial) in enumerate(subject.problems):
         with torch.no_grad():
             mapping = scheme.bind(problem)
-        metric = mapping.metric if metric is None else metric
-        begin, iterations = (
-            starts(initial, settings.seed + i),
-            settings.horizon * subject.iterations,
-        )
+        if metric is None or mapping.metric.smallest_eigenvalue < metric.smallest_eigenvalue:
+            metric = mapping.metric
+        begin = starts(initial, settings.seed + i)
+        iterations = settings.horizon * subject.iterations
         ends = []
         for name, start in begin.items():
             found = follow(mapping, start, iterations)
@@ -143,6 +147,8 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
             kept = trajectories.get(name)
             if kept is None or last_residual(found) > last_residual(kept):
                 trajectories[name] = found
+        reached, spent = _fixed_point(mapping, initial, bound, iterations, settings)
+        least, longest = max(least, reached), max(longest, spent)
         apart = max(apart, distance(ends)) if all(map(_finite, ends)) else math.inf
         for kind, pair in _pairs(mapping, begin, k, settings).items():
             if kind not in pairs or pair.ratio > pairs[kind].ratio:
@@ -155,6 +161,7 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         *([] if network is None else [promise(scheme, network)]),
         nonexpansive(bound, pairs),
         averaged(scheme, bound, pairs),
+        solvable(least, longest, settings.tolerance),
         positive(metric),
         convex(subject.convex),
         step(subject.step, subject.sample, metric),
@@ -235,6 +242,23 @@ def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Setti
         for radius in (0.01, 0.3)
     ]
     return max(searched, key=lambda pair: pair.ratio)
+
+
+def _fixed_point(
+    mapping: FixedPointMap, initial: State, bound: Bound, iterations: int, settings: Settings
+) -> tuple[float, int]:
+    """Residual of the best approximate fixed point found, and after how many iterations.
+
+    An averaged map converges if it has one, so that it is worth going on for long.
+    """
+    patience = _PATIENCE if bound.proves else 1
+    with torch.no_grad():
+        solution = iterate(
+            mapping, initial, iterations=patience * iterations, tolerance=settings.tolerance
+        )
+    if solution.status is Status.NONFINITE:
+        return math.inf, solution.iterations
+    return min(solution.residuals), solution.iterations
 
 
 def _finite(u: State) -> bool:

@@ -18,7 +18,7 @@ from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.state import State, inner, subtract
 
-Verdict = Literal["holds", "violated", "not verifiable", "not used"]
+Verdict = Literal["holds", "violated", "not verifiable", "not used", "several"]
 
 PROVED = 1e-6
 """how far above 1 a bound computed in float32 may lie"""
@@ -120,27 +120,26 @@ def promise(scheme: GKM, pair: Pair) -> Finding:
 
 def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     """By alpha < 1, or because D itself is averaged."""
-    name, alpha = "T is averaged", scheme.alpha
-    _kind, pair = max(pairs.items(), key=lambda item: item[1].averaging)
-    theta = alpha * pair.averaging
-    if not bound.proves and pair.ratio > 1 + MEASURED:
+    name, alpha, net = "T is averaged", scheme.alpha, scheme.net
+    theta = alpha * max(pair.averaging for pair in pairs.values())
+    if max(pair.ratio for pair in pairs.values()) > 1 + MEASURED:
         return Finding(name, "violated", theta, "D is not nonexpansive")
     if not bound.proves:
-        return Finding(
-            name, "not verifiable", theta, "the pairs measured allow this constant, at least"
-        )
+        text = "no bound proves D nonexpansive; the pairs measured allow this constant, at least"
+        return Finding(name, "not verifiable", theta, text)
     if alpha < 1:
-        return Finding(
-            name, "holds", alpha, "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
-        )
-    net = scheme.net
+        text = "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
+        return Finding(name, "holds", alpha, text)
     if scheme.operator.averaged and (net is None or net.averaged):
-        return Finding(
-            name,
-            "holds",
-            theta,
-            "a composition of averaged maps is averaged; the pairs measured allow this constant",
-        )
+        if theta > 1 - MEASURED:
+            text = "declared averaged, but a measured pair allows no constant below 1"
+            return Finding(name, "violated", theta, text)
+        text = "a composition of averaged maps is averaged; the pairs measured allow this constant"
+        return Finding(name, "holds", theta, text)
+    if scheme.operator.converges_undamped and net is None:
+        operator = type(scheme.operator).__name__
+        text = f"not averaged on all states, but {operator} converges undamped by its own theory"
+        return Finding(name, "not used", theta, text)
     return Finding(name, "not verifiable", theta, "undamped, and D is only nonexpansive")
 
 
@@ -160,7 +159,10 @@ def convex(declared: bool) -> Finding:
     """What the task declares."""
     if declared:
         return Finding(
-            "the problems are convex", "holds", None, "declared by the task: f, g and h are convex"
+            "the problems are convex",
+            "holds",
+            None,
+            "declared by the task, not checked: f, g and h are convex",
         )
     return Finding(
         "the problems are convex",
@@ -233,6 +235,16 @@ def residual(trajectories: Mapping[str, Trajectory], tolerance: float, iteration
     )
 
 
+def solvable(least: float, iterations: int, tolerance: float) -> Finding:
+    """Whether an iterate was met that is a fixed point, up to the tolerance."""
+    name = "T has a fixed point"
+    if least <= tolerance:
+        text = f"numerically: the residual came below {tolerance:g} on every problem"
+        return Finding(name, "holds", least, text)
+    text = f"no residual below {tolerance:g} in {iterations} iterations"
+    return Finding(name, "not verifiable", _number(least), text)
+
+
 def steps(trajectories: Mapping[str, Trajectory]) -> Finding:
     """Fejer monotonicity, which one expansion would break."""
     growth = max((t.growth for t in trajectories.values()), key=lambda g: (g == g, g))
@@ -258,12 +270,15 @@ def unique(trajectories: Mapping[str, Trajectory], tolerance: float, apart: floa
         return Finding(name, "not verifiable", None, "only one start")
     held = apart <= max(1e-2, 100 * tolerance)
     text = "largest relative distance of the ends" + ("" if held else ": several fixed points")
-    return Finding(name, "holds" if held else "violated", apart, text)
+    return Finding(name, "holds" if held else "several", apart, text)
 
 
-def stationary(gradients: Sequence[float]) -> Finding:
+def stationary(gradients: Sequence[float] | None) -> Finding:
     """|grad phi_K| at the end of training against its beginning."""
-    name, share = "|grad phi_K| goes to 0 along training", fall(gradients)
+    name = "|grad phi_K| goes to 0 along training"
+    if gradients is None:
+        return Finding(name, "not used", None, "this method minimises another objective than phi_K")
+    share = fall(gradients)
     if math.isnan(share):
         return Finding(name, "not verifiable", None, "fewer than four recorded values")
     text = "mean over the last tenth of training, as a share of that over the first tenth"

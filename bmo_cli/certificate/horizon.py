@@ -23,6 +23,8 @@ class Trajectory:
 
     Attributes:
         residuals: |D(u^k) - u^k|_G / |u^k|_G for k = 0, 1, ..., the largest of the batch.
+        share: the last |u^{k+1} - u^k|_G as a share of the first: small also where u goes to 0 and
+            the relative residual does not.
         growth: largest factor by which |u^{k+1} - u^k|_G grew from one iteration to the next; at
             most 1 for an averaged map, up to rounding.
         end: the last state.
@@ -30,6 +32,7 @@ class Trajectory:
     """
 
     residuals: tuple[float, ...]
+    share: float
     growth: float
     end: State
     finite: bool
@@ -37,14 +40,15 @@ class Trajectory:
     def behaviour(self, tolerance: float) -> Behaviour:
         """What the residuals do.
 
-        converged: the last is at most `tolerance`. diverges: an iterate is not finite, or the last
+        converged: the last, or the last step as a share of the first, is at most `tolerance`.
+        diverges: an iterate is not finite, or the last
         residual is more than twice the least one. converging: it fell by at least 2 % over the
         last half. Otherwise it does not settle.
         """
         if not self.finite:
             return "diverges"
         last, half = self.residuals[-1], self.residuals[len(self.residuals) // 2]
-        if last <= tolerance:
+        if min(last, self.share) <= tolerance:
             return "converged"
         if last > 2 * min(self.residuals):
             return "diverges"
@@ -80,7 +84,8 @@ def follow(mapping: FixedPointMap, start: State, iterations: int) -> Trajectory:
     real = sizes[1:] > 1e-5 * sizes[:1]
     growth = float(grown[real].max()) if real.any() else math.nan
     finite = solution.status is not Status.NONFINITE
-    return Trajectory(solution.residuals, growth, solution.value, finite)
+    shares = sizes[-1] / sizes[0].clamp_min(1e-30) if steps else torch.ones(1)
+    return Trajectory(solution.residuals, float(shares.max()), growth, solution.value, finite)
 
 
 def starts(initial: State, seed: int = 0) -> dict[str, State]:

@@ -57,6 +57,7 @@ def certify_run(
     best = run.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
     _require_data(experiment.task.fingerprints(), trained)
+    history = run.read_history()
     begin()
     result = {
         "status": "ok",
@@ -65,8 +66,10 @@ def certify_run(
         **names,
         "steps": progress.step,
     }
-    history = run.read_history()
-    return result | write_certificate(experiment, config, history, folder)
+    found = write_certificate(experiment, config, history, folder)
+    if found["message"]:
+        raise BmoError(f"{found['message']}; see {folder.path}")
+    return result | found
 
 
 def write_certificate(
@@ -84,14 +87,13 @@ def write_certificate(
         folder: where the certificate goes.
 
     Returns:
-        `metrics` (certificate/bound, certificate/ratio) and `certificate` (the verdict).
-
-    Raises:
-        BmoError: the certificate is refused; it is written before.
+        `metrics` (certificate/bound, certificate/ratio), `certificate` (the verdict) and `message`
+        (why it is refused, if it is).
     """
-    settings, train = Settings(**config.get("certificate", {})), config["train"]
+    settings, train = Settings(**(config.get("certificate") or {})), config["train"]
     task, k = experiment.task, train["iterations"]
     cases = list(islice(task.cases("val"), settings.cases))
+    gradients = [row["hypergrad_norm"] for row in history]
     subject = Subject(
         scheme=experiment.scheme,
         convex=task.convex,
@@ -99,7 +101,7 @@ def write_certificate(
         step=experiment.hyper.step,
         problems=[(case.problem, case.initial) for case in cases],
         sample=_sample(experiment),
-        gradients=[row["hypergrad_norm"] for row in history],
+        gradients=gradients if experiment.hyper.minimises_phi else None,
     )
     log.info("certifying: %d problems, %d iterations", len(cases), settings.horizon * k)
     certificate = certify(subject, settings)
@@ -129,18 +131,18 @@ def write_certificate(
         folder.path / "certificate.png",
     )
     log.info("\n%s", page)
+    reason = ""
     if certificate.verdict == "refused":
         broken = next(f for f in certificate.assumptions if f.verdict == "violated")
-        raise BmoError(
-            f"the certificate is refused: {broken.meaning} (ratio {broken.number:.6f}); see "
-            f"{folder.path}"
-        )
+        reason = f"the certificate is refused: {broken.meaning} (ratio {broken.number:.6f})"
+        log.warning(reason)
     return {
         "metrics": {
             "certificate/bound": certificate.bound.value,
             "certificate/ratio": certificate.ratio,
         },
         "certificate": certificate.verdict,
+        "message": reason,
     }
 
 
@@ -161,7 +163,12 @@ def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
     if trained.get("status") != "ok":
         status = trained.get("status", "no result.json")
         raise InputError(f"{run.path} is not a finished run ({status}); a certificate needs one")
-    recorded, found = trained.get("identity", {}), run_identity(run)
+    recorded, found = trained.get("identity"), run_identity(run)
+    if not isinstance(recorded, Mapping) or not set(found) <= set(recorded):
+        raise InputError(
+            f"{run.path}: result.json does not say which checkpoint and configuration it belongs "
+            "to; train the run again"
+        )
     for name, digest in recorded.items():
         if found.get(name) != digest:
             what = {"checkpoint": "checkpoints/best.safetensors", "config": ".hydra/config.yaml"}
@@ -173,6 +180,8 @@ def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
 
 def _require_data(found: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
     recorded = trained.get("data", {})
+    if not isinstance(recorded, Mapping):
+        raise InputError(f"result.json is damaged: 'data' must be a mapping, got {recorded!r}")
     for key in ("val", "kernels", "dictionary"):
         if key in recorded and recorded[key] != json.loads(json.dumps(found.get(key))):
             raise InputError(

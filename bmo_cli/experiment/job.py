@@ -98,14 +98,18 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
 
 
+_PLACES = ("data.train", "data.val", "data.test", "data.workers", "data.cache_mib")
+
+
 def _refuse_changes(typed: Sequence[str]) -> None:
     """A certificate is about a run as it was trained."""
     for text in typed:
-        key = text.lstrip("+~").split("=", 1)[0].split(".")[0]
-        if key not in ("run", "certificate", "data", "device", "plugins", "hydra"):
+        key = text.lstrip("+~").split("=", 1)[0]
+        group = key.split(".")[0]
+        if group not in ("run", "certificate", "device", "plugins", "hydra") and key not in _PLACES:
             raise InputError(
                 f"'{text}' would change the run: a certificate is about the run as it was trained; "
-                "certificate.*, data.*, device and plugins may be given"
+                "certificate.*, device, plugins and where the data are (data.val=...) may be given"
             )
 
 

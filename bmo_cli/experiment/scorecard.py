@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.tasks.task import Case
 
 log = logging.getLogger("bmo")
 _COLUMNS = {"residual": ".1e", "iterations": ".0f"}
@@ -47,14 +48,17 @@ def evaluate_test(
     """
     shown = 0
 
-    def report(evaluation: Evaluation) -> None:
-        nonlocal shown
+    def require_running() -> None:
         if stop.signal is not None:
             raise Interrupted(
                 "stopped during evaluation; the weights are saved, evaluate them with "
                 f"'bmo eval run={run}'",
                 exit_code=stop.exit_code,
             )
+
+    def report(evaluation: Evaluation) -> None:
+        nonlocal shown
+        require_running()
         if shown < settings["images"]:
             shown += 1
             try:
@@ -72,7 +76,13 @@ def evaluate_test(
     metrics = averages(scores, "test")
     task = experiment.task
     counts = sorted(set(settings.get("curve", [])))
-    for count, values in along(experiment.scheme, task, task.cases("test"), counts).items():
+
+    def cases() -> Iterator[Case]:
+        for case in task.cases("test") if counts else ():
+            require_running()
+            yield case
+
+    for count, values in along(experiment.scheme, task, cases(), counts).items():
         metrics[f"test/{task.metric}@{count}"] = mean(values)
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:

@@ -58,7 +58,8 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """result.json of a cell that is done; None: to be run."""
         result = self.folder.read_result()
-        return result if result.get("status") == "ok" else None
+        wanted = self.composed.config.get("certify") and "certificate" not in result
+        return result if result.get("status") == "ok" and not wanted else None
 
 
 def make_table(config: Mapping[str, Any], name: str) -> None:
@@ -72,10 +73,11 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         InputError: a row or column does not compose; nothing has run then.
         BmoError: cells failed; the table is written, with the reasons in it.
     """
-    table, out = config["table"], Path(config["out"])
+    table, out, title = config["table"], Path(config["out"]), name
     _check(table)
     cells = list(_cells(table, out, config["plugins"]))
     cells = _of_task(cells, config["only"])
+    name = name if config["only"] is None else f"{name}-{config['only']}"
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
         missing = [cell for cell in cells if cell.result is None]
@@ -97,7 +99,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         text = _markdown(table, cells, failures)
         write_atomically(out / f"{name}.md", text.encode())
         write_atomically(out / f"{name}.csv", _csv(table, cells).encode())
-        for file in _figures(table, cells, out / name):
+        for file in _figures(table, cells, out / name, title):
             log.info("picture: %s", file)
     log.info("\n%s\nwritten to %s", text, out / f"{name}.md")
     if failures:
@@ -113,13 +115,15 @@ def _of_task(cells: list[Cell], task: str | None) -> list[Cell]:
     return [cell for cell in cells if cell.composed.names["task"] == task]
 
 
-def _figures(table: Mapping[str, Any], cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
+def _figures(
+    table: Mapping[str, Any], cells: Sequence[Cell], stem: Path, table_name: str
+) -> Iterator[Path]:
     """Draw what the table asks for, of the cells that are done."""
     done = [cell for cell in cells if cell.result is not None]
     if table.get("figure") == "convergence":
         for task in dict.fromkeys(cell.composed.names["task"] for cell in done):
             own = [cell for cell in done if cell.composed.names["task"] == task]
-            file = stem.with_name(f"{stem.name}_{task}.png")
+            file = stem.with_name(f"{table_name}-{task}.png")
             convergence_figure([_course(cell) for cell in own], str(task), file)
             yield file
     elif table.get("figure") == "tradeoff" and done:
@@ -137,6 +141,7 @@ def _course(cell: Cell) -> Course:
         iterations=cell.composed.config["train"]["iterations"],
         history=cell.folder.read_history(),
         residuals=[math.nan if r is None else r for r in first["residuals"]],
+        minimises_phi=cell.composed.names["hyper"] != "separate",
     )
 
 
@@ -150,7 +155,7 @@ def _price(cell: Cell) -> Price:
         iterations=cell.composed.config["train"]["iterations"],
         scores={count: math.nan if v is None else v for count, v in scores.items()},
         bound=metrics["certificate/bound"],
-        ratio=metrics["certificate/ratio"],
+        ratio=math.inf if metrics["certificate/ratio"] is None else metrics["certificate/ratio"],
     )
 
 

@@ -122,10 +122,10 @@ def train(
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
     if config.get("certify"):
-        folder.write_result(result)  # a refused certificate does not undo the training
+        folder.write_result(result)  # a certificate that fails does not undo the training
         found = write_certificate(experiment, config, history, folder)
         result["metrics"] |= found["metrics"]
-        result["certificate"] = found["certificate"]
+        result |= {"certificate": found["certificate"], "message": found["message"]}
     return result
 
 

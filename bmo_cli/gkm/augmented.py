@@ -106,6 +106,9 @@ class LADMM(_Linearized):
     The arguments are those of `_Linearized`. (Lin, Liu & Su, NeurIPS 2011.)
     """
 
+    averaged = False  # on arbitrary states it can circle: (z, lam) -> (-lam / beta, 0) for h = 0
+    converges_undamped = True
+
     def bind(self, problem: Problem) -> BoundOperator:
         coupling = coupling_of(problem, self)
         a, b = coupling.a, coupling.b

@@ -62,7 +62,9 @@ class NumericalOperator(nn.Module, ABC):
     Attributes:
         condition: on the step sizes, in words.
         nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every problem and all parameters.
-        averaged: D also converges without damping (gkm.alpha=null); averaged maps do.
+        averaged: D is (1 - t) I + t N with N nonexpansive in G and t < 1: it converges undamped.
+        converges_undamped: D is nonexpansive only, and still converges with gkm.alpha=null by its
+            own theory (as ADMM does, whose iterates stay in a subset of all states).
         uses_g: D applies prox_g. A network then follows prox_g inside D, in its place where g = 0;
             otherwise it follows D_num, and problems with a g are refused.
         keeps_nonexpansive: a nonexpansive network there keeps D nonexpansive; so where G is a
@@ -73,6 +75,7 @@ class NumericalOperator(nn.Module, ABC):
     condition: ClassVar[str] = ""
     nonexpansive: ClassVar[bool] = True
     averaged: ClassVar[bool] = False
+    converges_undamped: ClassVar[bool] = False
     uses_g: ClassVar[bool] = False
     keeps_nonexpansive: ClassVar[bool] = True
     stationary: ClassVar[bool] = True

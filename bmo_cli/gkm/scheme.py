@@ -113,7 +113,8 @@ class GKM(nn.Module):
         self.cost = Cost()
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
-        if alpha is None and self.nonexpansive and not averaged:
+        undamped = averaged or (net is None and operator.converges_undamped)
+        if alpha is None and self.nonexpansive and not undamped:
             raise InputError(
                 "gkm.alpha=null needs a D that is averaged by construction; "
                 f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "

@@ -37,9 +37,11 @@ class HyperOptimizer(ABC):
 
     Attributes:
         trains: whether it takes hyper-training steps at all.
+        minimises_phi: whether its objective is phi_K, the loss at the end of the iteration.
     """
 
     trains: ClassVar[bool] = True
+    minimises_phi: ClassVar[bool] = True
 
     @abstractmethod
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:

@@ -26,6 +26,8 @@ class Separate(HyperOptimizer):
             length gamma on f is followed by prox of gamma noise^2 r: a denoiser of that variance.
     """
 
+    minimises_phi = False
+
     def __init__(self, *, sigma: Positive | None = None) -> None:
         self.sigma = sigma
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bmo_cli.config.checks import Channels, Count, Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
-from bmo_cli.nets.network import LayerBound, Network, NormBound, product
+from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit, product
 
 
 @checked
@@ -128,7 +128,7 @@ class ConvexPotential(Network):
         return [c / norm_squared_bound(c).clamp_min(1e-30).sqrt() for c in centred]
 
     def _rho(self) -> Tensor:
-        return 2 * torch.sigmoid(self.relaxation)
+        return 2 * open_unit(self.relaxation)
 
     def _levels(self, guide: Tensor | None) -> list[list[Tensor]]:
         """For every layer the J levels t, (m, 1, 1) or (B, m, H, W)."""

@@ -49,6 +49,11 @@ def product(layers: tuple[LayerBound, ...]) -> NormBound:
     return NormBound(math.prod(layer.value for layer in layers), layers)
 
 
+def open_unit(theta: Tensor) -> Tensor:
+    """A number in (0, 1) that never reaches the ends, where a sigmoid rounds to 1."""
+    return 1e-6 + (1 - 2e-6) * theta.sigmoid()
+
+
 class Network(nn.Module, ABC):
     """A map of images (B, C, H, W) into images of the same shape.
 

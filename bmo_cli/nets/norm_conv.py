@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, OpenUnit, checked
 from bmo_cli.nets.conv_norm import norm_squared_bound
-from bmo_cli.nets.network import LayerBound, Network, NormBound
+from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit
 
 _GRID = 32  # frequencies a dimension at which norms are sampled; 2 % above the norm for 3 x 3
 
@@ -68,7 +68,7 @@ class NormalizedConv(Network):
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The map with every norm computed once."""
-        units, theta = self._units(), torch.sigmoid(self.logit)
+        units, theta = self._units(), open_unit(self.logit)
 
         def apply(x: Tensor) -> Tensor:
             z = x
@@ -88,7 +88,7 @@ class NormalizedConv(Network):
         how = "norm of the convolution on images of every size"
         norms = [norm_squared_bound(unit, grid=2 * _GRID).sqrt().item() for unit in self._units()]
         layers = tuple(LayerBound(f"conv {i}", norm, how) for i, norm in enumerate(norms))
-        theta, chain = torch.sigmoid(self.logit).item(), 1.0
+        theta, chain = open_unit(self.logit).item(), 1.0
         for norm in norms:
             chain *= norm
         return NormBound(1 - theta + theta * chain, layers, "1 - theta + theta times the product")

@@ -20,16 +20,20 @@ class Course:
         iterations: K.
         history: rows of history.csv.
         residuals: of T at the trained omega, for k = 0, 1, ...
+        minimises_phi: whether loss and gradient of the history are those of phi_K.
     """
 
     method: str
     iterations: int
     history: Sequence[Mapping[str, float]]
     residuals: Sequence[float]
+    minimises_phi: bool = True
 
 
 def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None:
     """Draw phi_K and |grad phi_K| against t, the residual against k, and min phi_K against K.
+
+    phi_K is each method's own: that of bmo is taken at the end of the aggregated iteration.
 
     Colours are methods, darker lines larger K; of several seeds the curves lie over each other
     and the last panel shows each.
@@ -50,7 +54,8 @@ def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None
             "alpha": 0.35 + 0.65 * (counts.index(course.iterations) + 1) / len(counts),
             "linewidth": 1.2,
         }
-        for axis, key in ((axes[0], "loss"), (axes[1], "hypergrad_norm")):
+        shown = ((axes[0], "loss"), (axes[1], "hypergrad_norm")) if course.minimises_phi else ()
+        for axis, key in shown:
             points = [(row["step"], row[key]) for row in course.history if row[key] > 0]
             if points:
                 axis.plot(*zip(*points, strict=True), **style)
@@ -62,13 +67,15 @@ def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None
     handles = {}
     for method in methods:
         own = [c for c in courses if c.method == method]
-        points = [(c.iterations, min(row["loss"] for row in c.history)) for c in own if c.history]
+        own = [c for c in own if c.minimises_phi and c.history]
+        points = [(c.iterations, min(row["loss"] for row in c.history)) for c in own]
         means = {k: [v for n, v in points if n == k] for k in sorted({n for n, _ in points})}
         colour = f"C{methods.index(method)}"
         (handles[method],) = axes[3].plot(
             list(means), [sum(v) / len(v) for v in means.values()], "-", color=colour
         )
-        axes[3].plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
+        if points:
+            axes[3].plot(*zip(*points, strict=True), "o", markersize=4, color=colour)
     titles = (
         ("step t", r"$\varphi_K(\omega^t)$"),
         ("step t", r"$|\nabla \varphi_K(\omega^t)|$"),
@@ -112,23 +119,25 @@ def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
         prices: runs, those of one network under names that begin alike ("NETWORK, METHOD").
         file: to write.
     """
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
     families = list(dict.fromkeys(price.method.split(",")[0] for price in prices))
     finite = [v for price in prices for v in price.scores.values() if math.isfinite(v)]
-    floor = max(min(finite), max(finite) - 8)
+    floor = max(min(finite), max(finite) - 8) if finite else 0.0
+    top = max(finite, default=1.0)
     for price in prices:
         colour = f"C{families.index(price.method.split(',')[0])}"
         first = next(p for p in prices if p.method.split(",")[0] == price.method.split(",")[0])
         style = "-" if price is first else "--"
         points = [(k, v) for k, v in sorted(price.scores.items()) if math.isfinite(v)]
         left.plot(
-            *zip(*points, strict=True), style, color=colour, marker="o", markersize=4,
-            label=price.method,
+            *(zip(*points, strict=True) if points else ([], [])),
+            style, color=colour, marker="o", markersize=4, label=price.method,
         )  # fmt: skip
-        last = points[-1][1]
+        end = price.scores[max(price.scores)] if price.scores else math.nan
+        last = end if math.isfinite(end) else -math.inf  # diverged: at the floor
         proved = price.bound is not None and price.bound <= 1 + 1e-6
-        constant = price.bound if proved and price.bound is not None else max(price.ratio, 1e-3)
+        constant = price.bound if proved and price.bound is not None else min(price.ratio, 10.0)
         right.plot(
             constant, max(last, floor), "o" if style == "-" else "s", color=colour, markersize=9,
             markerfacecolor=colour if proved else "none",
@@ -139,8 +148,10 @@ def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
         xytext=(4, 5), textcoords="offset points", color="0.4", fontsize=8,
     )  # fmt: skip
     left.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
-    left.set_ylim(floor - 0.3, max(finite) + 0.3)
-    left.legend(fontsize=8, loc="lower left")
+    left.set_ylim(floor - 0.3, top + 0.3)
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+    )
     right.axvline(1, color="0.5", linewidth=1)
     right.set(
         xlabel="constant of D: filled certified bound, hollow measured",

@@ -22,7 +22,7 @@ class Pair:
 
     Attributes:
         a, b: the states, batches of one problem.
-        ratio: |D(a) - D(b)|_G / |a - b|_G.
+        ratio: |D(a) - D(b)|_G / |a - b|_G; infinite where an image is not finite.
         averaging: the least theta for which this pair allows D to be theta-averaged: with d = a - b
             and e = D(a) - D(b), |e|^2 + (1 - theta) / theta |d - e|^2 <= |d|^2 (Bauschke &
             Combettes, 2017, proposition 4.35). Above 1 where the ratio is.
@@ -85,6 +85,8 @@ def worst_pair(
         with torch.no_grad():
             pair = _worst(metric, tuple(x.detach() for x in moved), a, image, start)
             best = pair if best is None or pair.ratio > best.ratio else best
+            if pair.ratio == float("inf"):
+                return pair
             weighted = metric.apply(stretched)
         pulled = torch.autograd.grad(
             image, moved, weighted, allow_unused=True, materialize_grads=True
@@ -111,10 +113,13 @@ def _worst(metric: Metric, a: State, b: State, image_a: State, image_b: State) -
     scale = (inner(d, d) * inner(weighted, weighted)).sqrt()
     positive = before > 1e-12 * scale  # a broken condition makes G indefinite
     ratios = torch.where(positive, after / before, 0.0).clamp_min(0).sqrt()
+    lost = ~torch.isfinite(after) | ~torch.isfinite(before)  # no ratio of such images is known
+    ratios = torch.where(lost, torch.inf, ratios)
     i = int(ratios.argmax())
     slack = float(moved[i] + before[i] - after[i])
     averaging = float(moved[i]) / slack if slack > 0 else float("inf")
-    averaging = 0.0 if moved[i] <= 1e-14 * before[i] else averaging  # the identity on this pair
+    if moved[i] <= 1e3 * torch.finfo(before.dtype).eps * before[i]:
+        averaging = 0.0  # the identity on this pair, up to rounding
     return Pair(
         tuple(x[i : i + 1] for x in a), tuple(x[i : i + 1] for x in b), float(ratios[i]), averaging
     )
