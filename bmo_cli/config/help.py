@@ -37,6 +37,12 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
     keys += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
     if command == "train":
         lines += [*groups, "", *keys]
+    elif command == "certify":
+        every = _keys(config_dir() / "train.yaml")
+        start = next(i for i, line in enumerate(every) if line.startswith("certificate:"))
+        own_keys = [line for line in every[start + 1 :] if line.startswith(" ")]
+        lines += [*keys, *(f"  certificate.{line.strip()}" for line in own_keys)]
+        lines.append("  and device, plugins, and where the data are (data.val=...), nothing else")
     elif command in ("audit", "table"):
         lines += [*keys, "", *groups]
     else:
