@@ -21,6 +21,9 @@ def test_help_names_every_command_with_an_example(bmo):
 def test_help_of_a_command_lists_every_choice_and_key(bmo, command, tmp_path):
     done = bmo(command, "--help")
     assert done.returncode == 0, done.stderr
+    if command == "certify":  # it takes a run as it is
+        assert "certificate.horizon" in done.stdout and "\ntask=" not in done.stdout
+        return
     for group, options in choices().items():
         assert f"\n{group}=" in done.stdout
         for name, about in options.items():

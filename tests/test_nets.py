@@ -221,7 +221,7 @@ def test_lip_needs_filters_with_a_centre():
     with pytest.raises(InputError, match="size must be one of 3, 5, 7, 9, 11, 13, 15, got 4"):
         ConvexPotential(size=4)
     with pytest.raises(InputError, match="too small for filters of 7 x 7"):
-        ConvexPotential()(torch.zeros(1, 1, 2, 30))
+        ConvexPotential(size=7)(torch.zeros(1, 1, 2, 30))
 
 
 def test_dct_filters_are_orthonormal_and_have_zero_mean():
