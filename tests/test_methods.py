@@ -387,7 +387,7 @@ def convex_potential(filters, log_levels, relaxation):
         power = torch.fft.fft2(w[:, 0], s=(128, 128)).abs().square().sum(0)
         w = w / (power.max().sqrt() / math.cos(2 * math.pi * half / 128))
         taps = [w[:, 0, i + half, j + half, None, None] for i, j in offsets]
-        layers.append((taps, t, 2 / (1 + torch.exp(-theta))))
+        layers.append((taps, t, 2e-6 + (2 - 4e-6) / (1 + torch.exp(-theta))))
 
     def apply(x):
         for taps, t, rho in layers:

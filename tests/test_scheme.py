@@ -18,6 +18,7 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.fixed_point import iterate
@@ -234,12 +235,11 @@ def test_stationary():
 
 
 def test_projection_reaches_the_network_of_every_stage():
-    net = ConvexPotential(depth=1, width=1, size=3)
-    scheme = GKM(operator=Resolvent(), net=net, stages=2)
+    scheme = GKM(operator=Resolvent(), net=ISTANet(width=2), stages=2)
     for stage in scheme.stages:
-        stage.net.thresholds.data.fill_(-1)
+        stage.net.theta.data.fill_(-1)
     scheme.project_()
-    assert all((stage.net.thresholds == 0).all() for stage in scheme.stages)
+    assert all(stage.net.theta == 0 for stage in scheme.stages)
 
 
 def test_evaluations_and_products_are_counted():

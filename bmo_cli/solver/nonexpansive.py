@@ -92,7 +92,9 @@ def worst_pair(
             image, moved, weighted, allow_unused=True, materialize_grads=True
         )
         with torch.no_grad():
-            d = _resized(metric.solve(pulled), size)
+            turned = metric.solve(pulled)
+            gone = inner(turned, turned) == 0  # D is constant there: the old direction is as good
+            d = _resized(_where(gone, d, turned), size)
     assert best is not None
     return best
 
@@ -122,6 +124,14 @@ def _worst(metric: Metric, a: State, b: State, image_a: State, image_b: State) -
         averaging = 0.0  # the identity on this pair, up to rounding
     return Pair(
         tuple(x[i : i + 1] for x in a), tuple(x[i : i + 1] for x in b), float(ratios[i]), averaging
+    )
+
+
+def _where(chosen: Tensor, u: State, v: State) -> State:
+    """u for the problems that `chosen`, (B,), names, v for the others."""
+    return tuple(
+        torch.where(chosen.reshape(-1, *[1] * (a.dim() - 1)), a, b)
+        for a, b in zip(u, v, strict=True)
     )
 
 
