@@ -11,6 +11,7 @@ and one that refutes a bound shows that the program is wrong: then the certifica
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,26 +26,28 @@ from bmo_cli.certificate.findings import (
     averaged,
     breaks_promise,
     convex,
-    last_residual,
     nonexpansive,
     positive,
     promise,
     residual,
+    slowness,
     solvable,
     stationary,
     step,
     steps,
     unique,
 )
-from bmo_cli.certificate.horizon import Trajectory, distance, follow, starts
+from bmo_cli.certificate.horizon import TASK_START, Trajectory, distance, follow, starts
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
+from bmo_cli.solver.fixed_point import FixedPointMap, iterate
 from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.nonexpansive import Pair, compare, worst_pair
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
 
-_PATIENCE = 20
+log = logging.getLogger("bmo")
+
+PATIENCE = 20
 """times the horizon for which a fixed point is looked for, where T must reach one if it has one"""
 
 
@@ -53,7 +56,8 @@ class Settings:
     """How hard the search is; the keys are those of the configuration's `certificate`.
 
     Attributes:
-        horizon: iterations followed, as a multiple of the K trained with.
+        horizon: iterations followed, as a multiple of the K trained with; up to 20 times as many
+            until `tolerance` is met, where D is proved nonexpansive.
         cases: validation problems looked at.
         turns: of the adversarial search at each of them.
         tolerance: residual that counts as converged.
@@ -102,7 +106,7 @@ class Certificate:
         bound: of D.
         pairs: the worst of every kind: random, data, adversarial.
         network: the worst pair of the network alone, in I; None: there is no network.
-        trajectories: by start, the longest-lasting of all problems.
+        trajectories: by start, the slowest of all problems.
     """
 
     verdict: Literal["certified", "not certified", "refused"]
@@ -131,7 +135,8 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     pairs: dict[str, Pair] = {}
     trajectories: dict[str, Trajectory] = {}
     network: Pair | None = None
-    apart, least, longest = 0.0, 0.0, 0
+    searched: list[Trajectory] = []
+    apart = 0.0
     metric: Metric | None = None
     for i, (problem, initial) in enumerate(subject.problems):
         with torch.no_grad():
@@ -139,16 +144,13 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         if metric is None or mapping.metric.smallest_eigenvalue < metric.smallest_eigenvalue:
             metric = mapping.metric
         begin = starts(initial, settings.seed + i)
-        iterations = settings.horizon * subject.iterations
-        ends = []
-        for name, start in begin.items():
-            found = follow(mapping, start, iterations)
-            ends.append(mapping.estimate(found.end))
-            kept = trajectories.get(name)
-            if kept is None or last_residual(found) > last_residual(kept):
+        followed = _trajectories(mapping, begin, bound, subject.iterations, settings)
+        searched.append(followed[TASK_START])
+        for name, found in followed.items():
+            kept, limit = trajectories.get(name), settings.tolerance
+            if kept is None or slowness(found, limit) > slowness(kept, limit):
                 trajectories[name] = found
-        reached, spent = _fixed_point(mapping, initial, bound, iterations, settings)
-        least, longest = max(least, reached), max(longest, spent)
+        ends = [mapping.estimate(found.end) for found in followed.values()]
         apart = max(apart, distance(ends)) if all(map(_finite, ends)) else math.inf
         for kind, pair in _pairs(mapping, begin, k, settings).items():
             if kind not in pairs or pair.ratio > pairs[kind].ratio:
@@ -156,18 +158,26 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         alone = _network_pair(scheme, problem, initial, settings)
         if alone is not None and (network is None or alone.ratio > network.ratio):
             network = alone
+        log.info(
+            "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
+            i + 1,
+            len(subject.problems),
+            searched[-1].residuals[-1],
+            len(searched[-1].residuals),
+            max(pair.ratio for pair in pairs.values()),
+        )
     assert metric is not None
     assumptions = (
         *([] if network is None else [promise(scheme, network)]),
         nonexpansive(bound, pairs),
         averaged(scheme, bound, pairs),
-        solvable(least, longest, settings.tolerance),
+        solvable(searched, settings.tolerance),
         positive(metric),
         convex(subject.convex),
         step(subject.step, subject.sample, metric),
     )
     predictions = (
-        residual(trajectories, settings.tolerance, iterations),
+        residual(trajectories, settings.tolerance),
         steps(trajectories),
         unique(trajectories, settings.tolerance, apart),
         stationary(subject.gradients),
@@ -205,12 +215,33 @@ def bound_of(scheme: GKM, convex: bool) -> Bound:
     return Bound(found.value, why, found.layers)
 
 
+def _trajectories(
+    mapping: FixedPointMap,
+    begin: dict[str, State],
+    bound: Bound,
+    trained: int,
+    settings: Settings,
+) -> dict[str, Trajectory]:
+    """T from every start, over the horizon and, where that promises to end, to a fixed point.
+
+    An averaged map converges if it has a fixed point, so that it is worth going on for long; from
+    the other starts only if it has one.
+    """
+    horizon, limit = settings.horizon * trained, settings.tolerance
+    search = (PATIENCE - 1) * horizon if bound.proves else 0
+    found: dict[str, Trajectory] = {}
+    for name, start in begin.items():
+        found[name] = follow(mapping, start, horizon, search=search, tolerance=limit)
+        search = search if found[TASK_START].met(limit) is not None else 0
+    return found
+
+
 def _pairs(
     mapping: FixedPointMap, begin: dict[str, State], k: int, settings: Settings
 ) -> dict[str, Pair]:
     """The worst pair of every kind at one problem."""
     with torch.no_grad():
-        first = mapping.lift(begin["the task's start"])
+        first = mapping.lift(begin[TASK_START])
         later = iterate(mapping, first, iterations=k + 1).value
         noise = mapping.lift(begin["noise"])
         data = (first, later) if not _equal(first, later) else (first, noise)
@@ -242,23 +273,6 @@ def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Setti
         for radius in (0.01, 0.3)
     ]
     return max(searched, key=lambda pair: pair.ratio)
-
-
-def _fixed_point(
-    mapping: FixedPointMap, initial: State, bound: Bound, iterations: int, settings: Settings
-) -> tuple[float, int]:
-    """Residual of the best approximate fixed point found, and after how many iterations.
-
-    An averaged map converges if it has one, so that it is worth going on for long.
-    """
-    patience = _PATIENCE if bound.proves else 1
-    with torch.no_grad():
-        solution = iterate(
-            mapping, initial, iterations=patience * iterations, tolerance=settings.tolerance
-        )
-    if solution.status is Status.NONFINITE:
-        return math.inf, solution.iterations
-    return min(solution.residuals), solution.iterations
 
 
 def _finite(u: State) -> bool:

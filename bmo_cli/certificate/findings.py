@@ -151,7 +151,7 @@ def positive(metric: Metric) -> Finding:
         "G is positive definite",
         verdict,
         declared,
-        "lambda_min(G): distances are measured in a norm, step sizes are inside their condition",
+        "lambda_min(G) > 0: |.|_G is a norm, and step sizes are inside their condition",
     )
 
 
@@ -186,7 +186,7 @@ def step(share: float | None, sample: Sample | None, metric: Metric) -> Finding:
         name,
         "holds" if ok else "violated",
         share,
-        f"s as a share of the limit; lambda_min(G) = {limit:.3g}, L_l = {declared:.3g} "
+        f"s as a share of the limit; lambda_min(G) = {limit:.5g}, L_l = {declared:.3g} "
         f"(measured {measured:.3g}) for the unnormalised loss",
     )
 
@@ -214,34 +214,54 @@ def _smoothness(sample: Sample) -> float:
     return largest
 
 
-def residual(trajectories: Mapping[str, Trajectory], tolerance: float, iterations: int) -> Finding:
+def residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:
     """What the residual does far beyond K."""
-    name, worst = "the residual goes to 0 from every start", _worst(trajectories)
-    found, behaviour = trajectories[worst], trajectories[worst].behaviour(tolerance)
+    name, slowest = "the residual goes to 0 from every start", _slowest(trajectories, tolerance)
+    found = trajectories[slowest]
+    behaviour, met, done = found.behaviour(tolerance), found.met(tolerance), len(found.residuals)
     last = found.residuals[-1] if found.residuals else math.nan
     rate = f", about {found.rate:.3f} an iteration" if math.isfinite(found.rate) else ""
+    if behaviour == "converged" and met is not None:
+        text = f"at most {tolerance:g} after {met} iterations from {slowest}, the slowest{rate}"
+        return Finding(name, "holds", last, text)
     if behaviour == "converged":
-        text = f"below {tolerance:g} after {iterations} iterations{rate}"
+        text = f"after {done} iterations from {slowest} the step is {found.share:.0e} of the first"
         return Finding(name, "holds", last, text)
     if behaviour == "converging":
-        text = f"still falling after {iterations} iterations{rate}: follow it with a larger horizon"
+        text = (
+            f"from {slowest} still falling after {done} iterations{rate}: follow it longer with a "
+            "larger certificate.horizon"
+        )
         return Finding(name, "not verifiable", last, text)
     least = min(found.residuals)
     return Finding(
         name,
         "violated",
         last,
-        f"from {worst} it {behaviour} within {iterations} iterations (least {least:.1e})",
+        f"from {slowest} it {behaviour} within {done} iterations (least {least:.1e})",
     )
 
 
-def solvable(least: float, iterations: int, tolerance: float) -> Finding:
-    """Whether an iterate was met that is a fixed point, up to the tolerance."""
+def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
+    """Whether an iterate was met that is a fixed point, up to the tolerance.
+
+    Args:
+        searched: from the task's start, one a problem.
+        tolerance: of the residual.
+    """
     name = "T has a fixed point"
+    finite = all(trajectory.finite for trajectory in searched)
+    least = max(min(t.residuals) for t in searched) if finite else math.inf
     if least <= tolerance:
-        text = f"numerically: the residual came below {tolerance:g} on every problem"
+        most = max(met for t in searched if (met := t.met(tolerance)) is not None)
+        text = (
+            f"numerically: the residual came to {tolerance:g} or less on every problem, after at "
+            f"most {most} iterations from the task's start"
+        )
         return Finding(name, "holds", least, text)
-    text = f"no residual below {tolerance:g} in {iterations} iterations"
+    most = max(len(t.residuals) for t in searched)
+    text = f"no residual of {tolerance:g} or less in {most} iterations from the task's start"
+    text += "; look further with a larger certificate.horizon" if finite else ", which diverge"
     return Finding(name, "not verifiable", _number(least), text)
 
 
@@ -265,12 +285,18 @@ def unique(trajectories: Mapping[str, Trajectory], tolerance: float, apart: floa
     name = "all starts lead to one fixed point (the theory allows several)"
     behaviours = {t.behaviour(tolerance) for t in trajectories.values()}
     if behaviours != {"converged"}:
-        return Finding(name, "not verifiable", _number(apart), "not all of them have converged")
+        text = "not all of them have converged; follow them with a larger certificate.horizon"
+        return Finding(name, "not verifiable", _number(apart), text)
     if len(trajectories) < 2:
         return Finding(name, "not verifiable", None, "only one start")
-    held = apart <= max(1e-2, 100 * tolerance)
-    text = "largest relative distance of the ends" + ("" if held else ": several fixed points")
-    return Finding(name, "holds" if held else "several", apart, text)
+    text = "largest relative distance of the ends"
+    if apart <= max(1e-2, 100 * tolerance):
+        return Finding(name, "holds", apart, text)
+    if apart <= 2 * max(_still_to_go(t) for t in trajectories.values()):
+        return Finding(
+            name, "not verifiable", apart, f"{text}, which creep: their limits may agree"
+        )
+    return Finding(name, "several", apart, f"{text}: several fixed points")
 
 
 def stationary(gradients: Sequence[float] | None) -> Finding:
@@ -306,5 +332,17 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _worst(trajectories: Mapping[str, Trajectory]) -> str:
-    return max(trajectories, key=lambda name: last_residual(trajectories[name]))
+def _still_to_go(trajectory: Trajectory) -> float:
+    """Relative distance of the end from its limit, by the geometric series of its rate."""
+    rate = trajectory.rate
+    return last_residual(trajectory) / max(1 - rate, 1e-30) if math.isfinite(rate) else 0.0
+
+
+def slowness(trajectory: Trajectory, tolerance: float) -> tuple[bool, float]:
+    """Orders trajectories: those that never met the tolerance are the slowest."""
+    met = trajectory.met(tolerance)
+    return (True, last_residual(trajectory)) if met is None else (False, met)
+
+
+def _slowest(trajectories: Mapping[str, Trajectory], tolerance: float) -> str:
+    return max(trajectories, key=lambda name: slowness(trajectories[name], tolerance))

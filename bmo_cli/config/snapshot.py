@@ -74,7 +74,12 @@ def combine(recorded: Sequence[str], typed: Sequence[str]) -> list[str]:
     return [text for text in recorded if _own(text) not in keys] + list(typed)
 
 
-FROM_SNAPSHOT = (*(group for group in GROUPS if group not in OVERLAYS), "train", "eval", "seed")
+FROM_SNAPSHOT = (
+    *(group for group in GROUPS if group not in OVERLAYS),
+    *("train", "eval", "seed", "certify", "certificate"),
+)
+_ADDED = ("certify", "certificate")
+"""of them those that runs made by an earlier version do not have"""
 
 
 def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
@@ -90,7 +95,8 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
     snapshot, merged = _load(file), OmegaConf.create(composed)
     try:
         for key in FROM_SNAPSHOT:
-            merged[key] = snapshot[key]
+            if key in snapshot or key not in _ADDED:
+                merged[key] = snapshot[key]
         for text in typed:
             _apply(text, composed, merged)
         for node in (merged.net, merged.gkm):

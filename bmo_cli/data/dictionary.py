@@ -132,7 +132,10 @@ def read_dictionary(file: Path, *, rows: int, columns: int) -> Tensor:
     zero = (lengths == 0).nonzero().flatten().tolist()
     if zero:
         shown = ", ".join(map(str, zero[:8])) + (", ..." if len(zero) > 8 else "")
-        raise InputError(f"{name} has {len(zero)} zero columns ({shown}); drop them")
+        what = "1 zero column" if len(zero) == 1 else f"{len(zero)} zero columns"
+        left = columns - len(zero)
+        hint = f"drop {'it' if len(zero) == 1 else 'them'} and use task.columns={left}"
+        raise InputError(f"{name} has {what} ({shown}), which no atom may be; {hint}")
     unit: Tensor = atoms / lengths
     return unit.float()
 

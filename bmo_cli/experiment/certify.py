@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors.torch import save
 
-from bmo_cli.certificate.certify import Certificate, Settings, Subject, certify
+from bmo_cli.certificate.certify import PATIENCE, Certificate, Settings, Subject, certify
 from bmo_cli.certificate.findings import Finding
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.build import Experiment, build
@@ -23,6 +23,7 @@ from bmo_cli.experiment.evaluation import along
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
 from bmo_cli.results.tables import markdown
+from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample
 
 log = logging.getLogger("bmo")
@@ -46,7 +47,8 @@ def certify_run(
         The content of result.json.
 
     Raises:
-        InputError: checkpoint, configuration and data of the run do not belong together.
+        InputError: not a finished run, or its checkpoint, configuration and data do not belong
+            together.
         BmoError: the certificate is refused; it is written before.
     """
     run = RunFolder(Path(config["run"]))
@@ -103,17 +105,17 @@ def write_certificate(
         sample=_sample(experiment),
         gradients=gradients if experiment.hyper.minimises_phi else None,
     )
-    log.info("certifying: %d problems, %d iterations", len(cases), settings.horizon * k)
+    log.info("certifying: %d problems, %d iterations each", len(cases), settings.horizon * k)
     certificate = certify(subject, settings)
     counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
     scores = {
         count: math.fsum(values) / len(values)
         for count, values in along(experiment.scheme, task, cases, counts).items()
     }
-    content = _content(certificate, scores, experiment, k)
+    content = _content(certificate, scores, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)
     write_atomically(folder.path / "certificate.json", text.encode())
-    page = _page(certificate, scores, experiment, k)
+    page = _page(certificate, scores, experiment, k, settings)
     write_atomically(folder.path / "certificate.md", page.encode())
     worst = max(certificate.pairs.values(), key=lambda pair: pair.ratio)
     tensors = {
@@ -160,10 +162,13 @@ def run_identity(run: RunFolder) -> dict[str, str]:
 
 
 def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
-    if trained.get("status") != "ok":
-        status = trained.get("status", "no result.json")
-        raise InputError(f"{run.path} is not a finished run ({status}); a certificate needs one")
     recorded, found = trained.get("identity"), run_identity(run)
+    if recorded is None and trained.get("status") != "ok":
+        status = trained.get("status", "no result.json")
+        raise InputError(
+            f"{run.path} is not a finished run ({status}), and a certificate needs one; finish it "
+            f"with 'bmo train resume={run.path}'"
+        )
     if not isinstance(recorded, Mapping) or not set(found) <= set(recorded):
         raise InputError(
             f"{run.path}: result.json does not say which checkpoint and configuration it belongs "
@@ -201,7 +206,11 @@ def _sample(experiment: Experiment) -> Sample | None:
 
 
 def _content(
-    certificate: Certificate, scores: Mapping[int, float], experiment: Experiment, k: int
+    certificate: Certificate,
+    scores: Mapping[int, float],
+    experiment: Experiment,
+    k: int,
+    settings: Settings,
 ) -> dict[str, Any]:
     net = experiment.scheme.net
     return {
@@ -214,8 +223,14 @@ def _content(
         "ratios": {kind: pair.ratio for kind, pair in certificate.pairs.items()},
         "averaging": {kind: pair.averaging for kind, pair in certificate.pairs.items()},
         "iterations_trained": k,
+        "tolerance": settings.tolerance,
         "trajectories": {
-            name: {"rate": t.rate, "growth": t.growth, "residuals": list(t.residuals)}
+            name: {
+                "rate": t.rate,
+                "growth": t.growth,
+                "iterations_to_tolerance": t.met(settings.tolerance),
+                "residuals": list(t.residuals),
+            }
             for name, t in certificate.trajectories.items()
         },
         f"val_{experiment.task.metric}": dict(scores),
@@ -223,12 +238,17 @@ def _content(
 
 
 def _page(
-    certificate: Certificate, scores: Mapping[int, float], experiment: Experiment, k: int
+    certificate: Certificate,
+    scores: Mapping[int, float],
+    experiment: Experiment,
+    k: int,
+    settings: Settings,
 ) -> str:
     task, net, bound = experiment.task, experiment.scheme.net, certificate.bound
     operator = type(experiment.scheme.operator).__name__
     name = operator if net is None else f"{operator} with {type(net).__name__}"
-    parts = [f"# Convergence certificate: {certificate.verdict.upper()}", f"{name}, K = {k}."]
+    parts = [f"# Convergence certificate: {certificate.verdict.upper()}"]
+    parts += [_meaning(certificate), f"{name}, K = {k}."]
     if net is not None:
         parts.append(f"The network promises: {net.guarantee}.")
     header = ["", "verdict", "number", "why"]
@@ -236,17 +256,19 @@ def _page(
     parts.append(markdown(header, [_line(finding) for finding in certificate.assumptions]))
     parts.append("## What it predicts, measured")
     parts.append(markdown(header, [_line(finding) for finding in certificate.predictions]))
+    parts.append(_searched(certificate, k, settings))
     parts.append("## How far D stretches")
     rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", bound.why]]
-    rows += [[layer.layer, f"{layer.value:.7g}", layer.how] for layer in bound.layers]
+    rows += [[f"bound, {one.layer}", f"{one.value:.7g}", one.how] for one in bound.layers]
     rows += [
-        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", f"averaging {pair.averaging:.3f} at least"]
+        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _averaging(pair)]
         for kind, pair in certificate.pairs.items()
     ]
     if certificate.network is not None:
-        alone = f"in the Euclidean norm, averaging {certificate.network.averaging:.3f} at least"
+        alone = f"in the Euclidean norm; {_averaging(certificate.network)}"
         rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
     parts.append(markdown(["", "constant", "how"], rows))
+    parts.append(_LEGEND)
     shown = f"validation {task.metric} {task.unit}".strip()
     layout = task.columns.get(task.metric, ".4g")
     parts.append(f"## {shown} beyond the K = {k} trained with")
@@ -257,6 +279,57 @@ def _page(
         )
     )
     return "\n\n".join(parts) + "\n"
+
+
+_LEGEND = (
+    "constant: of |D(a) - D(b)|_G <= constant |a - b|_G; the upper bound is that of D, composed of "
+    "the operator's and those of the network's layers (a step is a layer of net=lip and "
+    "net=guided, conv one of net=norm_conv). averaging: the least theta in (0, 1) for which that "
+    "pair allows D = (1 - theta) I + theta N with a nonexpansive N; a theta below 1 for all pairs "
+    "is what makes iterations of D itself converge."
+)
+
+
+def _meaning(certificate: Certificate) -> str:
+    """What the verdict says, in words."""
+    if certificate.verdict == "certified":
+        return (
+            "Every assumption of the convergence theory holds: from every start, iterating T leads "
+            "to a fixed point. A bound made from the weights proves that D is nonexpansive; that "
+            "there is a fixed point was found numerically on the problems looked at, and that they "
+            "are convex is declared by the task. Nothing is said about how good a fixed point is: "
+            "see the last table."
+        )
+    if certificate.verdict == "refused":
+        return (
+            "A measured pair of states contradicts a bound made from the weights: the network or "
+            "the operator does not compute what it declares, so that nothing below can be relied "
+            "on. The pair is in worst_pair.safetensors."
+        )
+    lacking = [f for f in certificate.assumptions if f.verdict in ("violated", "not verifiable")]
+    named = "; ".join(f"{finding.name} ({finding.verdict})" for finding in lacking)
+    return (
+        "The convergence theory does not apply, and says nothing of iterations beyond the K "
+        f"trained with: {named}."
+    )
+
+
+def _searched(certificate: Certificate, k: int, settings: Settings) -> str:
+    """How far the iteration was followed."""
+    text = f"Followed for {settings.horizon * k} iterations (certificate.horizon={settings.horizon}"
+    text += f" times K = {k}) from every start"
+    if certificate.bound.proves:
+        text += (
+            f" and, because D is proved nonexpansive, up to {PATIENCE} times as long until the "
+            f"residual is at most certificate.tolerance={settings.tolerance:g}"
+        )
+    return text + "."
+
+
+def _averaging(pair: Pair) -> str:
+    if math.isinf(pair.averaging):
+        return "no averaging is possible"
+    return f"averaging {pair.averaging:.3f} at least"
 
 
 def _line(finding: Finding) -> list[str]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 _CURVES = (
     ("loss", "training loss", True),
     ("val", "validation {metric}", False),
     ("hypergrad_norm", "hyper-gradient norm", True),
-    ("residual", "fixed-point residual |D(u) - u| / |u|", True),
+    ("residual", "fixed-point residual $|D(u) - u|_G / |u|_G$", True),
 )
 
 
@@ -28,6 +28,7 @@ def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None
         if points:
             steps, values = zip(*points, strict=True)
             axis.plot(steps, values, marker="o" if len(points) < 30 else "", markersize=3)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             if logarithmic and min(values) > 0:
                 axis.set_yscale("log")
         axis.set_title(title.format(metric=metric), fontsize=10)
@@ -133,17 +134,24 @@ def certificate_figure(
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(f"convergence certificate: {verdict}", fontsize=11)
     left, middle, right = figure.subplots(1, 3)
-    for name, values in residuals.items():
+    for i, (name, values) in enumerate(residuals.items()):
         shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
-        if shown:
-            left.plot(*zip(*shown, strict=True), label=f"from {name}")
-    left.set(yscale="log", xlabel="iteration k", title="residual |D(u) - u| / |u|")
+        if shown:  # equal curves stay visible: the first is broad, the others are broken
+            style = {"linestyle": ("-", "--", ":")[i % 3], "linewidth": 4 if i == 0 else 1.5}
+            left.plot(
+                *zip(*shown, strict=True), **style, alpha=0.5 if i == 0 else 1, label=f"from {name}"
+            )
+    left.set(yscale="log", title="residual $|D(u) - u|_G / |u|_G$")
     left.legend(fontsize=8)
     points = [(k, score) for k, score in quality[0].items() if math.isfinite(score)]
     if points:
         middle.plot(*zip(*points, strict=True), marker="o", markersize=3)
-    middle.set(xscale="log", xlabel="iteration k", title=f"validation {quality[1]}")
+    middle.set(title=f"validation {quality[1]}")
     for axis in (left, middle):
+        axis.set(xscale="log", xlabel="iteration k")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
         axis.annotate(
             "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
@@ -153,6 +161,7 @@ def certificate_figure(
     if known:
         right.plot(*zip(*known, strict=True))
         right.set(yscale="log")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="hyper-training step t", title=r"|grad $\varphi_K(\omega^t)$|")
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
