@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "table": (
         "run what a table of methods and problems lacks, then write it",
-        "bmo table toy",
+        "bmo table toy preset=cpu root=DATA jobs=2     (first with dry_run=true: how long?)",
     ),
 }
 _FLAGS_WITH_VALUE = {
@@ -117,6 +117,7 @@ def _table_named(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
     if "-m" in words or "--multirun" in words:
         raise InputError("bmo table runs its cells itself, without -m; see table.rows")
+    words = _flags_first(["dry_run=true" if word == "--dry-run" else word for word in words])
     before = ["", *words]
     found = [
         f"table={word}"

@@ -1,12 +1,28 @@
-"""`bmo table`: runs what is missing, reads what is there, says what failed."""
+"""`bmo table`: runs what is missing, reads what is there, says what failed.
 
+Most tests call `make_table` in this process, as the command does after it has read its words.
+"""
+
+import contextlib
 import csv
+import errno
 import fcntl
 import json
+import os
+import shutil
+import signal
+from pathlib import Path
 
 import pytest
-from safetensors import safe_open
-from safetensors.torch import save_file
+import yaml
+from hydra import initialize_config_dir
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
+from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.experiment.table import make_table
+from bmo_cli.experiment.trainer import Trainer
+from bmo_cli.results import run_folder
 
 MINI = """
 # two methods on a toy
@@ -22,160 +38,368 @@ scores:
   evaluations: .0f
 seeds: [0, 1]
 """
+DOCUMENTS = ("mini.md", "mini.csv", "mini.tex")
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """`make(**changes of the table or of the command)` in tmp_path; returns the output folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = config_dir().resolve()
+
+    def run(text=MINI, *, out="out", **changes):
+        table = yaml.safe_load(text)
+        table |= {key: changes.pop(key) for key in list(changes) if key in TABLE_KEYS}
+        command = {"only": None, "preset": None, "root": None, "jobs": 1, "dry_run": False}
+        command |= {"stale": "keep", "plugins": [], "out": str(tmp_path / out)}
+        config = {"table": table, **command, **changes}
+        check_config(config, "table")
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            make_table(config, "mini")
+        return tmp_path / out
+
+    return run
+
+
+TABLE_KEYS = ("rows", "columns", "seeds", "presets", "tune", "published", "scores", "common")
 
 
 @pytest.fixture
 def table(tmp_path, bmo):
+    """The command line itself."""
     folder = tmp_path / "conf" / "table"
     folder.mkdir(parents=True)
     (folder / "mini.yaml").write_text(MINI)
     return lambda *words: bmo("table", "--config-dir", "conf", "mini", *words)
 
 
-def runs(tmp_path):
-    folders = sorted((tmp_path / "outputs" / "tables" / "mini" / "runs").iterdir())
-    return {f.name: (f / "result.json").stat().st_mtime_ns for f in folders}
+def results(out):
+    files = sorted((out / "runs").glob("*/result.json"))
+    return {file.parent.name: file.stat().st_mtime_ns for file in files}
 
 
-def test_table_runs_once_and_only_what_is_missing(tmp_path, table):
-    done = table()
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "outputs" / "tables" / "mini"
+def written(out):
+    return [(out / name).read_bytes() for name in DOCUMENTS]
+
+
+def rows_of(out, name="mini"):
+    with (out / f"{name}.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_table_runs_once_and_only_what_is_missing(make, caplog):
+    caplog.set_level("INFO")
+    out = make()
     text = (out / "mini.md").read_text()
     assert "| unrolled | " in text
     assert " ± " in text  # two seeds
     assert "bmo train task=toy train.steps=3" in text
-    with (out / "mini.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
+    rows = rows_of(out)
     assert len(rows) == 4
     assert {row["evaluations"] for row in rows} == {"12.0"}
-    before = runs(tmp_path)
-    assert table().returncode == 0
-    assert runs(tmp_path) == before
-    assert (out / "mini.md").read_text() == text
+    before, documents = results(out), written(out)
+    make()
+    assert results(out) == before
+    assert written(out) == documents
     first = next(iter(before))
     (out / "runs" / first / "result.json").unlink()
-    done = table()
-    assert "4 cells, 1 to run" in done.stdout
-    after = runs(tmp_path)
+    caplog.clear()
+    make()
+    assert "4 cells, 1 to run" in caplog.text
+    after = results(out)
     assert {name for name in after if after[name] != before[name]} == {first}
-    csv_columns = ("column", "row", "seed", "test/distance", "evaluations")
-    with (out / "mini.csv").open() as stream:
-        again = [{k: row[k] for k in csv_columns} for row in csv.DictReader(stream)]
-    assert again == [{k: row[k] for k in csv_columns} for row in rows]
+    assert written(out) == documents
 
 
-def test_a_cell_is_a_run_folder(tmp_path, table, bmo):
-    assert table("table.seeds=[0]").returncode == 0
-    folder = next((tmp_path / "outputs" / "tables" / "mini" / "runs").glob("unrolled*"))
+def test_a_cell_is_a_run_folder(make, bmo):
+    folder = next((make(seeds=[0]) / "runs").glob("unrolled*"))
     assert json.loads((folder / "result.json").read_text())["status"] == "ok"
     assert "step 3/3" in (folder / "run.log").read_text()
     done = bmo("eval", f"run={folder}")
     assert done.returncode == 0, done.stderr
 
 
-def test_a_failed_cell_does_not_hide_the_others(tmp_path, table):
-    done = table("+table.rows.bad=['hyper=separate']", "table.seeds=[0]")
-    assert done.returncode == 1
-    assert "1 of 3 cells failed" in done.stderr
-    text = (tmp_path / "outputs" / "tables" / "mini" / "mini.md").read_text()
-    assert "| bad | - | - | hyper=separate fits a network" in text
+def test_a_failed_cell_does_not_hide_the_others(make, tmp_path):
+    rows = yaml.safe_load(MINI)["rows"] | {"bad": ["net=dncnn"]}
+    with pytest.raises(BmoError, match="1 of 3 cells failed"):
+        make(rows=rows, seeds=[0])
+    text = (tmp_path / "out" / "mini.md").read_text()
+    assert "| bad | - | - | DnCNN works on images" in text
     assert "| bmo | 0." in text
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("changes", "message"),
     [
-        (["+table.rows.bad=['hyper=bmoo']"], "row 'bad', column '(a) many'"),
-        (["+table.rows.bad=['train.stps=3']"], "did you mean 'train.steps'?"),
-        (["table.seeds=[x]"], "table.seeds[0] must be an integer"),
-        (["table.seeds=[]"], "table.seeds is empty"),
-        (["table.scores.evaluations=zz"], "table.scores.evaluations must be a format"),
-        (["-m"], "without -m"),
+        ({"rows": {"bad": ["hyper=bmoo"]}}, r"row 'bad', column '\(a\) many'"),
+        ({"rows": {"bad": ["train.stps=3"]}}, "did you mean 'train.steps'?"),
+        (
+            {"rows": {"bad": ["hyper=separate"]}},
+            "row 'bad', column .* fits a network, but net=none",
+        ),
+        ({"seeds": ["x"]}, r"table.seeds\[0\] must be an integer"),
+        ({"seeds": []}, "table.seeds is empty"),
+        ({"scores": {"evaluations": "zz"}}, "table.scores.evaluations must be a format"),
+        ({"tune": {"bm": {"gkm.alpha": [0.5]}}}, "table.tune: 'bm' .* did you mean 'bmo'"),
+        ({"tune": {"bmo": {"gkm.alpha": [0.5, 7]}}}, "row 'bmo'.* gkm.alpha must"),
+        ({"presets": {"cpu": {"sead": [0]}}}, "unknown key 'table.presets.cpu.sead'"),
+        ({"presets": {"cpu": {"rows": ["bom"]}}, "preset": "cpu"}, "'bom' .* did you mean 'bmo'"),
+        ({"preset": "cpu"}, "preset=cpu is not one of this table; it has none"),
+        ({"presets": {"smoke": {}}, "preset": "cpu"}, "preset=cpu .* it has smoke"),
+        ({"published": [{"row": "a"}]}, "'table.published.0.column' is missing"),
+        ({"jobs": 0}, "jobs must be an integer >= 1"),
+        ({"only": "deconv"}, "task=deconv is not in this table; it has toy"),
     ],
 )
-def test_a_wrong_row_is_refused_before_anything_runs(tmp_path, table, words, message):
-    done = table(*words)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not (tmp_path / "outputs").exists()
+def test_what_is_wrong_is_refused_before_anything_runs(make, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
+    assert not (tmp_path / "out").exists()
 
 
-def test_table_must_be_named(bmo):
+def test_table_must_be_named(bmo, table):
     done = bmo("table")
     assert done.returncode == 2
-    assert (
-        "bmo table NAME, with NAME one of convergence, nonexpansive, toy, tradeoff" in done.stderr
-    )
+    assert "bmo table NAME, with NAME one of convergence, " in done.stderr
     assert "known optima" in bmo("table", "--help").stdout
     done = bmo("table", "tyo")
     assert done.returncode == 2
     assert "unknown table 'tyo'" in done.stderr
+    assert "without -m" in table("-m").stderr
+    done = table("--dry-run", "table.seeds=[0]")
+    assert "in all: 2 cells of unknown time; nothing was run" in done.stdout
 
 
-def test_an_error_of_the_program_is_one_cell_s_own(tmp_path, table):
-    (tmp_path / "broken.py").write_text(
-        "from bmo_cli.hyper.aggregation import Unrolled\n\n\nclass Broken(Unrolled):\n"
-        "    def objective(self, scheme, sample, iterations):\n        raise KeyError('oops')\n"
-    )
-    (tmp_path / "conf" / "hyper").mkdir()
-    (tmp_path / "conf" / "hyper" / "broken.yaml").write_text("# broken\n_target_: broken.Broken\n")
-    row = "+table.rows.bad=['hyper=broken']"
-    done = table(row, "plugins=[broken.py]", "table.seeds=[0]")
-    assert done.returncode == 1, done.stderr
-    out = tmp_path / "outputs" / "tables" / "mini"
+def test_an_error_of_the_program_is_one_cell_s_own(make, tmp_path, monkeypatch):
+    step = Trainer._step
+
+    def broken(self, sample):
+        if self.experiment.hyper.__class__.__name__ == "Unrolled":
+            raise KeyError("oops")
+        return step(self, sample)
+
+    monkeypatch.setattr(Trainer, "_step", broken)
+    with pytest.raises(BmoError, match="1 of 2 cells failed"):
+        make(seeds=[0])
+    out = tmp_path / "out"
     assert "KeyError: 'oops'" in (out / "mini.md").read_text()
     assert "| bmo | 0." in (out / "mini.md").read_text()
-    folder = next((out / "runs").glob("bad*"))
+    folder = next((out / "runs").glob("unrolled*"))
     assert json.loads((folder / "result.json").read_text())["status"] == "failed"
     assert "Traceback" in (folder / "run.log").read_text()
 
 
-def test_two_tables_do_not_share_a_folder(tmp_path, table):
-    out = tmp_path / "outputs" / "tables" / "mini"
-    out.mkdir(parents=True)
+def test_two_tables_do_not_share_a_folder(make, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
     with (out / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        done = table()
-    assert done.returncode == 2
-    assert "another bmo table works in" in done.stderr
+        with pytest.raises(InputError, match="another bmo table works in"):
+            make()
     assert not (out / "runs").exists()
 
 
-def test_an_interrupted_cell_goes_on(tmp_path, table):
-    assert table("table.seeds=[0]").returncode == 0
-    out = tmp_path / "outputs" / "tables" / "mini"
-    before = (out / "mini.csv").read_text()
+def test_interrupted_anywhere_it_gives_the_identical_table(make, monkeypatch, tmp_path):
+    expected = written(make(out="whole", seeds=[0]))
+    step, starts, resumed = Trainer._step, 0, 0
+    for _ in range(20):  # a stop after every second step: within cells, and at the end of one
+        left = 2
+
+        def counted(self, sample):
+            nonlocal left
+            found = step(self, sample)
+            left -= 1
+            if left == 0:
+                self.stop.signal = signal.SIGINT
+            return found
+
+        monkeypatch.setattr(Trainer, "_step", counted)
+        starts += 1
+        with contextlib.suppress(Interrupted):
+            make(out="parts", seeds=[0])
+            break
+        logs = [file.read_text() for file in (tmp_path / "parts" / "runs").glob("*/run.log")]
+        resumed = max(resumed, sum("going on after step 2" in text for text in logs))
+    assert starts > 2
+    assert resumed > 0
+    assert written(tmp_path / "parts") == expected
+
+
+STOPPING = """
+import os, signal, time
+from pathlib import Path
+from bmo_cli.hyper.aggregation import Unrolled
+
+
+class Stopping(Unrolled):
+    def objective(self, scheme, sample, iterations):
+        if Path("stop").exists():  # Ctrl-C for the table; its cells hear of it
+            Path("stop").unlink()
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(1.5)
+        return super().objective(scheme, sample, iterations)
+"""
+
+
+def test_several_jobs_and_ctrl_c_give_the_identical_table(tmp_path, table, make):
+    (tmp_path / "stopping.py").write_text(STOPPING)
+    own = "hyper._target_=stopping.Stopping"
+    rows = yaml.safe_load(MINI)["rows"] | {"unrolled": ["hyper=unrolled", own]}
+    make(rows=rows, plugins=["stopping.py"], seeds=[0], out="one")
+    row = f"table.rows.unrolled=['hyper=unrolled','{own}']"
+    words = (row, "plugins=[stopping.py]", "table.seeds=[0]")
+    (tmp_path / "stop").touch()
+    done = table(*words, "out=two", "jobs=2")
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.count("\n") == 1 and "the same command goes on" in done.stderr
+    assert not (tmp_path / "two" / "mini.md").exists()
+    make(rows=rows, plugins=["stopping.py"], seeds=[0], out="two", jobs=2)
+    assert written(tmp_path / "two") == written(tmp_path / "one")
+
+
+def test_a_full_disk_is_one_line_and_what_is_done_stays_usable(make, monkeypatch, tmp_path):
+    expected = written(make(out="whole", seeds=[0]))
+    fsync, left = os.fsync, 0
+
+    def limited(handle):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(run_folder.os, "fsync", limited)
+    for room in (0, 5, 16, 12):  # files: in the first cell, in the second, in the documents
+        left = room
+        with pytest.raises(BmoError, match="no space left on the disk") as caught:
+            make(out="parts", seeds=[0])
+            pytest.fail(f"{room} files are a whole table")
+        assert caught.value.exit_code == 1
+    monkeypatch.setattr(run_folder.os, "fsync", fsync)
+    assert written(make(out="parts", seeds=[0])) == expected
+
+
+def test_a_cell_stopped_between_training_and_result_starts_again(make):
+    out = make(seeds=[0])
     folder = next((out / "runs").glob("unrolled*"))
-    result = json.loads((folder / "result.json").read_text())
-    rows = (folder / "history.csv").read_text()
-    result |= {"status": "interrupted", "steps": 2}
-    (folder / "result.json").write_text(json.dumps(result))
-    _rewind(folder / "checkpoints" / "last.safetensors", 2)
-    done = table("table.seeds=[0]")
-    assert done.returncode == 0, done.stderr
-    assert "going on after step 2" in (folder / "run.log").read_text()
-    assert (out / "mini.csv").read_text().splitlines()[0] == before.splitlines()[0]
-    assert (folder / "history.csv").read_text().count("\n") == rows.count("\n")
-
-
-def _rewind(file, step):
-    """Make a checkpoint say that it is of an earlier step."""
-    with safe_open(file, framework="pt") as archive:
-        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-        meta = archive.metadata()
-    progress = json.loads(meta["progress"]) | {"step": step}
-    save_file(tensors, file, metadata={**meta, "progress": json.dumps(progress)})
-
-
-def test_a_cell_stopped_between_training_and_result_starts_again(tmp_path, table):
-    assert table("table.seeds=[0]").returncode == 0
-    folder = next((tmp_path / "outputs" / "tables" / "mini" / "runs").glob("unrolled*"))
     result = json.loads((folder / "result.json").read_text()) | {"status": "interrupted"}
     (folder / "result.json").write_text(json.dumps(result))
-    done = table("table.seeds=[0]")
-    assert done.returncode == 0, done.stderr
+    make(seeds=[0])
     assert json.loads((folder / "result.json").read_text())["status"] == "ok"
+
+
+def test_cells_of_other_code_are_kept_and_named(make, caplog):
+    out = make(seeds=[0])
+    folder = next((out / "runs").glob("unrolled*"))
+    result = json.loads((folder / "result.json").read_text())
+    assert len(result["code"]) == 16
+    (folder / "result.json").write_text(json.dumps(result | {"code": "other"}))
+    before = results(out)
+    make(seeds=[0])
+    assert results(out) == before
+    named = "Computed by other code than the present: unrolled, (a) many, seed 0."
+    assert named in (out / "mini.md").read_text()
+    make(seeds=[0], stale="run")
+    assert [n for n, t in results(out).items() if t != before[n]] == [folder.name]
+    assert named not in (out / "mini.md").read_text()
+
+
+def test_dry_run_lists_and_writes_nothing(make, tmp_path, caplog):
+    caplog.set_level("INFO")
+    make(dry_run=True, common=["task=toy", "train.max_minutes=3"])
+    assert caplog.text.count("at most 3 min") == 4
+    assert "in all: at most 12 min" in caplog.text
+    assert not (tmp_path / "out").exists()
+    out = make(seeds=[0])
+    folder = next((out / "runs").glob("bmo*"))
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(result | {"cell_seconds": 70.0}))
+    before = results(out)
+    caplog.clear()
+    make(dry_run=True)
+    lines = [" ".join(line.split()) for line in caplog.text.splitlines()]
+    assert "bmo, (a) many, seed 0 done" in lines
+    assert "bmo, (a) many, seed 1 to run about 70 s" in lines
+    assert results(out) == before
+
+
+def test_a_preset_is_the_table_at_another_scale(make):
+    presets = {
+        "smoke": {
+            "common": ["train.steps=2"],
+            "rows": {"unrolled": ["train.iterations=2"]},
+            "seeds": [5],
+        }
+    }
+    out = make(presets=presets, preset="smoke")
+    (row,) = rows_of(out, "mini-smoke")
+    assert (row["row"], row["seed"], row["evaluations"]) == ("unrolled", "5", "4.0")
+
+
+def test_tuned_values_are_chosen_by_validation_alone(make):
+    values = [0.001, 0.3]
+    table = {
+        "common": ["task=sparse_coding", "task.rows=16", "task.columns=32", "gkm=pg", "hyper=none"],
+        "rows": {"ista": [], "tuned": ["eval.iterations=30"]},
+        "columns": {"codes": ["task.val_count=20", "task.test_count=20"]},
+        "scores": {"test/nmse": ".2f", "val/nmse": ".4f"},
+        "tune": {"tuned": {"task.kappa": values}},
+    }
+    out = make(**table)
+    assert len(rows_of(out)) == 2  # nothing is trained: one seed is enough
+    found = {}
+    for folder in (out / "runs").glob("tuned*"):
+        result = json.loads((folder / "result.json").read_text())
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        tested = "test/nmse" in result["metrics"]
+        found[config["task"]["kappa"], tested] = result["metrics"]["val/nmse"]
+    judged = {kappa: value for (kappa, tested), value in found.items() if not tested}
+    assert set(judged) == set(values)
+    best = min(judged, key=judged.get)
+    assert [kappa for kappa, tested in found if tested] == [best]
+    row = next(row for row in rows_of(out) if row["row"] == "tuned")
+    assert row["chosen"] == f"task.kappa={best}"
+    assert f"| task.kappa={best} |" in (out / "mini.md").read_text()
+
+
+PHOTOS = """
+title: Photographs
+figure: crops
+common: [task=deconv, debug=tiny, train.steps=2, data.crop=24, task.kernel_size=7]
+rows:
+  total variation: [method=tv]
+  unrolled: [hyper=unrolled, net.width=4, net.depth=2]
+columns: {}
+scores: {test/psnr: .2f}
+input: degraded
+seeds: [0]
+"""
+
+
+def test_missing_data_is_the_cells_own_failure_and_moved_data_is_the_same(make, photos, tmp_path):
+    def column(folder, noise=2):
+        names = [f"data.{split}={folder / split}" for split in ("train", "val", "test")]
+        return ["data=folder", f"task.noise={noise}", *names]
+
+    columns = {"there": column(photos), "gone": column(tmp_path / "gone", noise=3)}
+    with pytest.raises(BmoError, match="2 of 4 cells failed"):
+        make(PHOTOS, columns=columns)
+    out = tmp_path / "out"
+    text = (out / "mini.md").read_text()
+    there, gone = text.split("## gone")
+    assert "does not exist" in gone and "does not exist" not in there
+    assert there.count("| degraded | ") == 1
+    assert (out / "mini-there.png").stat().st_size > 10_000
+    assert not (out / "mini-gone.png").exists()
+    before = results(out)
+    shutil.move(photos, tmp_path / "moved")
+    make(PHOTOS, columns={"there": column(tmp_path / "moved")})
+    after = results(out)
+    assert before.items() <= after.items() and len(after) == len(before)
+    names = sorted((tmp_path / "moved" / "test").iterdir())
+    shutil.copy(names[0], names[1])  # other data: other cells
+    make(PHOTOS, columns={"there": column(tmp_path / "moved")})
+    assert len(results(out)) == len(after) + 2
 
 
 FIGURES = """
@@ -198,23 +422,22 @@ seeds: [0]
 """
 
 
-def test_table_of_one_task_with_its_figure(tmp_path, bmo):
-    folder = tmp_path / "conf" / "table"
-    folder.mkdir(parents=True)
-    (folder / "figures.yaml").write_text(FIGURES)
-    words = ("table", "--config-dir", "conf", "figures")
-    done = bmo(*words, "task=toy")
-    assert done.returncode == 0, done.stderr
-    out = tmp_path / "outputs" / "tables" / "figures"
-    assert "2 cells, 2 to run" in done.stdout
-    assert (out / "figures-toy.png").stat().st_size > 10_000
-    assert "## codes" not in (out / "figures-toy.md").read_text()
-    done = bmo(*words)
-    assert done.returncode == 0, done.stderr
-    assert "3 cells, 1 to run" in done.stdout  # unrolled is skipped on sparse coding
-    text = (out / "figures.md").read_text()
+def test_table_of_one_task_with_its_figure(make, caplog):
+    caplog.set_level("INFO")
+    out = make(FIGURES, only="toy")
+    assert "2 cells, 2 to run" in caplog.text
+    assert (out / "mini-toy.png").stat().st_size > 10_000
+    assert "## codes" not in (out / "mini-toy.md").read_text()
+    make(FIGURES)
+    assert "3 cells, 1 to run" in caplog.text  # unrolled is skipped on sparse coding
+    text = (out / "mini.md").read_text()
     assert "## many" in text and text.split("## codes")[1].count("| unrolled |") == 0
-    assert (out / "figures-sparse_coding.png").stat().st_size > 10_000
-    done = bmo(*words, "task=deconv")
-    assert done.returncode == 2
-    assert "task=deconv is not in this table; it has toy, sparse_coding" in done.stderr
+    assert (out / "mini-sparse_coding.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "file", sorted((config_dir() / "table").glob("*.yaml")), ids=lambda f: f.stem
+)
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
+def test_every_table_has_every_preset(file, preset):
+    assert preset in yaml.safe_load(Path(file).read_text())["presets"]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from bmo_cli.config.checks import (
     Count,
+    Finite,
     HalfOpenUnit,
     Index,
     NonNegative,
@@ -72,6 +73,8 @@ class Evaluate:
     """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
     curve: list[Count] = field(default_factory=list)
     """further numbers of iterations at which the test split is scored"""
+    test: bool = True
+    """whether a training run ends with the test split; false: it is judged by validation alone"""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,40 @@ class Certify:
     """residual that counts as converged"""
     seed: Index
     """of random states"""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`table.presets.NAME`: the table at another scale; null: as the table has it."""
+
+    common: list[str] = field(default_factory=list)
+    """overrides added to those of every cell"""
+    rows: list[str] | dict[str, list[str]] | None = None
+    """the rows that are wanted, or these with overrides added to each"""
+    columns: list[str] | dict[str, list[str]] | None = None
+    """the same for columns"""
+    seeds: list[Index] | None = None
+    """instead of the table's"""
+
+
+@dataclass(frozen=True)
+class Published:
+    """An entry of `table.published`: a value from the literature."""
+
+    row: str
+    """method; one of the table's rows is compared"""
+    column: str
+    """of the table"""
+    score: str
+    """of the table"""
+    value: Finite
+    """as printed there"""
+    source: str
+    """where it is printed"""
+    protocol: str
+    """how it was computed, in the words of result.json, or their part before the first colon"""
+    tolerance: NonNegative | None = None
+    """difference that still counts as reproduced; null: 0.1 for PSNR and NMSE in dB, else 0"""
 
 
 @dataclass(frozen=True)
@@ -108,8 +145,18 @@ class Table:
     """of the runs of a cell"""
     skip: dict[str, list[str]] = field(default_factory=dict)
     """rows and the tasks that they do not apply to"""
-    figure: Literal["convergence", "tradeoff"] | None = None
+    figure: Literal["convergence", "tradeoff", "crops"] | None = None
     """picture drawn beside the table"""
+    input: str | None = None
+    """name of a first row that shows the observations' own scores; null: none"""
+    best: dict[str, Literal["max", "min"]] = field(default_factory=dict)
+    """scores of which the best and the second value are marked"""
+    tune: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    """rows whose keys are chosen among these values by the validation split"""
+    presets: dict[str, Preset] = field(default_factory=dict)
+    """the table at other scales"""
+    published: list[Published] = field(default_factory=list)
+    """values from the literature"""
 
 
 @dataclass(frozen=True)
@@ -144,11 +191,13 @@ class RestoreConfig(EvalConfig):
     """`bmo restore`: as `bmo eval`, and the user's files."""
 
     input: str
-    kernel: str
+    kernel: str | None
     kernel_name: Index | str | None
     output: str
     overwrite: bool
     boundary: Literal["periodic", "pad"]
+    tile: Count
+    tile_margin: Index
 
 
 @dataclass(frozen=True)
@@ -171,7 +220,12 @@ class TableConfig:
 
     table: Table
     only: str | None
+    preset: str | None
     out: str
+    root: str | None
+    jobs: Count
+    dry_run: bool
+    stale: Literal["keep", "run"]
     plugins: list[str]
 
 
@@ -236,7 +290,14 @@ def _check_section(
         if value is None and type(None) in typing.get_args(hint) and _group(hint) is not None:
             continue
         hint = _group(hint) or hint
-        if hint is Target or is_dataclass(hint):
+        several = _several(hint)
+        if several is not None:
+            found = value.items() if isinstance(value, Mapping) else enumerate(value or ())
+            for place, item in found:
+                if not isinstance(item, Mapping):
+                    raise InputError(f"'{name}.{place}' must be a group of keys, got {item!r}")
+                _check_section(item, several, f"{name}.{place}.", plugins)
+        elif hint is Target or is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise InputError(f"'{name}' must be a group of keys, got {value!r}")
             if hint is Target:
@@ -249,9 +310,17 @@ def _check_section(
 
 def _group(hint: Any) -> type | None:
     """The group that a hint `Group | None` is about."""
+    if typing.get_origin(hint) in (dict, list):
+        return None  # see `_several`
     parts = [part for part in typing.get_args(hint) if isinstance(part, type)]
     groups = [part for part in parts if part is Target or is_dataclass(part)]
     return groups[0] if groups else None
+
+
+def _several(hint: Any) -> type | None:
+    """The group of which a hint `dict[str, Group]` or `list[Group]` has many."""
+    last = typing.get_args(hint)[-1:] if typing.get_origin(hint) in (dict, list) else ()
+    return last[0] if last and is_dataclass(last[0]) else None  # type: ignore[return-value]
 
 
 def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()) -> None:

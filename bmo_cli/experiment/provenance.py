@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import platform
 import resource
 import subprocess
@@ -34,6 +36,15 @@ def git_state() -> dict[str, Any]:
     commit = _git(root, "rev-parse", "HEAD")
     status = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {"hash": commit, "dirty": None if status is None else bool(status)}
+
+
+@functools.cache
+def source_hash() -> str:
+    """Hash of the package's source files: what computed a result, committed or not."""
+    root, found = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
+    for file in sorted(root.rglob("*.py")):
+        found.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
 
 
 def _git(root: Path, *words: str) -> str | None:

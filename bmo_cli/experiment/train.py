@@ -17,7 +17,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.memory import require_memory
-from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
+from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.metrics import mean
@@ -48,7 +48,7 @@ def train(
     """
     experiment = build(config)
     task = experiment.task
-    task.prepare(["train", "val", "test"])
+    task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
     optimizer = None
     if experiment.hyper.trains:
         optimizer = build_optimizer(
@@ -82,6 +82,7 @@ def train(
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),
         "git": git_state(),
+        "code": source_hash(),
         "device": describe_device(experiment.device),
     }
     result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
@@ -110,8 +111,13 @@ def train(
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, experiment.omega)
-        log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
-        result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
+        if config["eval"].get("test", True):
+            log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
+            result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
+        else:
+            log.info("eval.test=false: the checkpoint of step %d is not tested", progress.best_step)
+            result |= {"images": {}, "protocol": task.protocol, "data": task.fingerprints()}
+            result |= {"flags": {}}
     result["metrics"][f"val/{task.metric}"] = progress.best
     if history:
         result["metrics"]["train/loss"] = history[-1]["loss"]

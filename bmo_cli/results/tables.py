@@ -1,10 +1,18 @@
-"""Tables as Markdown and CSV."""
+"""Tables as Markdown, LaTeX (booktabs) and CSV: rows of text in, text out."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
+    "#": r"\#", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{MINUS SIGN}": "$-$",
+}  # fmt: skip
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -23,3 +31,50 @@ def comma_separated(header: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     writer.writerow(header)
     writer.writerows(rows)
     return stream.getvalue()
+
+
+def latex_escaped(text: str) -> str:
+    """Text as LaTeX prints it literally; a minus before a number becomes a real one."""
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+    return re.sub(r"^-(?=\d)", "$-$", escaped)
+
+
+def booktabs(
+    columns: str,
+    headers: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    label: str,
+    rules: str = "",
+) -> str:
+    """A LaTeX table float in the style of the package booktabs.
+
+    Args:
+        columns: specification, as `lrr`.
+        headers: lines above the middle rule, of LaTeX cells.
+        rows: lines below it, of LaTeX cells.
+        caption: LaTeX text.
+        label: for references.
+        rules: `\\cmidrule` commands after the first header line.
+    """
+    shown = [" & ".join(line) + r" \\" for line in headers]
+    if rules:
+        shown.insert(1, rules)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            *shown,
+            r"\midrule",
+            *(" & ".join(line) + r" \\" for line in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )

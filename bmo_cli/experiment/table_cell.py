@@ -1,0 +1,157 @@
+"""A cell of a table: one run, known again by its configuration, its data and this version."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bmo_cli import __version__
+from bmo_cli.config.schema import plugin_module
+from bmo_cli.data.splits import PhotographData
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import instantiate, load_plugins, target_class
+from bmo_cli.experiment.compose import Composed
+from bmo_cli.experiment.provenance import source_hash
+from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.tasks.task import Task
+
+_PLACES = ("root", "train", "val", "test", "workers", "cache_mib")
+"""Keys of `data` that say where images are and how they are read, not which: the digest does."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a table.
+
+    Attributes:
+        row, column: names.
+        seed: of the run.
+        overrides: what `bmo train` is given.
+        composed: its configuration.
+        folder: of the run.
+        chosen: tuned values.
+        problem: why it cannot run, or nothing.
+    """
+
+    row: str
+    column: str
+    seed: int
+    overrides: tuple[str, ...]
+    composed: Composed
+    folder: RunFolder
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        """The cell in words."""
+        values = ", ".join(f"{key}={value}" for key, value in self.chosen.items())
+        shown = f"{self.row} ({values})" if values else self.row
+        judged = "" if self.tests else ", validation alone"
+        return f"{shown}, {self.column}, seed {self.seed}{judged}"
+
+    @property
+    def tests(self) -> bool:
+        """Whether its run goes on to the test split; a candidate of tuning does not."""
+        return bool(self.composed.config["eval"].get("test", True))
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """result.json of a cell that is done; None: to be run."""
+        result = self.folder.read_result()
+        wanted = self.composed.config.get("certify") and "certificate" not in result
+        done = result.get("status") == "ok" and not wanted and not self.problem
+        return result if done else None
+
+    @property
+    def stale(self) -> bool:
+        """Whether it is done, by other code than the present."""
+        result = self.result
+        return result is not None and result.get("code") != source_hash()
+
+    def score(self, name: str) -> float | None:
+        """A finite number of a cell that is done: one of its metrics, or of the result itself."""
+        result = self.result or {}
+        value = result.get("metrics", {}).get(name, result.get(name))
+        known = isinstance(value, int | float) and math.isfinite(value)
+        return float(value) if known else None
+
+
+def cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
+    """`OUT/runs/ROW--COLUMN--SEED-KEY`."""
+    return out / "runs" / f"{plain_name(row)}--{plain_name(column)}--{seed}-{key}"
+
+
+def plain_name(name: str) -> str:
+    """A row's or column's name in letters that every file system takes."""
+    return re.sub(r"\W+", "_", name).strip("_")[:80]
+
+
+class Identity:
+    """Keys of cells: equal for runs that would compute the same.
+
+    Args:
+        plugins: files of the user's own; their content counts.
+
+    Raises:
+        InputError: a plug-in cannot be imported.
+    """
+
+    def __init__(self, plugins: Sequence[str]) -> None:
+        self._plugins = load_plugins(plugins)
+        self._sources = {
+            plugin_module(p): _content(p) if Path(p).is_file() else "" for p in plugins
+        }
+        self._digests: dict[str, str | InputError | None] = {}
+
+    def key(self, config: Mapping[str, Any]) -> tuple[str, str]:
+        """The key, and what is wrong with the data, or nothing.
+
+        Args:
+            config: resolved and checked.
+        """
+        digest, problem = self._data(config), ""
+        if isinstance(digest, InputError):
+            digest, problem = None, str(digest)
+        counted = {k: _contents(v) for k, v in config.items() if k not in ("plugins", "resume")}
+        if digest is not None:
+            counted["data"] = {k: v for k, v in counted["data"].items() if k not in _PLACES}
+        text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10], problem
+
+    def _data(self, config: Mapping[str, Any]) -> str | InputError | None:
+        """Digest of the data of a task that takes photographs; None: it takes none."""
+        task = target_class(config["task"], "task", self._plugins, Task)
+        if "data" not in inspect.signature(task).parameters:
+            return None
+        node = config["data"]
+        where = json.dumps(node, sort_keys=True)
+        if where not in self._digests:
+            try:
+                data = instantiate(node, "data", self._plugins, PhotographData)
+                self._digests[where] = data.digest()
+            except InputError as error:
+                self._digests[where] = error
+        return self._digests[where]
+
+
+def _contents(value: Any) -> Any:
+    """Names of files replaced by what is in them, so that moving one changes nothing."""
+    if isinstance(value, Mapping):
+        return {key: _contents(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_contents(item) for item in value]
+    if isinstance(value, str) and "." in value and Path(value).is_file():
+        return _content(value)
+    return value
+
+
+def _content(file: str) -> str:
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -1,0 +1,99 @@
+"""The cells of a table as a sheet, and as lines of a CSV file."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmo_cli.config.schema import Published
+from bmo_cli.experiment.table_cell import Cell
+from bmo_cli.results.table_sheet import Line, Section, Sheet
+from bmo_cli.results.tables import comma_separated
+
+
+def sheet(table: Mapping[str, Any], cells: Sequence[Cell], failures: Mapping[Path, str]) -> Sheet:
+    """What the documents say.
+
+    Args:
+        table: at its scale.
+        cells: those that the table shows.
+        failures: why cells failed, by folder.
+    """
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    stale = [cell.name for cell in cells if cell.stale]
+    other = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
+    return Sheet(
+        title=table["title"],
+        scores=table["scores"],
+        best=table.get("best", {}),
+        sections=[_section(table, column, cells, failures) for column in columns],
+        seeds=table["seeds"],
+        published=[Published(**entry) for entry in table.get("published", ())],
+        commands=[shlex.join(["bmo", "train", *cell.overrides]) for cell in cells],
+        remarks=other,
+    )
+
+
+def _section(
+    table: Mapping[str, Any], column: str, cells: Sequence[Cell], failures: Mapping[Path, str]
+) -> Section:
+    inside = [cell for cell in cells if cell.column == column]
+    lines = []
+    for row in table["rows"]:
+        own = [cell for cell in inside if cell.row == row]
+        if own:
+            lines.append(_line(table, row, own, failures))
+    remarks = []
+    if table.get("input"):
+        observed = {
+            score: [v for cell in inside if (v := cell.score(f"{score}_input")) is not None]
+            for score in table["scores"]
+        }
+        first = {score: values[:1] for score, values in observed.items()}
+        if any(first.values()):
+            lines.insert(0, Line(table["input"], first, competes=False))
+        if any(max(v) - min(v) > 1e-6 for v in observed.values() if v):
+            remarks.append("**The rows were not tested on equal observations.**")
+    return Section(column, lines, remarks)
+
+
+def _line(
+    table: Mapping[str, Any], row: str, cells: Sequence[Cell], failures: Mapping[Path, str]
+) -> Line:
+    reasons = [failures[c.folder.path] for c in cells if c.folder.path in failures]
+    results = [cell.result or {} for cell in cells]
+    return Line(
+        row,
+        {
+            score: [value for cell in cells if (value := cell.score(score)) is not None]
+            for score in table["scores"]
+        },
+        chosen=_chosen(cells[0]),
+        failed="; ".join(dict.fromkeys(reasons)),
+        protocols=tuple(dict.fromkeys(r["protocol"] for r in results if r.get("protocol"))),
+    )
+
+
+def _chosen(cell: Cell) -> str:
+    return ", ".join(f"{key}={value}" for key, value in cell.chosen.items())
+
+
+def csv_document(table: Mapping[str, Any], cells: Sequence[Cell]) -> str:
+    """A line a run."""
+    end = ["protocol", "chosen", "status", "message", "folder"]
+    rows = []
+    for cell in cells:
+        result = cell.folder.read_result()
+        scores = [cell.score(key) for key in table["scores"]]
+        how = [result.get("protocol"), _chosen(cell)]
+        state = ["failed", cell.problem] if cell.problem else _state(result)
+        rows.append(
+            [cell.column, cell.row, cell.seed, *scores, *how, *state, cell.folder.path.name]
+        )
+    return comma_separated(["column", "row", "seed", *table["scores"], *end], rows)
+
+
+def _state(result: Mapping[str, Any]) -> list[Any]:
+    return [result.get("status"), result.get("message")]

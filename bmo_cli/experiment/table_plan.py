@@ -1,0 +1,294 @@
+"""Which runs a table is made of: presets, rows, columns, seeds, and candidates to choose among."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bmo_cli.config.snapshot import quoted
+from bmo_cli.errors import InputError, nearest
+from bmo_cli.experiment.build import build, instantiate, target_class
+from bmo_cli.experiment.compose import compose
+from bmo_cli.experiment.table_cell import Cell, Identity, cell_folder
+from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.tasks.task import Task
+
+Table = Mapping[str, Any]
+
+
+def scaled(table: Table, preset: str | None) -> dict[str, Any]:
+    """The table at the scale of one of its presets.
+
+    Args:
+        table: the configuration's `table` section.
+        preset: name; None: the table as it is.
+
+    Raises:
+        InputError: the table has no such preset, or the preset names no such row or column.
+    """
+    known = table.get("presets", {})
+    if preset is None:
+        return dict(table)
+    if preset not in known:
+        has = f"it has {', '.join(known)}" if known else "it has none: leave preset= away"
+        raise InputError(f"preset={preset} is not one of this table; {has}")
+    wanted = known[preset]
+    found = {**table, "common": [*table["common"], *(wanted.get("common") or ())]}
+    for kind in ("rows", "columns"):
+        found[kind] = _selected(table[kind], wanted.get(kind), f"presets.{preset}.{kind}")
+    found["seeds"] = wanted.get("seeds") or table["seeds"]
+    return found
+
+
+def _selected(
+    every: Mapping[str, list[str]], wanted: Mapping[str, list[str]] | list[str] | None, where: str
+) -> dict[str, list[str]]:
+    """The named entries with the overrides that are added to them."""
+    if wanted is None:
+        return dict(every)
+    _require(wanted, every, f"table.{where}")
+    further = wanted if isinstance(wanted, Mapping) else {}
+    return {name: [*every[name], *further.get(name, ())] for name in wanted}
+
+
+def require_sound(table: Table) -> None:
+    """Refuse what would only be noticed after hours of running.
+
+    Raises:
+        InputError: naming the key.
+    """
+    for key in ("rows", "columns", "scores", "seeds"):
+        if not table[key]:
+            raise InputError(f"table.{key} is empty")
+    for score, layout in table["scores"].items():
+        try:
+            format(1.0, layout)
+        except ValueError as error:
+            raise InputError(
+                f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
+            ) from error
+    _require(table.get("skip", {}), table["rows"], "table.skip")
+    _require(table.get("tune", {}), table["rows"], "table.tune")
+    _require(table.get("best", {}), table["scores"], "table.best")
+    for i, entry in enumerate(table.get("published", ())):
+        _require([entry["column"]], table["columns"], f"table.published[{i}].column")
+        _require([entry["score"]], table["scores"], f"table.published[{i}].score")
+    if table.get("input") in table["rows"]:
+        raise InputError(f"table.input: '{table['input']}' is the name of a row; choose another")
+    for row, keys in table.get("tune", {}).items():
+        for key, values in keys.items():
+            if not values:
+                raise InputError(f"table.tune.{row}.{key} is empty")
+
+
+def _require(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
+    for name in names:
+        if name not in known:
+            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            raise InputError(f"{where}: '{name}' is not in this table{hint}")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row in a column.
+
+    Attributes:
+        row, column: names.
+        candidates: runs that are judged by validation alone; the best one's values are taken.
+        cells: the runs that the table shows; empty before a candidate is chosen.
+    """
+
+    row: str
+    column: str
+    candidates: tuple[Cell, ...]
+    cells: tuple[Cell, ...]
+
+
+class Plan:
+    """The runs of a table.
+
+    Args:
+        table: at its scale, sound.
+        out: where runs go.
+        plugins: files of the user's own.
+        root: folder of the named data sets, given to data that take one.
+        task: only columns of this task; None: all.
+
+    Raises:
+        InputError: a row does not compose with a column, or does not fit it; both are named.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        out: Path,
+        plugins: Sequence[str],
+        root: str | None,
+        task: str | None = None,
+    ) -> None:
+        self._table, self._out, self._root = table, out, root
+        self._plugins = plugins
+        self._given = [f"plugins=[{','.join(map(quoted, plugins))}]"] if plugins else []
+        self._identity = Identity(plugins)
+        self._only = task
+        self._tasks: list[str] = []
+        self._fitting: set[str] = set()
+        self._rooted: dict[tuple[str, str], list[str]] = {}
+        self.places = [
+            place
+            for column in table["columns"]
+            for row in table["rows"]
+            if (place := self._place(row, column)) is not None
+        ]
+        if task is not None and task not in self._tasks:
+            has = ", ".join(dict.fromkeys(self._tasks))
+            raise InputError(f"task={task} is not in this table; it has {has}")
+
+    @property
+    def candidates(self) -> list[Cell]:
+        """Runs to choose among."""
+        return [cell for place in self.places for cell in place.candidates]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Runs that the table shows, as far as they are known."""
+        return [cell for place in self.places for cell in place.cells]
+
+    @property
+    def unsettled(self) -> int:
+        """How many runs are only known when candidates are judged."""
+        return sum(len(self._seeds(p.candidates[0])) for p in self.places if not p.cells)
+
+    def choose(self, failures: Mapping[Path, str]) -> None:
+        """Settle the places whose candidates are all done or failed.
+
+        Args:
+            failures: why runs failed, by folder.
+        """
+        self.places = [
+            place if place.cells else self._settled(place, failures) for place in self.places
+        ]
+
+    def _place(self, row: str, column: str) -> Place | None:
+        first = self._cell(row, column, self._table["seeds"][0])
+        seeds = self._seeds(first)
+        task = str(first.composed.names["task"])
+        self._tasks.append(task)
+        skipped = task in self._table.get("skip", {}).get(row, ())
+        if skipped or self._only not in (None, task):
+            return None
+        if not first.problem:
+            self._require_fit(first)
+        tried = list(combinations(self._table.get("tune", {}).get(row, {})))
+        candidates = tuple(
+            self._cell(row, column, seeds[0], values, judged=True) for values in tried
+        )
+        if candidates:
+            return Place(row, column, candidates, ())
+        return Place(row, column, (), (first, *(self._cell(row, column, s) for s in seeds[1:])))
+
+    def _settled(self, place: Place, failures: Mapping[Path, str]) -> Place:
+        done = [cell for cell in place.candidates if cell.result is not None]
+        lost = {c.folder.path: failures.get(c.folder.path, c.problem) for c in place.candidates}
+        if any(cell.result is None and not lost[cell.folder.path] for cell in place.candidates):
+            return place
+        judged = [(cell, _validation(cell, self._plugins)) for cell in done]
+        ranked = [(value, cell) for cell, value in judged if value is not None]
+        if not ranked:
+            reasons = "; ".join(dict.fromkeys(filter(None, lost.values())))
+            failed = replace(place.candidates[0], chosen={}, problem=f"no candidate: {reasons}")
+            return replace(place, cells=(failed,))
+        best = max(ranked, key=lambda pair: pair[0])[1]
+        seeds = self._seeds(best)
+        cells = (self._cell(place.row, place.column, seed, best.chosen) for seed in seeds)
+        return replace(place, cells=tuple(cells))
+
+    def _cell(
+        self,
+        row: str,
+        column: str,
+        seed: int,
+        chosen: Mapping[str, str] | None = None,
+        *,
+        judged: bool = False,
+    ) -> Cell:
+        table, chosen = self._table, chosen or {}
+        tuned = [f"{key}={value}" for key, value in chosen.items()]
+        overrides = [*table["common"], *table["columns"][column], *table["rows"][row], *tuned]
+        overrides += [*(["eval.test=false"] if judged else []), f"seed={seed}", *self._given]
+        overrides = last_of_each(overrides)
+        try:
+            composed = compose([*overrides, *self._rooted.get((row, column), ())])
+            if (row, column) not in self._rooted:  # only now it is known whether its data take one
+                takes = self._root is not None and "root" in composed.config["data"]
+                given = [f"data.root={quoted(self._root)}"] if takes else []
+                self._rooted[row, column] = given
+                composed = compose([*overrides, *given]) if takes else composed
+        except InputError as error:
+            raise InputError(f"row '{row}', column '{column}': {error}") from error
+        key, problem = self._identity.key(composed.config)
+        folder = RunFolder(cell_folder(self._out, row, column, seed, key))
+        return Cell(row, column, seed, tuple(overrides), composed, folder, chosen, problem)
+
+    def _seeds(self, cell: Cell) -> list[int]:
+        """Of the runs of a cell's place: one is enough where nothing is trained."""
+        node = cell.composed.config["hyper"]
+        trains = target_class(node, "hyper", self._plugins, HyperOptimizer).trains
+        seeds: list[int] = self._table["seeds"]
+        return seeds if trains else seeds[:1]
+
+    def _require_fit(self, cell: Cell) -> None:
+        """Refuse a scheme that its hyper-optimiser or its task cannot go with.
+
+        Files of weights are left out: one that is missing is that cell's own failure.
+        """
+        config = _without_weights(cell.composed.config)
+        parts = ("task", "gkm", "net", "hyper", "train", "device")
+        scheme = json.dumps([config[key] for key in parts], sort_keys=True)
+        if scheme in self._fitting:
+            return
+        self._fitting.add(scheme)
+        try:
+            data = instantiate(config["data"], "data", self._plugins, object)
+            kind = target_class(config["task"], "task", self._plugins, Task)
+            instantiate(config["task"], "task", self._plugins, kind, data=data, seed=0)
+        except InputError:
+            return  # a file that the task needs is missing
+        try:
+            build(config)
+        except InputError as error:
+            raise InputError(f"row '{cell.row}', column '{cell.column}': {error}") from error
+
+
+def _without_weights(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: None if k == "weights" else _without_weights(v) for k, v in value.items()}
+    return value
+
+
+def last_of_each(overrides: Sequence[str]) -> list[str]:
+    """Without the plain `key=value` of a key that comes again: the last one counts."""
+    keys = [text.split("=", 1)[0] for text in overrides]
+    return [text for i, text in enumerate(overrides) if keys[i] not in keys[i + 1 :]]
+
+
+def combinations(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
+    """Every choice of one value a key, as overrides take them; none where nothing is tuned."""
+    for values in itertools.product(*tune.values()) if tune else ():
+        yield dict(zip(tune, map(_as_override, values), strict=True))
+
+
+def _as_override(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _validation(cell: Cell, plugins: Sequence[str]) -> float | None:
+    """Its validation score, signed so that larger is better."""
+    kind = target_class(cell.composed.config["task"], "task", plugins, Task)
+    value = cell.score(f"val/{kind.metric}")
+    return value if value is None or kind.larger_is_better else -value

@@ -1,0 +1,137 @@
+"""A sheet as LaTeX tables of the package booktabs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from bmo_cli.results.table_sheet import (
+    Mark,
+    Section,
+    Sheet,
+    compare,
+    marks,
+    mean_and_interval,
+)
+from bmo_cli.results.tables import booktabs, latex_escaped
+
+_MARKED = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
+_WIDEST = 8
+"""Columns of numbers that fit beside each other on a page; a table with more is split."""
+
+
+def latex_document(sheet: Sheet, name: str) -> str:
+    """One table where it fits on a page, otherwise one for every column; then the published values.
+
+    Args:
+        sheet: what to write.
+        name: of the table, for labels.
+    """
+    together = sum(len(s.scores(sheet.scores)) for s in sheet.sections) <= _WIDEST
+    groups = [list(sheet.sections)] if together else [[section] for section in sheet.sections]
+    tables = [
+        _table(sheet, group, f"tab:{_plain(name)}" + (f":{i}" if len(groups) > 1 else ""))
+        for i, group in enumerate(groups, 1)
+    ]
+    if sheet.published:
+        tables.append(_published(sheet, f"tab:{_plain(name)}:published"))
+    return "\n".join(["% \\usepackage{booktabs}", *tables])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w-]+", "-", name)
+
+
+def _table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
+    names = list(dict.fromkeys(line.name for section in sections for line in section.lines))
+    rows = [
+        [latex_escaped(name), *(text for s in sections for text in _cells(sheet, s, name))]
+        for name in names
+    ]
+    counts = [len(section.scores(sheet.scores)) for section in sections]
+    groups = [
+        rf"\multicolumn{{{count}}}{{c}}{{{latex_escaped(section.name)}}}"
+        for section, count in zip(sections, counts, strict=True)
+    ]
+    ends = [1 + sum(counts[: i + 1]) for i in range(len(counts))]
+    spans = [(end - count + 1, end) for end, count in zip(ends, counts, strict=True)]
+    return booktabs(
+        "l" + "r" * sum(counts),
+        [
+            ["", *groups],
+            ["", *(_header(sheet, x) for s in sections for x in s.scores(sheet.scores))],
+        ],
+        rows,
+        caption=_caption(sheet, sections),
+        label=label,
+        rules=" ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
+    )
+
+
+def _cells(sheet: Sheet, section: Section, name: str) -> list[str]:
+    scores = section.scores(sheet.scores)
+    at = next((i for i, line in enumerate(section.lines) if line.name == name), None)
+    if at is None:
+        return ["--"] * len(scores)
+    found = []
+    for score, layout in scores.items():
+        direction = sheet.best.get(score)
+        mark: Mark = marks(section, score, layout, direction)[at] if direction else ""
+        found.append(cell(section.lines[at].values.get(score, ()), layout, mark))
+    return found
+
+
+def cell(values: Sequence[float], layout: str, mark: Mark) -> str:
+    """Mean over the seeds, marked, and the 95 % interval where there are several, as LaTeX."""
+    if not values:
+        return "--"
+    mean, interval = mean_and_interval(values)
+    text = _MARKED[mark] % latex_escaped(format(mean, layout))
+    return text if interval is None else rf"{text} $\pm$ {latex_escaped(format(interval, layout))}"
+
+
+def _header(sheet: Sheet, score: str) -> str:
+    arrow = {"max": r" $\uparrow$", "min": r" $\downarrow$"}.get(sheet.best.get(score, ""), "")
+    name = score.removeprefix("test/")
+    head, at, count = name.partition("@")
+    shown = head.upper() if head in ("psnr", "ssim", "nmse") else head
+    return latex_escaped(shown + at + count) + arrow
+
+
+def _caption(sheet: Sheet, sections: Sequence[Section]) -> str:
+    said = [sheet.title.rstrip(".") + "."]
+    if len(sections) == 1 and len(sheet.sections) > 1:
+        said.append(f"{sections[0].name}.")
+    if len(sheet.seeds) > 1:
+        said.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
+    text = latex_escaped(" ".join(said))
+    if sheet.best:
+        text += r" Best value \textbf{bold}, second \underline{underlined}."
+    protocols = list(dict.fromkeys(p for section in sections for p in section.protocols))
+    if len(protocols) == 1:
+        text += " " + latex_escaped(f"Protocol: {protocols[0]}.")
+    for section in sections if len(protocols) > 1 else ():
+        shown = "; ".join(
+            f"{protocol} ({', '.join(names)})" if len(section.protocols) > 1 else protocol
+            for protocol, names in section.protocols.items()
+        )
+        text += " " + latex_escaped(f"Protocol, {section.name}: {shown}.")
+        if len(section.protocols) > 1:
+            text += r" \textbf{The protocols differ: these rows do not compare.}"
+    return text
+
+
+def _published(sheet: Sheet, label: str) -> str:
+    rows = [
+        [
+            latex_escaped(text)
+            for text in (
+                *(c.entry.row, c.entry.column, c.entry.score, c.ours, c.published),
+                *(c.difference, c.verdict, c.entry.source),
+            )
+        ]
+        for c in compare(sheet)
+    ]
+    header = ["", "column", "score", "ours", "published", "difference", "verdict", "source"]
+    title = latex_escaped(sheet.title.rstrip("."))
+    return booktabs("lllrrrll", [header], rows, caption=f"{title}: published values.", label=label)

@@ -1,0 +1,91 @@
+"""A sheet as a Markdown document."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bmo_cli.results.table_sheet import Mark, Section, Sheet, compare, marks, mean_and_interval
+from bmo_cli.results.tables import markdown
+
+_MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+
+
+def markdown_document(sheet: Sheet) -> str:
+    """A section for every column, with methods as lines and scores as columns; then the rest."""
+    parts = [f"# {sheet.title}\n", *(f"{remark}\n" for remark in (_legend(sheet),) if remark)]
+    parts += [_section(sheet, section) for section in sheet.sections]
+    if sheet.published:
+        parts.append(_published(sheet))
+    parts += [f"{remark}\n" for remark in sheet.remarks]
+    listing = "\n".join(f"    {command}" for command in sheet.commands)
+    return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
+
+
+def _legend(sheet: Sheet) -> str:
+    count = len(sheet.seeds)
+    said = (
+        [f"Mean and 95 % interval (Student t) over {count} seeds; without one: a single run."]
+        if count > 1
+        else []
+    )
+    said += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
+    return " ".join(said)
+
+
+def _section(sheet: Sheet, section: Section) -> str:
+    scores = section.scores(sheet.scores)
+    marked = {
+        score: marks(section, score, layout, sheet.best[score])
+        for score, layout in scores.items()
+        if score in sheet.best
+    }
+    rows = [
+        [
+            line.name,
+            *(
+                cell(
+                    line.values.get(score, ()),
+                    layout,
+                    marked[score][i] if marked.get(score) else "",
+                )
+                for score, layout in scores.items()
+            ),
+            line.chosen,
+            line.failed,
+        ]
+        for i, line in enumerate(section.lines)
+    ]
+    header = ["", *scores, "chosen by validation", "failed because"]
+    kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
+    table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    said = [*_protocols(section), *section.remarks]
+    return "\n\n".join([f"## {section.name}", table, *said]) + "\n"
+
+
+def cell(values: Sequence[float], layout: str, mark: Mark) -> str:
+    """Mean over the seeds, marked, and the 95 % interval where there are several."""
+    if not values:
+        return "-"
+    mean, interval = mean_and_interval(values)
+    text = _MARKED[mark].format(format(mean, layout))
+    return text if interval is None else f"{text} ± {format(interval, layout)}"
+
+
+def _protocols(section: Section) -> list[str]:
+    found = section.protocols
+    if len(found) < 2:
+        return [f"Protocol: {protocol}." for protocol in found]
+    listed = "\n".join(f"- {', '.join(names)}: {protocol}" for protocol, names in found.items())
+    return [f"**The protocols differ: these rows do not compare.**\n\n{listed}"]
+
+
+def _published(sheet: Sheet) -> str:
+    rows = [
+        [
+            *(c.entry.row, c.entry.column, c.entry.score, c.ours, c.published, c.difference),
+            *(c.verdict, c.protocol, c.entry.source),
+        ]
+        for c in compare(sheet)
+    ]
+    header = ["", "column", "score", "ours", "published", "difference", "verdict", "protocol"]
+    return f"## Published values\n\n{markdown([*header, 'source'], rows)}\n"

@@ -1,0 +1,280 @@
+"""What a table says: exact Markdown and LaTeX, intervals, marks, verdicts; presets as data."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bmo_cli.config.schema import Published
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.table_plan import combinations, last_of_each, scaled
+from bmo_cli.results.table_crops import Panel, crops_figure, detailed_square
+from bmo_cli.results.table_latex import latex_document
+from bmo_cli.results.table_markdown import markdown_document
+from bmo_cli.results.table_sheet import (
+    Line,
+    Section,
+    Sheet,
+    compare,
+    marks,
+    mean_and_interval,
+    same_protocol,
+)
+from bmo_cli.results.tables import latex_escaped
+
+PSNR = "test/psnr"
+
+
+def section(**means):
+    return Section("c", [Line(name, {PSNR: values}) for name, values in means.items()])
+
+
+def sheet(lines, published=(), **changes):
+    given = {
+        "title": "100 % fun",
+        "scores": {PSNR: ".2f"},
+        "best": {PSNR: "max"},
+        "sections": [Section("set_12", lines)],
+        "seeds": [0],
+        "published": published,
+    }
+    return Sheet(**{**given, **changes})
+
+
+def entry(**changes):
+    given = {"row": "bmo", "column": "set_12", "score": PSNR, "value": 30.0}
+    return Published(**{**given, "source": "A & B", "protocol": "prenet", **changes})
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_interval_is_that_of_a_t_test(rng, count):
+    values = rng.normal(size=count)
+    mean, half = mean_and_interval(values.tolist())
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx(tuple(interval), rel=1e-12)
+    assert mean_and_interval([1.5]) == (1.5, None)
+
+
+@pytest.mark.parametrize(
+    ("means", "direction", "expected"),
+    [
+        ({"a": [1], "b": [3], "c": [2]}, "max", ["", "best", "second"]),
+        ({"a": [1], "b": [3], "c": [2]}, "min", ["best", "", "second"]),
+        ({"a": [3.001], "b": [3], "c": [2]}, "max", ["best", "best", "second"]),
+        ({"a": [3], "b": [2, 2.002], "c": [2]}, "max", ["best", "second", "second"]),
+        ({"a": [3], "b": []}, "max", ["", ""]),
+        ({"a": [-30], "b": [-20], "c": []}, "min", ["best", "second", ""]),
+    ],
+)
+def test_marks(means, direction, expected):
+    assert marks(section(**means), PSNR, ".2f", direction) == expected
+
+
+def test_the_observation_does_not_compete():
+    lines = [Line("rainy", {PSNR: [9]}, competes=False), Line("a", {PSNR: [3]})]
+    lines.append(Line("b", {PSNR: [2]}))
+    assert marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
+
+
+@pytest.mark.parametrize(
+    ("values", "changes", "verdict", "difference"),
+    [
+        ([30.09], {}, "reproduced", "+0.09"),
+        ([30.11], {}, "not reproduced", "+0.11"),
+        ([29.89], {}, "not reproduced", "-0.11"),
+        ([29.0, 30.5], {}, "reproduced", "-0.25"),
+        ([29.0], {"tolerance": 1.0}, "reproduced", "-1.00"),
+        ([30.0], {"protocol": "float"}, "protocol differs", "0.00"),
+        ([], {}, "not run", "-"),
+        ([30.0], {"row": "other"}, "not run", "-"),
+    ],
+)
+def test_verdicts(values, changes, verdict, difference):
+    line = Line("bmo", {PSNR: values}, protocols=["prenet: luminance"])
+    (found,) = compare(sheet([line], [entry(**changes)]))
+    assert (found.verdict, found.difference) == (verdict, difference)
+
+
+def test_a_tenth_is_for_decibels_alone():
+    line = Line("bmo", {"test/ssim": [0.85]}, protocols=["prenet"])
+    given = sheet([line], [entry(score="test/ssim", value=0.86)], scores={"test/ssim": ".4f"})
+    assert compare(given)[0].verdict == "not reproduced"
+
+
+def test_protocols_are_equal_by_text_or_name():
+    assert same_protocol("PreNet", "prenet: luminance, uint8")
+    assert same_protocol("a:  b", "a: b")
+    assert not same_protocol("prenet", "prenet2: luminance")
+    assert not same_protocol("prenet: other", "prenet: luminance")
+
+
+LINES = [
+    Line("rainy", {PSNR: [13.536]}, protocols=["prenet"], competes=False),
+    Line("a|b", {PSNR: [20.0, 22.0]}, chosen="task.weight=0.1", protocols=["prenet"]),
+    Line("bmo", {PSNR: [30.0]}, protocols=["prenet"]),
+    Line("bad", {PSNR: []}, failed="no data"),
+]
+
+MARKDOWN = """\
+# 100 % fun
+
+Mean and 95 % interval (Student t) over 2 seeds; without one: a single run. Best value **bold**, \
+second <u>underlined</u>.
+
+## set_12
+
+|  | test/psnr | chosen by validation | failed because |
+| --- | --- | --- | --- |
+| rainy | 13.54 |  |  |
+| a\\|b | <u>21.00</u> ± 12.71 | task.weight=0.1 |  |
+| bmo | **30.00** |  |  |
+| bad | - |  | no data |
+
+Protocol: prenet.
+
+## Published values
+
+|  | column | score | ours | published | difference | verdict | protocol | source |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| bmo | set_12 | test/psnr | 30.00 | 30.00 | 0.00 | reproduced | prenet | A & B |
+
+Every cell is one run:
+
+    bmo train
+"""
+
+LATEX = r"""% \usepackage{booktabs}
+\begin{table}
+\centering
+\caption{100 \% fun. Mean and 95 \% interval (Student t) over 2 seeds. Best value \textbf{bold}, second \underline{underlined}. Protocol: prenet.}
+\label{tab:rain}
+\begin{tabular}{lr}
+\toprule
+ & \multicolumn{1}{c}{set\_12} \\
+\cmidrule(lr){2-2}
+ & PSNR $\uparrow$ \\
+\midrule
+rainy & 13.54 \\
+a\textbar{}b & \underline{21.00} $\pm$ 12.71 \\
+bmo & \textbf{30.00} \\
+bad & -- \\
+\bottomrule
+\end{tabular}
+\end{table}
+
+\begin{table}
+\centering
+\caption{100 \% fun: published values.}
+\label{tab:rain:published}
+\begin{tabular}{lllrrrll}
+\toprule
+ & column & score & ours & published & difference & verdict & source \\
+\midrule
+bmo & set\_12 & test/psnr & 30.00 & 30.00 & 0.00 & reproduced & A \& B \\
+\bottomrule
+\end{tabular}
+\end{table}
+"""  # noqa: E501
+
+
+def test_exact_documents():
+    given = sheet(LINES, [entry()], seeds=[0, 1], commands=["bmo train"])
+    assert markdown_document(given) == MARKDOWN
+    assert latex_document(given, "rain") == LATEX
+
+
+def test_different_protocols_in_a_column_are_flagged():
+    lines = [Line("a", {PSNR: [1]}, protocols=["x"]), Line("b", {PSNR: [2]}, protocols=["y"])]
+    text = markdown_document(sheet(lines))
+    assert "**The protocols differ: these rows do not compare.**\n\n- a: x\n- b: y\n" in text
+    assert r"\textbf{The protocols differ" in latex_document(sheet(lines), "t")
+
+
+def test_scores_of_other_tasks_are_left_out_and_a_wide_table_is_split():
+    scores = {PSNR: ".2f", "test/nmse": ".1f", **{f"s{i}": ".0f" for i in range(8)}}
+    wide = Section("wide", [Line("a", {f"s{i}": [i] for i in range(8)})])
+    codes = Section("codes", [Line("a", {"test/nmse": [-5.0]})])
+    given = sheet([], scores=scores, sections=[wide, codes])
+    assert "|  | test/nmse |\n| --- | --- |\n| a | -5.0 |" in markdown_document(given)
+    latex = latex_document(given, "t")
+    assert latex.count(r"\begin{tabular}") == 2
+    assert r"\begin{tabular}{lr}" in latex and r"\begin{tabular}{lrrrrrrrr}" in latex
+    assert "a & $-$5.0 \\\\" in latex
+
+
+def test_latex_is_escaped():
+    text = "\\ { } & % $ # _ ~ ^ < > |"
+    assert latex_escaped(text) == (
+        r"\textbackslash{} \{ \} \& \% \$ \# \_ \textasciitilde{} \textasciicircum{} "
+        r"\textless{} \textgreater{} \textbar{}"
+    )
+
+
+TABLE = {
+    "common": ["a=1"],
+    "rows": {"x": ["b=1"], "y": []},
+    "columns": {"p": ["c=1"], "q": []},
+    "seeds": [0, 1],
+    "presets": {
+        "smoke": {"common": ["a=2"], "rows": {"x": ["b=2"]}, "columns": ["q", "p"], "seeds": [3]},
+        "cpu": {},
+    },
+}
+
+
+def test_a_preset_selects_adds_and_replaces():
+    found = scaled(TABLE, "smoke")
+    assert found["common"] == ["a=1", "a=2"]
+    assert found["rows"] == {"x": ["b=1", "b=2"]}
+    assert list(found["columns"].items()) == [("q", []), ("p", ["c=1"])]
+    assert found["seeds"] == [3]
+    assert scaled(TABLE, "cpu") == scaled(TABLE, None) == TABLE
+    with pytest.raises(
+        InputError, match="preset=paper is not one of this table; it has smoke, cpu"
+    ):
+        scaled(TABLE, "paper")
+
+
+def test_candidates_are_every_combination():
+    tune = {"a": [1, 0.001], "b": [True, None, "disk", [1, 2]]}
+    found = list(combinations(tune))
+    assert len(found) == 8
+    assert found[0] == {"a": "1", "b": "true"}
+    assert found[-1] == {"a": "0.001", "b": "[1, 2]"}
+    assert {one["b"] for one in found} == {"true", "null", "disk", "[1, 2]"}
+    assert list(combinations({})) == []
+
+
+def test_the_last_of_equal_keys_counts():
+    given = ["a=1", "+b=1", "a=2", "~c", "b=2"]
+    assert last_of_each(given) == ["+b=1", "a=2", "~c", "b=2"]
+
+
+@pytest.mark.parametrize("shape", [(20, 31, 1), (24, 17, 3)])
+def test_the_most_detailed_square_by_brute_force(rng, shape):
+    image, side = rng.random(shape), 7
+    gray = image.mean(2)
+    energy = np.pad(np.diff(gray, axis=0) ** 2, ((1, 0), (0, 0)))
+    energy += np.pad(np.diff(gray, axis=1) ** 2, ((0, 0), (1, 0)))
+    sums = {
+        (i, j): energy[i : i + side, j : j + side].sum()
+        for i in range(shape[0] - side + 1)
+        for j in range(shape[1] - side + 1)
+    }
+    assert detailed_square(image, side) == max(sums, key=sums.get)
+
+
+def test_crops_are_the_pixels_enlarged(rng, tmp_path):
+    from skimage.io import imread
+
+    clean = np.round(rng.random((64, 60, 1)) * 255) / 255
+    panels = [Panel("clean", clean, None)]
+    panels += [Panel(f"a method with a rather long name {i}", clean * 0.9, 20.0) for i in range(13)]
+    crops_figure(panels, "title", tmp_path / "crops.png")
+    picture = imread(tmp_path / "crops.png")[..., 0] / 255
+    top, left = detailed_square(clean, 48)
+    crop = clean[top : top + 48, left : left + 48, 0]
+    enlarged = np.kron(crop, np.ones((5, 5)))
+    inside = enlarged[20:200, 20:200]  # away from the frame
+    windows = np.lib.stride_tricks.sliding_window_view(picture[:140, :60], (20, 20))
+    errors = np.abs(windows - inside[:20, :20]).max((2, 3))
+    assert errors.min() < 0.01
