@@ -1,37 +1,154 @@
-"""Image quality. One protocol for now, written beside every number.
+"""Image quality by named protocols, so that a number is never without the rules it was made by.
 
-`float`: values clipped to [0, 1], no rounding to 8 bit, no border removed; PSNR and SSIM over all
-channels, SSIM with a Gaussian window of 11 x 11, sigma 1.5 (Wang et al., IEEE TIP 2004), averaged
-over channels, scikit-image's implementation.
+A protocol says which channels are compared (all, or a luminance), whether the estimate is rounded
+to 8 bit as a saved picture would be, and how wide a border is left out. SSIM is that of Wang et
+al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004:
+Gaussian window of 11 x 11 with sigma 1.5, averaged over channels and over the window positions that
+lie inside the image, by scikit-image.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-PROTOCOL = "clipped to [0, 1], float, no border removed; SSIM Gaussian 11x11, sigma 1.5"
+from bmo_cli.errors import InputError, nearest
+
+Array = NDArray[np.float64]
 COLUMNS = {"psnr_input": ".2f", "psnr": ".2f", "ssim_input": ".4f", "ssim": ".4f"}
 """Scores of an image task with the formats they are shown in."""
 
+MATLAB = (np.array([65.481, 128.553, 24.966]) / 255, 16 / 255)
+"""Luminance of MATLAB's rgb2ycbcr (ITU-R BT.601, studio range 16 to 235): weights, offset."""
+FULL_RANGE = (np.array([0.299, 0.587, 0.114]), 0.0)
+"""Luma of ITU-R BT.601 in full range, that of Pillow's mode L and of OpenCV's COLOR_BGR2GRAY."""
 
-def psnr(estimate: Tensor, reference: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB for data in [0, 1]; inf when equal. Shapes (C, H, W)."""
-    error = (_plain(estimate).clamp(0, 1) - _plain(reference)).square().mean().item()
-    return math.inf if error == 0 else -10 * math.log10(error)
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an estimate is compared with the reference.
+
+    Attributes:
+        name: of the protocol.
+        channels: all: every channel alike. matlab, full_range: a luminance of colour images; gray
+            images are compared as they are.
+        quantise: what becomes of the estimate's 8-bit values; none: floating point.
+        border: pixels left out at each side.
+    """
+
+    name: str
+    channels: Literal["all", "matlab", "full_range"] = "all"
+    quantise: Literal["none", "round", "truncate"] = "none"
+    border: int = 0
+
+    @property
+    def text(self) -> str:
+        """The protocol in words, to stand beside every number."""
+        shown = {
+            "all": "all channels",
+            "matlab": "luminance of MATLAB's rgb2ycbcr",
+            "full_range": "full-range BT.601 luma",
+        }[self.channels]
+        depth = {"none": "float", "round": "rounded to 8 bit", "truncate": "truncated to 8 bit"}
+        border = f"{self.border} pixels of border removed" if self.border else "no border removed"
+        return (
+            f"{self.name}: clipped to [0, 1], {depth[self.quantise]}, {shown}, {border}; "
+            "SSIM Gaussian 11x11, sigma 1.5"
+        )
+
+    def score(self, estimate: Tensor, reference: Tensor) -> dict[str, float]:
+        """`psnr` in dB, inf for equal images, and `ssim`, nan below 11 pixels a side.
+
+        Args:
+            estimate: (C, H, W), clipped to [0, 1] here.
+            reference: (C, H, W) in [0, 1].
+
+        Raises:
+            InputError: nothing is left without the border.
+        """
+        a, b = self._compared(self._saved(_plain(estimate))), self._compared(_plain(reference))
+        error = float(np.square(a - b).mean())
+        psnr = math.inf if error == 0 else -10 * math.log10(error)
+        return {"psnr": psnr, "ssim": _ssim(a, b)}
+
+    def _saved(self, image: Array) -> Array:
+        """The estimate as a file of 8 bit would hold it."""
+        image = image.clip(0, 1)
+        if self.quantise == "none":
+            return image
+        if self.quantise == "round":
+            return np.round(image * 255) / 255
+        return np.floor(image * 255 + 1e-4) / 255  # k / 255 in float32 may lie just below
+
+    def _compared(self, image: Array) -> Array:
+        if self.channels != "all" and len(image) == 3:
+            weights, offset = MATLAB if self.channels == "matlab" else FULL_RANGE
+            image = np.tensordot(weights, image, 1)[None] + offset
+        if self.border:
+            if min(image.shape[1:]) <= 2 * self.border:
+                raise InputError(
+                    f"protocol {self.name} removes {self.border} pixels at each side, and nothing "
+                    f"is left of an image of {image.shape[1]} x {image.shape[2]}"
+                )
+            image = image[:, self.border : -self.border, self.border : -self.border]
+        return image
 
 
-def ssim(estimate: Tensor, reference: Tensor) -> float:
-    """Structural similarity, shapes (C, H, W) with H, W >= 11; nan for smaller images."""
-    if min(estimate.shape[1:]) < 11:
+PROTOCOLS: Mapping[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("float"),
+        Protocol("uint8", quantise="round"),
+        Protocol("uint8_truncated", quantise="truncate"),
+        Protocol("border16", border=16),
+        Protocol("luminance", channels="matlab"),
+        Protocol("luma", channels="full_range"),
+        Protocol("prenet", channels="matlab", quantise="truncate"),
+    )
+}
+
+
+def protocol(name: str) -> Protocol:
+    """A protocol by its name.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise InputError(f"no protocol '{name}'{nearest(name, PROTOCOLS)}; there are {known}")
+    return PROTOCOLS[name]
+
+
+def scores(judge: Protocol, images: Mapping[str, Tensor], reference: Tensor) -> dict[str, float]:
+    """Scores of several images against one reference, as `psnr<suffix>` and `ssim<suffix>`.
+
+    Args:
+        judge: the protocol.
+        images: by suffix, of any shape with the entries of (C, H, W).
+        reference: (C, H, W).
+    """
+    return {
+        f"{name}{suffix}": value
+        for suffix, image in images.items()
+        for name, value in judge.score(image.reshape(reference.shape), reference).items()
+    }
+
+
+def _ssim(a: Array, b: Array) -> float:
+    if min(a.shape[1:]) < 11:
         return math.nan
     return float(
         structural_similarity(
-            _plain(estimate).clamp(0, 1).numpy(),
-            _plain(reference).numpy(),
+            a,
+            b,
             channel_axis=0,
             data_range=1.0,
             gaussian_weights=True,
@@ -41,9 +158,10 @@ def ssim(estimate: Tensor, reference: Tensor) -> float:
     )
 
 
-def _plain(image: Tensor) -> Tensor:
+def _plain(image: Tensor) -> Array:
     """float64 on the CPU; some devices have no float64."""
-    return image.detach().cpu().double()
+    plain: Array = image.detach().cpu().double().numpy()
+    return plain
 
 
 def mean(values: list[float]) -> float:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from bmo_cli.data.image_file import read_image
 from bmo_cli.errors import InputError
-from bmo_cli.metrics import psnr
+from bmo_cli.metrics import protocol
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
 from bmo_cli.nets.weights import read_weights
@@ -157,6 +157,6 @@ def test_published_dncnn_has_its_published_quality(real_data):
         clean = torch.tensor(read_image(image).channels_first()).float() / 255
         noisy = clean + 25 / 255 * torch.randn(clean.shape, generator=generator)
         with torch.no_grad():
-            values.append(psnr(net(noisy[None])[0], clean))
+            values.append(protocol("float").score(net(noisy[None])[0], clean)["psnr"])
     assert len(values) == 12
     assert sum(values) / 12 == pytest.approx(30.43, abs=0.05)

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 class _Entry:
     name: str
     size: tuple[int, int]
+    bands: int
     digest: str
     pixels: NDArray[Any] | None
     load: Callable[[], Photograph]
@@ -58,7 +59,7 @@ class ImageSet:
                 entry = self._entry(name, load, photograph)
                 kept = entry.pixels
                 if kept is not None and kept.nbytes > budget:
-                    entry = _Entry(entry.name, entry.size, entry.digest, None, load)
+                    entry = _Entry(entry.name, entry.size, entry.bands, entry.digest, None, load)
                 elif kept is not None:
                     budget -= kept.nbytes
                 self._entries.append(entry)
@@ -69,7 +70,8 @@ class ImageSet:
         digest.update(np.ascontiguousarray(pixels).tobytes())
         height, width = pixels.shape[:2]
         kept = image.channels_first(self.channels)
-        return _Entry(name, (height, width), digest.hexdigest()[:16], kept, load)
+        bands = pixels.shape[2]
+        return _Entry(name, (height, width), bands, digest.hexdigest()[:16], kept, load)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -88,6 +90,11 @@ class ImageSet:
     def sizes(self) -> list[tuple[int, int]]:
         """(H, W) of every image."""
         return [entry.size for entry in self._entries]
+
+    @property
+    def bands(self) -> list[int]:
+        """Channels of every image as it is stored: 1 gray, 3 colour."""
+        return [entry.bands for entry in self._entries]
 
     @property
     def in_memory(self) -> bool:
@@ -121,6 +128,16 @@ def folder_images(place: str, key: str, *, channels: int, cache_mib: float) -> I
     Raises:
         InputError: missing or empty folder, nothing matches, or an image that cannot be decoded.
     """
+    sources = [(file.name, partial(read_image, file)) for file in image_files(place, key)]
+    return ImageSet(sources, channels=channels, cache_mib=cache_mib)
+
+
+def image_files(place: str, key: str) -> list[Path]:
+    """The image files of a folder, or those that a pattern matches, sorted by name.
+
+    Raises:
+        InputError: missing or empty folder, or nothing matches.
+    """
     files = _matching(place, key)
     other = [file.name for file in files if file.suffix.lower() not in SUFFIXES]
     files = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -128,8 +145,19 @@ def folder_images(place: str, key: str, *, channels: int, cache_mib: float) -> I
         raise InputError(f"{key}={place} holds no images ({FORMATS})")
     if other:
         log.warning("%s=%s: ignored %d other files: %s", key, place, len(other), ", ".join(other))
-    sources = [(file.name, partial(read_image, file)) for file in files]
-    return ImageSet(sources, channels=channels, cache_mib=cache_mib)
+    return files
+
+
+def files_digest(files: Sequence[Path]) -> str:
+    """A hash of names and contents, without decoding anything; where the files lie is not in it."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+        digest.update(f"{file.name} {content}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _matching(place: str, key: str) -> list[Path]:

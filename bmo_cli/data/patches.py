@@ -18,11 +18,12 @@ from bmo_cli.data.image_set import ImageSet
 
 
 class Patches(Dataset[Tensor]):
-    """Item t is the batch of step t, (batch, C, crop, crop) in [0, 1].
+    """Item t is the batch of step t, (batch, C, crop, crop) in [0, 1]; n sets have n C channels.
 
     Args:
         images: where crops are taken from, every image equally often on average; none is smaller
-            than the crop.
+            than the crop. Several sets of equal names and sizes (pairs) are cropped at the same
+            places and stacked along the channels.
         crop: side in pixels.
         batch: crops a step.
         seed: of positions and flips.
@@ -30,7 +31,7 @@ class Patches(Dataset[Tensor]):
     """
 
     def __init__(
-        self, images: ImageSet, *, crop: int, batch: int, seed: int, flips: bool = True
+        self, *images: ImageSet, crop: int, batch: int, seed: int, flips: bool = True
     ) -> None:
         self._images, self._crop, self._batch = images, crop, batch
         self._seed, self._flips = seed, flips
@@ -40,13 +41,18 @@ class Patches(Dataset[Tensor]):
         return torch.stack([self._patch(rng) for _ in range(self._batch)])
 
     def _patch(self, rng: np.random.Generator) -> Tensor:
-        image = self._images[int(rng.integers(len(self._images)))]
-        top, left = (int(rng.integers(side - self._crop + 1)) for side in image.shape[1:])
-        patch = image[:, top : top + self._crop, left : left + self._crop]
+        chosen = int(rng.integers(len(self._images[0])))
+        aligned = [images[chosen] for images in self._images]
+        top, left = (int(rng.integers(side - self._crop + 1)) for side in aligned[0].shape[1:])
+        turns, mirrored = 0, False
         if self._flips:
-            patch = np.rot90(patch, int(rng.integers(4)), axes=(1, 2))
-            patch = patch[:, :, ::-1] if rng.integers(2) else patch
-        return as_tensor(patch)
+            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        patches = []
+        for image in aligned:
+            patch = image[:, top : top + self._crop, left : left + self._crop]
+            patch = np.rot90(patch, turns, axes=(1, 2))
+            patches.append(as_tensor(patch[:, :, ::-1] if mirrored else patch))
+        return patches[0] if len(patches) == 1 else torch.cat(patches)
 
 
 def as_tensor(pixels: np.ndarray) -> Tensor:

@@ -66,13 +66,13 @@ class PatchCoding(Task):
         dictionary_kappa: weight of |x|_1 in learning it.
         stride: from patch to patch in validation and test, where overlapping patches are averaged;
             None: the side, adjacent patches.
+        protocol: how scores are computed, see `metrics`.
         eval_seed: of the noise of validation and test.
     """
 
     metric = "psnr"
     unit = "dB"
     columns: ClassVar[Mapping[str, str]] = metrics.COLUMNS
-    protocol = metrics.PROTOCOL
 
     def __init__(
         self,
@@ -90,9 +90,12 @@ class PatchCoding(Task):
         dictionary_batch: Count = 512,
         dictionary_kappa: Positive = 0.1,
         stride: Count | None = None,
+        protocol: str = "float",
         eval_seed: Index = 0,
     ) -> None:
         super().__init__()
+        self.judge = metrics.protocol(protocol)
+        self.protocol = self.judge.text
         self.side = math.isqrt(rows)
         if self.side < 2 or self.side**2 != rows:
             below = max(self.side, 2) ** 2
@@ -172,11 +175,7 @@ class PatchCoding(Task):
 
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         images = {"": self._restored(estimate, case), "_input": self._degraded(case)}
-        scores = {}
-        for suffix, image in images.items():
-            scores[f"psnr{suffix}"] = metrics.psnr(image, case.reference)
-            scores[f"ssim{suffix}"] = metrics.ssim(image, case.reference)
-        return scores
+        return metrics.scores(self.judge, images, case.reference)
 
     def pictures(
         self, estimate: State, case: Case, scores: Mapping[str, float]
