@@ -23,11 +23,12 @@ from bmo_cli.data.patches import Patches, as_tensor, batches, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.linear.boundary import continue_periodically
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
-from bmo_cli.tasks.task import Case, Picture, Task
+from bmo_cli.tasks.task import Case, Picture, Posed, Task
 
 log = logging.getLogger(__name__)
 
@@ -102,14 +103,17 @@ class Deconvolution(Task):
             uniformly for every image.
         form: how the problem is written, see `blur_problem`.
         tv_weight: of the total variation, where form is tv.
+        protocol: how scores are computed, see `metrics`.
         eval_seed: of noise and kernels of validation and test, so that runs with different seeds
             are judged on the same observations.
+        eval_kernels: random: every image of the test split meets one kernel. each: it meets all of
+            them, as in published tables; validation keeps to one, which is enough to choose a
+            checkpoint.
     """
 
     metric = "psnr"
     unit = "dB"
     columns = metrics.COLUMNS
-    protocol = metrics.PROTOCOL
 
     def __init__(
         self,
@@ -126,13 +130,17 @@ class Deconvolution(Task):
         noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
         form: Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"] = "least_squares",
         tv_weight: NonNegative = 9e-4,
+        protocol: str = "float",
         eval_seed: Index = 0,
+        eval_kernels: Literal["random", "each"] = "random",
     ) -> None:
         super().__init__()
+        self.judge = metrics.protocol(protocol)
+        self.protocol = self.judge.text
         if channels > data.channels:
             raise InputError("a network for colour (net.channels=3) needs data.channels=3")
         self.data, self.seed, self.channels, self.eval_seed = data, seed, channels, eval_seed
-        self.form, self.tv_weight = form, tv_weight
+        self.form, self.tv_weight, self.eval_kernels = form, tv_weight, eval_kernels
         low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
         if low > high:
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
@@ -142,6 +150,7 @@ class Deconvolution(Task):
         )
         chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
+        self._kernel_numbers = [list(found).index(name) for name in chosen]
         stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
         self.register_buffer("kernels", stack, persistent=False)
@@ -188,23 +197,42 @@ class Deconvolution(Task):
 
     def cases(self, split: Split) -> Iterator[Case]:
         images = self._load(split)
+        each = self.eval_kernels == "each" and split == "test"
         for i, name in enumerate(images.names):
-            rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
-            kernel = self.kernels[int(rng.integers(len(self.kernels)))][None]
-            reference = central(as_tensor(images[i]), self.data.eval_crop).to(kernel.device)
-            clean = self._fold(reference[None])
-            blur = PeriodicBlur(transfer_function(kernel, _size(clean)), _size(clean))
-            problem = self._observe(clean, blur, rng)
-            yield Case(name, problem, (_observation(problem),), reference)
+            reference = central(as_tensor(images[i]), self.data.eval_crop)
+            if not each:
+                rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
+                yield self._case(name, reference, int(rng.integers(len(self.kernels))), rng)
+                continue
+            for j, number in enumerate(self._kernel_numbers):
+                rng = np.random.default_rng([self.eval_seed, i, number, 0xE7A1])
+                yield self._case(f"{name} {self.kernel_names[j]}", reference, j, rng)
+
+    def _case(self, name: str, reference: Tensor, j: int, rng: np.random.Generator) -> Case:
+        """The image (C, H, W) under kernel number j."""
+        reference = reference.to(self.kernels.device)
+        clean = self._fold(reference[None])
+        transfer = transfer_function(self.kernels[j][None], _size(clean))
+        problem = self._observe(clean, PeriodicBlur(transfer, _size(clean)), rng)
+        return Case(name, problem, (_observation(problem),), reference)
+
+    @classmethod
+    def pose(
+        cls, y: Tensor, settings: Mapping[str, Any], kernel: Tensor | None, margin: int
+    ) -> Posed:
+        if kernel is None:
+            raise InputError("a blurred photograph needs its kernel; give kernel=FILE")
+        padded = continue_periodically(y, margin) if margin else y
+        blur = PeriodicBlur(transfer_function(kernel[None], _size(padded)), _size(padded))
+        form, weight = settings.get("form", "least_squares"), settings.get("tv_weight", 0.0)
+        problem = blur_problem(padded, blur, form, tv_weight=weight)
+        height, width = _size(y)
+        inside = (..., slice(margin, margin + height), slice(margin, margin + width))
+        return Posed(problem, (padded,), lambda u: u[0][inside])
 
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         images = {"": estimate[0], "_input": _observation(case.problem)}
-        scores = {}
-        for suffix, image in images.items():
-            restored = image.reshape(case.reference.shape)
-            scores[f"psnr{suffix}"] = metrics.psnr(restored, case.reference)
-            scores[f"ssim{suffix}"] = metrics.ssim(restored, case.reference)
-        return scores
+        return metrics.scores(self.judge, images, case.reference)
 
     def pictures(
         self, estimate: State, case: Case, scores: Mapping[str, float]
