@@ -33,7 +33,8 @@ def composed(*overrides, command="train"):
 def alone(group, option):
     """The choice, with the task that it needs."""
     learned = group == "gkm" and option in ("lista", "lista_cp", "alista", "dladmm")
-    return [f"{group}={option}", *(["task=sparse_coding"] if learned else [])]
+    task = "derain" if (group, option) == ("net", "layers") else "sparse_coding"
+    return [f"{group}={option}", *([f"task={task}"] if learned or task == "derain" else [])]
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -63,7 +63,7 @@ def build(config: Node) -> Experiment:
     data = instantiate(config["data"], "data", plugins, PhotographData)
     given = {"data": data, "seed": config["seed"]}
     task = instantiate(config["task"], "task", plugins, Task, **given)
-    scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
+    scheme = instantiate(config["gkm"], "gkm", plugins, GKM, layers=task.layers)
     hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
     notes = list(hyper.check(scheme))
     if not task.convex:
@@ -89,9 +89,7 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         kind: class that the target must be derived from.
         given: arguments that no configuration has, for constructors that take them.
     """
-    target = str(node.get("_target_"))
-    check_allowed(target, name, plugins)
-    module, _, attribute = target.rpartition(".")
+    constructor = target_class(node, name, plugins, kind)
     arguments = {
         key: instantiate(value, f"{name}.{key}", plugins, nn.Module)
         if isinstance(value, Mapping) and "_target_" in value
@@ -99,12 +97,6 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         for key, value in node.items()
         if key != "_target_"
     }
-    try:
-        constructor = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
-    if not isinstance(constructor, type) or not issubclass(constructor, kind):
-        raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
     accepted = inspect.signature(constructor).parameters
     arguments |= {key: value for key, value in given.items() if key in accepted}
     try:
@@ -116,6 +108,20 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
         hint = f" (drop it with '~{name}.{unexpected.group(1)}')" if unexpected else ""
         raise InputError(text + hint) from error
+
+
+def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
+    """The class that a `_target_` node names, known to be allowed and of the right kind."""
+    target = str(node.get("_target_"))
+    check_allowed(target, name, plugins)
+    module, _, attribute = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
+    if not isinstance(found, type) or not issubclass(found, kind):
+        raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
+    return found
 
 
 def load_plugins(plugins: Sequence[str]) -> Sequence[str]:

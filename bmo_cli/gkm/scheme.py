@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import cast
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Count, OpenUnit, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
+from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
@@ -87,6 +88,8 @@ class GKM(nn.Module):
     Args:
         operator: D_num.
         net: D_net, see `Stage`; None: numerical operator alone.
+        layers: images that the unknown of the task is stacked from along the channels; each has a
+            network of its own: `net` is a `Layers` then, or becomes one of two copies.
         alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
             averaged by construction or about which nothing is promised.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
@@ -101,11 +104,19 @@ class GKM(nn.Module):
         *,
         operator: NumericalOperator,
         net: Network | None = None,
+        layers: Literal[1, 2] = 1,
         alpha: OpenUnit | None = 0.9,
         stages: Count = 1,
     ) -> None:
         super().__init__()
-        net = None if isinstance(net, Identity) else net
+        if layers > 1 and net is not None and not isinstance(net, Layers):
+            net = Layers(background=net)
+        if layers == 1 and isinstance(net, Layers):
+            raise InputError(
+                "net=layers is for an unknown of two layers (task=derain), and this task's has one"
+            )
+        if isinstance(net, Identity) or (isinstance(net, Layers) and net.identity):
+            net = None
         if net is not None and net.nonexpansive:
             _refuse_batch_norm(net)
         first = Stage(operator, net)

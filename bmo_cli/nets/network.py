@@ -68,11 +68,11 @@ class Network(nn.Module, ABC):
         guarantee: what holds for every value of the parameters, in a line.
     """
 
-    nonexpansive: ClassVar[bool] = False
-    averaged: ClassVar[bool] = False
+    nonexpansive: bool = False
+    averaged: bool = False
     numerical: ClassVar[tuple[str, ...]] = ()
-    guided: ClassVar[bool] = False
-    guarantee: ClassVar[str] = "none"
+    guided: bool = False
+    guarantee: str = "none"
     channels: int
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:

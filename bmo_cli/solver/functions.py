@@ -111,7 +111,7 @@ class L1(Proximable):
     """g(u) = weight |u|_1; its proximal map is the soft threshold.
 
     Args:
-        weight: kappa, a number or a scalar tensor, >= 0.
+        weight: kappa, a number or a tensor that broadcasts against every block, >= 0.
     """
 
     def __init__(self, weight: float | Tensor) -> None:

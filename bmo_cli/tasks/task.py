@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from bmo_cli.data.splits import Split
+from bmo_cli.errors import InputError
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
 
@@ -44,6 +45,20 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Posed:
+    """The problem of a photograph of the user's own.
+
+    Attributes:
+        problem, initial: for the solver.
+        image: reads the restored images, (B, C, H, W), in an estimate.
+    """
+
+    problem: Problem
+    initial: State
+    image: Callable[[State], Tensor]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture for the run folder: (C, H, W) in [0, 1] under its caption."""
 
@@ -67,6 +82,7 @@ class Task(nn.Module, ABC):
         unit: of the metric, for the console.
         columns: scores that the console's table shows, each with its format.
         protocol: how scores are computed, in words.
+        layers: images that the unknown is stacked from along the channels, as u = (b, r).
     """
 
     metric: ClassVar[str]
@@ -75,7 +91,8 @@ class Task(nn.Module, ABC):
     convex: bool = True
     unit: ClassVar[str] = ""
     columns: ClassVar[Mapping[str, str]]
-    protocol: ClassVar[str]
+    protocol: str
+    layers: int = 1
 
     def prepare(self, splits: Sequence[Split]) -> None:
         """Read these splits and refuse what is unusable, before any time is spent on training."""
@@ -102,6 +119,31 @@ class Task(nn.Module, ABC):
     ) -> dict[str, Picture]:
         """Pictures by name for the run folder, in the order of a row; none by default."""
         return {}
+
+    @classmethod
+    def layers_of(cls, settings: Mapping[str, Any]) -> int:
+        """What `layers` will be for these settings of the configuration's `task` section."""
+        return cls.layers
+
+    @classmethod
+    def pose(
+        cls, y: Tensor, settings: Mapping[str, Any], kernel: Tensor | None, margin: int
+    ) -> Posed:
+        """The problem of photographs of the user's own, for `bmo restore`.
+
+        Args:
+            y: (B, C, H, W), C the channels of the scheme.
+            settings: the configuration's `task` section.
+            kernel: (h, w) blur kernel, where the user gave one.
+            margin: pixels by which a photograph may be continued beyond its borders; 0: it is
+                taken as it is.
+
+        Raises:
+            InputError: this task does not restore photographs, or not with these inputs.
+        """
+        raise InputError(
+            f"bmo restore works on photographs, which {cls.__name__} does not restore; use bmo eval"
+        )
 
     def fingerprints(self) -> dict[str, Any]:
         """Identity of the data of every split read so far, and images that two splits share."""

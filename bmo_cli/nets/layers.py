@@ -1,0 +1,84 @@
+"""A network for each layer of an unknown that is stacked along the channels, as u = (b, r).
+
+Shape legend: B images, C channels of a layer, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bmo_cli.errors import InputError
+from bmo_cli.nets.network import Identity, LayerBound, Network, NormBound
+
+
+class Layers(Network):
+    """(u_1, ..., u_n) -> (R_1(u_1), ..., R_n(u_n)), on (B, n C, H, W).
+
+    It is nonexpansive, or averaged, where every R_i is, with the largest of their constants.
+
+    Args:
+        background: R_1.
+        rain: R_2; None: a copy of R_1, with weights of its own.
+    """
+
+    def __init__(self, *, background: Network, rain: Network | None = None) -> None:
+        super().__init__()
+        second = copy.deepcopy(background) if rain is None else rain
+        if background.channels != second.channels:
+            raise InputError(
+                "both networks of net=layers must have the same channels, got "
+                f"{background.channels} and {second.channels}"
+            )
+        self.parts = nn.ModuleList([background, second])
+        self.channels = background.channels
+        networks = self.networks
+        self.nonexpansive = all(net.nonexpansive for net in networks)
+        self.averaged = all(net.averaged for net in networks)
+        self.guided = any(net.guided for net in networks)
+        self.guarantee = " | ".join(dict.fromkeys(net.guarantee for net in networks))
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """R_1, ..., R_n."""
+        return tuple(net for net in self.parts if isinstance(net, Network))
+
+    @property
+    def identity(self) -> bool:
+        """Whether no layer has a network."""
+        return all(isinstance(net, Identity) for net in self.networks)
+
+    def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """The map with what is constant computed once; every network sees the same guide."""
+        maps = [net.bind(guide if net.guided else None) for net in self.networks]
+
+        def apply(u: Tensor) -> Tensor:
+            layers = u.chunk(len(maps), 1)
+            return torch.cat([net(layer) for net, layer in zip(maps, layers, strict=True)], 1)
+
+        return apply
+
+    def forward(self, u: Tensor) -> Tensor:
+        """The map at u, shape (B, n C, H, W)."""
+        return self.bind()(u)
+
+    def bound(self) -> NormBound | None:
+        """The largest of the layers' bounds; None where one is unknown."""
+        found = [net.bound() for net in self.networks]
+        known = [bound for bound in found if bound is not None]
+        if len(known) < len(found):
+            return None
+        layers = tuple(
+            LayerBound(f"{name}: {layer.layer}", layer.value, layer.how)
+            for name, bound in zip(("background", "rain"), known, strict=True)
+            for layer in bound.layers
+        )
+        how = f"largest of the networks' ({known[0].how})"
+        return NormBound(max(bound.value for bound in known), layers, how)
+
+    def project_(self) -> None:
+        for net in self.networks:
+            net.project_()
