@@ -226,7 +226,11 @@ def spoiled(value, where):
     [
         (spoiled(np.nan, (3, 4)), "holds NaN or infinite values"),
         (spoiled(np.inf, (3, 4)), "holds NaN or infinite values"),
-        (spoiled(0, (slice(None), [2, 5])), r"has 2 zero columns \(2, 5\)"),
+        (spoiled(0, (slice(None), [2, 5])), r"has 2 zero columns \(2, 5\), .* task.columns=22"),
+        (
+            spoiled(0, (slice(None), 7)),
+            r"has 1 zero column \(7\), .* drop it and use task.columns=23",
+        ),
         (np.ones(16), r"must be a matrix \(pixels x atoms\), got shape \(16,\)"),
         (np.ones((0, 24)), "must be a matrix"),
         (np.ones((16, 24), complex), "must hold real numbers, got complex128"),

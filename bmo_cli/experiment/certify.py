@@ -105,7 +105,7 @@ def write_certificate(
         sample=_sample(experiment),
         gradients=gradients if experiment.hyper.minimises_phi else None,
     )
-    log.info("certifying: %d problems, %d iterations each", len(cases), settings.horizon * k)
+    log.info("certifying on validation problems, %d iterations or more", settings.horizon * k)
     certificate = certify(subject, settings)
     counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
     scores = {

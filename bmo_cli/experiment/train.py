@@ -55,16 +55,11 @@ def train(
             config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
         )
     resumed = config["resume"] is not None
-    progress = Progress()
+    progress, flags = Progress(), {}
     if resumed:
         last = folder.checkpoints / "last.safetensors"
         progress = load_checkpoint(last, experiment.omega, optimizer)
-        steps = config["train"]["steps"]
-        if steps is not None and progress.step >= steps:
-            raise InputError(
-                f"nothing left to do: {progress.step} of {steps} steps are done; go further with "
-                "train.steps=N"
-            )
+        flags = _still_true(folder, config, progress.step)
         log.info("going on after step %d", progress.step)
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
@@ -123,27 +118,52 @@ def train(
         result["metrics"]["train/loss"] = history[-1]["loss"]
         result["metrics"]["train/gradient_fall"] = fall([row["hypergrad_norm"] for row in history])
     result["best_step"] = progress.best_step
-    result["flags"] = {**trainer.flags, **result["flags"]}
+    result["flags"] = {**flags, **trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
     if config.get("certify"):
         folder.write_result(result)  # a certificate that fails does not undo the training
-        found = write_certificate(experiment, config, history, folder)
+        try:
+            found = write_certificate(experiment, config, history, folder)
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "stopped during certification; training and evaluation are saved, make the "
+                f"certificate with 'bmo train resume={folder.path}' or 'bmo certify "
+                f"run={folder.path}'"
+            ) from error
         result["metrics"] |= found["metrics"]
         result |= {"certificate": found["certificate"], "message": found["message"]}
     return result
 
 
+def _still_true(folder: RunFolder, config: Mapping[str, Any], done: int) -> dict[str, int]:
+    """Flags of a run that has had all its steps, and lacks its evaluation or its certificate.
+
+    Raises:
+        InputError: it lacks nothing.
+    """
+    steps, result = config["train"]["steps"], folder.read_result()
+    if steps is None or done < steps:
+        return {}
+    certified = not config.get("certify") or "certificate" in result
+    if "identity" not in result or not certified:
+        return dict(result.get("flags", {}))
+    raise InputError(
+        f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, or "
+        f"ask whether it converges with 'bmo certify run={folder.path}'"
+    )
+
+
 def _require_fit(experiment: Experiment, sample: Sample) -> None:
     """Refuse an operator or a network that the task's problems do not fit."""
     scheme, shape = experiment.scheme, tuple(sample.initial[0].shape)
-    scheme.bind(sample.problem)
     if scheme.net is not None and len(shape) != 4:
         raise InputError(
             f"{type(scheme.net).__name__} works on images (B, C, H, W), but the unknown of this "
             f"task has shape {shape}; use net=none"
         )
+    scheme.bind(sample.problem)
 
 
 def _show(task: Task) -> Callable[[float], str]:

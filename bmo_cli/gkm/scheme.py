@@ -75,8 +75,8 @@ class Stage(nn.Module):
     def _guide(self, problem: Problem) -> Tensor:
         if problem.guide is None:
             raise InputError(
-                f"{type(self.net).__name__} adapts to a first estimate of the image, which this "
-                "task does not give; use another net"
+                f"a guided network (net=guided; here {type(self.net).__name__}) adapts to a first "
+                "estimate of the image, which this task does not give; use net=lip"
             )
         return problem.guide()
 

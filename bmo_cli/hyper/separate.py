@@ -55,8 +55,8 @@ class Separate(HyperOptimizer):
             raise InputError("hyper=separate fits a network, but net=none has nothing to fit")
         if scheme.net.guided:
             raise InputError(
-                f"hyper=separate fits a denoiser on noise alone, and {type(scheme.net).__name__} "
-                "looks at the observation, too; use another net"
+                "hyper=separate fits a denoiser on noise alone, and a guided network (net=guided; "
+                f"here {type(scheme.net).__name__}) looks at the observation, too; use net=lip"
             )
         if len(scheme.stages) > 1:
             raise InputError(
