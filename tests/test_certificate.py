@@ -6,12 +6,18 @@ import shutil
 
 import pytest
 import torch
-from conftest import result, tiny_words
+import yaml
+from conftest import make_photos, result, run_bmo, tiny_words
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from test_configs import composed
 
 from bmo_cli.certificate.certify import Settings, Subject, bound_of, certify
-from bmo_cli.certificate.findings import fall, stationary
-from bmo_cli.certificate.horizon import Trajectory, follow, starts
+from bmo_cli.certificate.findings import fall, stationary, unique
+from bmo_cli.certificate.horizon import TASK_START, Trajectory, follow, starts
+from bmo_cli.config.snapshot import read_snapshot, with_changes
+from bmo_cli.errors import Interrupted
+from bmo_cli.experiment import train as training
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.gkm.augmented import LADMM
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
@@ -20,6 +26,7 @@ from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
 from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import L1, Quadratic
 from bmo_cli.solver.metric import ScaledIdentity
@@ -149,6 +156,45 @@ def test_a_scheme_without_fixed_point_is_not_certified():
     assert found.assumptions[2].verdict == "not verifiable"
 
 
+def slow(**changes):
+    """Contracts by 0.95 an iteration or so, and is trained with K = 2."""
+    h = torch.diag(torch.tensor([1.0, 0.05], dtype=torch.float64))
+    problem = Problem(Quadratic(h, torch.tensor([[1.0, 1.0]], dtype=torch.float64)))
+    return certify(subject(problem, iterations=2, **changes), Settings(horizon=10))
+
+
+def test_what_was_found_beyond_the_horizon_is_what_the_page_says():
+    found = slow()
+    assert found.verdict == "certified"
+    solvable, residual, unique = found.assumptions[2], found.predictions[0], found.predictions[2]
+    assert [finding.verdict for finding in (solvable, residual, unique)] == ["holds"] * 3
+    needed = {name: t.met(1e-5) for name, t in found.trajectories.items()}
+    assert all(20 < count < 400 for count in needed.values())
+    assert f"after at most {needed[TASK_START]} iterations" in solvable.meaning
+    assert f"after {max(needed.values())} iterations" in residual.meaning
+    for name, count in needed.items():  # the residual before was above the tolerance
+        assert found.trajectories[name].residuals[count] <= 1e-5
+        assert found.trajectories[name].residuals[count - 1] > 1e-5
+
+
+def test_without_a_proof_nothing_is_searched_and_the_setting_is_named():
+    found = slow(convex=False)
+    assert found.verdict == "not certified"
+    assert {len(t.residuals) for t in found.trajectories.values()} == {20}
+    for finding in (found.assumptions[2], found.predictions[0], found.predictions[2]):
+        assert finding.verdict == "not verifiable"
+        assert "larger certificate.horizon" in finding.meaning
+
+
+def test_ends_that_creep_are_not_taken_for_several_fixed_points():
+    creeping = Trajectory(tuple(0.02 * 0.999**k for k in range(8000)), 1.0, 1.0, (), True)
+    trajectories = {TASK_START: creeping, "noise": creeping}
+    assert creeping.behaviour(1e-5) == "converged"
+    assert unique(trajectories, 1e-5, 5e-3).verdict == "holds"
+    assert unique(trajectories, 1e-5, 1.2e-2).verdict == "not verifiable"
+    assert unique(trajectories, 1e-5, 5e-2).verdict == "several"
+
+
 def test_a_minimiser_at_zero_counts_as_converged():
     h = torch.diag(torch.tensor([1.0, 0.5], dtype=torch.float64))
     problem = Problem(Quadratic(h, torch.zeros(1, 2, dtype=torch.float64)))
@@ -215,8 +261,6 @@ def test_starts_differ_and_a_zero_start_is_not_repeated():
 
 @pytest.fixture(scope="module")
 def lip_run(tmp_path_factory):
-    from conftest import make_photos, run_bmo
-
     folder = tmp_path_factory.mktemp("lip")
     words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
     done = run_bmo(
@@ -237,6 +281,9 @@ def test_train_writes_a_certificate(lip_run):
     assert set(found["ratios"]) == {"random", "data", "adversarial"}
     for name in ("certificate.md", "certificate.png"):
         assert (lip_run / name).stat().st_size > 500
+    page = (lip_run / "certificate.md").read_text()
+    assert "from every start, iterating T leads to a fixed point" in page
+    assert "averaging: the least theta" in page and "up to 20 times as long" in page
     metrics = result(lip_run)["metrics"]
     assert metrics["certificate/bound"] == pytest.approx(1, abs=1e-6)
     assert 0.3 < metrics["certificate/ratio"] <= 1 + 1e-4
@@ -251,6 +298,64 @@ def test_train_writes_a_certificate(lip_run):
             gaps.append(compare(mapping, (pair["a.0"],), (pair["b.0"],)).ratio)
     worst = max(found["ratios"].values())
     assert min(abs(gap - worst) for gap in gaps) < 1e-3 * worst
+
+
+def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypatch):
+    """It was stopped during certification: resuming it does what is left, and that alone."""
+    run = tmp_path / "run"
+    shutil.copytree(lip_run, run)
+    whole, config = result(run), read_snapshot(run) | {"resume": str(run)}
+    assert config["certify"] is True  # what was typed once holds for the resumed run
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    def without():
+        for file in run.glob("certificate.*"):
+            file.unlink()
+        metrics = {key: v for key, v in whole["metrics"].items() if "certificate" not in key}
+        kept = {key: value for key, value in whole.items() if key != "certificate"}
+        RunFolder(run).write_result(kept | {"metrics": metrics, "flags": {"of training": 1}})
+
+    without()
+    monkeypatch.setattr(training, "write_certificate", stopped)
+    with pytest.raises(Interrupted, match=r"'bmo train resume=.*'bmo certify run=") as raised:
+        training.train(config, {}, RunFolder(run))
+    assert raised.value.exit_code == 130
+    assert (result(run)["status"], "certificate" in result(run)) == ("ok", False)
+    without()
+    weights = (run / "checkpoints" / "best.safetensors").read_bytes()
+    done = bmo("train", "resume=run")
+    assert done.returncode == 0, done.stderr
+    found = result(run)
+    assert found["certificate"] == whole["certificate"] == "certified"
+    assert found["flags"] == {"of training": 1}
+    assert json.loads((run / "certificate.json").read_text())["tolerance"] == 1e-3
+    changing = ("test/seconds",)
+    assert {k: v for k, v in found["metrics"].items() if k not in changing} == pytest.approx(
+        {k: v for k, v in whole["metrics"].items() if k not in changing}
+    )
+    assert (run / "checkpoints" / "best.safetensors").read_bytes() == weights
+    done = bmo("train", "resume=run")
+    assert done.returncode == 2
+    assert "nothing left to do" in done.stderr and "'bmo certify run=" in done.stderr
+
+
+def test_a_run_made_before_there_were_certificates_goes_on(trained):
+    file = trained / ".hydra" / "config.yaml"
+    old = yaml.safe_load(file.read_text())
+    assert old.pop("certify") is False
+    old["train"]["steps"], own = 7, old.pop("certificate")
+    file.write_text(yaml.safe_dump(old))
+    today = OmegaConf.create(composed())
+    for typed in ([], ["certify=true"]):
+        today.certify = bool(typed)
+        merged = with_changes(trained, today, typed)
+        assert (merged.train.steps, merged.certify) == (7, bool(typed))
+        assert merged.certificate.turns == 20  # today's, the run has none
+    file.write_text(yaml.safe_dump(old | {"certify": True, "certificate": own}))
+    merged = with_changes(trained, OmegaConf.create(composed()), [])
+    assert (merged.certify, merged.certificate.turns) == (True, 3)
 
 
 def test_certify_again_and_unconstrained(lip_run, trained, bmo, tmp_path):
@@ -309,8 +414,6 @@ def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_pat
     other = tmp_path / "photos" / "val"
     done = bmo("certify", f"run={lip_run}", *FAST, "task.noise=5")
     assert done.returncode == 2 and "would change the run" in done.stderr
-    from conftest import make_photos
-
     make_photos(tmp_path / "photos")
     next(other.glob("*1.png")).unlink()
     done = bmo("certify", f"run={lip_run}", *FAST, f"data.val={other}")
@@ -321,5 +424,9 @@ def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_pat
     (tmp_path / "anonymous" / "result.json").write_text(json.dumps(content))
     done = bmo("certify", "run=anonymous", *FAST)
     assert done.returncode == 2 and "does not say which checkpoint" in done.stderr
+    content["status"] = "interrupted"
+    (tmp_path / "anonymous" / "result.json").write_text(json.dumps(content))
+    done = bmo("certify", "run=anonymous", *FAST)
+    assert done.returncode == 2 and "finish it with 'bmo train resume=anonymous'" in done.stderr
     done = bmo("certify", "run=nowhere", *FAST)
     assert done.returncode == 2 and "no run folder" in done.stderr
