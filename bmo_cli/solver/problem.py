@@ -102,6 +102,32 @@ class SquaredError(Loss):
         return (u[0] if self.a is None else self.a(u[0])) - self.target
 
 
+class Charbonnier(Loss):
+    """l(u) = sum of sqrt(e^2 + width^2) - width, e = u - x of the first block: a smooth |u - x|_1.
+
+    It asks for the median of what could have been, not for the mean, so it blurs less where much is
+    hidden. L_l = 1 / width. (Charbonnier, Blanc-Feraud, Aubert & Barlaud, ICIP 1994.)
+
+    Args:
+        target: x, shape (B, ...).
+        width: below this an error counts as its square, > 0; unit of the target.
+    """
+
+    def __init__(self, target: Tensor, width: float = 1e-3) -> None:
+        self.target, self.width = target, width
+        self.size = target[0].numel()
+        self.lipschitz = 1.0 / width
+
+    def value(self, u: State) -> Tensor:
+        error = u[0] - self.target
+        return ((error.square() + self.width**2).sqrt() - self.width).flatten(1).sum(1)
+
+    def grad(self, u: State) -> State:
+        error = u[0] - self.target
+        first = error * (error.square() + self.width**2).rsqrt()
+        return (first, *(torch.zeros_like(block) for block in u[1:]))
+
+
 @dataclass(frozen=True)
 class Sample:
     """A batch to learn from. `loss` holds the ground truth and exists in training alone.

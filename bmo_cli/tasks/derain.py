@@ -27,7 +27,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.linear.gradient import laplacian_symbol
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, SquaredNorm, Zero
-from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
+from bmo_cli.solver.problem import Charbonnier, Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Posed, Task
 
@@ -138,6 +138,8 @@ class Derain(Task):
         rain_weight: of |r|_1, see `rain_problem`.
         background_weight: of |grad b|_1, where form is sparse.
         streak_weight: of |d r / d vertical|_1, where form is sparse.
+        loss: what hyper-training minimises on both layers: squared, 1/2 |u - x|^2, or charbonnier,
+            a smooth |u - x|_1, see `solver.problem`.
         protocol: how scores are computed, see `metrics`.
         eval_seed: of the rain of validation and test, so that runs with different seeds are judged
             on the same observations.
@@ -165,6 +167,7 @@ class Derain(Task):
         rain_weight: NonNegative = 0.0,
         background_weight: NonNegative = 0.03,
         streak_weight: NonNegative = 0.03,
+        loss: Literal["squared", "charbonnier"] = "squared",
         protocol: str = "luminance",
         eval_seed: Index = 0,
     ) -> None:
@@ -184,6 +187,9 @@ class Derain(Task):
         )
         self.form, self.weights = form, (rain_weight, background_weight, streak_weight)
         self.layers = self.layers_of({"form": form})
+        self.loss: type[SquaredError] | type[Charbonnier] = (
+            SquaredError if loss == "squared" else Charbonnier
+        )
         self.judge = metrics.protocol(protocol)
         self.protocol = self.judge.text
         self.place: Tensor
@@ -216,7 +222,7 @@ class Derain(Task):
             b, y = self._fold(b), self._fold(y)
             target = b if self.layers == 1 else torch.cat([b, y - b], 1)
             seed = int(rng.integers(2**31))
-            yield Sample(*self.observe(y), SquaredError(target), seed)
+            yield Sample(*self.observe(y), self.loss(target), seed)
 
     def cases(self, split: Split) -> Iterator[Case]:
         clean, rainy = self._load(split), self._rainy[split]
