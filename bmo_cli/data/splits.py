@@ -247,9 +247,7 @@ class Paired(PhotographData):
             files = self._files(source, _given(self.places, source))
             if held_out:
                 where = f"data.train={self.places['train']}"
-                part = held_out_part(
-                    split, self.val_count, len(files[0]), f"{where} holds", "pairs"
-                )
+                part = held_out_part(split, self.val_count, len(files[0]), where)
                 files = files[0][part], files[1][part]
             self._sets[split] = self._read_pairs(files, self.cache_mib)
         return self._sets[split]
@@ -258,15 +256,15 @@ class Paired(PhotographData):
         return pair_files(place, f"data.{split}", *self.kinds)
 
 
-def held_out_part(split: Split, val_count: int, count: int, where: str, what: str) -> slice:
-    """The part of `count` training files that a split takes, where validation has none of its own.
+def held_out_part(split: Split, val_count: int, count: int, where: str) -> slice:
+    """The part of `count` training images that a split takes, where validation has none of its own.
 
     Raises:
-        InputError: nothing would be left to train on.
+        InputError: nothing would be left to train on; `where` says of what.
     """
     if count <= val_count:
         raise InputError(
-            f"data.val_count={val_count} leaves nothing to train on: {where} {count} {what}; "
+            f"data.val_count={val_count} leaves nothing to train on: {where} holds {count}; "
             "use fewer"
         )
     return slice(-val_count, None) if split == "val" else slice(-val_count)

@@ -89,7 +89,8 @@ class Deconvolution(Task):
         data: the photographs.
         seed: of kernels, noise and crops in training.
         channels: of the network; a network for gray images restores colour channel by channel.
-        kernels: motion, gaussian, disk, or a file (.npz, .npy, .mat, image).
+        kernels: motion, gaussian, disk, levin (published, under the root of the data sets with
+            names), or a file (.npz, .npy, .mat, image).
         kernel: index or name of the one kernel to use; None: one for every image at random.
         kernel_count: how many motion kernels are generated.
         kernel_size: window of generated kernels in pixels.
@@ -142,7 +143,12 @@ class Deconvolution(Task):
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
         self.noise_range = (low / 255, high / 255)
         found = make_kernels(
-            kernels, count=kernel_count, size=kernel_size, width=kernel_width, seed=kernel_seed
+            kernels,
+            count=kernel_count,
+            size=kernel_size,
+            width=kernel_width,
+            seed=kernel_seed,
+            root=data.root,
         )
         chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
