@@ -154,7 +154,7 @@ def find(name: str, purpose: Literal["test", "train"], root: str | None, key: st
         )
     if count != part.counts[0]:
         log.warning(
-            "%s=%s: %d images, not the %d published ones: scores do not compare with published ones",
+            "%s=%s: %d images, not the published %d: scores do not compare with published ones",
             *(key, name, count, part.counts[0]),
         )
     return files
