@@ -93,6 +93,7 @@ def test_depth_colour_and_emptiness(rng):
     assert perceptual_hash(pixels.astype(np.uint16) * 257) == known
     assert perceptual_hash(pixels.repeat(3, axis=2)) == known
     assert perceptual_hash(np.full((40, 40, 1), 7, np.uint8)) is None
+    assert look_alikes({"a": known, "c": "no hash"}, {"b": known, "d": 5}) == [("a", "b")]
     assert look_alikes({"a": None}, {"b": None}) == look_alikes({}, {"b": known}) == []
 
 

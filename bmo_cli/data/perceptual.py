@@ -9,6 +9,7 @@ one hash serves for all eight positions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ Measured on BSD400, BSD68, Set12 and Set14: JPEG at quality 10 changes at most 6
 for the worst corner); different photographs of two sets differ in at least 13, of one set in 11.
 """
 _SIDE, _KEPT = 32, 8
+_HASH = re.compile("[0-9a-f]{16}")
 
 
 def perceptual_hash(pixels: NDArray[Any]) -> str | None:
@@ -45,16 +47,24 @@ def perceptual_hash(pixels: NDArray[Any]) -> str | None:
 def look_alikes(
     first: Mapping[str, str | None], second: Mapping[str, str | None]
 ) -> list[tuple[str, str]]:
-    """Pairs of names, one of each, whose hashes agree but for `THRESHOLD` bits, however turned."""
-    names, others = ({k: v for k, v in hashes.items() if v} for hashes in (first, second))
+    """Pairs of names, one of each, whose hashes agree but for `THRESHOLD` bits, however turned.
+
+    What is no hash, as in a damaged result.json, is left out.
+    """
+    known, others = (
+        {name: text for name, text in hashes.items() if _HASH.fullmatch(str(text))}
+        for hashes in (first, second)
+    )
+    names, other_names = list(known), list(others)
     if not names or not others:
         return []
-    a = _signs(names.values()).reshape(len(names), -1)
-    turned = [p.reshape(len(others), -1) for p in _positions(_signs(others.values()))]
-    agreement = np.max([a @ b.T for b in turned], axis=0)
-    differing = (_KEPT**2 - agreement) / 2  # a product of signs is 64 less twice the differing bits
-    pairs = np.argwhere(differing <= THRESHOLD)
-    return [(list(names)[i], list(others)[j]) for i, j in pairs]
+    b = np.concatenate(_positions(_signs(others.values()))).reshape(-1, _KEPT**2)
+    found = []
+    for i, a in enumerate(_signs(known.values()).reshape(-1, _KEPT**2)):
+        agreement = (b @ a).reshape(8, -1).max(axis=0)  # 64 less twice the differing bits
+        alike = np.flatnonzero(_KEPT**2 - agreement <= 2 * THRESHOLD)
+        found += [(names[i], other_names[j]) for j in alike]
+    return found
 
 
 def _signs(hashes: Iterable[str]) -> NDArray[np.float32]:
