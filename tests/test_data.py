@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
-from bmo_cli.data.image_set import ImageSet, folder_images, shared_images
+from bmo_cli.data.image_set import ImageSet, shared_images
 from bmo_cli.data.kernels import (
     choose_kernel,
     disk_kernel,
@@ -86,7 +86,7 @@ def test_unusable_files_are_named(tmp_path, rng, name, content, message):
         (tmp_path / "whole.png").unlink()
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)) as error:
-        folder_images(str(tmp_path), "data.train", channels=1, cache_mib=1)
+        Folder(train=str(tmp_path)).load("train")
     assert name in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -302,7 +302,7 @@ def test_training_batches_depend_on_seed_and_step_alone(photographs):
 def test_samples_are_patches_of_the_training_images(photographs):
     task = made(photographs, corrupted=0.3)
     sample = batch(task, count=40)
-    images = task._load("train")
+    images = task._photographs["train"]
     known = {
         tuple(np.rot90(turn, k).flatten())
         for i in range(len(images))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 from conftest import TINY, result
+from PIL import Image
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 
@@ -52,6 +53,8 @@ def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channel
         (["output=out.gif"], "must end in one of"),
         (["output=nowhere/out.png"], "the folder of the output does not exist"),
         (["kernel=two.npz"], "choose one: kernel_name=a, b"),
+        (["input=cmyk.jpg"], "cmyk.jpg is a CMYK image; expected gray or RGB"),
+        (["max_megapixels=1e-4"], "0.0001 megapixels that are read; max_megapixels=1 allows it"),
     ],
 )
 def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
@@ -59,6 +62,7 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     np.save(tmp_path / "big.npy", np.ones((99, 3)))
     np.save(tmp_path / "negative.npy", -np.ones((3, 3)))
     np.savez(tmp_path / "two.npz", a=np.ones((3, 3)), b=np.ones((3, 3)))
+    Image.new("CMYK", (16, 12)).save(tmp_path / "cmyk.jpg")
     shutil.copy(photos / "test" / "test0.png", tmp_path / "in.png")
     base = {"run": "run", "input": "in.png", "kernel": "k.npy", "output": "out.png"}
     base |= dict(word.split("=") for word in words)
@@ -68,6 +72,17 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
+
+
+def test_restore_of_a_palette_image_stored_on_its_side(bmo, trained, tmp_path, rng):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour = Image.fromarray(rng.integers(0, 256, (31, 45, 3), dtype=np.uint8))
+    colour.quantize(16).save(tmp_path / "in.png", exif=exif)
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    done = bmo("restore", "run=run", "input=in.png", "kernel=k.npy", "output=out.png")
+    assert done.returncode == 0, done.stderr
+    assert read_image(tmp_path / "out.png").pixels.shape == (45, 31, 3)
 
 
 def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):

@@ -7,6 +7,7 @@ silently; imagecodecs and tifffile decode those.
 from __future__ import annotations
 
 import io
+import math
 import os
 import tempfile
 from dataclasses import dataclass
@@ -24,8 +25,8 @@ from bmo_cli.errors import InputError
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FORMATS = "PNG, JPEG, BMP or TIFF"
 _TIFF = (b"II*\0", b"MM\0*")
-MAX_PIXELS = 200_000_000
-"""Images that claim more are refused before they are decoded."""
+MAX_MEGAPIXELS = 200.0
+"""Images that claim more are refused before they are decoded, unless the user allows more."""
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is lower, and only a warning
 
 
@@ -68,11 +69,19 @@ class Photograph:
         return np.ascontiguousarray(chosen.transpose(2, 0, 1))
 
 
-def read_image(file: Path) -> Photograph:
+def read_image(
+    file: Path, max_megapixels: float = MAX_MEGAPIXELS, key: str | None = None
+) -> Photograph:
     """Decode an image file; EXIF rotation is honoured, palettes are resolved.
 
+    Args:
+        file: PNG, JPEG, BMP or TIFF.
+        max_megapixels: a file that claims more million pixels is refused before it is decoded.
+        key: of the configuration that sets this limit, for the message.
+
     Raises:
-        InputError: the file is missing, empty, no image, damaged or of an unsupported kind.
+        InputError: the file is missing, empty, no image, damaged, too large or of an unsupported
+            kind.
     """
     if not file.is_file():
         raise InputError(f"no image file {file}")
@@ -80,7 +89,7 @@ def read_image(file: Path) -> Photograph:
     if not content:
         raise InputError(f"{file} is empty (0 bytes); expected an image ({FORMATS})")
     try:
-        return _decode(content, file)
+        return _decode(content, file, _Limit(max_megapixels, key))
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -90,15 +99,29 @@ def read_image(file: Path) -> Photograph:
         raise InputError(f"{file} cannot be decoded as {FORMATS}: {detail}") from error
 
 
-def _decode(content: bytes, file: Path) -> Photograph:
+@dataclass(frozen=True)
+class _Limit:
+    megapixels: float
+    key: str | None
+
+    def require(self, width: int, height: int, file: Path) -> None:
+        if width * height > self.megapixels * 1e6:
+            more = f"; {self.key}={math.ceil(width * height / 1e6)} allows it" if self.key else ""
+            raise InputError(
+                f"{file} claims {width} x {height} pixels, more than the {self.megapixels:g} "
+                f"megapixels that are read{more}"
+            )
+
+
+def _decode(content: bytes, file: Path, limit: _Limit) -> Photograph:
     if content[:4] in _TIFF:
         with tifffile.TiffFile(io.BytesIO(content)) as tiff:
             if len(tiff.pages) > 1:
                 raise InputError(f"{file} holds {len(tiff.pages)} pages; expected one image")
             if tiff.pages[0].bitspersample > 8:
-                return _split(_decode_tiff(tiff.pages[0], file), file)
+                return _split(_decode_tiff(tiff.pages[0], file, limit), file)
     image: Image.Image = Image.open(io.BytesIO(content))
-    _require_readable(image.width, image.height, file)
+    limit.require(image.width, image.height, file)
     if image.format == "PNG" and content[24] == 16:
         return _split(png_decode(content), file)
     if image.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
@@ -110,14 +133,9 @@ def _decode(content: bytes, file: Path) -> Photograph:
     return _split(np.asarray(image), file)
 
 
-def _require_readable(width: int, height: int, file: Path) -> None:
-    if width * height > MAX_PIXELS:
-        raise InputError(f"{file} claims {width} x {height} pixels; too large to read")
-
-
-def _decode_tiff(page: Any, file: Path) -> NDArray[Any]:
+def _decode_tiff(page: Any, file: Path, limit: _Limit) -> NDArray[Any]:
     """A TIFF page of more than 8 bit as (H, W) or (H, W, C), upright."""
-    _require_readable(page.imagewidth, page.imagelength, file)
+    limit.require(page.imagewidth, page.imagelength, file)
     array: NDArray[Any] = page.asarray()
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and array.ndim == 3:
         array = np.moveaxis(array, 0, -1)

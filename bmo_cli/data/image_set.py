@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_file import FORMATS, SUFFIXES, Photograph, read_image
+from bmo_cli.data.image_file import FORMATS, SUFFIXES, Photograph
+from bmo_cli.data.perceptual import look_alikes, perceptual_hash
 from bmo_cli.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class _Entry:
     size: tuple[int, int]
     bands: int
     digest: str
+    perceptual: str | None
     pixels: NDArray[Any] | None
     load: Callable[[], Photograph]
 
@@ -59,7 +61,7 @@ class ImageSet:
                 entry = self._entry(name, load, photograph)
                 kept = entry.pixels
                 if kept is not None and kept.nbytes > budget:
-                    entry = _Entry(entry.name, entry.size, entry.bands, entry.digest, None, load)
+                    entry = replace(entry, pixels=None)
                 elif kept is not None:
                     budget -= kept.nbytes
                 self._entries.append(entry)
@@ -70,8 +72,8 @@ class ImageSet:
         digest.update(np.ascontiguousarray(pixels).tobytes())
         height, width = pixels.shape[:2]
         kept = image.channels_first(self.channels)
-        bands = pixels.shape[2]
-        return _Entry(name, (height, width), bands, digest.hexdigest()[:16], kept, load)
+        hashes = digest.hexdigest()[:16], perceptual_hash(pixels)
+        return _Entry(name, (height, width), pixels.shape[2], *hashes, kept, load)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -106,11 +108,17 @@ class ImageSet:
         """Content hash of the decoded pixels of every image."""
         return {entry.name: entry.digest for entry in self._entries}
 
+    @property
+    def perceptual(self) -> dict[str, str | None]:
+        """Hash of what every image looks like, see `perceptual`."""
+        return {entry.name: entry.perceptual for entry in self._entries}
+
     def fingerprint(self) -> dict[str, Any]:
-        """Count, names, sizes and content hashes, and one hash of it all."""
+        """Count, names, sizes and content hashes, one hash of it all, and perceptual hashes."""
         files = {e.name: {"size": list(e.size), "hash": e.digest} for e in self._entries}
         whole = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-        return {"images": len(self), "hash": whole, "files": files}
+        found = {"images": len(self), "hash": whole, "files": files}
+        return found | {"perceptual": self.perceptual}
 
     def require(self, least: tuple[int, int], what: str) -> None:
         """Refuse images smaller than `least` = (H, W), which is the size of `what`."""
@@ -120,16 +128,6 @@ class ImageSet:
                     f"image {name} is {height} x {width}, smaller than {what} "
                     f"({least[0]} x {least[1]})"
                 )
-
-
-def folder_images(place: str, key: str, *, channels: int, cache_mib: float) -> ImageSet:
-    """The images of a folder, or those that a pattern such as `set12/0[1-4].png` matches.
-
-    Raises:
-        InputError: missing or empty folder, nothing matches, or an image that cannot be decoded.
-    """
-    sources = [(file.name, partial(read_image, file)) for file in image_files(place, key)]
-    return ImageSet(sources, channels=channels, cache_mib=cache_mib)
 
 
 def image_files(place: str, key: str) -> list[Path]:
@@ -182,4 +180,14 @@ def shared_images(splits: dict[str, ImageSet]) -> list[str]:
             other = owner.setdefault(digest, (name, split))
             if other[1] != split:
                 found.append(f"{other[0]} ({other[1]}) = {name} ({split})")
+    return found
+
+
+def similar_images(splits: dict[str, ImageSet]) -> list[str]:
+    """`name (split) ~ name (split)` for near-duplicates in two splits that are not equal."""
+    found = []
+    for (split, images), (other, others) in itertools.combinations(splits.items(), 2):
+        for name, partner in look_alikes(images.perceptual, others.perceptual):
+            if images.digests[name] != others.digests[partner]:
+                found.append(f"{name} ({split}) ~ {partner} ({other})")
     return found

@@ -16,6 +16,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from bmo_cli.data.image_file import SUFFIXES, read_image
+from bmo_cli.data.named_sets import KERNELS, kernel_file
 from bmo_cli.errors import InputError, nearest
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,10 @@ def _grid(size: int) -> tuple[Kernel, Kernel]:
     return axis[:, None], axis[None, :]
 
 
-def make_kernels(kind: str, *, count: int, size: int, width: float, seed: int) -> dict[str, Kernel]:
-    """Kernels by name: `kind` is motion, gaussian, disk, or a file.
+def make_kernels(
+    kind: str, *, count: int, size: int, width: float, seed: int, root: str | None = None
+) -> dict[str, Kernel]:
+    """Kernels by name: `kind` is motion, gaussian, disk, a published set, or a file.
 
     Args:
         kind: how they are made.
@@ -75,6 +78,10 @@ def make_kernels(kind: str, *, count: int, size: int, width: float, seed: int) -
         size: window in pixels.
         width: standard deviation (gaussian) or radius (disk) in pixels.
         seed: of the random trajectories.
+        root: folder of the data sets with names; None: environment variable BMO_DATA.
+
+    Raises:
+        InputError: no such kind, or a file that is missing or holds no kernels.
     """
     if kind == "motion":
         children = np.random.SeedSequence([seed, 0x6B]).spawn(count)
@@ -86,13 +93,34 @@ def make_kernels(kind: str, *, count: int, size: int, width: float, seed: int) -
         return {"gaussian": gaussian_kernel(size, width)}
     if kind == "disk":
         return {"disk": disk_kernel(size, width)}
+    if kind in KERNELS:
+        return named_kernels(kind, root)
     if not kind.lower().endswith(FILE_SUFFIXES):
-        hint = nearest(kind, ("motion", "gaussian", "disk"))
+        names = ("motion", "gaussian", "disk", *KERNELS)
         endings = ", ".join(FILE_SUFFIXES)
         raise InputError(
-            f"task.kernels must be motion, gaussian, disk or a file ({endings}), got '{kind}'{hint}"
+            f"task.kernels must be {', '.join(names)} or a file ({endings}), got '{kind}'"
+            f"{nearest(kind, names)}"
         )
     return read_kernels(Path(kind))
+
+
+def named_kernels(name: str, root: str | None) -> dict[str, Kernel]:
+    """Published kernels, see `named_sets.KERNELS`.
+
+    Raises:
+        InputError: they are not there, or they are not the published ones.
+    """
+    file, sides = kernel_file(name, root), KERNELS[name][1]
+    found = read_kernels(file)
+    have = [kernel.shape for kernel in found.values()]
+    if have != [(side, side) for side in sides]:
+        sizes = ", ".join(f"{h} x {w}" for h, w in have)
+        raise InputError(
+            f"task.kernels={name}: {file} holds kernels of {sizes}; expected squares of sides "
+            f"{', '.join(map(str, sides))}"
+        )
+    return found
 
 
 def read_kernels(file: Path) -> dict[str, Kernel]:

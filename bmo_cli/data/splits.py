@@ -5,17 +5,19 @@ A data set is a class with `load(split) -> ImageSet`; only the splits that are u
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import skimage.data
 
 from bmo_cli.config.checks import Channels, Count, Index, Positive, checked
-from bmo_cli.data.image_file import read_image
-from bmo_cli.data.image_set import ImageSet, files_digest, folder_images, image_files
+from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
+from bmo_cli.data.image_set import ImageSet, files_digest, image_files
+from bmo_cli.data.pairs import pair_files, require_alike
 from bmo_cli.errors import InputError
 
 Split = Literal["train", "val", "test"]
@@ -30,7 +32,11 @@ class PhotographData(ABC):
         eval_crop: side of the central square that validation and test see; None: whole images.
         flips: whether crops are mirrored and turned by 90 degrees at random.
         workers: processes that prepare batches; None: none when all images fit in memory, else 2.
+        max_megapixels: files that claim more million pixels are refused before they are decoded.
+        root: folder of the data sets with names, where the data are told one.
     """
+
+    root: str | None = None
 
     def __init__(
         self,
@@ -40,9 +46,10 @@ class PhotographData(ABC):
         eval_crop: Count | None = None,
         flips: bool = True,
         workers: Index | None = None,
+        max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         self.channels, self.crop, self.flips, self.workers = channels, crop, flips, workers
-        self.eval_crop = eval_crop
+        self.eval_crop, self.max_megapixels = eval_crop, max_megapixels
 
     @abstractmethod
     def load(self, split: Split) -> ImageSet:
@@ -60,37 +67,59 @@ class PhotographData(ABC):
             InputError: files are missing.
         """
 
+    def _read(
+        self, files: Sequence[Path], cache_mib: float, names: Sequence[str] | None = None
+    ) -> ImageSet:
+        """These files as a split, under their own names or others."""
+        readers = [
+            partial(read_image, file, self.max_megapixels, "data.max_megapixels") for file in files
+        ]
+        names = [file.name for file in files] if names is None else names
+        sources = list(zip(names, readers, strict=True))
+        return ImageSet(sources, channels=self.channels, cache_mib=cache_mib)
+
+    def _read_pairs(
+        self, files: tuple[Sequence[Path], Sequence[Path]], cache_mib: float
+    ) -> tuple[ImageSet, ImageSet]:
+        """Clean and degraded files as a split."""
+        clean, degraded = (self._read(part, cache_mib / 2) for part in files)
+        require_alike(files, (clean, degraded))
+        return clean, degraded
+
+
+EMBEDDED: Mapping[Split, tuple[str, ...]] = {
+    "train": (
+        "astronaut.png",
+        "brick.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "moon.png",
+        "motorcycle_left.png",
+        "retina.jpg",
+    ),
+    "val": ("coins.png", "rocket.jpg"),
+    "test": ("camera.png", "chelsea.png", "coffee.png"),
+}
+
+
+def embedded_files(split: Split) -> list[Path]:
+    """The files of a split of the photographs that scikit-image ships."""
+    # Read as files: skimage.data's functions would try a download for one that is missing.
+    folder = Path(skimage.data.__file__).parent
+    return [folder / name for name in EMBEDDED[split]]
+
 
 @checked
 class Embedded(PhotographData):
     """Photographs that scikit-image ships: nothing to download, no scene in two splits."""
 
-    SPLITS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "train": (
-            "astronaut.png",
-            "brick.png",
-            "grass.png",
-            "gravel.png",
-            "hubble_deep_field.jpg",
-            "moon.png",
-            "motorcycle_left.png",
-            "retina.jpg",
-        ),
-        "val": ("coins.png", "rocket.jpg"),
-        "test": ("camera.png", "chelsea.png", "coffee.png"),
-    }
-
     def load(self, split: Split) -> ImageSet:
-        sources = [(file.stem, partial(read_image, file)) for file in self._files(split)]
-        return ImageSet(sources, channels=self.channels)
+        files = embedded_files(split)
+        return self._read(files, math.inf, [file.stem for file in files])
 
     def digest(self) -> str:
-        return files_digest([file for split in self.SPLITS for file in self._files(split)])
-
-    def _files(self, split: str) -> list[Path]:
-        # Read as files: skimage.data's functions would try a download for one that is missing.
-        folder = Path(skimage.data.__file__).parent
-        return [folder / name for name in self.SPLITS[split]]
+        return files_digest([file for split in EMBEDDED for file in embedded_files(split)])
 
 
 @checked
@@ -107,6 +136,7 @@ class Folder(PhotographData):
         eval_crop: as `PhotographData`.
         flips: as `PhotographData`.
         workers: as `PhotographData`.
+        max_megapixels: as `PhotographData`.
     """
 
     def __init__(
@@ -121,16 +151,21 @@ class Folder(PhotographData):
         eval_crop: Count | None = None,
         flips: bool = True,
         workers: Index | None = None,
+        max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__(
-            channels=channels, crop=crop, eval_crop=eval_crop, flips=flips, workers=workers
+            channels=channels,
+            crop=crop,
+            eval_crop=eval_crop,
+            flips=flips,
+            workers=workers,
+            max_megapixels=max_megapixels,
         )
         self.places = {"train": train, "val": val, "test": test}
         self.cache_mib = cache_mib
 
     def load(self, split: Split) -> ImageSet:
-        place, key = _given(self.places, split), f"data.{split}"
-        return folder_images(place, key, channels=self.channels, cache_mib=self.cache_mib)
+        return self._read(image_files(_given(self.places, split), f"data.{split}"), self.cache_mib)
 
     def digest(self) -> str:
         found = [image_files(p, f"data.{split}") for split, p in self.places.items() if p]
@@ -157,6 +192,7 @@ class Paired(PhotographData):
         eval_crop: as `PhotographData`.
         flips: as `PhotographData`.
         workers: as `PhotographData`.
+        max_megapixels: as `PhotographData`.
     """
 
     def __init__(
@@ -174,9 +210,15 @@ class Paired(PhotographData):
         eval_crop: Count | None = None,
         flips: bool = True,
         workers: Index | None = None,
+        max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__(
-            channels=channels, crop=crop, eval_crop=eval_crop, flips=flips, workers=workers
+            channels=channels,
+            crop=crop,
+            eval_crop=eval_crop,
+            flips=flips,
+            workers=workers,
+            max_megapixels=max_megapixels,
         )
         self.places = {"train": train, "val": val, "test": test}
         self.val_count, self.kinds, self.cache_mib = val_count, (clean, degraded), cache_mib
@@ -199,55 +241,33 @@ class Paired(PhotographData):
         return files_digest(found)
 
     def _pairs(self, split: Split) -> tuple[ImageSet, ImageSet]:
-        if split in self._sets:
-            return self._sets[split]
-        held_out = split != "test" and not self.places["val"]
-        source: Split = "train" if held_out else split
-        place = _given(self.places, source)
-        clean, degraded = self._files(source, place)
-        if held_out:
-            if len(clean) <= self.val_count:
-                raise InputError(
-                    f"data.val_count={self.val_count} leaves nothing to train on: data.train="
-                    f"{place} holds {len(clean)} pairs; use fewer, or give data.val=DIR"
-                )
-            part = slice(-self.val_count, None) if split == "val" else slice(-self.val_count)
-            clean, degraded = clean[part], degraded[part]
-        sets = [
-            ImageSet(
-                [(file.name, partial(read_image, file)) for file in files],
-                channels=self.channels,
-                cache_mib=self.cache_mib / 2,
-            )
-            for files in (clean, degraded)
-        ]
-        _require_alike(clean, degraded, *sets)
-        self._sets[split] = (sets[0], sets[1])
+        if split not in self._sets:
+            held_out = split != "test" and not self.places["val"]
+            source: Split = "train" if held_out else split
+            files = self._files(source, _given(self.places, source))
+            if held_out:
+                where = f"data.train={self.places['train']}"
+                part = held_out_part(split, self.val_count, len(files[0]), where)
+                files = files[0][part], files[1][part]
+            self._sets[split] = self._read_pairs(files, self.cache_mib)
         return self._sets[split]
 
     def _files(self, split: str, place: str) -> tuple[list[Path], list[Path]]:
-        """Clean and degraded files in the same order."""
-        folders = [Path(place).expanduser() / kind for kind in self.kinds]
-        for folder in folders:
-            if not folder.is_dir():
-                raise InputError(
-                    f"data.{split}={place} holds no folder '{folder.name}'; expected "
-                    f"{place}/{self.kinds[1]} and {place}/{self.kinds[0]} (data.degraded and "
-                    "data.clean name them)"
-                )
-        clean, degraded = (image_files(str(folder), f"data.{split}") for folder in folders)
-        by_stem = [{file.stem: file for file in files} for files in (clean, degraded)]
-        for files, known, folder in zip((clean, degraded), by_stem, folders, strict=True):
-            if len(known) < len(files):
-                raise InputError(f"{folder} holds two images of one name with different endings")
-        alone = sorted(set(by_stem[0]) ^ set(by_stem[1]))
-        if alone:
-            listed = ", ".join(alone[:4]) + (", ..." if len(alone) > 4 else "")
-            raise InputError(
-                f"data.{split}={place}: {len(alone)} images have no partner ({listed}); every name "
-                f"must occur in {self.kinds[1]}/ and in {self.kinds[0]}/"
-            )
-        return [by_stem[0][stem] for stem in by_stem[0]], [by_stem[1][stem] for stem in by_stem[0]]
+        return pair_files(place, f"data.{split}", *self.kinds)
+
+
+def held_out_part(split: Split, val_count: int, count: int, where: str) -> slice:
+    """The part of `count` training images that a split takes, where validation has none of its own.
+
+    Raises:
+        InputError: nothing would be left to train on; `where` says of what.
+    """
+    if count <= val_count:
+        raise InputError(
+            f"data.val_count={val_count} leaves nothing to train on: {where} holds {count}; "
+            "use fewer"
+        )
+    return slice(-val_count, None) if split == "val" else slice(-val_count)
 
 
 def _given(places: Mapping[str, str | None], split: str) -> str:
@@ -255,19 +275,3 @@ def _given(places: Mapping[str, str | None], split: str) -> str:
     if not place:
         raise InputError(f"data.{split} is not set; name a folder: data.{split}=DIR")
     return place
-
-
-def _require_alike(
-    clean: Sequence[Path], degraded: Sequence[Path], first: ImageSet, second: ImageSet
-) -> None:
-    """Refuse a pair of different sizes, or of gray and colour."""
-    for i, (a, b) in enumerate(zip(clean, degraded, strict=True)):
-        if first.sizes[i] != second.sizes[i]:
-            own, other = ("{} x {}".format(*images.sizes[i]) for images in (first, second))
-            raise InputError(f"{a} is {own} but its partner {b} is {other}; sizes must agree")
-        if first.bands[i] != second.bands[i]:
-            kinds = {1: "gray", 3: "colour"}
-            raise InputError(
-                f"{a} is {kinds[first.bands[i]]} but its partner {b} is {kinds[second.bands[i]]}; "
-                "both must be gray or both colour"
-            )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
 from bmo_cli.experiment.interrupt import StopRequest
@@ -62,13 +63,23 @@ def evaluate_run(
 
 
 def _report_leaks(data: dict[str, Any], trained: Mapping[str, Any]) -> None:
-    """Test images that the run was trained or selected on go into `shared` and into the log."""
+    """Test images that the run was trained or selected on go into `shared` and into the log.
+
+    Near-duplicates go into `similar`.
+    """
+    test = data.get("test", {})
     for split in ("train", "val"):
-        seen = {
-            entry["hash"]: name for name, entry in trained.get(split, {}).get("files", {}).items()
-        }
-        for name, entry in data.get("test", {}).get("files", {}).items():
+        known = trained.get(split, {})
+        seen = {entry["hash"]: name for name, entry in known.get("files", {}).items()}
+        equal = {}
+        for name, entry in test.get("files", {}).items():
             if entry["hash"] in seen:
-                line = f"{seen[entry['hash']]} ({split} of the run) = {name} (test)"
+                equal[name] = seen[entry["hash"]]
+                line = f"{equal[name]} ({split} of the run) = {name} (test)"
                 data["shared"].append(line)
                 log.warning("the same image is in two splits: %s", line)
+        for other, name in look_alikes(known.get("perceptual", {}), test.get("perceptual", {})):
+            if equal.get(name) != other:
+                line = f"{other} ({split} of the run) ~ {name} (test)"
+                data["similar"].append(line)
+                log.warning("nearly the same image is in two splits: %s", line)

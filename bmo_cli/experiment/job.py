@@ -98,7 +98,10 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
 
 
-_PLACES = ("data.train", "data.val", "data.test", "data.workers", "data.cache_mib")
+_PLACES = tuple(
+    f"data.{key}"
+    for key in ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
+)
 
 
 def _refuse_changes(typed: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from bmo_cli.experiment.provenance import source_hash
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tasks.task import Task
 
-_PLACES = ("root", "train", "val", "test", "workers", "cache_mib")
+_PLACES = ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
 """Keys of `data` that say where images are and how they are read, not which: the digest does."""
 
 

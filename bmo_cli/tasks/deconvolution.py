@@ -5,7 +5,6 @@ Shape legend: B images, C channels, H x W pixels, n kernels of h x w.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -17,9 +16,9 @@ from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
-from bmo_cli.data.image_set import ImageSet, shared_images
 from bmo_cli.data.kernels import choose_kernel, make_kernels
-from bmo_cli.data.patches import Patches, as_tensor, batches, central
+from bmo_cli.data.loaded import Photographs
+from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
@@ -29,9 +28,6 @@ from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, Tota
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Posed, Task
-
-log = logging.getLogger(__name__)
-
 
 Form = Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"]
 
@@ -93,7 +89,8 @@ class Deconvolution(Task):
         data: the photographs.
         seed: of kernels, noise and crops in training.
         channels: of the network; a network for gray images restores colour channel by channel.
-        kernels: motion, gaussian, disk, or a file (.npz, .npy, .mat, image).
+        kernels: motion, gaussian, disk, levin (published, under the root of the data sets with
+            names), or a file (.npz, .npy, .mat, image).
         kernel: index or name of the one kernel to use; None: one for every image at random.
         kernel_count: how many motion kernels are generated.
         kernel_size: window of generated kernels in pixels.
@@ -146,7 +143,12 @@ class Deconvolution(Task):
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
         self.noise_range = (low / 255, high / 255)
         found = make_kernels(
-            kernels, count=kernel_count, size=kernel_size, width=kernel_width, seed=kernel_seed
+            kernels,
+            count=kernel_count,
+            size=kernel_size,
+            width=kernel_width,
+            seed=kernel_seed,
+            root=data.root,
         )
         chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
@@ -154,34 +156,23 @@ class Deconvolution(Task):
         stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
         self.register_buffer("kernels", stack, persistent=False)
-        self._splits: dict[str, ImageSet] = {}
+        self._photographs = Photographs(data)
 
     def prepare(self, splits: Sequence[Split]) -> None:
         h, w = self.kernels.shape[1:]
-        for split in splits:
-            images = self._load(split)
-            images.require((h, w), "the blur kernel")
-            side = self.data.eval_crop
+        sides = {"eval_crop": self.data.eval_crop}
+        if "train" in splits:
+            sides["crop"] = self.data.crop
+        for key, side in sides.items():
             if side is not None and side < max(h, w):
-                raise InputError(f"data.eval_crop={side} is smaller than the kernel ({h} x {w})")
-            if split == "train":
-                crop = self.data.crop
-                images.require((crop, crop), "the training crop, data.crop")
-                if crop < max(h, w):
-                    raise InputError(f"data.crop={crop} is smaller than the kernel ({h} x {w})")
-        for line in shared_images(self._splits):
-            log.warning("the same image is in two splits: %s", line)
+                raise InputError(f"data.{key}={side} is smaller than the kernel ({h} x {w})")
+        self._photographs.prepare(splits, (h, w), "the blur kernel", self.data.crop)
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
-        images = self._load("train")
-        size = (self.data.crop, self.data.crop)
-        patches = Patches(
-            images, crop=self.data.crop, batch=batch, seed=self.seed, flips=self.data.flips
-        )
-        workers = self.data.workers
-        workers = (0 if images.in_memory else 2) if workers is None else workers
-        transfers = transfer_function(self.kernels, size)
-        for step, clean in zip(steps, batches(patches, steps, workers), strict=True):
+        crop = self.data.crop
+        transfers = transfer_function(self.kernels, (crop, crop))
+        crops = self._photographs.crops(steps, batch, self.seed, crop)
+        for step, clean in zip(steps, crops, strict=True):
             rng = np.random.default_rng([self.seed, step, 0xDEC0])
             yield self._sample(clean, transfers, rng)
 
@@ -196,7 +187,7 @@ class Deconvolution(Task):
         return Sample(problem, (_observation(problem),), SquaredError(clean), seed)
 
     def cases(self, split: Split) -> Iterator[Case]:
-        images = self._load(split)
+        images = self._photographs[split]
         each = self.eval_kernels == "each" and split == "test"
         for i, name in enumerate(images.names):
             reference = central(as_tensor(images[i]), self.data.eval_crop)
@@ -247,15 +238,7 @@ class Deconvolution(Task):
         }
 
     def fingerprints(self) -> dict[str, Any]:
-        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._splits.items()}
-        found["shared"] = shared_images(self._splits)
-        found["kernels"] = self.kernel_names
-        return found
-
-    def _load(self, split: Split) -> ImageSet:
-        if split not in self._splits:
-            self._splits[split] = self.data.load(split)
-        return self._splits[split]
+        return self._photographs.fingerprints() | {"kernels": self.kernel_names}
 
     def _fold(self, images: Tensor) -> Tensor:
         """Colour images for a gray network: every channel is a problem of its own."""

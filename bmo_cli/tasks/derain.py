@@ -7,7 +7,6 @@ Shape legend: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -19,8 +18,8 @@ from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Finite, Index, NonNegative, checked
-from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.patches import Patches, as_tensor, batches, central
+from bmo_cli.data.loaded import Photographs
+from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.rain import streaks
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
@@ -30,8 +29,6 @@ from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Squar
 from bmo_cli.solver.problem import Charbonnier, Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Posed, Task
-
-log = logging.getLogger(__name__)
 
 Form = Literal["sum", "split", "exact", "sparse", "single"]
 
@@ -194,30 +191,17 @@ class Derain(Task):
         self.protocol = self.judge.text
         self.place: Tensor
         self.register_buffer("place", torch.zeros(()), persistent=False)  # knows the device
-        self._splits: dict[str, ImageSet] = {}
-        self._rainy: dict[str, ImageSet | None] = {}
+        self._photographs = Photographs(data, pairs=True)
 
     def prepare(self, splits: Sequence[Split]) -> None:
-        for split in splits:
-            images = self._load(split)
-            if split == "train":
-                crop = self.data.crop
-                images.require((crop, crop), "the training crop, data.crop")
-        for line in shared_images(self._splits):
-            log.warning("the same image is in two splits: %s", line)
+        self._photographs.prepare(splits, (1, 1), "a pixel", self.data.crop)
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
-        clean, rainy = self._load("train"), self._rainy["train"]
-        sets = [clean] if rainy is None else [clean, rainy]
-        patches = Patches(
-            *sets, crop=self.data.crop, batch=batch, seed=self.seed, flips=self.data.flips
-        )
-        workers = self.data.workers
-        in_memory = all(images.in_memory for images in sets)
-        workers = (0 if in_memory else 2) if workers is None else workers
-        for step, drawn in zip(steps, batches(patches, steps, workers), strict=True):
+        layers = 1 if self._photographs.degraded("train") is None else 2
+        crops = self._photographs.crops(steps, batch, self.seed, self.data.crop)
+        for step, drawn in zip(steps, crops, strict=True):
             rng = np.random.default_rng([self.seed, step, 0x5A1D])
-            b, *observed = drawn.to(self.place.device).chunk(len(sets), 1)
+            b, *observed = drawn.to(self.place.device).chunk(layers, 1)
             y = observed[0] if observed else self._let_it_rain(b, rng)
             b, y = self._fold(b), self._fold(y)
             target = b if self.layers == 1 else torch.cat([b, y - b], 1)
@@ -225,7 +209,7 @@ class Derain(Task):
             yield Sample(*self.observe(y), self.loss(target), seed)
 
     def cases(self, split: Split) -> Iterator[Case]:
-        clean, rainy = self._load(split), self._rainy[split]
+        clean, rainy = self._photographs[split], self._photographs.degraded(split)
         for i, name in enumerate(clean.names):
             rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
             b = self._crop(clean[i])
@@ -271,18 +255,7 @@ class Derain(Task):
         return found
 
     def fingerprints(self) -> dict[str, Any]:
-        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._splits.items()}
-        for split, images in self._rainy.items():
-            if images is not None:
-                found[f"{split}_rain"] = images.fingerprint()
-        found["shared"] = shared_images(self._splits)
-        return found
-
-    def _load(self, split: Split) -> ImageSet:
-        if split not in self._splits:
-            self._splits[split] = self.data.load(split)
-            self._rainy[split] = self.data.observed(split)
-        return self._splits[split]
+        return self._photographs.fingerprints()
 
     def _crop(self, pixels: Any) -> Tensor:
         """(1, C, H, W) of what an evaluation sees of an image."""

@@ -25,8 +25,8 @@ from torch import Tensor
 from bmo_cli import metrics
 from bmo_cli.config.checks import Count, HalfOpenUnit, Index, NonNegative, Positive, checked
 from bmo_cli.data.dictionary import cosine_dictionary, learn_dictionary, read_dictionary
-from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.patches import Patches, PatchGrid, as_tensor, batches, central
+from bmo_cli.data.loaded import Photographs
+from bmo_cli.data.patches import PatchGrid, as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.matrix import Matrix
@@ -116,19 +116,16 @@ class PatchCoding(Task):
         self.dictionary: Tensor
         self.register_buffer("dictionary", torch.zeros(rows, columns))  # until it is known
         self._map: Matrix | None = None
-        self._splits: dict[str, ImageSet] = {}
+        self._photographs = Photographs(data)
 
     def prepare(self, splits: Sequence[Split]) -> None:
-        for split in splits:
-            least = (self.side, self.side)
-            self._load(split).require(least, "a patch, the square root of task.rows")
         if self.data.eval_crop is not None and self.data.eval_crop < self.side:
             raise InputError(
                 f"data.eval_crop={self.data.eval_crop} is smaller than a patch "
                 f"({self.side} x {self.side})"
             )
-        for line in shared_images(self._splits):
-            log.warning("the same image is in two splits: %s", line)
+        least = (self.side, self.side)
+        self._photographs.prepare(splits, least, "a patch, the square root of task.rows")
         if "train" in splits:
             self.dictionary.copy_(self._find_dictionary())
             self._map = None
@@ -158,7 +155,7 @@ class PatchCoding(Task):
             yield Sample(problem, initial, SquaredError(clean, self._matrix()))
 
     def cases(self, split: Split) -> Iterator[Case]:
-        images = self._load(split)
+        images = self._photographs[split]
         for i, name in enumerate(images.names):
             clean = central(as_tensor(images[i]), self.data.eval_crop)
             noisy = self._corrupt(clean, np.random.default_rng([self.eval_seed, i, 0xE7A1]))
@@ -188,16 +185,9 @@ class PatchCoding(Task):
         }
 
     def fingerprints(self) -> dict[str, Any]:
-        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._splits.items()}
-        found["shared"] = shared_images(self._splits)
         content = self.dictionary.detach().cpu().float().contiguous().numpy().tobytes()
-        found["dictionary"] = hashlib.sha256(content).hexdigest()[:16]
-        return found
-
-    def _load(self, split: Split) -> ImageSet:
-        if split not in self._splits:
-            self._splits[split] = self.data.load(split)
-        return self._splits[split]
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        return self._photographs.fingerprints() | {"dictionary": digest}
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -212,10 +202,7 @@ class PatchCoding(Task):
 
     def _patches(self, steps: range, batch: int, seed: int) -> Iterator[Tensor]:
         """Random clean patches of these steps, (batch, C, side, side)."""
-        images, flips = self._load("train"), self.data.flips
-        drawn = Patches(images, crop=self.side, batch=batch, seed=seed, flips=flips)
-        workers = self.data.workers
-        return batches(drawn, steps, (0 if images.in_memory else 2) if workers is None else workers)
+        return self._photographs.crops(steps, batch, seed, self.side)
 
     def _rows(self, patches: Tensor) -> Tensor:
         """(batch, C, side, side) -> (B, m): every channel is a patch of its own."""

@@ -1,0 +1,130 @@
+"""Data sets with names, for training and for testing: `data=set12`, `data=rain100l`, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from bmo_cli.config.checks import Channels, Count, Index, Positive, checked
+from bmo_cli.data.image_file import MAX_MEGAPIXELS
+from bmo_cli.data.image_set import ImageSet, files_digest
+from bmo_cli.data.named_sets import Files, find, require
+from bmo_cli.data.splits import PhotographData, Split, embedded_files, held_out_part
+from bmo_cli.errors import InputError, nearest
+
+
+@checked
+class Named(PhotographData):
+    """Published data sets under one folder, by the names of `named_sets.SETS`.
+
+    Sets of pairs have degraded partners, others are clean alone; a task may be trained on one kind
+    and tested on the other.
+
+    Args:
+        root: folder of the data sets; None: environment variable BMO_DATA.
+        test_set: set that is tested on; None: the test photographs of scikit-image.
+        train_set: set that is trained on; None: the photographs of scikit-image.
+        subset: names of the test images to use, without ending; None: all.
+        val_count: images of `train_set`, its last ones, that validation takes.
+        cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
+        channels: as `PhotographData`.
+        crop: as `PhotographData`.
+        eval_crop: as `PhotographData`.
+        flips: as `PhotographData`.
+        workers: as `PhotographData`.
+        max_megapixels: as `PhotographData`.
+
+    Raises:
+        InputError: no such set.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        test_set: str | None = None,
+        train_set: str | None = "bsd400",
+        subset: list[Index | str] | None = None,
+        val_count: Count = 10,
+        cache_mib: Positive = 2048.0,
+        channels: Channels = 1,
+        crop: Count = 64,
+        eval_crop: Count | None = None,
+        flips: bool = True,
+        workers: Index | None = None,
+        max_megapixels: Positive = MAX_MEGAPIXELS,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            crop=crop,
+            eval_crop=eval_crop,
+            flips=flips,
+            workers=workers,
+            max_megapixels=max_megapixels,
+        )
+        if test_set is not None:
+            require(test_set, "test", "data.test_set")
+        if train_set is not None:
+            require(train_set, "train", "data.train_set")
+        self.root, self.test_set, self.train_set = root, test_set, train_set
+        self.subset = None if subset is None else [str(name) for name in subset]
+        self.val_count, self.cache_mib = val_count, cache_mib
+        self._found: dict[str, Files] = {}
+        self._read_splits: dict[str, tuple[ImageSet, ImageSet | None]] = {}
+
+    def load(self, split: Split) -> ImageSet:
+        return self._images(split)[0]
+
+    def observed(self, split: Split) -> ImageSet | None:
+        return self._images(split)[1]
+
+    def digest(self) -> str:
+        splits: Sequence[Split] = ("train", "val", "test")
+        parts = [part or [] for split in splits for part in self._files(split)]
+        return files_digest([file for part in parts for file in part])
+
+    def _images(self, split: Split) -> tuple[ImageSet, ImageSet | None]:
+        if split not in self._read_splits:
+            clean, degraded = self._files(split)
+            self._read_splits[split] = (
+                (self._read(clean, self.cache_mib), None)
+                if degraded is None
+                else self._read_pairs((clean, degraded), self.cache_mib)
+            )
+        return self._read_splits[split]
+
+    def _find(self, name: str, purpose: Literal["train", "test"]) -> Files:
+        if purpose not in self._found:
+            self._found[purpose] = find(name, purpose, self.root, f"data.{purpose}_set")
+        return self._found[purpose]
+
+    def _files(self, split: Split) -> Files:
+        if split == "test":
+            return self._tested()
+        if self.train_set is None:
+            return embedded_files(split), None
+        clean, degraded = self._find(self.train_set, "train")
+        part = held_out_part(split, self.val_count, len(clean), f"data.train_set={self.train_set}")
+        return clean[part], None if degraded is None else degraded[part]
+
+    def _tested(self) -> Files:
+        """The test images, those of `subset` where it is given."""
+        clean, degraded = (
+            (embedded_files("test"), None)
+            if self.test_set is None
+            else self._find(self.test_set, "test")
+        )
+        if self.subset is None:
+            return clean, degraded
+        names = [file.stem for file in clean]
+        if not self.subset:
+            raise InputError("data.subset is empty; use null for all test images")
+        for name in self.subset:
+            if name not in names:
+                there = ", ".join(names[:20]) + (f", ... {names[-1]}" if len(names) > 20 else "")
+                raise InputError(
+                    f"data.subset: '{name}' is not in {self.test_set or 'the embedded test images'}"
+                    f"{nearest(name, names)}; there are {there}"
+                )
+        chosen = [i for i, name in enumerate(names) if name in self.subset]
+        return [clean[i] for i in chosen], degraded and [degraded[i] for i in chosen]
