@@ -179,7 +179,7 @@ def test_gray_network_on_colour_photographs():
 
 WORDS = (
     *("task=derain", "debug=tiny", "device=cpu", "data.crop=32", "data.eval_crop=48"),
-    *("data.flips=false", "eval.images=1"),
+    *("data.flips=none", "eval.images=1"),
 )
 SMALL = ("net=dncnn", "net.width=4", "net.depth=2")
 

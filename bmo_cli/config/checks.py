@@ -50,6 +50,7 @@ OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
 Count = Annotated[int, Interval("be an integer >= 1", 1)]
 Index = Annotated[int, Interval("be an integer >= 0", 0)]
 Channels = Literal[1, 3]
+Flips = Literal["all", "mirror", "none"]
 """1: gray, 3: colour."""
 
 

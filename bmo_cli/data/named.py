@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bmo_cli.config.checks import Channels, Count, Index, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS
 from bmo_cli.data.image_set import ImageSet, files_digest
 from bmo_cli.data.named_sets import Files, find, require
@@ -50,7 +50,7 @@ class Named(PhotographData):
         channels: Channels = 1,
         crop: Count = 64,
         eval_crop: Count | None = None,
-        flips: bool = True,
+        flips: Flips = "all",
         workers: Index | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bmo_cli.config.checks import Flips
 from bmo_cli.data.image_set import ImageSet
 
 
@@ -27,11 +28,12 @@ class Patches(Dataset[Tensor]):
         crop: side in pixels.
         batch: crops a step.
         seed: of positions and flips.
-        flips: mirror and turn by 90 degrees at random.
+        flips: all: mirror and turn by 90 degrees at random; mirror: left and right alone, where
+            up and down are not alike (rain falls); none.
     """
 
     def __init__(
-        self, *images: ImageSet, crop: int, batch: int, seed: int, flips: bool = True
+        self, *images: ImageSet, crop: int, batch: int, seed: int, flips: Flips = "all"
     ) -> None:
         self._images, self._crop, self._batch = images, crop, batch
         self._seed, self._flips = seed, flips
@@ -45,8 +47,10 @@ class Patches(Dataset[Tensor]):
         aligned = [images[chosen] for images in self._images]
         top, left = (int(rng.integers(side - self._crop + 1)) for side in aligned[0].shape[1:])
         turns, mirrored = 0, False
-        if self._flips:
-            turns, mirrored = int(rng.integers(4)), bool(rng.integers(2))
+        if self._flips == "all":
+            turns = int(rng.integers(4))
+        if self._flips != "none":
+            mirrored = bool(rng.integers(2))
         patches = []
         for image in aligned:
             patch = image[:, top : top + self._crop, left : left + self._crop]

@@ -52,7 +52,7 @@ def look_alikes(
     What is no hash, as in a damaged result.json, is left out.
     """
     known, others = (
-        {name: text for name, text in hashes.items() if _HASH.fullmatch(str(text))}
+        {name: text for name, text in hashes.items() if text and _HASH.fullmatch(str(text))}
         for hashes in (first, second)
     )
     names, other_names = list(known), list(others)

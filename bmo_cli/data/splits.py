@@ -14,7 +14,7 @@ from typing import Literal
 
 import skimage.data
 
-from bmo_cli.config.checks import Channels, Count, Index, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
 from bmo_cli.data.image_set import ImageSet, files_digest, image_files
 from bmo_cli.data.pairs import pair_files, require_alike
@@ -30,7 +30,7 @@ class PhotographData(ABC):
         channels: 1 gray or 3 colour; every image is converted.
         crop: side of the training crops in pixels.
         eval_crop: side of the central square that validation and test see; None: whole images.
-        flips: whether crops are mirrored and turned by 90 degrees at random.
+        flips: of training crops, see `Patches`.
         workers: processes that prepare batches; None: none when all images fit in memory, else 2.
         max_megapixels: files that claim more million pixels are refused before they are decoded.
         root: folder of the data sets with names, where the data are told one.
@@ -44,7 +44,7 @@ class PhotographData(ABC):
         channels: Channels = 1,
         crop: Count = 64,
         eval_crop: Count | None = None,
-        flips: bool = True,
+        flips: Flips = "all",
         workers: Index | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
@@ -149,7 +149,7 @@ class Folder(PhotographData):
         channels: Channels = 1,
         crop: Count = 64,
         eval_crop: Count | None = None,
-        flips: bool = True,
+        flips: Flips = "all",
         workers: Index | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
@@ -208,7 +208,7 @@ class Paired(PhotographData):
         channels: Channels = 3,
         crop: Count = 96,
         eval_crop: Count | None = None,
-        flips: bool = True,
+        flips: Flips = "all",
         workers: Index | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
