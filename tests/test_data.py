@@ -175,6 +175,22 @@ def test_batches_do_not_depend_on_workers_or_on_where_they_start(photos):
     assert 0 <= one[0].min() < one[0].max() <= 1
 
 
+@pytest.mark.parametrize(("flips", "orientations"), [("none", 1), ("mirror", 2), ("all", 8)])
+def test_crops_take_the_orientations_that_flips_allows(tmp_path, flips, orientations):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    images = Folder(train=str(tmp_path), val=str(tmp_path)).load("train")
+    crops = Patches(images, crop=16, batch=100, seed=0, flips=flips)[0]
+    assert len({crop.numpy().tobytes() for crop in crops}) == orientations
+    allowed = {
+        "none": [pixels],
+        "mirror": [pixels, pixels[:, ::-1]],
+        "all": [np.rot90(p, k) for p in (pixels, pixels[:, ::-1]) for k in range(4)],
+    }[flips]
+    known = {(p / np.float32(255)).astype(np.float32).tobytes() for p in allowed}
+    assert {crop.numpy().tobytes() for crop in crops} == known
+
+
 def test_kernels_are_normalised_and_seeded():
     a = make_kernels("motion", count=3, size=15, width=2, seed=1)
     b = make_kernels("motion", count=2, size=15, width=2, seed=1)

@@ -19,7 +19,7 @@ from bmo_cli.hyper.aggregation import BMO
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.solver.fixed_point import iterate
-from bmo_cli.solver.problem import Sample, SquaredError
+from bmo_cli.solver.problem import Charbonnier, Loss, Sample, SquaredError
 from bmo_cli.tasks.derain import Derain, SparseRain, observation, rain_problem, smoothed_views
 
 SCHEMES = [
@@ -113,6 +113,24 @@ def test_every_operator_and_network_applies(rng, operator, form, net):
     learned = [p for p in scheme.parameters() if p.requires_grad]
     outcome.objective.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in learned)
+
+
+def test_charbonnier_against_its_formula_and_autograd(rng):
+    target, u = (torch.tensor(rng.normal(size=(2, 3, 4, 5))) for _ in range(2))
+    width = 0.3
+    loss = Charbonnier(target, width)
+    error = u.numpy() - target.numpy()
+    expected = (np.hypot(error, width) - width).reshape(2, -1).sum(1)
+    np.testing.assert_allclose(loss.value((u,)).numpy(), expected, rtol=1e-12)
+    found, expected_grad = loss.grad((u,))[0], Loss.grad(loss, (u,))[0]
+    torch.testing.assert_close(found, expected_grad, rtol=1e-12, atol=1e-14)
+    # L_l = 1 / width is reached at e = 0 and never exceeded.
+    x = torch.linspace(-1, 1, 2001, dtype=torch.float64)
+    slope = torch.diff(Charbonnier(torch.zeros_like(x), width).grad((x,))[0]) / torch.diff(x)
+    assert slope.max().item() == pytest.approx(1 / width, rel=1e-4)
+    assert slope.max() <= loss.lipschitz and loss.size == 60
+    thin = Charbonnier(target, 1e-9).value((u,))
+    torch.testing.assert_close(thin, (u - target).abs().flatten(1).sum(1), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(("operator", "form"), [(ProximalGradient, "sum"), (PDHG, "split")])
