@@ -106,7 +106,7 @@ BAD_INPUT = [
     (["data.test=null"], "data.test is not set"),
     (["data.crop=37"], "smaller than the training crop, data.crop (37 x 37)"),
     (["data.crop=6"], "data.crop=6 is smaller than the kernel (7 x 7)"),
-    (["task.kernel_size=41", "data.crop=30"], "smaller than the blur kernel (41 x 41)"),
+    (["task.kernel_size=41", "data.crop=41"], "smaller than the blur kernel (41 x 41)"),
     (["task.kernels=motoin"], "did you mean 'motion'?"),
     (["task.kernels=no.npz"], "no kernel file no.npz"),
     (["task.kernel=7"], "task.kernel=7 does not exist"),
