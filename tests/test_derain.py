@@ -283,3 +283,9 @@ def test_rain_sheet(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert read_image(tmp_path / "sheet.png").pixels.std() > 10
+
+
+def test_a_denoiser_is_not_fitted_with_another_loss(bmo):
+    words = ("task=derain", "task.loss=charbonnier", "hyper=separate", "net=dncnn", "debug=tiny")
+    done = bmo("train", *words, "device=cpu", "data.crop=32", "data.eval_crop=48")
+    assert done.returncode == 2 and "task.loss=squared" in done.stderr

@@ -118,7 +118,7 @@ def test_findings_are_warned_of_and_recorded(tmp_path, embedded, caplog):
     _report_leaks(now, found)
     assert now["similar"] == ["a.png (train of the run) ~ b.png (test)"]
     assert now["shared"] == ["c.png (val of the run) = d.png (test)"]
-    _report_leaks(now, {split: {"files": {}} for split in splits})  # a run of an earlier version
+    _report_leaks(now, {split: {"files": {}} for split in splits})  # nothing recorded
 
 
 def real_set(folder):

@@ -50,8 +50,9 @@ OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
 Count = Annotated[int, Interval("be an integer >= 1", 1)]
 Index = Annotated[int, Interval("be an integer >= 0", 0)]
 Channels = Literal[1, 3]
-Flips = Literal["all", "mirror", "none"]
 """1: gray, 3: colour."""
+Flips = Literal["all", "mirror", "none"]
+"""Of training crops, see `data.patches.Patches`."""
 
 
 class Part:

@@ -198,7 +198,7 @@ class RestoreConfig(EvalConfig):
     boundary: Literal["periodic", "pad"]
     tile: Count
     tile_margin: Index
-    max_megapixels: Positive = 200.0
+    max_megapixels: Positive
 
 
 @dataclass(frozen=True)

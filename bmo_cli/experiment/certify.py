@@ -188,19 +188,11 @@ def _require_data(found: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
     if not isinstance(recorded, Mapping):
         raise InputError(f"result.json is damaged: 'data' must be a mapping, got {recorded!r}")
     for key in ("val", "kernels", "dictionary"):
-        now = json.loads(json.dumps(found.get(key)))
-        if key in recorded and _without_looks(recorded[key]) != _without_looks(now):
+        if key in recorded and recorded[key] != json.loads(json.dumps(found.get(key))):
             raise InputError(
                 f"the run was trained with other data ({key}) than are found now; name those that "
                 "it was trained with (data.val=..., task.kernels=...)"
             )
-
-
-def _without_looks(fingerprint: Any) -> Any:
-    """Without perceptual hashes, which say nothing more and which older runs do not have."""
-    if not isinstance(fingerprint, Mapping):
-        return fingerprint
-    return {key: value for key, value in fingerprint.items() if key != "perceptual"}
 
 
 def _sample(experiment: Experiment) -> Sample | None:

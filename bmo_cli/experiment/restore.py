@@ -11,13 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmo_cli.data.image_file import (
-    MAX_MEGAPIXELS,
-    Photograph,
-    check_writable,
-    read_image,
-    write_image,
-)
+from bmo_cli.data.image_file import Photograph, check_writable, read_image, write_image
 from bmo_cli.data.kernels import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
@@ -42,8 +36,7 @@ def restore(config: Mapping[str, Any]) -> None:
         InputError: a file is missing, unusable or would be overwritten, the task does not restore
             photographs, or the kernel does not fit.
     """
-    limit = config.get("max_megapixels", MAX_MEGAPIXELS)
-    photograph = read_image(Path(config["input"]), limit, "max_megapixels")
+    photograph = read_image(Path(config["input"]), config["max_megapixels"], "max_megapixels")
     output = Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
     kernel = None

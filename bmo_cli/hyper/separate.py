@@ -34,7 +34,10 @@ class Separate(HyperOptimizer):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         network = self._network(scheme)
         if not isinstance(sample.loss, SquaredError) or sample.loss.a is not None:
-            raise InputError("hyper=separate needs a task with a clean target to fit a denoiser on")
+            raise InputError(
+                "hyper=separate fits a denoiser by squared errors to a clean target, which this "
+                "task does not give; try another task, or task.loss=squared where it has the choice"
+            )
         clean = sample.loss.target
         generator = torch.Generator().manual_seed(sample.seed)
         noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)

@@ -197,11 +197,11 @@ class Derain(Task):
         self._photographs.prepare(splits, (1, 1), "a pixel", self.data.crop)
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
-        layers = 1 if self._photographs.degraded("train") is None else 2
+        sets = 1 if self._photographs.degraded("train") is None else 2
         crops = self._photographs.crops(steps, batch, self.seed, self.data.crop)
         for step, drawn in zip(steps, crops, strict=True):
             rng = np.random.default_rng([self.seed, step, 0x5A1D])
-            b, *observed = drawn.to(self.place.device).chunk(layers, 1)
+            b, *observed = drawn.to(self.place.device).chunk(sets, 1)
             y = observed[0] if observed else self._let_it_rain(b, rng)
             b, y = self._fold(b), self._fold(y)
             target = b if self.layers == 1 else torch.cat([b, y - b], 1)
