@@ -141,26 +141,51 @@ def test_dpir_without_rescaling_is_half_quadratic_splitting(problem):
     """level = first = last: R(prox_{gamma f}), gamma = (level / noise)^2 / weight, written out."""
     net = DnCNN(channels=3, depth=2, width=3, last_gain=1.0).double()
     operator = DPIR(first=25.0, last=25.0, steps=2, weight=0.5)
-    scheme = GKM(operator=operator, net=net, alpha=None)
+    scheme = GKM(operator=operator, net=net, alpha=None).double()
     start = (problem.f.y,)
     found = iterate(scheme.bind(problem), start, iterations=2).value[0]
     gamma, u = (25 / 2.55) ** 2 / 0.5, problem.f.y
     for _ in range(2):
         spectrum = torch.fft.rfft2(u + gamma * problem.f.a.adjoint(problem.f.y))
         u = net(torch.fft.irfft2(spectrum / (1 + gamma * problem.f.a.power), s=SIZE))
-    assert (found - u).abs().max() < 1e-9
+    assert (found - u).abs().max() < 1e-6  # the parameters were rounded to single precision
     other = GKM(operator=DPIR(first=25.0, last=20.0, steps=2, weight=0.5), net=net, alpha=None)
     assert (iterate(other.bind(problem), start, iterations=2).value[0] - u).abs().max() > 1e-4
 
 
 def test_levels_fall_geometrically_and_stay():
     operator = DPIR(first=40.0, last=5.0, steps=4)
-    assert [operator.level_at(k) for k in range(6)] == pytest.approx([40, 20, 10, 5, 5, 5])
-    assert DPIR(first=40.0, last=5.0, steps=1).level_at(0) == pytest.approx(5)
+    assert [operator.level_at(k).item() for k in range(6)] == pytest.approx([40, 20, 10, 5, 5, 5])
+    assert DPIR(first=40.0, last=5.0, steps=1).level_at(0).item() == pytest.approx(5)
     assert not operator.stationary
     assert GKM(operator=operator).expansive_because == "DPIR promises nothing"
     with pytest.raises(InputError, match=r"gkm\.operator\.last must be at most"):
         DPIR(first=5.0, last=6.0)
+
+
+def test_learned_levels_have_the_gradient_of_finite_differences(problem):
+    net = DnCNN(channels=3, depth=2, width=3, last_gain=1.0).double()
+    operator = DPIR(first=20.0, last=5.0, steps=3, learn=True)
+    scheme = GKM(operator=operator, net=net, alpha=None).double()
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(problem.f.y.shape, generator=generator, dtype=torch.float64)
+
+    def value():
+        u = iterate(scheme.bind(problem), (problem.f.y,), iterations=4).value[0]
+        return (weights * u).sum()
+
+    learned = [operator.first.theta, operator.last.theta, operator.weight.theta]
+    exact = torch.autograd.grad(value(), learned)
+    for theta, gradient in zip(learned, exact, strict=True):
+        with torch.no_grad():
+            theta += 1e-5
+            above = value()
+            theta -= 2e-5
+            below = value()
+            theta += 1e-5
+        assert abs(gradient) > 1e-3
+        assert ((above - below) / 2e-5).item() == pytest.approx(gradient.item(), rel=1e-5)
+    assert not any(p.requires_grad for p in DPIR().parameters())
 
 
 def test_rescaling_a_network_without_biases_is_exact(problem):

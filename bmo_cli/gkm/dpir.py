@@ -5,6 +5,7 @@ Zhang et al., "Plug-and-play image restoration with deep denoiser prior", IEEE T
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from bmo_cli.config.checks import Count, NonNegative, Positive, checked
 from bmo_cli.errors import InputError
-from bmo_cli.gkm.operator import BoundOperator, NumericalOperator, least_squares_of
+from bmo_cli.gkm.operator import BoundOperator, Exponential, NumericalOperator, least_squares_of
 from bmo_cli.linear.blur import PeriodicBlur
 from bmo_cli.solver.functions import StateMap
 from bmo_cli.solver.metric import ScaledIdentity
@@ -33,7 +34,8 @@ class DPIR(NumericalOperator):
         R_t(v) = m + t/s (R(m + s/t (v - m)) - m)
 
     which for R without biases and m = 0 is exact: such a network, told the level or not, commutes
-    with scaling. Levels fall in a geometric sequence and stay at the last one.
+    with scaling. Levels fall in a geometric sequence and stay at the last one. A learned weight
+    and learned ends of the sequence are kept positive, and nothing more.
 
     Args:
         first: noise level that the first iteration removes, grey levels of 255.
@@ -43,6 +45,7 @@ class DPIR(NumericalOperator):
         level: noise level s that the network was trained for, grey levels of 255.
         centre: standard deviation of the Gaussian average m in pixels; 0: m = 0.
         noise: of the observation in grey levels, where the task does not say it.
+        learn: whether first, last and weight are hyper-parameters.
     """
 
     nonexpansive = False
@@ -59,19 +62,22 @@ class DPIR(NumericalOperator):
         level: Positive = 25.0,
         centre: NonNegative = 1.2,
         noise: Positive | None = None,
+        learn: bool = False,
     ) -> None:
         super().__init__()
         if last > first:
             raise InputError(
                 f"gkm.operator.last must be at most gkm.operator.first={first:g}, got {last:g}"
             )
-        self.first, self.last, self.steps = first, last, steps
-        self.weight, self.level, self.centre, self.noise = weight, level, centre, noise
+        self.first, self.last = Exponential(first, learn=learn), Exponential(last, learn=learn)
+        self.weight = Exponential(weight, learn=learn)
+        self.steps, self.level, self.centre, self.noise = steps, level, centre, noise
 
-    def level_at(self, k: int) -> float:
-        """s_k in grey levels of 255."""
+    def level_at(self, k: int) -> Tensor:
+        """s_k in grey levels of 255, a scalar."""
         share = min(k / (self.steps - 1), 1.0) if self.steps > 1 else 1.0
-        return math.exp((1 - share) * math.log(self.first) + share * math.log(self.last))
+        level: Tensor = self.first() ** (1 - share) * self.last() ** share
+        return level
 
     def bind(self, problem: Problem) -> BoundOperator:
         f = least_squares_of(problem, self)
@@ -79,15 +85,17 @@ class DPIR(NumericalOperator):
             raise InputError("DPIR restores blurred images; use task=deconv, or gkm=prox")
         noise = self._noise(problem, f.y)
         average = gaussian_average(self.centre, f.y)
-        resolvents: dict[float, StateMap] = {}
+
+        @functools.cache
+        def iteration(k: int) -> tuple[Tensor, Tensor, StateMap]:
+            level = self.level_at(k)
+            gamma = (level / noise).square() / self.weight()
+            return self.level / level, gamma, f.resolvent(gamma)
 
         def apply(u: State, k: int) -> State:
-            level = self.level_at(k)
-            gamma = (level / noise).square() / self.weight
-            if level not in resolvents:
-                resolvents[level] = f.resolvent(gamma)
-            (v,) = resolvents[level](u)
-            m, ratio = average(v), self.level / level
+            ratio, gamma, resolvent = iteration(min(k, self.steps - 1))
+            (v,) = resolvent(u)
+            m = average(v)
             (denoised,) = problem.g.prox((m + ratio * (v - m),), gamma)
             return (m + (denoised - m) / ratio,)
 

@@ -1,0 +1,80 @@
+"""The same numbers on a GPU as on the processor; skipped where there is none."""
+
+import pytest
+import torch
+from conftest import result
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.experiment.build import build
+from bmo_cli.experiment.evaluation import Settings, solve
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+SMALL = ("data.crop=32", "train.batch=2", "train.iterations=3")
+SCHEMES = {
+    "prox, bmo": ["net.width=8"],
+    "pg, unrolled": ["gkm=pg", "hyper=unrolled", "net.width=8"],
+    "dr, truncated": ["gkm=dr", "net=none", "hyper=truncated"],
+    "dpir": ["gkm=dpir", "gkm.operator.learn=true", "hyper=unrolled", "net.width=8"],
+    "guided, implicit": ["net=guided", "hyper=implicit", "gkm.operator.gamma=5"],
+    "norm_conv": ["net=norm_conv", "hyper=onestep"],
+    "drunet": ["net=drunet", "net.widths=[4,4,8,8]", "net.blocks=1"],
+    "split, ladmm": ["task.form=split", "gkm=ladmm", "net.width=8"],
+    "total variation, pdhg": ["task.form=tv", "gkm=pdhg", "net=none"],
+    "exact, alm": ["task.form=exact", "gkm=alm", "net.width=8"],
+    "rain": ["task=derain", "net.widths=[8,8,8]"],
+    "sparse coding": ["task=sparse_coding", "method=dladmm"],
+    "toy": ["task=toy"],
+}
+
+
+def on(device, words):
+    """Objective, hyper-gradients and estimate of one training sample."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", [f"device={device}", *words])
+    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment.task.prepare(["train"])
+    sample = next(experiment.task.samples(range(1), config.train.batch))
+    outcome = experiment.hyper.objective(experiment.scheme, sample, config.train.iterations)
+    learned = [p for p in experiment.omega.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(outcome.objective, learned, allow_unused=True)
+    estimate = solve(experiment.scheme, sample.problem, sample.initial, Settings(3)).value
+    assert outcome.objective.device.type == estimate[0].device.type == device
+    flat = [g.flatten().cpu() for g in gradients if g is not None]
+    return outcome.objective.item(), torch.cat(flat), estimate[0].detach().cpu()
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    """TF32 keeps three decimal digits: too few to compare by."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize("words", SCHEMES.values(), ids=SCHEMES)
+def test_objective_gradient_and_estimate_agree(words):
+    image = [] if any("sparse" in word or "toy" in word for word in words) else SMALL
+    (loss, gradient, estimate), (loss2, gradient2, estimate2) = (
+        on(device, [*image, *words]) for device in ("cpu", "cuda")
+    )
+    assert loss2 == pytest.approx(loss, rel=1e-4)
+    assert (estimate2 - estimate).norm() <= 1e-4 * estimate.norm()
+    assert gradient.norm() > 0
+    assert (gradient2 - gradient).norm() <= 1e-2 * gradient.norm()
+    assert torch.nn.functional.cosine_similarity(gradient, gradient2, 0) > 0.9999
+
+
+def test_a_run_on_the_gpu_repeats_itself_and_is_evaluated_on_the_processor(bmo, tiny, tmp_path):
+    for name in ("one", "two"):
+        done = bmo("train", *tiny, "device=cuda", f"hydra.run.dir={name}")
+        assert done.returncode == 0, done.stderr
+    one, two = (result(tmp_path / name) for name in ("one", "two"))
+    assert one["metrics"]["test/psnr"] == two["metrics"]["test/psnr"]
+    done = bmo("eval", "run=one", "device=cpu", "hydra.run.dir=again")
+    assert done.returncode == 0, done.stderr
+    again = result(tmp_path / "again")["metrics"]["test/psnr"]
+    assert again == pytest.approx(one["metrics"]["test/psnr"], abs=0.01)
