@@ -142,13 +142,15 @@ def test_dpir_without_rescaling_is_half_quadratic_splitting(problem):
     net = DnCNN(channels=3, depth=2, width=3, last_gain=1.0).double()
     operator = DPIR(first=25.0, last=25.0, steps=2, weight=0.5)
     scheme = GKM(operator=operator, net=net, alpha=None).double()
+    for part, exact in ((operator.first, 25.0), (operator.last, 25.0), (operator.weight, 0.5)):
+        part.theta.data = torch.tensor(exact, dtype=torch.float64).log()  # unrounded by float32
     start = (problem.f.y,)
     found = iterate(scheme.bind(problem), start, iterations=2).value[0]
     gamma, u = (25 / 2.55) ** 2 / 0.5, problem.f.y
     for _ in range(2):
         spectrum = torch.fft.rfft2(u + gamma * problem.f.a.adjoint(problem.f.y))
         u = net(torch.fft.irfft2(spectrum / (1 + gamma * problem.f.a.power), s=SIZE))
-    assert (found - u).abs().max() < 1e-6  # the parameters were rounded to single precision
+    assert (found - u).abs().max() < 1e-9
     other = GKM(operator=DPIR(first=25.0, last=20.0, steps=2, weight=0.5), net=net, alpha=None)
     assert (iterate(other.bind(problem), start, iterations=2).value[0] - u).abs().max() > 1e-4
 
