@@ -61,11 +61,11 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
         Interrupted: by Ctrl-C or SIGTERM; every cell in progress is saved.
         DiskFull: what is done stays usable.
     """
-    failures = {}
-    for cell in cells:
-        if cell.problem:
-            failures[cell.folder.path] = cell.problem
-            log.warning("cannot run %s: %s", cell.name, cell.problem)
+    failures = {cell.folder.path: cell.problem for cell in cells if cell.problem}
+    for problem in dict.fromkeys(failures.values()):  # a missing data set stops many for one reason
+        first, *others = (cell.name for cell in cells if cell.problem == problem)
+        more = f" and {len(others)} more" if others else ""
+        log.warning("cannot run %s%s: %s", first, more, problem)
     able = [cell for cell in cells if not cell.problem]
     found = _one_by_one(able) if jobs == 1 else _side_by_side(able, jobs)
     for cell, reason in found:
