@@ -122,9 +122,10 @@ def test_nested_targets_are_checked():
 def test_every_cell_of_every_table_composes(name):
     table = yaml.safe_load((config_dir() / "table" / f"{name}.yaml").read_text())
     pairs = set()
-    for column in table["columns"].values():
+    for column, problem in table["columns"].items():
         for row, overrides in table["rows"].items():
-            words = [*table["common"], *column, *overrides]
+            further = table.get("adjust", {}).get(row, {}).get(column, ())
+            words = [*table["common"], *problem, *overrides, *further]
             config = composed(*words)
             task = config["task"]["_target_"].rsplit(".", 1)[-1]
             pairs.add((row, task))

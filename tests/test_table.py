@@ -61,7 +61,9 @@ def make(tmp_path, monkeypatch):
     return run
 
 
-TABLE_KEYS = ("rows", "columns", "seeds", "presets", "tune", "published", "scores", "common")
+TABLE_KEYS = (
+    *("rows", "columns", "seeds", "presets", "tune", "published", "scores", "common", "adjust"),
+)
 
 
 @pytest.fixture
@@ -142,6 +144,8 @@ def test_a_failed_cell_does_not_hide_the_others(make, tmp_path):
         ({"scores": {"evaluations": "zz"}}, "table.scores.evaluations must be a format"),
         ({"tune": {"bm": {"gkm.alpha": [0.5]}}}, "table.tune: 'bm' .* did you mean 'bmo'"),
         ({"tune": {"bmo": {"gkm.alpha": [0.5, 7]}}}, "row 'bmo'.* gkm.alpha must"),
+        ({"adjust": {"bm": {}}}, "table.adjust: 'bm' .* did you mean 'bmo'"),
+        ({"adjust": {"bmo": {"(b)": []}}}, r"table.adjust.bmo: '\(b\)' is not in this table"),
         ({"presets": {"cpu": {"sead": [0]}}}, "unknown key 'table.presets.cpu.sead'"),
         ({"presets": {"cpu": {"rows": ["bom"]}}, "preset": "cpu"}, "'bom' .* did you mean 'bmo'"),
         ({"preset": "cpu"}, "preset=cpu is not one of this table; it has none"),
@@ -334,6 +338,24 @@ def test_a_preset_is_the_table_at_another_scale(make):
     out = make(presets=presets, preset="smoke")
     (row,) = rows_of(out, "mini-smoke")
     assert (row["row"], row["seed"], row["evaluations"]) == ("unrolled", "5", "4.0")
+
+
+def test_a_row_is_adjusted_in_one_column_alone(make):
+    columns = {"b": ["task.problem=b"], "c": ["task.problem=c"]}
+    out = make(
+        columns=columns, seeds=[0], adjust={"bmo": {"c": ["hyper.mu=0.25", "train.steps=2"]}}
+    )
+    found = {}
+    for folder in (out / "runs").iterdir():
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        place = tuple(folder.name.split("--")[:2])
+        found[place] = config["hyper"].get("mu"), config["train"]["steps"]
+    assert found == {
+        ("bmo", "b"): (0.9, 3),
+        ("bmo", "c"): (0.25, 2),
+        ("unrolled", "b"): (None, 3),
+        ("unrolled", "c"): (None, 3),
+    }
 
 
 def test_tuned_values_are_chosen_by_validation_alone(make):

@@ -145,6 +145,8 @@ class Table:
     """of the runs of a cell"""
     skip: dict[str, list[str]] = field(default_factory=dict)
     """rows and the tasks that they do not apply to"""
+    adjust: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """further overrides of a row in a column: a step size that follows the noise, say"""
     figure: Literal["convergence", "tradeoff", "crops"] | None = None
     """picture drawn beside the table"""
     input: str | None = None

@@ -19,6 +19,7 @@ from bmo_cli.config.callbacks import discard
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
 from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.results.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger("bmo")
@@ -40,6 +41,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             when a single run was refused before it began: then the folder made for it is removed,
             and that of a resumed run is as it was.
     """
+    keep_freed_memory()
     logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
     hydra = HydraConfig.get()
     if command == "restore":

@@ -42,7 +42,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
     """
     require_sound(config["table"])
     table, out = scaled(config["table"], config["preset"]), Path(config["out"])
-    require_sound(table | {key: {} for key in ("skip", "tune")} | {"published": ()})
+    require_sound(table | {key: {} for key in ("skip", "tune", "adjust")} | {"published": ()})
     root = config["root"] or os.environ.get("BMO_DATA")
     plan = Plan(table, out, config["plugins"], root, config["only"])
     figures = out / "-".join(part for part in (name, config["preset"]) if part)

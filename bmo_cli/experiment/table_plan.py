@@ -73,6 +73,9 @@ def require_sound(table: Table) -> None:
                 f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
             ) from error
     _require(table.get("skip", {}), table["rows"], "table.skip")
+    _require(table.get("adjust", {}), table["rows"], "table.adjust")
+    for row, places in table.get("adjust", {}).items():
+        _require(places, table["columns"], f"table.adjust.{row}")
     _require(table.get("tune", {}), table["rows"], "table.tune")
     _require(table.get("best", {}), table["scores"], "table.best")
     for i, entry in enumerate(table.get("published", ())):
@@ -219,7 +222,8 @@ class Plan:
     ) -> Cell:
         table, chosen = self._table, chosen or {}
         tuned = [f"{key}={value}" for key, value in chosen.items()]
-        overrides = [*table["common"], *table["columns"][column], *table["rows"][row], *tuned]
+        overrides = [*table["common"], *table["columns"][column], *table["rows"][row]]
+        overrides += [*table.get("adjust", {}).get(row, {}).get(column, ()), *tuned]
         overrides += [*(["eval.test=false"] if judged else []), f"seed={seed}", *self._given]
         overrides = last_of_each(overrides)
         try:

@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from bmo_cli.errors import BmoError, Interrupted
+from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.provenance import source_hash
 from bmo_cli.experiment.table_cell import Cell
@@ -216,6 +217,7 @@ def _in_process(cell: Cell, threads: int, sender: Connection) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logging.raiseExceptions = False
+    keep_freed_memory()
     torch.set_num_threads(threads)
     found: tuple[type[BmoError] | None, str]
     try:
