@@ -190,6 +190,26 @@ def test_learned_levels_have_the_gradient_of_finite_differences(problem):
     assert not any(p.requires_grad for p in DPIR().parameters())
 
 
+def test_levels_have_a_gradient_after_iterations_without_a_graph(problem):
+    scheme = GKM(operator=DPIR(first=20.0, last=5.0, steps=3, learn=True), alpha=None).double()
+    learned = list(scheme.parameters())
+    used, fresh = scheme.bind(problem), scheme.bind(problem)
+    with torch.no_grad():
+        start = iterate(used, (problem.f.y,), iterations=2).value
+    found, expected = (
+        torch.autograd.grad(
+            iterate(mapping, start, iterations=2, start=2).value[0].square().sum(),
+            learned,
+            allow_unused=True,
+        )
+        for mapping in (used, fresh)
+    )
+    assert sum(g is not None and bool(g.abs() > 0) for g in expected) >= 2
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
 def test_rescaling_a_network_without_biases_is_exact(problem):
     """DRUNet told 10 and rescaled about 0 removes level 20 as DRUNet told 20 does."""
     small = {"channels": 3, "widths": (2, 2, 2, 2), "blocks": 1, "learn_sigma": False}

@@ -20,6 +20,7 @@ from hydra import initialize_config_dir
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.experiment import table_run
 from bmo_cli.experiment.table import make_table
 from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.results import run_folder
@@ -51,7 +52,7 @@ def make(tmp_path, monkeypatch):
         table = yaml.safe_load(text)
         table |= {key: changes.pop(key) for key in list(changes) if key in TABLE_KEYS}
         command = {"only": None, "preset": None, "root": None, "jobs": 1, "dry_run": False}
-        command |= {"stale": "keep", "plugins": [], "out": str(tmp_path / out)}
+        command |= {"seeds": None, "stale": "keep", "plugins": [], "out": str(tmp_path / out)}
         config = {"table": table, **command, **changes}
         check_config(config, "table")
         with initialize_config_dir(str(folder), version_base="1.3"):
@@ -204,7 +205,8 @@ def test_two_tables_do_not_share_a_folder(make, tmp_path):
 
 
 def test_interrupted_anywhere_it_gives_the_identical_table(make, monkeypatch, tmp_path):
-    expected = written(make(out="whole", seeds=[0]))
+    scores = {"test/distance": ".4f", "train/loss": ".12f"}  # the loss is an average over steps
+    expected = written(make(out="whole", seeds=[0], scores=scores))
     step, starts, resumed = Trainer._step, 0, 0
     for _ in range(20):  # a stop after every second step: within cells, and at the end of one
         left = 2
@@ -220,7 +222,7 @@ def test_interrupted_anywhere_it_gives_the_identical_table(make, monkeypatch, tm
         monkeypatch.setattr(Trainer, "_step", counted)
         starts += 1
         with contextlib.suppress(Interrupted):
-            make(out="parts", seeds=[0])
+            make(out="parts", seeds=[0], scores=scores)
             break
         logs = [file.read_text() for file in (tmp_path / "parts" / "runs").glob("*/run.log")]
         resumed = max(resumed, sum("going on after step 2" in text for text in logs))
@@ -236,28 +238,42 @@ from bmo_cli.hyper.aggregation import Unrolled
 
 
 class Stopping(Unrolled):
+    calls = 0
+
     def objective(self, scheme, sample, iterations):
-        if Path("stop").exists():  # Ctrl-C for the table; its cells hear of it
+        self.calls += 1  # the first one estimates the memory of a step
+        if self.calls == 3 and Path("stop").exists():
+            asked = Path("stop").read_text()
             Path("stop").unlink()
-            os.kill(os.getppid(), signal.SIGINT)
+            if asked == "SIGINT":  # Ctrl-C for the table; its cells hear of it
+                os.kill(os.getppid(), signal.SIGINT)
+            else:  # as `timeout` does it: every process of the group
+                os.kill(os.getppid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1.5)
         return super().objective(scheme, sample, iterations)
 """
 
 
-def test_several_jobs_and_ctrl_c_give_the_identical_table(tmp_path, table, make):
-    (tmp_path / "stopping.py").write_text(STOPPING)
-    own = "hyper._target_=stopping.Stopping"
+@pytest.mark.parametrize(("asked", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_several_jobs_that_are_stopped_give_the_identical_table(tmp_path, table, make, asked, code):
+    plugin = f"stopping_{code}"
+    (tmp_path / f"{plugin}.py").write_text(STOPPING)
+    own = f"hyper._target_={plugin}.Stopping"
     rows = yaml.safe_load(MINI)["rows"] | {"unrolled": ["hyper=unrolled", own]}
-    make(rows=rows, plugins=["stopping.py"], seeds=[0], out="one")
+    given = {"rows": rows, "plugins": [f"{plugin}.py"], "seeds": [0]}
+    make(**given, out="one")
     row = f"table.rows.unrolled=['hyper=unrolled','{own}']"
-    words = (row, "plugins=[stopping.py]", "table.seeds=[0]")
-    (tmp_path / "stop").touch()
+    words = (row, f"plugins=[{plugin}.py]", "table.seeds=[0]")
+    (tmp_path / "stop").write_text(asked)
     done = table(*words, "out=two", "jobs=2")
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1 and "the same command goes on" in done.stderr
     assert not (tmp_path / "two" / "mini.md").exists()
-    make(rows=rows, plugins=["stopping.py"], seeds=[0], out="two", jobs=2)
+    folder = next((tmp_path / "two" / "runs").glob("unrolled*"))
+    assert "stopped after step 1" in (folder / "result.json").read_text()
+    make(**given, out="two", jobs=2)
+    assert "going on after step 1" in (folder / "run.log").read_text()
     assert written(tmp_path / "two") == written(tmp_path / "one")
 
 
@@ -283,13 +299,71 @@ def test_a_full_disk_is_one_line_and_what_is_done_stays_usable(make, monkeypatch
     assert written(make(out="parts", seeds=[0])) == expected
 
 
-def test_a_cell_stopped_between_training_and_result_starts_again(make):
+def unfinished(folder, **changes):
+    """What is there of a cell that ended after its training, before its result."""
+    result = json.loads((folder / "result.json").read_text())
+    del result["identity"]
+    (folder / "result.json").write_text(json.dumps(result | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"status": "interrupted"}, {"status": "running", "steps": 0, "train_seconds": 0.0}],
+    ids=["stopped during evaluation", "killed"],
+)
+def test_a_trained_cell_is_not_trained_again(make, changes):
+    out = make(seeds=[0])
+    expected, folder = written(out), next((out / "runs").glob("unrolled*"))
+    unfinished(folder, **changes)
+    make(seeds=[0])
+    assert "going on after step 3" in (folder / "run.log").read_text()
+    assert json.loads((folder / "result.json").read_text())["status"] == "ok"
+    assert written(out) == expected
+
+
+def test_a_cell_that_only_lacks_its_certificate_is_not_trained_again(make):
+    common = ["task=toy", "train.steps=3", "certify=true", "train.validate_every=2"]
+    out = make(seeds=[0], common=common)
+    folder = next((out / "runs").glob("unrolled*"))
+    result = json.loads((folder / "result.json").read_text())
+    certificate = result.pop("certificate")
+    (folder / "result.json").write_text(json.dumps(result))
+    make(seeds=[0], common=common)
+    assert "going on after step 3" in (folder / "run.log").read_text()
+    assert json.loads((folder / "result.json").read_text())["certificate"] == certificate
+
+
+def test_a_cell_of_other_code_starts_again_and_says_so(make, caplog):
+    caplog.set_level("INFO")
     out = make(seeds=[0])
     folder = next((out / "runs").glob("unrolled*"))
-    result = json.loads((folder / "result.json").read_text()) | {"status": "interrupted"}
-    (folder / "result.json").write_text(json.dumps(result))
+    unfinished(folder, status="interrupted", code="other")
     make(seeds=[0])
-    assert json.loads((folder / "result.json").read_text())["status"] == "ok"
+    assert "unrolled, (a) many, seed 0 starts again: the code has changed" in caplog.text
+    assert "going on" not in (folder / "run.log").read_text()
+
+
+def test_a_failed_candidate_is_named(make, monkeypatch):
+    train = table_run.train
+
+    def failing(config, *arguments):
+        if config["gkm"]["alpha"] == 0.3 and not config["eval"]["test"]:
+            raise BmoError("out of memory")
+        return train(config, *arguments)
+
+    monkeypatch.setattr(table_run, "train", failing)
+    with pytest.raises(BmoError, match="1 of 4 cells failed"):
+        make(seeds=[0], tune={"bmo": {"gkm.alpha": [0.3, 0.6]}}, out="out")
+    text = Path("out/mini.md").read_text()
+    assert "**Not among the candidates**, as it failed: bmo (gkm.alpha=0.3)" in text
+    assert "| bmo | 0." in text and "gkm.alpha=0.6" in text
+
+
+def test_seeds_of_the_command_count_more_than_those_of_a_preset(table, tmp_path):
+    words = ("preset=cpu", "+table.presets.cpu.seeds=[4,5]", "dry_run=true")
+    assert "seed 4" in table(*words).stdout
+    shown = table(*words, "seeds=[7]").stdout
+    assert "seed 7" in shown and "seed 4" not in shown
 
 
 def test_cells_of_other_code_are_kept_and_named(make, caplog):
@@ -311,7 +385,7 @@ def test_cells_of_other_code_are_kept_and_named(make, caplog):
 def test_dry_run_lists_and_writes_nothing(make, tmp_path, caplog):
     caplog.set_level("INFO")
     make(dry_run=True, common=["task=toy", "train.max_minutes=3"])
-    assert caplog.text.count("at most 3 min") == 4
+    assert caplog.text.count("at most, before the test, 3 min") == 4
     assert "in all: at most 12 min" in caplog.text
     assert not (tmp_path / "out").exists()
     out = make(seeds=[0])

@@ -1,13 +1,21 @@
 """What a table says: exact Markdown and LaTeX, intervals, marks, verdicts; presets as data."""
 
+import itertools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import yaml
+from matplotlib.figure import Figure
 from scipy import stats
 
+from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import Published
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.table_plan import combinations, last_of_each, scaled
+from bmo_cli.experiment.table_documents import _leaks
+from bmo_cli.experiment.table_plan import combinations, last_of_each, overrides_of, scaled
 from bmo_cli.results.table_crops import Panel, crops_figure, detailed_square
+from bmo_cli.results.table_figures import Price, tradeoff_figure
 from bmo_cli.results.table_latex import latex_document
 from bmo_cli.results.table_markdown import markdown_document
 from bmo_cli.results.table_sheet import (
@@ -69,6 +77,14 @@ def test_marks(means, direction, expected):
     assert marks(section(**means), PSNR, ".2f", direction) == expected
 
 
+def test_a_line_that_lacks_a_run_is_not_compared():
+    lines = [Line("a", {PSNR: [31.5]}, runs=3), Line("b", {PSNR: [31, 31.1]}, runs=2)]
+    lines.append(Line("c", {PSNR: [30]}))
+    assert marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
+    assert "| a | 31.50 (1 of 3 runs) |" in markdown_document(sheet(lines))
+    assert "31.50 (1 of 3 runs)" in latex_document(sheet(lines), "tab")
+
+
 def test_the_observation_does_not_compete():
     lines = [Line("rainy", {PSNR: [9]}, competes=False), Line("a", {PSNR: [3]})]
     lines.append(Line("b", {PSNR: [2]}))
@@ -81,7 +97,9 @@ def test_the_observation_does_not_compete():
         ([30.09], {}, "reproduced", "+0.09"),
         ([30.11], {}, "not reproduced", "+0.11"),
         ([29.89], {}, "not reproduced", "-0.11"),
-        ([29.0, 30.5], {}, "reproduced", "-0.25"),
+        ([29.0, 30.5], {}, "not reproduced", "-0.25"),  # scatter of ours is no tolerance
+        ([30.004], {"tolerance": 0.0}, "reproduced", "+0.00"),  # it prints the same
+        ([30.006], {"tolerance": 0.0}, "not reproduced", "+0.01"),
         ([29.0], {"tolerance": 1.0}, "reproduced", "-1.00"),
         ([30.0], {"protocol": "float"}, "protocol differs", "0.00"),
         ([], {}, "not run", "-"),
@@ -223,11 +241,12 @@ TABLE = {
 
 def test_a_preset_selects_adds_and_replaces():
     found = scaled(TABLE, "smoke")
-    assert found["common"] == ["a=1", "a=2"]
-    assert found["rows"] == {"x": ["b=1", "b=2"]}
-    assert list(found["columns"].items()) == [("q", []), ("p", ["c=1"])]
+    assert overrides_of(found, "x", "p") == ["a=1", "c=1", "b=1", "a=2", "b=2"]
+    assert overrides_of(found, "x", "q") == ["a=1", "b=1", "a=2", "b=2"]
+    assert (list(found["rows"]), list(found["columns"])) == (["x"], ["q", "p"])
     assert found["seeds"] == [3]
-    assert scaled(TABLE, "cpu") == scaled(TABLE, None) == TABLE
+    assert scaled(TABLE, None) == TABLE
+    assert scaled(TABLE, "cpu") == TABLE | {"scale": {}}
     with pytest.raises(
         InputError, match="preset=paper is not one of this table; it has smoke, cpu"
     ):
@@ -278,3 +297,52 @@ def test_crops_are_the_pixels_enlarged(rng, tmp_path):
     windows = np.lib.stride_tricks.sliding_window_view(picture[:140, :60], (20, 20))
     errors = np.abs(windows - inside[:20, :20]).max((2, 3))
     assert errors.min() < 0.01
+
+
+@pytest.mark.parametrize(
+    "file", sorted((config_dir() / "table").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_what_a_preset_says_of_every_cell_counts_in_every_cell(file):
+    table = yaml.safe_load(file.read_text())
+    for preset, changes in table["presets"].items():
+        found, general = scaled(table, preset), changes.get("common", [])
+        for row, column in itertools.product(found["rows"], found["columns"]):
+            own = [
+                word
+                for kind, name in (("columns", column), ("rows", row))
+                if isinstance(changes.get(kind), dict)
+                for word in changes[kind][name]
+            ]
+            last = [*general, *own]
+            words = overrides_of(found, row, column)
+            assert words[len(words) - len(last) :] == last
+
+
+def test_images_in_two_splits_are_named_once():
+    data = {"shared": ["2.png (train) = 2.png (test)"], "similar": []}
+    cells = [SimpleNamespace(result={"data": data}) for _ in range(2)]
+    cells += [SimpleNamespace(result=None), SimpleNamespace(result={})]
+    assert _leaks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
+    assert _leaks(cells[2:]) == []
+
+
+def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = ["free, bmo", "free, unrolled", "lip, bmo", "lip, unrolled", "guided, unrolled"]
+    prices = [
+        Price(row, 10, {10: 30.0 + seed, 100: 29.0}, None, 0.9) for row in rows for seed in range(3)
+    ]
+    tradeoff_figure(prices, tmp_path / "x.png")
+    left, right = drawn[0].axes
+    curves = [line for line in left.lines if len(line.get_xdata()) == 2][: len(prices)]
+    points = [line for line in right.lines if len(line.get_xdata()) == 1]
+    styles = [curve.get_linestyle() for curve in curves]
+    markers = [point.get_marker() for point in points]
+    assert styles == ["-"] * 3 + ["--"] * 3 + ["-"] * 3 + ["--"] * 6
+    assert markers == ["o"] * 3 + ["s"] * 3 + ["o"] * 3 + ["s"] * 6
+    assert [curve.get_color() for curve in curves] == ["C0"] * 6 + ["C1"] * 6 + ["C2"] * 3
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == rows
+    shown = [line.get_linestyle() for line in legend.get_lines()]
+    assert shown == ["-", "--", "-", "--", "--"]

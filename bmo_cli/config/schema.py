@@ -224,6 +224,7 @@ class TableConfig:
     table: Table
     only: str | None
     preset: str | None
+    seeds: list[Index] | None
     out: str
     root: str | None
     jobs: Count

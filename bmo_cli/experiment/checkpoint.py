@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Progress:
         best_step: the step it belongs to.
         evaluations: of T in training steps.
         products: vector-Jacobian products with D in training steps.
+        window: (loss, norm of the hyper-gradient, residual) of the steps since the last row of the
+            history.
+        flags: what training steps remarked, and how often.
     """
 
     step: int = 0
@@ -42,6 +45,8 @@ class Progress:
     best_step: int = 0
     evaluations: int = 0
     products: int = 0
+    window: list[tuple[float, float, float]] = field(default_factory=list)
+    flags: dict[str, int] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM only sets `signal`; a second acts at once."""
+    """Context in which SIGINT or SIGTERM only sets `signal`; a later SIGINT acts at once.
+
+    `timeout` and job schedulers signal a process and its group, so that one request may arrive
+    several times: what comes within a second is the same one, and SIGTERM never acts at once
+    (SIGKILL does).
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._since = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -31,9 +38,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = number, now
+        elif number == signal.SIGINT and now - self._since > 1:
             raise KeyboardInterrupt
-        self.signal = number
 
     @property
     def exit_code(self) -> int:

@@ -42,6 +42,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
     """
     require_sound(config["table"])
     table, out = scaled(config["table"], config["preset"]), Path(config["out"])
+    table["seeds"] = config["seeds"] or table["seeds"]
     require_sound(table | {key: {} for key in ("skip", "tune", "adjust")} | {"published": ()})
     root = config["root"] or os.environ.get("BMO_DATA")
     plan = Plan(table, out, config["plugins"], root, config["only"])
@@ -56,10 +57,10 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with _locked(out):
             failures = _run(plan, name, out, config)
-            _write(table, plan.cells, failures, out / name, figures)
+            _write(table, plan, failures, out / name, figures)
     if failures:
-        count = len(failures)
-        raise BmoError(f"{count} of {len(plan.cells)} cells failed; the table says why")
+        count = len(plan.cells) + len(plan.candidates)
+        raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
 
 
 def _run(plan: Plan, name: str, out: Path, config: Mapping[str, Any]) -> dict[Path, str]:
@@ -73,7 +74,7 @@ def _run(plan: Plan, name: str, out: Path, config: Mapping[str, Any]) -> dict[Pa
     plan.choose(judged)
     missing = _missing(plan.cells, config["stale"])
     log.info("%s: %d cells, %d to run, in %s", name, len(plan.cells), len(missing), out)
-    return run_cells(missing, config["jobs"])
+    return judged | run_cells(missing, config["jobs"])
 
 
 def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
@@ -82,12 +83,13 @@ def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
 
 def _write(
     table: Mapping[str, Any],
-    cells: Sequence[Cell],
+    plan: Plan,
     failures: Mapping[Path, str],
     stem: Path,
     figures: Path,
 ) -> None:
-    found = sheet(table, cells, failures)
+    cells = plan.cells
+    found = sheet(table, cells, failures, plan.candidates)
     text = markdown_document(found)
     documents = {"md": text, "csv": csv_document(table, cells)}
     documents["tex"] = latex_document(found, stem.name)

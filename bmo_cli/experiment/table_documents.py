@@ -13,17 +13,27 @@ from bmo_cli.results.table_sheet import Line, Section, Sheet
 from bmo_cli.results.tables import comma_separated
 
 
-def sheet(table: Mapping[str, Any], cells: Sequence[Cell], failures: Mapping[Path, str]) -> Sheet:
+def sheet(
+    table: Mapping[str, Any],
+    cells: Sequence[Cell],
+    failures: Mapping[Path, str],
+    candidates: Sequence[Cell] = (),
+) -> Sheet:
     """What the documents say.
 
     Args:
         table: at its scale.
         cells: those that the table shows.
         failures: why cells failed, by folder.
+        candidates: runs that were judged by validation.
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
-    stale = [cell.name for cell in cells if cell.stale]
+    stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
     other = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
+    for cell in candidates:
+        if cell.folder.path in failures:
+            reason = failures[cell.folder.path]
+            other.append(f"**Not among the candidates**, as it failed: {cell.name}: {reason}")
     return Sheet(
         title=table["title"],
         scores=table["scores"],
@@ -56,7 +66,16 @@ def _section(
             lines.insert(0, Line(table["input"], first, competes=False))
         if any(max(v) - min(v) > 1e-6 for v in observed.values() if v):
             remarks.append("**The rows were not tested on equal observations.**")
-    return Section(column, lines, remarks)
+    return Section(column, lines, [*remarks, *_leaks(inside)])
+
+
+def _leaks(cells: Sequence[Cell]) -> list[str]:
+    """Images that the runs of a column saw in two splits."""
+    data = [(cell.result or {}).get("data", {}) for cell in cells]
+    found = dict.fromkeys(
+        line for one in data for key in ("shared", "similar") for line in one.get(key, ())
+    )
+    return [f"**Images in two splits:** {'; '.join(found)}."] if found else []
 
 
 def _line(
@@ -73,6 +92,7 @@ def _line(
         chosen=_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r["protocol"] for r in results if r.get("protocol"))),
+        runs=len(cells),
     )
 
 

@@ -30,18 +30,20 @@ def estimate(cell: Cell, done: Sequence[Cell]) -> Estimate:
         done: cells of the same table that are done.
     """
     alike = [
-        float(result["cell_seconds"])
+        other
         for other in done
-        if other.row == cell.row
-        and other.tests == cell.tests
-        and "cell_seconds" in (result := other.result or {})
+        if (other.row, other.tests) == (cell.row, cell.tests)
+        and "cell_seconds" in (other.result or {})
     ]
-    if alike:
-        return Estimate(statistics.fmean(alike), "about")
+    near = [other for other in alike if other.column == cell.column] or alike
+    if near:
+        taken = [float((other.result or {})["cell_seconds"]) for other in near]
+        return Estimate(statistics.fmean(taken), "about")
     train = cell.composed.config["train"]
     learns = cell.composed.names["hyper"] != "none"
     if learns and train["max_minutes"] is not None:
-        return Estimate(60 * float(train["max_minutes"]), "at most")
+        ends = "at most, before the test," if cell.tests else "at most"
+        return Estimate(60 * float(train["max_minutes"]), ends)
     steps = [
         result["train_seconds"] / result["steps"]
         for other in done
@@ -76,7 +78,7 @@ def listing(cells: Sequence[Cell], rerun: bool, open_places: int, jobs: int) -> 
             found = estimate(cell, done)
             time, unknown = str(found), unknown + (found.seconds is None)
             seconds += found.seconds or 0.0
-            limits = limits or found.basis == "at most"
+            limits = limits or found.basis.startswith("at most")
         lines.append([cell.name, state, time])
     total = [f"{'at most' if limits else 'about'} {in_words(seconds / jobs)}"] if seconds else []
     total += [f"{unknown} cells of unknown time"] if unknown else []

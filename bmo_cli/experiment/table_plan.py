@@ -38,22 +38,30 @@ def scaled(table: Table, preset: str | None) -> dict[str, Any]:
         has = f"it has {', '.join(known)}" if known else "it has none: leave preset= away"
         raise InputError(f"preset={preset} is not one of this table; {has}")
     wanted = known[preset]
-    found = {**table, "common": [*table["common"], *(wanted.get("common") or ())]}
+    found = {**table, "scale": wanted, "seeds": wanted.get("seeds") or table["seeds"]}
     for kind in ("rows", "columns"):
-        found[kind] = _selected(table[kind], wanted.get(kind), f"presets.{preset}.{kind}")
-    found["seeds"] = wanted.get("seeds") or table["seeds"]
+        names = table[kind] if wanted.get(kind) is None else wanted[kind]
+        _require(names, table[kind], f"table.presets.{preset}.{kind}")
+        found[kind] = {name: table[kind][name] for name in names}
     return found
 
 
-def _selected(
-    every: Mapping[str, list[str]], wanted: Mapping[str, list[str]] | list[str] | None, where: str
-) -> dict[str, list[str]]:
-    """The named entries with the overrides that are added to them."""
-    if wanted is None:
-        return dict(every)
-    _require(wanted, every, f"table.{where}")
-    further = wanted if isinstance(wanted, Mapping) else {}
-    return {name: [*every[name], *further.get(name, ())] for name in wanted}
+def overrides_of(table: Table, row: str, column: str) -> list[str]:
+    """Of every run in a place: those of the table, then those of its preset, which count last.
+
+    Args:
+        table: at its scale, see `scaled`.
+        row, column: names.
+    """
+
+    def listed(section: Table) -> Iterator[str]:
+        yield from section.get("common") or ()
+        for kind, name in (("columns", column), ("rows", row)):
+            named = section.get(kind)
+            yield from named.get(name, ()) if isinstance(named, Mapping) else ()
+
+    adjusted = table.get("adjust", {}).get(row, {}).get(column, ())
+    return [*listed(table), *adjusted, *listed(table.get("scale", {}))]
 
 
 def require_sound(table: Table) -> None:
@@ -222,10 +230,8 @@ class Plan:
     ) -> Cell:
         table, chosen = self._table, chosen or {}
         tuned = [f"{key}={value}" for key, value in chosen.items()]
-        overrides = [*table["common"], *table["columns"][column], *table["rows"][row]]
-        overrides += [*table.get("adjust", {}).get(row, {}).get(column, ()), *tuned]
-        overrides += [*(["eval.test=false"] if judged else []), f"seed={seed}", *self._given]
-        overrides = last_of_each(overrides)
+        overrides = [*overrides_of(table, row, column), *tuned, *self._given, f"seed={seed}"]
+        overrides = last_of_each([*overrides, *(["eval.test=false"] if judged else [])])
         try:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
             if (row, column) not in self._rooted:  # only now it is known whether its data take one

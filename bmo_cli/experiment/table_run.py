@@ -135,13 +135,16 @@ def run_cell(cell: Cell) -> str:
 def _prepared(cell: Cell) -> bool:
     """Make the run folder; returns whether a run that was interrupted goes on there."""
     path, before = cell.folder.path, cell.folder.read_result()
-    steps, wanted = before.get("steps", 0), cell.composed.config["train"]["steps"]
-    goes_on = before.get("status") in ("interrupted", "running") and steps > 0
-    goes_on = goes_on and (wanted is None or steps < wanted)
-    goes_on = goes_on and before.get("code") == source_hash()
+    if "identity" in before:  # trained and evaluated
+        goes_on = bool(cell.composed.config.get("certify")) and "certificate" not in before
+    else:
+        goes_on = before.get("status") in ("interrupted", "running")
     goes_on = goes_on and (cell.folder.checkpoints / "last.safetensors").is_file()
+    if goes_on and before.get("code") != source_hash():
+        log.info("%s starts again: the code has changed since it stopped", cell.name)
+        goes_on = False
     if path.exists() and not goes_on:
-        shutil.rmtree(path)  # it failed, had not begun, or stopped between training and result
+        shutil.rmtree(path)  # it failed or had not begun
     (path / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(path / ".hydra" / "config.yaml", cell.composed.text.encode())
     listed = yaml.safe_dump(list(cell.overrides))

@@ -55,11 +55,11 @@ def train(
             config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
         )
     resumed = config["resume"] is not None
-    progress, flags = Progress(), {}
+    progress = Progress()
     if resumed:
         last = folder.checkpoints / "last.safetensors"
         progress = load_checkpoint(last, experiment.omega, optimizer)
-        flags = _still_true(folder, config, progress.step)
+        _require_something_left(folder, config, progress.step)
         log.info("going on after step %d", progress.step)
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
@@ -90,6 +90,8 @@ def train(
     )
     for note in experiment.notes:
         log.info("note: %s", note)
+    result |= {"steps": progress.step, "train_seconds": progress.seconds}
+    folder.write_result(result)  # what is killed from here on goes on from its last checkpoint
     with StopRequest() as stop:
         try:
             trainer = _fit(experiment, optimizer, config, folder, progress, stop)
@@ -118,7 +120,7 @@ def train(
         result["metrics"]["train/loss"] = history[-1]["loss"]
         result["metrics"]["train/gradient_fall"] = fall([row["hypergrad_norm"] for row in history])
     result["best_step"] = progress.best_step
-    result["flags"] = {**flags, **trainer.flags, **result["flags"]}
+    result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
         log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
@@ -137,22 +139,19 @@ def train(
     return result
 
 
-def _still_true(folder: RunFolder, config: Mapping[str, Any], done: int) -> dict[str, int]:
-    """Flags of a run that has had all its steps, and lacks its evaluation or its certificate.
+def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: int) -> None:
+    """A run that has had all its steps may lack its evaluation or its certificate.
 
     Raises:
         InputError: it lacks nothing.
     """
     steps, result = config["train"]["steps"], folder.read_result()
-    if steps is None or done < steps:
-        return {}
     certified = not config.get("certify") or "certificate" in result
-    if "identity" not in result or not certified:
-        return dict(result.get("flags", {}))
-    raise InputError(
-        f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, or "
-        f"ask whether it converges with 'bmo certify run={folder.path}'"
-    )
+    if steps is not None and done >= steps and "identity" in result and certified:
+        raise InputError(
+            f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
+            f"or ask whether it converges with 'bmo certify run={folder.path}'"
+        )
 
 
 def _require_fit(experiment: Experiment, sample: Sample) -> None:

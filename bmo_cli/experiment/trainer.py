@@ -60,9 +60,8 @@ class Trainer:
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
-        self.flags: Counter[str] = Counter()
+        self.flags = Counter(progress.flags)
         self._history = History(folder, experiment.task.metric, keep_until=progress.step)
-        self._window: list[tuple[float, float, float]] = []
 
     def run(self) -> None:
         """Train until the last step, the last minute or a stop request.
@@ -75,7 +74,7 @@ class Trainer:
         last = settings["steps"] if settings["steps"] is not None else 10**9
         last = last if experiment.hyper.trains else 0
         if progress.step == 0:
-            self._validate_and_save()
+            self._save(self._validated())
         started = time.monotonic() - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings["batch"])
         while progress.step < last and self._fraction() < 1 and self.stop.signal is None:
@@ -83,10 +82,12 @@ class Trainer:
             progress.step += 1
             self.console.advance()
             progress.seconds = time.monotonic() - started
-            self._window.append((outcome.objective.item(), norm, outcome.residual))
+            progress.window.append((outcome.objective.item(), norm, outcome.residual))
             ends = progress.step == last or self._fraction() >= 1
             if ends or progress.step % settings["validate_every"] == 0:
-                self._record(self._validate_and_save())
+                score = self._validated()
+                self._record(score)  # first: a checkpoint never lacks its row
+                self._save(score)
             elif progress.step % settings["log_every"] == 0:
                 self._record(math.nan)
         if settings["steps"] is not None and progress.step < last and self._fraction() >= 1:
@@ -133,6 +134,7 @@ class Trainer:
             self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
         optimizer.step()
         self.flags.update(outcome.flags)
+        self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
         return norm, outcome
 
@@ -161,19 +163,23 @@ class Trainer:
             self.settings["warmup"],
         )
 
-    def _validate_and_save(self) -> float:
+    def _validated(self) -> float:
+        """Mean validation score."""
         if not all_finite(self.experiment.omega):
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
-        progress = self.progress
         try:
-            score = self.validate()
+            return self.validate()
         except DivergenceError as error:
-            raise DivergenceError(f"validation after step {progress.step}: {error}") from error
+            step = self.progress.step
+            raise DivergenceError(f"validation after step {step}: {error}") from error
+
+    def _save(self, score: float) -> None:
+        """A checkpoint to go on from, and the best one by validation."""
+        progress = self.progress
         if self._is_better(score, progress.best):
             progress.best, progress.best_step = score, progress.step
             save_checkpoint(self.best, self.experiment.omega, progress)
         save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
-        return score
 
     def _is_better(self, score: float, best: float) -> bool:
         task = self.experiment.task
@@ -183,9 +189,9 @@ class Trainer:
 
     def _record(self, score: float) -> None:
         """A row of history.csv: averages since the last row."""
-        columns = list(zip(*self._window, strict=True))
+        columns = list(zip(*self.progress.window, strict=True))
         loss, norm, residual = (sum(column) / len(column) for column in columns)
-        self._window.clear()
+        self.progress.window.clear()
         row = {
             "step": self.progress.step,
             "seconds": self.progress.seconds,

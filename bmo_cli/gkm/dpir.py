@@ -87,13 +87,13 @@ class DPIR(NumericalOperator):
         average = gaussian_average(self.centre, f.y)
 
         @functools.cache
-        def iteration(k: int) -> tuple[Tensor, Tensor, StateMap]:
+        def iteration(k: int, with_graph: bool) -> tuple[Tensor, Tensor, StateMap]:
             level = self.level_at(k)
             gamma = (level / noise).square() / self.weight()
             return self.level / level, gamma, f.resolvent(gamma)
 
         def apply(u: State, k: int) -> State:
-            ratio, gamma, resolvent = iteration(min(k, self.steps - 1))
+            ratio, gamma, resolvent = iteration(min(k, self.steps - 1), torch.is_grad_enabled())
             (v,) = resolvent(u)
             m = average(v)
             (denoised,) = problem.g.prox((m + ratio * (v - m),), gamma)

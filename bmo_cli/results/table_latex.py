@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from bmo_cli.results.table_sheet import (
+    Line,
     Mark,
     Section,
     Sheet,
@@ -77,17 +78,19 @@ def _cells(sheet: Sheet, section: Section, name: str) -> list[str]:
     for score, layout in scores.items():
         direction = sheet.best.get(score)
         mark: Mark = marks(section, score, layout, direction)[at] if direction else ""
-        found.append(cell(section.lines[at].values.get(score, ()), layout, mark))
+        found.append(cell(section.lines[at], score, layout, mark))
     return found
 
 
-def cell(values: Sequence[float], layout: str, mark: Mark) -> str:
+def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     """Mean over the seeds, marked, and the 95 % interval where there are several, as LaTeX."""
+    values = line.values.get(score, ())
     if not values:
         return "--"
     mean, interval = mean_and_interval(values)
     text = _MARKED[mark] % latex_escaped(format(mean, layout))
-    return text if interval is None else rf"{text} $\pm$ {latex_escaped(format(interval, layout))}"
+    spread = "" if interval is None else rf"$\pm$ {latex_escaped(format(interval, layout))}"
+    return " ".join(filter(None, (text, spread, line.lacks(score))))
 
 
 def _header(sheet: Sheet, score: str) -> str:

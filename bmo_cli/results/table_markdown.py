@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bmo_cli.results.table_sheet import Mark, Section, Sheet, compare, marks, mean_and_interval
+from bmo_cli.results.table_sheet import (
+    Line,
+    Mark,
+    Section,
+    Sheet,
+    compare,
+    marks,
+    mean_and_interval,
+)
 from bmo_cli.results.tables import markdown
 
 _MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
@@ -43,11 +49,7 @@ def _section(sheet: Sheet, section: Section) -> str:
         [
             line.name,
             *(
-                cell(
-                    line.values.get(score, ()),
-                    layout,
-                    marked[score][i] if marked.get(score) else "",
-                )
+                cell(line, score, layout, marked[score][i] if marked.get(score) else "")
                 for score, layout in scores.items()
             ),
             line.chosen,
@@ -62,13 +64,15 @@ def _section(sheet: Sheet, section: Section) -> str:
     return "\n\n".join([f"## {section.name}", table, *said]) + "\n"
 
 
-def cell(values: Sequence[float], layout: str, mark: Mark) -> str:
+def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     """Mean over the seeds, marked, and the 95 % interval where there are several."""
+    values = line.values.get(score, ())
     if not values:
         return "-"
     mean, interval = mean_and_interval(values)
     text = _MARKED[mark].format(format(mean, layout))
-    return text if interval is None else f"{text} ± {format(interval, layout)}"
+    spread = "" if interval is None else f"± {format(interval, layout)}"
+    return " ".join(filter(None, (text, spread, line.lacks(score))))
 
 
 def _protocols(section: Section) -> list[str]:

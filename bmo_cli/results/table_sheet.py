@@ -30,6 +30,7 @@ class Line:
         failed: why a run of it failed, or nothing.
         protocols: how its scores were computed, every text that its runs hold.
         competes: whether it is a method, not the observation.
+        runs: how many it has, failed ones among them.
     """
 
     name: str
@@ -38,6 +39,12 @@ class Line:
     failed: str = ""
     protocols: Sequence[str] = ()
     competes: bool = True
+    runs: int = 1
+
+    def lacks(self, score: str) -> str:
+        """How many of its runs have a value, in words, where some have none and others do."""
+        known = len(self.values.get(score, ()))
+        return f"({known} of {self.runs} runs)" if 0 < known < self.runs else ""
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,8 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 def marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:
     """Which line has the best and which the second value; what prints equal is equal.
 
+    A line that lacks a run is not compared: the runs that diverged would have been its worst.
+
     Args:
         section: whose lines are compared.
         score: by this one.
@@ -129,7 +138,7 @@ def marks(section: Section, score: str, layout: str, direction: str) -> list[Mar
     means = {
         i: statistics.fmean(line.values[score])
         for i, line in enumerate(section.lines)
-        if line.competes and line.values.get(score)
+        if line.competes and line.values.get(score) and not line.lacks(score)
     }
     ordered = sorted(means, key=lambda i: means[i], reverse=direction == "max")
     texts = list(dict.fromkeys(format(means[i], layout) for i in ordered))
@@ -164,7 +173,8 @@ def _compare(sheet: Sheet, entry: Published) -> Comparison:
         verdict = "protocol differs"
         protocol = f"published: {entry.protocol}; ours: {'; '.join(line.protocols)}"
     else:
-        close = abs(difference) <= max(interval or 0.0, _tolerance(entry)) * (1 + 1e-9)
+        close = abs(difference) <= _tolerance(entry) * (1 + 1e-9)
+        close = close or format(mean, layout) == published
         verdict = "reproduced" if close else "not reproduced"
     return Comparison(
         entry, ours, published, f"{sign}{format(difference, layout)}", verdict, protocol
