@@ -3,7 +3,9 @@ import pytest
 import scipy.ndimage
 import torch
 
+from bmo_cli.data.splits import Embedded
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.tasks.deconvolution import Deconvolution
 
 
 def kernels(rng, *sizes):
@@ -58,3 +60,36 @@ def test_kernels_of_several_sizes_keep_their_centres(rng):
     together = blur(image.expand(4, -1, -1, -1), centred(several))
     for row, kernel in zip(together, several, strict=True):
         torch.testing.assert_close(row[None], blur(image, kernel[None]))
+
+
+def deconvolution(**changes):
+    data = Embedded(channels=changes.pop("colours", 3), crop=24, eval_crop=24, workers=0)
+    return Deconvolution(data=data, kernel_count=2, kernel_size=5, **changes)
+
+
+def test_noise_of_a_range_is_one_level_an_image_for_a_gray_network_in_colour():
+    task = deconvolution(channels=1, noise=(1, 50))
+    levels = next(task.samples(range(1), 6)).problem.noise.reshape(6, 3)
+    assert torch.equal(levels, levels[:, :1].expand(6, 3))
+    assert len(levels[:, 0].unique()) == 6
+    for case in task.cases("test"):
+        y, level = case.problem.f.y, case.problem.noise
+        assert y.shape == (3, 1, 24, 24)
+        assert level.shape == (3,)
+        assert len(level.unique()) == 1
+
+
+@pytest.mark.parametrize(("colours", "noise"), [(1, (1, 50)), (1, (7.65, 7.65)), (3, (7.65, 7.65))])
+def test_draws_of_noise(colours, noise):
+    """The generator is asked for a level of every channel, whether they are all used or not."""
+    task = deconvolution(colours=colours, channels=1, noise=noise)
+    for i, case in enumerate(task.cases("test")):
+        rng = np.random.default_rng([0, i, 0xE7A1])
+        transfer = transfer_function(task.kernels[rng.integers(2)][None], (24, 24))
+        clean = case.reference[:, None]
+        level = torch.tensor(rng.uniform(noise[0] / 255, noise[1] / 255, size=colours)).float()
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        draw = torch.randn(clean.shape, generator=generator)
+        blurred = PeriodicBlur(transfer, (24, 24))(clean)
+        assert torch.equal(case.problem.noise, level)
+        assert torch.equal(case.problem.f.y, blurred + level[:, None, None, None] * draw)

@@ -1,5 +1,7 @@
 import io
 import re
+import threading
+import weakref
 
 import h5py
 import numpy as np
@@ -138,6 +140,41 @@ def test_cache_limit_changes_memory_and_nothing_else(photos):
     assert not read_again.in_memory
     np.testing.assert_array_equal(kept[1], read_again[1])
     assert kept.fingerprint() == read_again.fingerprint()
+
+
+def test_few_images_are_in_memory_before_the_limit_is_noticed():
+    lock, alive, most = threading.Lock(), 0, 0
+
+    def change(by):
+        nonlocal alive, most
+        with lock:
+            alive += by
+            most = max(most, alive)
+
+    def decode():
+        pixels = np.zeros((64, 64, 1), np.uint8)
+        change(1)
+        weakref.finalize(pixels, change, -1)
+        return Photograph(pixels)
+
+    images = ImageSet([(f"{i}.png", decode) for i in range(200)], channels=1, cache_mib=3 / 256)
+    assert most <= 3 + 8 + 1  # kept, decoded ahead, looked at
+    assert alive == 3
+    assert len(images) == 200
+
+
+def test_digest_knows_which_split_an_image_is_in(tmp_path, rng):
+    def folder(name, *letters):
+        (tmp_path / name).mkdir()
+        for letter in letters:
+            write_image(tmp_path / name / f"{letter}.png", photographs[letter])
+        return str(tmp_path / name)
+
+    photographs = {letter: image(rng, 1, np.uint8) for letter in "abc"}
+    a, ab, bc, c = (folder(letters, *letters) for letters in ("a", "ab", "bc", "c"))
+    splits = [{"train": ab, "val": c}, {"train": a, "val": bc}, {"train": ab, "test": c}]
+    assert len({Folder(**places).digest() for places in splits}) == 3
+    assert Folder(train=ab, val=c).digest() == Folder(val=c, train=folder("d", *"ab")).digest()
 
 
 def test_fingerprint_sees_content_and_names(rng):

@@ -17,6 +17,8 @@ from bmo_cli.data.kernels import make_kernels
 from bmo_cli.data.named import Named
 from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import instantiate
+from bmo_cli.experiment.compose import compose
 from bmo_cli.experiment.table import make_table
 from bmo_cli.tasks.derain import Derain
 
@@ -215,6 +217,40 @@ def test_digest_covers_what_is_used_and_not_where_it_lies(sets, tmp_path):
         digest(other, test_set="rain12")
 
 
+def test_digest_knows_splits_and_which_images_are_degraded(sets, tmp_path):
+    def digest(root=sets, **changes):
+        given = {"root": str(root), "test_set": "rain12", "train_set": "rain100h", "channels": 3}
+        return Named(**given | changes).digest()
+
+    for names in ({}, {"test_set": "set12", "train_set": "bsd400"}):
+        assert digest(**names, val_count=5) != digest(**names, val_count=6)
+    other = copied(sets, tmp_path, "rain12")
+    before = digest(other, train_set=None)
+    assert before == digest(train_set=None)
+    for old, new in (("clean", "x"), ("rain", "clean"), ("x", "rain")):
+        (other / "rain12" / old).rename(other / "rain12" / new)
+    assert digest(other, train_set=None) != before
+
+
+@pytest.mark.parametrize(
+    ("words", "flips"),
+    [
+        (["data=named"], "all"),
+        (["data=set12"], "all"),
+        (["data=named", "data.train_set=rain100h"], "mirror"),
+        (["data=named", "data.test_set=rain12", "data.train_set=null"], "mirror"),
+        (["data=rain12"], "mirror"),
+        (["data=rain100l", "data.train_set=null"], "mirror"),
+        (["data=rain100h", "data.flips=all"], "all"),
+        (["data=bsd68", "data.flips=none"], "none"),
+    ],
+)
+def test_rain_is_not_turned_unless_told_to(words, flips):
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        node = compose(words).config["data"]
+    assert instantiate(node, "data", (), Named).flips == flips
+
+
 def test_kernels_by_name(sets, tmp_path, monkeypatch):
     def levin(root):
         return make_kernels("levin", count=1, size=3, width=1, seed=0, root=root)
@@ -264,7 +300,7 @@ def test_a_table_gives_its_root_to_the_data(sets, tmp_path, monkeypatch, caplog)
         "seeds": [0],
     }
     config = {"table": table, "only": None, "preset": None, "jobs": 1, "dry_run": False}
-    config |= {"stale": "keep", "plugins": [], "out": str(tmp_path / "out")}
+    config |= {"seeds": None, "stale": "keep", "plugins": [], "out": str(tmp_path / "out")}
     for root in ("one", "two"):
         check_config(config | {"root": root}, "table")
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):

@@ -56,6 +56,28 @@ def test_digest_follows_contents_not_places(pairs, tmp_path_factory):
     assert Paired(train=str(other)).digest() != before
 
 
+def test_digest_knows_splits_and_which_images_are_degraded(pairs, tmp_path_factory):
+    other = tmp_path_factory.mktemp("elsewhere")
+    for kind in ("clean", "rain"):
+        (other / kind).mkdir()
+        for file in sorted((pairs / kind).iterdir())[2:]:
+            file.rename(other / kind / file.name)
+    few, many = str(pairs), str(other)
+    assert Paired(train=few, val=many).digest() != Paired(train=few, test=many).digest()
+    given = {"train": few, "degraded": "rain", "clean": "clean"}
+    swapped = {"train": few, "degraded": "clean", "clean": "rain"}
+    before = [Paired(**given).digest(), Paired(**swapped).digest()]
+    assert before[0] != before[1]
+    for kind in ("clean", "rain"):  # a pair goes from validation to training
+        file = min((other / kind).iterdir())
+        file.rename(pairs / kind / file.name)
+    moved = Paired(train=few, val=many).digest()
+    for kind in ("clean", "rain"):
+        file = max((pairs / kind).iterdir())
+        file.rename(other / kind / file.name)
+    assert Paired(train=few, val=many).digest() != moved
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

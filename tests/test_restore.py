@@ -53,6 +53,7 @@ def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channel
         (["output=out.gif"], "must end in one of"),
         (["output=nowhere/out.png"], "the folder of the output does not exist"),
         (["kernel=two.npz"], "choose one: kernel_name=a, b"),
+        (["kernel=null", "kernel_name=a"], "give kernel=FILE, or leave kernel_name out"),
         (["input=cmyk.jpg"], "cmyk.jpg is a CMYK image; expected gray or RGB"),
         (["max_megapixels=1e-4"], "0.0001 megapixels that are read; max_megapixels=1 allows it"),
     ],
@@ -72,6 +73,22 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "task"),
+    [
+        (["task=toy"], "Toy"),
+        (["task=patch_coding", "task.atoms=8", "task.patch=4"], "PatchCoding"),
+    ],
+)
+def test_restore_of_a_run_without_photographs_says_so(bmo, photos, tmp_path, words, task):
+    Image.new("L", (16, 12)).save(tmp_path / "in.png")
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    done = bmo("restore", "run=run", *words, "input=in.png", "output=out.png")
+    assert done.returncode == 2
+    assert f"photographs, which {task} does not restore" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_restore_of_a_palette_image_stored_on_its_side(bmo, trained, tmp_path, rng):

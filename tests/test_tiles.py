@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bmo_cli.linear.boundary import ALIGNMENT, continue_periodically, in_tiles
+from bmo_cli.experiment.restore import restored
+from bmo_cli.gkm.augmented import PDHG
+from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.linear.boundary import ALIGNMENT, continue_periodically, in_tiles, interior
+from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.lip import GuidedPotential
+from bmo_cli.tasks.deconvolution import Deconvolution
+from bmo_cli.tasks.derain import Derain
 
 
 @pytest.mark.parametrize("size", [(31, 45), (64, 64), (130, 97)])
@@ -18,6 +27,18 @@ def test_local_maps_are_reproduced(rng, size):
     torch.testing.assert_close(in_tiles(blur, y, side=32, margin=4), blur(y), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(31, 45), (130, 7)])
+def test_periodic_maps_are_reproduced(rng, size):
+    y = torch.tensor(rng.random((2, 3, *size)))
+    kernel = torch.tensor(rng.normal(size=(3, 3, 9, 9)))
+
+    def blur(tile):
+        return F.conv2d(F.pad(tile, (4, 4, 4, 4), mode="circular"), kernel)
+
+    found = in_tiles(blur, y, side=32, margin=4, periodic=True)
+    torch.testing.assert_close(found, blur(y), rtol=0, atol=1e-12)
+
+
 def test_grid_of_the_tiles_is_that_of_the_image(rng):
     y = torch.tensor(rng.random((1, 1, 8 * ALIGNMENT, 70)))
 
@@ -29,7 +50,8 @@ def test_grid_of_the_tiles_is_that_of_the_image(rng):
     torch.testing.assert_close(in_tiles(coarse, y, 40, 10), coarse(y), rtol=0, atol=1e-12)
 
 
-def test_every_tile_is_small(rng):
+@pytest.mark.parametrize("periodic", [False, True])
+def test_every_tile_is_small(rng, periodic):
     seen = []
 
     def note(tile):
@@ -37,7 +59,7 @@ def test_every_tile_is_small(rng):
         return tile
 
     y = torch.tensor(rng.random((1, 1, 200, 100)))
-    assert torch.equal(in_tiles(note, y, side=64, margin=16), y)
+    assert torch.equal(in_tiles(note, y, 64, 16, periodic=periodic), y)
     assert len(seen) == 4 * 2
     assert max(max(shape) for shape in seen) == 64 + 2 * 16
 
@@ -46,6 +68,85 @@ def test_continuation_meets_at_the_borders(rng):
     y = torch.tensor(rng.random((1, 1, 20, 30)))
     wide = continue_periodically(y, 6)
     assert torch.equal(wide[..., 6:26, 6:36], y)
+    assert torch.equal(interior(wide, 6), y)
+    assert torch.equal(interior(continue_periodically(y, 0), 0), y)
     # The step between opposite borders is spread over the 12 pixels between them.
     inner = (wide - wide.roll(1, 2)).abs()[..., 0, 6:36]
     assert (inner <= 0.2 * (y[..., 0, :] - y[..., -1, :]).abs() + 1e-12).all()
+
+
+# --- schemes in tiles -----------------------------------------------------------------------------
+
+
+def deconvolved(y, kernel, *, padding="circular", **config):
+    """By the resolvent and a small DnCNN, four iterations."""
+    net = DnCNN(width=4, depth=3, padding=padding)
+    scheme = GKM(operator=Resolvent(gamma=10.0), net=net).double()
+    whole = {"task": {}, "eval": {"iterations": 4}, "tile": 1024, "tile_margin": 0}
+    return restored(scheme, Deconvolution, y, kernel, whole | config)
+
+
+@pytest.fixture
+def kernel(rng):
+    """Of 9 x 9 pixels."""
+    kernel = torch.tensor(rng.random((9, 9)))
+    return kernel / kernel.sum()
+
+
+@pytest.fixture
+def blurred(rng, kernel):
+    """An image of 96 x 160 pixels with edges everywhere, blurred, with noise."""
+    sharp = F.interpolate(torch.tensor(rng.random((1, 1, 12, 20))), scale_factor=8)
+    y = PeriodicBlur(transfer_function(kernel[None], (96, 160)), (96, 160))(sharp)
+    return y + 0.01 * torch.tensor(rng.normal(size=y.shape))
+
+
+@pytest.mark.parametrize(
+    ("boundary", "padding", "border"),
+    [("periodic", "circular", 0), ("periodic", "zeros", 32), ("pad", "zeros", 8)],
+)
+def test_deconvolution_in_tiles_is_that_of_the_whole_image(
+    blurred, kernel, boundary, padding, border
+):
+    choices = {"boundary": boundary, "padding": padding}
+    whole = deconvolved(blurred, kernel, **choices)
+
+    def difference(margin):
+        tiles = deconvolved(blurred, kernel, tile=48, tile_margin=margin, **choices)
+        return float(interior(tiles - whole, border).abs().max())
+
+    assert difference(48) <= 1e-3
+    assert difference(16) <= difference(0) / 2
+    assert difference(0) > 0.1
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "pad"])
+def test_tiles_smaller_than_the_kernel(blurred, boundary):
+    y, kernel = blurred[..., :52, :52], torch.full((19, 19), 1 / 361, dtype=torch.float64)
+    found = deconvolved(y, kernel, boundary=boundary, tile=48, tile_margin=0)
+    assert found.shape == y.shape
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("form", ["sparse", "sum"])
+def test_padding_keeps_opposite_borders_of_rain_apart(rng, form):
+    settings = {"rain_weight": 0.1, "background_weight": 0.1, "streak_weight": 0.1}
+    sparse = {"operator": PDHG()}
+    guided = {"operator": ProximalGradient(), "net": GuidedPotential(features=8)}
+    scheme = GKM(**(sparse if form == "sparse" else guided), layers=2).double()
+    config = {"task": {"form": form, **settings}, "eval": {"iterations": 4}}
+    config |= {"tile": 1024, "tile_margin": 0}
+    y = torch.tensor(rng.random((1, 1, 40, 40)))
+    changed = y.clone()
+    changed[..., -1:] = 1 - changed[..., -1:]
+
+    def change_at_the_other_border(boundary):
+        a, b = (
+            restored(scheme, Derain, image, None, {**config, "boundary": boundary})
+            for image in (y, changed)
+        )
+        assert a.shape == y.shape
+        return float((a - b)[..., :4].abs().max())
+
+    assert change_at_the_other_border("periodic") > 1e-3
+    assert change_at_the_other_border("pad") < change_at_the_other_border("periodic") / 10

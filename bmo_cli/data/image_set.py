@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,11 @@ from bmo_cli.data.perceptual import look_alikes, perceptual_hash
 from bmo_cli.errors import InputError
 
 log = logging.getLogger(__name__)
+_WORKERS = 4
+_AHEAD = 2 * _WORKERS
+"""Images that may be decoded before it is known whether memory for them is left."""
+Source = tuple[str, Callable[[], Photograph]]
+"""A name, and the function that decodes the image."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class ImageSet:
     """Images of one split, all gray or all colour.
 
     Args:
-        sources: (name, function that decodes it) of every image.
+        sources: of every image.
         channels: 1 gray or 3 colour; every image is converted.
         cache_mib: decoded images are kept up to this much memory; the rest is decoded when asked
             for. Every image is decoded once at construction, so a damaged one is found at once.
@@ -47,7 +52,7 @@ class ImageSet:
 
     def __init__(
         self,
-        sources: Sequence[tuple[str, Callable[[], Photograph]]],
+        sources: Sequence[Source],
         *,
         channels: int,
         cache_mib: float = 2048,
@@ -55,18 +60,19 @@ class ImageSet:
         self.channels = channels
         self._entries: list[_Entry] = []
         budget = cache_mib * 2**20
-        with ThreadPoolExecutor(4) as pool:
-            decoded = pool.map(lambda source: source[1](), sources)
-            for (name, load), photograph in zip(sources, decoded, strict=True):
-                entry = self._entry(name, load, photograph)
-                kept = entry.pixels
-                if kept is not None and kept.nbytes > budget:
-                    entry = replace(entry, pixels=None)
-                elif kept is not None:
-                    budget -= kept.nbytes
-                self._entries.append(entry)
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            for start in range(0, len(sources), _AHEAD):
+                for entry in pool.map(self._entry, sources[start : start + _AHEAD]):
+                    kept = entry.pixels
+                    if kept is not None and kept.nbytes <= budget:
+                        budget -= kept.nbytes
+                    else:
+                        entry = replace(entry, pixels=None)
+                    self._entries.append(entry)
 
-    def _entry(self, name: str, load: Callable[[], Photograph], image: Photograph) -> _Entry:
+    def _entry(self, source: Source) -> _Entry:
+        name, load = source
+        image = load()
         pixels = image.pixels
         digest = hashlib.sha256(f"{pixels.shape}{pixels.dtype}".encode())
         digest.update(np.ascontiguousarray(pixels).tobytes())
@@ -146,15 +152,25 @@ def image_files(place: str, key: str) -> list[Path]:
     return files
 
 
-def files_digest(files: Sequence[Path]) -> str:
-    """A hash of names and contents, without decoding anything; where the files lie is not in it."""
+def files_digest(parts: Mapping[str, Sequence[Path]]) -> str:
+    """A hash of names and contents, without decoding anything; where the files lie is not in it.
+
+    Args:
+        parts: files by what they are for, which is in the hash: an image that moves from training
+            to validation makes another experiment.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     digest = hashlib.sha256()
-    for file in files:
-        try:
-            content = hashlib.sha256(file.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-        digest.update(f"{file.name} {content}\n".encode())
+    for part, files in parts.items():
+        digest.update(f"{part}\0{len(files)}\0".encode())
+        for file in files:
+            try:
+                content = hashlib.sha256(file.read_bytes()).hexdigest()
+            except OSError as error:
+                raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+            digest.update(f"{file.name}\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 

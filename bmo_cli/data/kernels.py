@@ -93,34 +93,44 @@ def make_kernels(
         return {"gaussian": gaussian_kernel(size, width)}
     if kind == "disk":
         return {"disk": disk_kernel(size, width)}
-    if kind in KERNELS:
-        return named_kernels(kind, root)
-    if not kind.lower().endswith(FILE_SUFFIXES):
+    file = kernels_file(kind, root)
+    if file is None:
         names = ("motion", "gaussian", "disk", *KERNELS)
         endings = ", ".join(FILE_SUFFIXES)
         raise InputError(
             f"task.kernels must be {', '.join(names)} or a file ({endings}), got '{kind}'"
             f"{nearest(kind, names)}"
         )
-    return read_kernels(Path(kind))
+    found = read_kernels(file)
+    if kind in KERNELS:
+        _require_published(found, kind, file)
+    return found
 
 
-def named_kernels(name: str, root: str | None) -> dict[str, Kernel]:
-    """Published kernels, see `named_sets.KERNELS`.
+def kernels_file(kind: str, root: str | None = None) -> Path | None:
+    """The file that kernels of this kind are read from; None: there is none to read.
+
+    Args:
+        kind: as in `make_kernels`.
+        root: as in `make_kernels`.
 
     Raises:
-        InputError: they are not there, or they are not the published ones.
+        InputError: a published set that is not there.
     """
-    file, sides = kernel_file(name, root), KERNELS[name][1]
-    found = read_kernels(file)
-    have = [kernel.shape for kernel in found.values()]
+    if kind in KERNELS:
+        return kernel_file(kind, root)
+    return Path(kind) if kind.lower().endswith(FILE_SUFFIXES) else None
+
+
+def _require_published(found: Mapping[str, Kernel], name: str, file: Path) -> None:
+    """Refuse kernels of other sizes than those of the published set, see `named_sets.KERNELS`."""
+    have, sides = [kernel.shape for kernel in found.values()], KERNELS[name][1]
     if have != [(side, side) for side in sides]:
         sizes = ", ".join(f"{h} x {w}" for h, w in have)
         raise InputError(
             f"task.kernels={name}: {file} holds kernels of {sizes}; expected squares of sides "
             f"{', '.join(map(str, sides))}"
         )
-    return found
 
 
 def read_kernels(file: Path) -> dict[str, Kernel]:

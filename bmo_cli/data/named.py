@@ -7,9 +7,15 @@ from typing import Literal
 
 from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS
-from bmo_cli.data.image_set import ImageSet, files_digest
-from bmo_cli.data.named_sets import Files, find, require
-from bmo_cli.data.splits import PhotographData, Split, embedded_files, held_out_part
+from bmo_cli.data.image_set import ImageSet
+from bmo_cli.data.named_sets import SETS, Files, find, require
+from bmo_cli.data.splits import (
+    PhotographData,
+    Split,
+    embedded_files,
+    held_out_part,
+    pairs_digest,
+)
 from bmo_cli.errors import InputError, nearest
 
 
@@ -30,7 +36,7 @@ class Named(PhotographData):
         channels: as `PhotographData`.
         crop: as `PhotographData`.
         eval_crop: as `PhotographData`.
-        flips: as `PhotographData`.
+        flips: as `PhotographData`; None: mirror where one of the sets is of pairs, else all.
         workers: as `PhotographData`.
         max_megapixels: as `PhotographData`.
 
@@ -50,22 +56,23 @@ class Named(PhotographData):
         channels: Channels = 1,
         crop: Count = 64,
         eval_crop: Count | None = None,
-        flips: Flips = "all",
+        flips: Flips | None = None,
         workers: Index | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
-        super().__init__(
-            channels=channels,
-            crop=crop,
-            eval_crop=eval_crop,
-            flips=flips,
-            workers=workers,
-            max_megapixels=max_megapixels,
-        )
         if test_set is not None:
             require(test_set, "test", "data.test_set")
         if train_set is not None:
             require(train_set, "train", "data.train_set")
+        rainy = any(name and SETS[name].kind == "pairs" for name in (test_set, train_set))
+        super().__init__(
+            channels=channels,
+            crop=crop,
+            eval_crop=eval_crop,
+            flips=flips or ("mirror" if rainy else "all"),  # rain falls: no turning
+            workers=workers,
+            max_megapixels=max_megapixels,
+        )
         self.root, self.test_set, self.train_set = root, test_set, train_set
         self.subset = None if subset is None else [str(name) for name in subset]
         self.val_count, self.cache_mib = val_count, cache_mib
@@ -80,8 +87,7 @@ class Named(PhotographData):
 
     def digest(self) -> str:
         splits: Sequence[Split] = ("train", "val", "test")
-        parts = [part or [] for split in splits for part in self._files(split)]
-        return files_digest([file for part in parts for file in part])
+        return pairs_digest({split: self._files(split) for split in splits})
 
     def _images(self, split: Split) -> tuple[ImageSet, ImageSet | None]:
         if split not in self._read_splits:

@@ -61,7 +61,7 @@ class PhotographData(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Identity of the files of all splits, by name and content; nothing is decoded.
+        """Identity of the files of each split, by name and content; nothing is decoded.
 
         Raises:
             InputError: files are missing.
@@ -119,7 +119,7 @@ class Embedded(PhotographData):
         return self._read(files, math.inf, [file.stem for file in files])
 
     def digest(self) -> str:
-        return files_digest([file for split in EMBEDDED for file in embedded_files(split)])
+        return files_digest({split: embedded_files(split) for split in EMBEDDED})
 
 
 @checked
@@ -168,8 +168,9 @@ class Folder(PhotographData):
         return self._read(image_files(_given(self.places, split), f"data.{split}"), self.cache_mib)
 
     def digest(self) -> str:
-        found = [image_files(p, f"data.{split}") for split, p in self.places.items() if p]
-        return files_digest([file for files in found for file in files])
+        return files_digest(
+            {split: image_files(p, f"data.{split}") for split, p in self.places.items() if p}
+        )
 
 
 @checked
@@ -231,14 +232,9 @@ class Paired(PhotographData):
         return self._pairs(split)[1]
 
     def digest(self) -> str:
-        found = [
-            file
-            for split, place in self.places.items()
-            if place
-            for files in self._files(split, place)
-            for file in files
-        ]
-        return files_digest(found)
+        return pairs_digest(
+            {split: self._files(split, place) for split, place in self.places.items() if place}
+        )
 
     def _pairs(self, split: Split) -> tuple[ImageSet, ImageSet]:
         if split not in self._sets:
@@ -254,6 +250,17 @@ class Paired(PhotographData):
 
     def _files(self, split: str, place: str) -> tuple[list[Path], list[Path]]:
         return pair_files(place, f"data.{split}", *self.kinds)
+
+
+def pairs_digest(splits: Mapping[str, tuple[Sequence[Path], Sequence[Path] | None]]) -> str:
+    """`files_digest` of clean and degraded files by split; None: a split has clean ones alone."""
+    parts = {
+        f"{split} {kind}": files
+        for split, both in splits.items()
+        for kind, files in zip(("clean", "degraded"), both, strict=True)
+        if files is not None
+    }
+    return files_digest(parts)
 
 
 def held_out_part(split: Split, val_count: int, count: int, where: str) -> slice:

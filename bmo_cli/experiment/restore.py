@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,51 +20,73 @@ from bmo_cli.experiment.build import choose_device, instantiate, load_plugins, t
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.linear.boundary import in_tiles
+from bmo_cli.linear.boundary import aligned, in_tiles
 from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
+
+_SMOOTHING = 32  # pixels over which what a guided network sees has smoothed itself out
 
 
 def restore(config: Mapping[str, Any]) -> None:
     """Restore `input` with the scheme of `run` and write `output` at the input's bit depth.
 
     Colour photographs are restored channel by channel by a network for gray images, gray ones by a
-    network for colour as three equal channels. An alpha channel is kept as it is. Photographs
-    larger than `tile` are restored in tiles.
+    network for colour as three equal channels. An alpha channel is kept as it is.
+
+    Photographs larger than `tile` are restored in tiles that see `tile_margin` pixels around
+    themselves. How far a scheme looks decides which margin that takes: see the README.
 
     Raises:
         InputError: a file is missing, unusable or would be overwritten, the task does not restore
             photographs, or the kernel does not fit.
     """
+    device, plugins = choose_device(config["device"]), load_plugins(config["plugins"])
+    task = target_class(config["task"], "task", plugins, Task)
+    _require_photographs(task)
     photograph = read_image(Path(config["input"]), config["max_megapixels"], "max_megapixels")
     output = Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
-    kernel = None
-    if config["kernel"] is not None:
-        kernel = _one_kernel(Path(config["kernel"]), config["kernel_name"])
+    kernel = _one_kernel(config["kernel"], config["kernel_name"])
+    if kernel is not None:
         _require_larger(photograph, kernel, config["kernel"])
-    device, plugins = choose_device(config["device"]), load_plugins(config["plugins"])
-    task = target_class(config["task"], "task", plugins, Task)
     channels = config["task"].get("channels") or 1
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
     scheme = _trained(config, task.layers_of(config["task"]), device, plugins)
-    kernel = None if kernel is None else kernel.to(device)
-    continued = 0 if config["boundary"] == "periodic" else max(_shape(kernel))
-    settings = Settings.of(config["eval"])
-
-    def restored(tile: Tensor) -> Tensor:
-        posed = task.pose(tile, config["task"], kernel, continued)
-        estimate = solve(scheme, posed.problem, posed.initial, settings)
-        log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
-        image: Tensor = posed.image(estimate.value)
-        return image
-
-    found = in_tiles(restored, y, config["tile"], config["tile_margin"])
+    found = restored(scheme, task, y, None if kernel is None else kernel.to(device), config)
     _write(output, photograph, found, overwrite=config["overwrite"])
     height, width = photograph.pixels.shape[:2]
     log.info("wrote %s (%d x %d, %d bit)", output, width, height, photograph.depth)
+
+
+def restored(
+    scheme: GKM, task: type[Task], y: Tensor, kernel: Tensor | None, config: Mapping[str, Any]
+) -> Tensor:
+    """The images that a scheme makes of degraded ones, in tiles where they are larger than `tile`.
+
+    Args:
+        scheme: trained.
+        task: whose `pose` poses the problem of a tile.
+        y: (B, C, H, W), C the channels of the scheme.
+        kernel: (h, w) blur kernel of a task that needs one.
+        config: with the sections `task` and `eval`, and `boundary`, `tile` and `tile_margin`.
+    """
+    settings = Settings.of(config["eval"])
+    blurred, periodic = kernel is not None, config["boundary"] == "periodic"
+    cut = max(y.shape[-2:]) > config["tile"]
+    # A blur is periodic: it would wrap what lies at the cuts of a tile onto each other.
+    continued = not periodic or (blurred and cut)
+    margin = aligned(max(_SMOOTHING, *_shape(kernel))) if continued else 0
+
+    def tile_restored(tile: Tensor) -> Tensor:
+        posed = task.pose(tile, config["task"], kernel, margin)
+        estimate = solve(scheme, posed.problem, posed.initial, settings)
+        log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
+        return posed.image(estimate.value)
+
+    sizes = config["tile"], config["tile_margin"]
+    return in_tiles(tile_restored, y, *sizes, periodic=blurred and periodic)
 
 
 def _trained(
@@ -75,6 +98,14 @@ def _trained(
     load_checkpoint(Path(config["run"]) / "checkpoints" / "best.safetensors", omega)
     scheme.to(device)
     return scheme
+
+
+def _require_photographs(task: type[Task]) -> None:
+    if inspect.getattr_static(task, "pose") is inspect.getattr_static(Task, "pose"):
+        raise InputError(
+            f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo "
+            "eval, or a run of task=deconv or task=derain"
+        )
 
 
 def _shape(kernel: Tensor | None) -> tuple[int, ...]:
@@ -90,8 +121,15 @@ def _require_larger(photograph: Photograph, kernel: Tensor, file: str) -> None:
         )
 
 
-def _one_kernel(file: Path, name: int | str | None) -> Tensor:
-    kernels = read_kernels(file)
+def _one_kernel(file: str | None, name: int | str | None) -> Tensor | None:
+    if file is None:
+        if name is not None:
+            raise InputError(
+                f"kernel_name={name} chooses a kernel of a file, but there is none; give "
+                "kernel=FILE, or leave kernel_name out"
+            )
+        return None
+    kernels = read_kernels(Path(file))
     if name is not None:
         kernels = choose_kernel(kernels, name, "kernel_name")
     if len(kernels) > 1:

@@ -7,6 +7,7 @@ import inspect
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from bmo_cli import __version__
 from bmo_cli.config.schema import plugin_module
+from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate, load_plugins, target_class
@@ -98,7 +100,7 @@ class Identity:
     """Keys of cells: equal for runs that would compute the same.
 
     Args:
-        plugins: files of the user's own; their content counts.
+        plugins: files and modules of the user's own; their content counts.
 
     Raises:
         InputError: a plug-in cannot be imported.
@@ -106,13 +108,11 @@ class Identity:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self._plugins = load_plugins(plugins)
-        self._sources = {
-            plugin_module(p): _content(p) if Path(p).is_file() else "" for p in plugins
-        }
+        self._sources = {name: _module_contents(name) for name in map(plugin_module, plugins)}
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Mapping[str, Any]) -> tuple[str, str]:
-        """The key, and what is wrong with the data, or nothing.
+        """The key, and what is wrong with the data or the kernels, or nothing.
 
         Args:
             config: resolved and checked.
@@ -121,6 +121,10 @@ class Identity:
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
         counted = {k: _contents(v) for k, v in config.items() if k not in ("plugins", "resume")}
+        try:
+            counted["task"] |= _named_kernels(config)
+        except InputError as error:
+            problem = problem or str(error)
         if digest is not None:
             counted["data"] = {k: v for k, v in counted["data"].items() if k not in _PLACES}
         text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
@@ -153,5 +157,25 @@ def _contents(value: Any) -> Any:
     return value
 
 
-def _content(file: str) -> str:
+def _named_kernels(config: Mapping[str, Any]) -> dict[str, str]:
+    """What the name of published kernels stands for, beside the data that have the root."""
+    kind = config["task"].get("kernels")
+    file = kernels_file(kind, config["data"].get("root")) if isinstance(kind, str) else None
+    return {"kernels": _content(file)} if file is not None and file.is_file() else {}
+
+
+def _module_contents(name: str) -> dict[str, str]:
+    """Contents by file of an imported module, of all modules where it is a package."""
+    module = sys.modules[name]
+    found = {
+        file.relative_to(folder).as_posix(): file
+        for folder in getattr(module, "__path__", ())
+        for file in Path(folder).rglob("*.py")
+    }
+    if not found:
+        found = {name: Path(getattr(module, "__file__", None) or "")}
+    return {where: _content(file) for where, file in found.items() if file.is_file()}
+
+
+def _content(file: str | Path) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -20,7 +20,16 @@ def continue_periodically(y: Tensor, margin: int) -> Tensor:
 
     A photograph is not periodic, and its jump from one border to the other would ring. Beyond a
     border the nearest pixel is continued and blended into the one of the opposite border.
+
+    Args:
+        y: (B, C, H, W).
+        margin: pixels; 0: the images as they are.
+
+    Returns:
+        (B, C, H + 2 margin, W + 2 margin); `interior` takes it back.
     """
+    if margin == 0:
+        return y
     for dim in (-2, -1):
         ramp = (torch.arange(2 * margin, device=y.device, dtype=y.dtype) + 0.5) / (2 * margin)
         shape = [1] * y.dim()
@@ -33,28 +42,57 @@ def continue_periodically(y: Tensor, margin: int) -> Tensor:
     return y
 
 
-def in_tiles(restore: Callable[[Tensor], Tensor], y: Tensor, side: int, margin: int) -> Tensor:
+def interior(y: Tensor, margin: int) -> Tensor:
+    """Images without `margin` pixels at every border, (B, C, H - 2 margin, W - 2 margin)."""
+    height, width = y.shape[-2:]
+    return y[..., margin : height - margin, margin : width - margin]
+
+
+def aligned(pixels: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-pixels // ALIGNMENT) * ALIGNMENT
+
+
+def in_tiles(
+    restore: Callable[[Tensor], Tensor],
+    y: Tensor,
+    side: int,
+    margin: int,
+    *,
+    periodic: bool = False,
+) -> Tensor:
     """Apply a map of images tile by tile; memory then depends on the tile, not on the image.
 
-    A tile is a square of `side` pixels, seen with `margin` pixels around it where the image has
-    them, of which nothing is kept. Where the map looks no farther than the margin, and is the same
-    at every multiple of `ALIGNMENT` pixels, the result is that of the whole image.
+    A tile is a square of `side` pixels, seen with `margin` pixels around it, of which nothing is
+    kept. Where the map looks no farther than the margin, and is the same at every multiple of
+    `ALIGNMENT` pixels, the result is that of the whole image.
 
     Args:
-        restore: map of (B, C, h, w) into the same shape.
+        restore: map of (B, C, h, w) into the same shape. It sees cuts where a tile ends inside the
+            image: a map that is periodic should continue tiles there, see `continue_periodically`.
         y: (B, C, H, W); images of at most `side` pixels are one tile.
         side: of a tile, pixels.
         margin: pixels; both are rounded up to multiples of `ALIGNMENT`.
+        periodic: whether a tile sees the opposite side beyond a border of the image; otherwise it
+            ends there.
     """
     height, width = y.shape[-2:]
     if max(height, width) <= side:
         return restore(y)
-    side, margin = (-(-n // ALIGNMENT) * ALIGNMENT for n in (side, margin))
+    side, margin = aligned(side), aligned(margin)
     out = torch.empty_like(y)
     for top, left in itertools.product(range(0, height, side), range(0, width, side)):
-        above, before = max(0, top - margin), max(0, left - margin)
         bottom, right = min(height, top + side), min(width, left + side)
-        seen = y[..., above : bottom + margin, before : right + margin]
-        rows, columns = slice(top - above, bottom - above), slice(left - before, right - before)
-        out[..., top:bottom, left:right] = restore(seen)[..., rows, columns]
+        above, rows = _seen(top, bottom, margin, height, periodic)
+        before, columns = _seen(left, right, margin, width, periodic)
+        found = restore(y[..., rows[:, None], columns])
+        kept = found[..., above : above + bottom - top, before : before + right - left]
+        out[..., top:bottom, left:right] = kept
     return out
+
+
+def _seen(start: int, stop: int, margin: int, length: int, periodic: bool) -> tuple[int, Tensor]:
+    """Indices of what is seen around [start, stop), after how many pixels of margin before it."""
+    before = margin if periodic else min(margin, start)
+    after = margin if periodic else min(margin, length - stop)
+    return before, torch.arange(start - before, stop + after) % length

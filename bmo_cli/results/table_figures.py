@@ -112,34 +112,42 @@ class Price:
     ratio: float
 
 
+_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+
+
 def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
     """Draw PSNR far beyond K on the left, and against the constant of D on the right.
 
+    Colours are networks, line styles and markers methods; runs of several seeds look alike.
+
     Args:
-        prices: runs, those of one network under names that begin alike ("NETWORK, METHOD").
+        prices: runs, of rows named "NETWORK, METHOD".
         file: to write.
     """
     figure = Figure(figsize=(11, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
-    families = list(dict.fromkeys(price.method.split(",")[0] for price in prices))
+    names = {price.method: price.method.partition(",")[::2] for price in prices}
+    networks = list(dict.fromkeys(network for network, _ in names.values()))
+    methods = list(dict.fromkeys(method for _, method in names.values()))
     finite = [v for price in prices for v in price.scores.values() if math.isfinite(v)]
     floor = max(min(finite), max(finite) - 8) if finite else 0.0
     top = max(finite, default=1.0)
+    handles = {}
     for price in prices:
-        colour = f"C{families.index(price.method.split(',')[0])}"
-        first = next(p for p in prices if p.method.split(",")[0] == price.method.split(",")[0])
-        style = "-" if price is first else "--"
+        network, method = names[price.method]
+        colour = f"C{networks.index(network)}"
+        style, marker = _STYLES[methods.index(method) % len(_STYLES)]
         points = [(k, v) for k, v in sorted(price.scores.items()) if math.isfinite(v)]
-        left.plot(
+        (handles[price.method],) = left.plot(
             *(zip(*points, strict=True) if points else ([], [])),
-            style, color=colour, marker="o", markersize=4, label=price.method,
+            style, color=colour, marker="o", markersize=4,
         )  # fmt: skip
         end = price.scores[max(price.scores)] if price.scores else math.nan
         last = end if math.isfinite(end) else -math.inf  # diverged: at the floor
         proved = price.bound is not None and price.bound <= 1 + 1e-6
         constant = price.bound if proved and price.bound is not None else min(price.ratio, 10.0)
         right.plot(
-            constant, max(last, floor), "o" if style == "-" else "s", color=colour, markersize=9,
+            constant, max(last, floor), marker, color=colour, markersize=9,
             markerfacecolor=colour if proved else "none",
         )  # fmt: skip
     left.axvline(prices[0].iterations, color="0.5", linestyle=":", linewidth=1)
@@ -149,9 +157,7 @@ def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
     )  # fmt: skip
     left.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
     left.set_ylim(floor - 0.3, top + 0.3)
-    figure.legend(
-        *left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
-    )
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
     right.axvline(1, color="0.5", linewidth=1)
     right.set(
         xlabel="constant of D: filled certified bound, hollow measured",

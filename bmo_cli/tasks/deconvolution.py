@@ -22,7 +22,7 @@ from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
-from bmo_cli.linear.boundary import continue_periodically
+from bmo_cli.linear.boundary import continue_periodically, interior
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
@@ -138,6 +138,7 @@ class Deconvolution(Task):
             raise InputError("a network for colour (net.channels=3) needs data.channels=3")
         self.data, self.seed, self.channels, self.eval_seed = data, seed, channels, eval_seed
         self.form, self.tv_weight, self.eval_kernels = form, tv_weight, eval_kernels
+        self._problems_an_image = data.channels // channels  # of a gray network in colour: three
         low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
         if low > high:
             raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
@@ -179,8 +180,8 @@ class Deconvolution(Task):
     def _sample(self, clean: Tensor, transfers: Tensor, rng: np.random.Generator) -> Sample:
         chosen = torch.from_numpy(rng.integers(len(self.kernels), size=len(clean)))
         clean = clean.to(self.kernels.device)
-        repeats = clean.shape[1] // self.channels
-        transfer = transfers[chosen.to(transfers.device).repeat_interleave(repeats)]
+        chosen = chosen.repeat_interleave(self._problems_an_image)
+        transfer = transfers[chosen.to(transfers.device)]
         clean = self._fold(clean)
         problem = self._observe(clean, PeriodicBlur(transfer, _size(clean)), rng)
         seed = int(rng.integers(2**31))
@@ -213,13 +214,11 @@ class Deconvolution(Task):
     ) -> Posed:
         if kernel is None:
             raise InputError("a blurred photograph needs its kernel; give kernel=FILE")
-        padded = continue_periodically(y, margin) if margin else y
-        blur = PeriodicBlur(transfer_function(kernel[None], _size(padded)), _size(padded))
+        wide = continue_periodically(y, margin)
+        blur = PeriodicBlur(transfer_function(kernel[None], _size(wide)), _size(wide))
         form, weight = settings.get("form", "least_squares"), settings.get("tv_weight", 0.0)
-        problem = blur_problem(padded, blur, form, tv_weight=weight)
-        height, width = _size(y)
-        inside = (..., slice(margin, margin + height), slice(margin, margin + width))
-        return Posed(problem, (padded,), lambda u: u[0][inside])
+        problem = blur_problem(wide, blur, form, tv_weight=weight)
+        return Posed(problem, (wide,), lambda u: interior(u[0], margin))
 
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         images = {"": estimate[0], "_input": _observation(case.problem)}
@@ -246,7 +245,8 @@ class Deconvolution(Task):
 
     def _observe(self, clean: Tensor, blur: PeriodicBlur, rng: np.random.Generator) -> Problem:
         """Blur and add noise. Drawn on the CPU, so that devices agree."""
-        level = rng.uniform(*self.noise_range, size=len(clean))
+        images = len(clean) // self._problems_an_image
+        level = rng.uniform(*self.noise_range, size=images).repeat(self._problems_an_image)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         noise = torch.tensor(level, dtype=clean.dtype)
         draw = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)

@@ -23,6 +23,7 @@ from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.rain import streaks
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
+from bmo_cli.linear.boundary import continue_periodically, interior
 from bmo_cli.linear.gradient import laplacian_symbol
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, SquaredNorm, Zero
@@ -231,9 +232,10 @@ class Derain(Task):
         if kernel is not None:
             raise InputError("kernel= is for deblurring, and this run removes rain; leave it out")
         names = ("form", "rain_weight", "background_weight", "streak_weight")
-        problem = rain_problem(y, *(settings[name] for name in names))
-        channels = y.shape[1]
-        return Posed(problem, initial_layers(y, settings["form"]), lambda u: u[0][:, :channels])
+        wide, channels = continue_periodically(y, margin), y.shape[1]
+        problem = rain_problem(wide, *(settings[name] for name in names))
+        initial = initial_layers(wide, settings["form"])
+        return Posed(problem, initial, lambda u: interior(u[0][:, :channels], margin))
 
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         images = {"": self._background(estimate), "_input": observation(case.problem)}
