@@ -4,10 +4,9 @@ import functools
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -45,14 +44,8 @@ def make_photos(folder):
 
 def run_bmo(*words, cwd, timeout=120, **environment):
     """Run the command line; returns the finished process."""
-    return subprocess.run(
-        [sys.executable, "-m", "bmo_cli", *map(str, words)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return forked.run([str(word) for word in words], cwd, timeout, environment)
 
 
 def result(folder):
