@@ -9,6 +9,8 @@ from conftest import TINY, result
 from PIL import Image
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.restore import restore
 
 
 def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
@@ -75,20 +77,21 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("words", "task"),
-    [
-        (["task=toy"], "Toy"),
-        (["task=patch_coding", "task.atoms=8", "task.patch=4"], "PatchCoding"),
-    ],
-)
-def test_restore_of_a_run_without_photographs_says_so(bmo, photos, tmp_path, words, task):
+def test_restore_of_a_run_without_photographs_says_so(bmo, tmp_path):
+    done = bmo("train", "task=toy", "debug=tiny", "device=cpu", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
     Image.new("L", (16, 12)).save(tmp_path / "in.png")
-    (tmp_path / "run" / ".hydra").mkdir(parents=True)
-    done = bmo("restore", "run=run", *words, "input=in.png", "output=out.png")
+    done = bmo("restore", "run=run", "input=in.png", "output=out.png")
     assert done.returncode == 2
-    assert f"photographs, which {task} does not restore" in done.stderr
+    assert "photographs, which Toy does not restore" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("task", ["patch_coding.PatchCoding", "sparse_coding.SparseCoding"])
+def test_restore_is_for_tasks_that_pose_photographs(task):
+    config = {"device": "cpu", "plugins": [], "task": {"_target_": f"bmo_cli.tasks.{task}"}}
+    with pytest.raises(InputError, match=r"photographs, which .*Coding does not restore"):
+        restore(config)
 
 
 def test_restore_of_a_palette_image_stored_on_its_side(bmo, trained, tmp_path, rng):
