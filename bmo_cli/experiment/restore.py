@@ -20,7 +20,7 @@ from bmo_cli.experiment.build import choose_device, instantiate, load_plugins, t
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.linear.boundary import aligned, in_tiles
+from bmo_cli.linear.boundary import aligned, continue_periodically, in_tiles, interior
 from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
@@ -72,21 +72,22 @@ def restored(
         kernel: (h, w) blur kernel of a task that needs one.
         config: with the sections `task` and `eval`, and `boundary`, `tile` and `tile_margin`.
     """
-    settings = Settings.of(config["eval"])
-    blurred, periodic = kernel is not None, config["boundary"] == "periodic"
-    cut = max(y.shape[-2:]) > config["tile"]
-    # A blur is periodic: it would wrap what lies at the cuts of a tile onto each other.
-    continued = not periodic or (blurred and cut)
-    margin = aligned(max(_SMOOTHING, *_shape(kernel))) if continued else 0
+    settings, side = Settings.of(config["eval"]), config["tile"]
+    padded, margin = config["boundary"] == "pad", aligned(max(_SMOOTHING, *_shape(kernel)))
+    around = margin if padded else 0
+    wide = continue_periodically(y, around)
+    periodic = padded or kernel is not None
+    # What is periodic would wrap the cuts of a tile onto each other, if they were not continued.
+    at_cuts = margin if periodic and max(wide.shape[-2:]) > side else 0
 
     def tile_restored(tile: Tensor) -> Tensor:
-        posed = task.pose(tile, config["task"], kernel, margin)
+        posed = task.pose(tile, config["task"], kernel, at_cuts)
         estimate = solve(scheme, posed.problem, posed.initial, settings)
         log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
         return posed.image(estimate.value)
 
-    sizes = config["tile"], config["tile_margin"]
-    return in_tiles(tile_restored, y, *sizes, periodic=blurred and periodic)
+    found = in_tiles(tile_restored, wide, side, config["tile_margin"], periodic=periodic)
+    return interior(found, around)
 
 
 def _trained(
