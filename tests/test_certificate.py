@@ -9,7 +9,8 @@ import torch
 import yaml
 from conftest import make_photos, result, run_bmo, tiny_words
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from test_configs import composed
 
 from bmo_cli.certificate.certify import Settings, Subject, bound_of, certify
@@ -300,6 +301,15 @@ def test_train_writes_a_certificate(lip_run):
     assert min(abs(gap - worst) for gap in gaps) < 1e-3 * worst
 
 
+def flagged(checkpoint):
+    """A checkpoint of a training that remarked something."""
+    with safe_open(checkpoint, "pt") as archive:
+        tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
+        meta = archive.metadata()
+    meta["progress"] = json.dumps(json.loads(meta["progress"]) | {"flags": {"of training": 1}})
+    save_file(tensors, checkpoint, metadata=meta)
+
+
 def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypatch):
     """It was stopped during certification: resuming it does what is left, and that alone."""
     run = tmp_path / "run"
@@ -315,8 +325,9 @@ def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypat
             file.unlink()
         metrics = {key: v for key, v in whole["metrics"].items() if "certificate" not in key}
         kept = {key: value for key, value in whole.items() if key != "certificate"}
-        RunFolder(run).write_result(kept | {"metrics": metrics, "flags": {"of training": 1}})
+        RunFolder(run).write_result(kept | {"metrics": metrics, "flags": {}})
 
+    flagged(run / "checkpoints" / "last.safetensors")
     without()
     monkeypatch.setattr(training, "write_certificate", stopped)
     with pytest.raises(Interrupted, match=r"'bmo train resume=.*'bmo certify run=") as raised:
