@@ -1,7 +1,7 @@
 """Memory that was freed is kept for the next iteration instead of going back to the system.
 
 By default glibc returns a large activation as soon as it is freed, and the next iteration pays for
-every page of it again, the more so with several jobs. Nothing is kept beyond the largest use so far.
+every page of it again, the more so with several jobs. No more is kept than was once in use.
 """
 
 from __future__ import annotations
