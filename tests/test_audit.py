@@ -72,6 +72,7 @@ class Scaled(HyperOptimizer):
     """Unrolling, its gradient multiplied by a factor and its value left alone."""
 
     def __init__(self, factor):
+        super().__init__()
         self.factor = factor
 
     def objective(self, scheme, sample, iterations):
@@ -117,6 +118,7 @@ from bmo_cli.hyper.base import Outcome
 
 class Scaled(Unrolled):
     def __init__(self, *, factor: float = 1.001) -> None:
+        super().__init__()
         self.factor = factor
 
     def objective(self, scheme, sample, iterations):

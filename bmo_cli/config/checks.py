@@ -51,6 +51,8 @@ Count = Annotated[int, Interval("be an integer >= 1", 1)]
 Index = Annotated[int, Interval("be an integer >= 0", 0)]
 Channels = Literal[1, 3]
 """1: gray, 3: colour."""
+Memory = Literal["auto", "full", "segments", "states"]
+"""What reverse mode keeps, see `hyper.reverse.ReverseMode`."""
 Flips = Literal["all", "mirror", "none"]
 """Of training crops, see `data.patches.Patches`."""
 

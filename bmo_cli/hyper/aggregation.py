@@ -10,29 +10,34 @@ Unrolling is mu = 0.
 
 from __future__ import annotations
 
-from bmo_cli.config.checks import Finite, HalfOpenUnit, OpenUnit, checked
+from bmo_cli.config.checks import Finite, HalfOpenUnit, Memory, OpenUnit, Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.hyper.base import HyperOptimizer, Outcome
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap, iterate
+from bmo_cli.hyper.base import Outcome
+from bmo_cli.hyper.reverse import ReverseMode
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.state import State, step_towards
 
 
-class Unrolled(HyperOptimizer):
-    """Reverse mode through K iterations of T."""
+@checked
+class Unrolled(ReverseMode):
+    """Reverse mode through K iterations of T.
+
+    Args:
+        memory, memory_mib: see `ReverseMode`.
+    """
+
+    def __init__(self, *, memory: Memory = "auto", memory_mib: Positive | None = None) -> None:
+        super().__init__(memory, memory_mib)
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
         loss = mapping.seen(sample.loss)
-        solution = iterate(
-            mapping, sample.initial, iterations=iterations, combine=self._combine(mapping, loss)
-        )
+        combine = self._combine(mapping, loss)
+        solution = self._iterate(scheme, mapping, sample.initial, iterations, combine=combine)
         objective = loss.value(solution.value).mean() / loss.size
         return Outcome(objective, solution.residuals[-1], solution.status)
-
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
-        return None
 
 
 @checked
@@ -44,6 +49,7 @@ class BMO(Unrolled):
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
         box: bounds (low, high) of the first block, projected onto after every step; None: none.
+        memory, memory_mib: see `ReverseMode`.
     """
 
     def __init__(
@@ -52,7 +58,10 @@ class BMO(Unrolled):
         mu: HalfOpenUnit = 0.05,
         s: OpenUnit = 0.9,
         box: tuple[Finite, Finite] | None = None,
+        memory: Memory = "auto",
+        memory_mib: Positive | None = None,
     ) -> None:
+        super().__init__(memory=memory, memory_mib=memory_mib)
         if box is not None and not box[0] < box[1]:
             raise InputError(f"box must be (low, high) with low < high, got {tuple(box)}")
         self.mu, self.s, self.box = mu, s, box

@@ -8,7 +8,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
+from bmo_cli.memory import in_words
+from bmo_cli.solver.cost import SavedBytes
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
 
@@ -50,6 +53,25 @@ class HyperOptimizer(ABC):
     def differentiated(self, iterations: int) -> int:
         """Of how many of `iterations` inner iterations `objective` keeps the graph."""
         return iterations
+
+    def plan(self, scheme: GKM, sample: Sample, iterations: int, free: int | None) -> None:
+        """Decide what to keep, before training and once for all samples like this one.
+
+        Args:
+            scheme, sample, iterations: of a training step.
+            free: bytes that may be taken; None: not known.
+
+        Raises:
+            InputError: the hyper-gradient would not fit; says what would.
+        """
+        with SavedBytes() as saved:
+            self.objective(scheme, sample, 1)
+        if free is not None and saved.total > free:
+            raise InputError(
+                f"one iteration needs about {in_words(saved.total)} for the hyper-gradient and "
+                f"{in_words(free)} are free; use a smaller train.batch, smaller samples "
+                "(data.crop) or a smaller network"
+            )
 
     def accuracy(self, iterations: int) -> float | None:
         """Largest relative error of the hyper-gradient, against the derivative of `objective`.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from bmo_cli.config.checks import Count, checked
+from bmo_cli.config.checks import Count, Memory, Positive, checked
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.hyper.base import HyperOptimizer, Outcome
+from bmo_cli.hyper.base import Outcome
+from bmo_cli.hyper.reverse import ReverseMode
 from bmo_cli.solver.fixed_point import Status, iterate
 from bmo_cli.solver.problem import Sample
 
 
 @checked
-class Truncated(HyperOptimizer):
+class Truncated(ReverseMode):
     """K iterations of T, of which the last `last` are in the graph (Shaban et al., AISTATS 2019).
 
     Exact for last >= K. For last = 1 it is the Jacobian-free one-step gradient (Fung et al., AAAI
@@ -20,9 +21,17 @@ class Truncated(HyperOptimizer):
 
     Args:
         last: M, number of differentiated iterations.
+        memory, memory_mib: see `ReverseMode`.
     """
 
-    def __init__(self, *, last: Count = 1) -> None:
+    def __init__(
+        self,
+        *,
+        last: Count = 1,
+        memory: Memory = "auto",
+        memory_mib: Positive | None = None,
+    ) -> None:
+        super().__init__(memory, memory_mib)
         self.last = last
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
@@ -35,7 +44,7 @@ class Truncated(HyperOptimizer):
             if begun.status is Status.NONFINITE:
                 return Outcome(torch.tensor(torch.nan), begun.residuals[-1], begun.status)
             u = begun.value
-        ended = iterate(mapping, u, iterations=iterations - first, start=first)
+        ended = self._iterate(scheme, mapping, u, iterations - first, start=first)
         objective = loss.value(ended.value).mean() / loss.size
         return Outcome(objective, ended.residuals[-1], ended.status)
 

@@ -134,6 +134,11 @@ def iterate(
             return Solution(u, Status.NONFINITE, k - start, tuple(residuals))
         if residual <= tolerance and tolerance > 0:
             return Solution(u, Status.CONVERGED, k - start, tuple(residuals))
-        averaged = step_towards(u, image, mapping.alpha)
-        u = averaged if combine is None else combine(k, u, averaged)
+        u = step(mapping, u, image, k, combine)
     return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))
+
+
+def step(mapping: FixedPointMap, u: State, image: State, k: int, combine: Combine | None) -> State:
+    """u^{k+1}, given u^k and its image D(u^k)."""
+    averaged = step_towards(u, image, mapping.alpha)
+    return averaged if combine is None else combine(k, u, averaged)

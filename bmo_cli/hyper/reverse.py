@@ -1,0 +1,186 @@
+"""Reverse mode: what hyper-optimisers that differentiate through iterations share.
+
+How much of the graph they keep is a choice of time against memory alone: the gradient is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bmo_cli.config.checks import Memory
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer
+from bmo_cli.memory import MIB, free_memory, in_words
+from bmo_cli.solver.cost import SavedBytes
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate
+from bmo_cli.solver.problem import Loss, Sample
+from bmo_cli.solver.recompute import iterate_lean
+from bmo_cli.solver.state import State
+
+log = logging.getLogger("bmo")
+
+_SHARE = 0.8  # of the free memory that is taken for granted
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a hyper-gradient takes.
+
+    Attributes:
+        state: an iterate.
+        iteration: the graph of one iteration.
+        working: what its backward pass takes beside it, and everything that is there once.
+    """
+
+    state: int
+    iteration: int
+    working: int
+
+    def total(self, iterations: int, segment: int) -> int:
+        """With every `segment`-th iterate kept; `segment` = `iterations`: the whole graph."""
+        states = math.ceil(iterations / segment) - 1
+        return states * self.state + min(segment, iterations) * self.iteration + self.working
+
+    def longest(self, iterations: int, budget: float) -> int | None:
+        """The longest segment that fits, and so the fewest iterations repeated; None: none does.
+
+        With ceil(K / m) <= K / m + 1, m is at most the larger root of
+        iteration m^2 - left m + state K = 0.
+        """
+        if self.total(iterations, iterations) <= budget:
+            return iterations
+        left = budget - self.working
+        inside = left**2 - 4 * self.iteration * self.state * iterations
+        root = (left + math.sqrt(max(inside, 0.0))) / (2 * max(self.iteration, 1))
+        near = (min(int(root) + 1, iterations), int(root), 1)
+        return next((m for m in near if m and self.total(iterations, m) <= budget), None)
+
+
+class ReverseMode(HyperOptimizer):
+    """Differentiates the iteration.
+
+    Args:
+        memory: `full` keeps the graph of every iteration; `states` the iterates alone, and repeats
+            each iteration in the backward sweep; `segments` every m-th iterate, m the square root
+            of K; `auto` the longest segments that fit.
+        memory_mib: what `auto` may take, MiB; None: 0.8 of what is free.
+    """
+
+    def __init__(self, memory: Memory = "auto", memory_mib: float | None = None) -> None:
+        self.memory, self.memory_mib = memory, memory_mib
+        self._segments: dict[tuple[object, ...], int] = {}
+
+    def plan(self, scheme: GKM, sample: Sample, iterations: int, free: int | None) -> None:
+        mapping = scheme.bind(sample.problem)
+        combine = self._combine(mapping, mapping.seen(sample.loss))
+        kept = self.differentiated(iterations)
+        need = measured(mapping, sample.initial, combine)
+        self._segments[_key(kept, sample.initial)] = self._choose(need, kept, free)
+
+    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
+        """What becomes of u^k and T(u^k); None: the step is T(u^k)."""
+        return None
+
+    def _iterate(
+        self,
+        scheme: GKM,
+        mapping: FixedPointMap,
+        initial: State,
+        iterations: int,
+        *,
+        combine: Combine | None = None,
+        start: int = 0,
+    ) -> Solution:
+        """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
+        key = _key(iterations, initial)
+        if key not in self._segments and torch.is_grad_enabled():
+            need, free = measured(mapping, initial, combine), free_memory(initial[0].device)
+            self._segments[key] = self._choose(need, iterations, free)
+        return iterate_lean(
+            mapping,
+            initial,
+            iterations=iterations,
+            segment=self._segments.get(key, iterations),
+            parameters=scheme.parameters(),
+            combine=combine,
+            start=start,
+        )
+
+    def _choose(self, need: Need, iterations: int, free: int | None) -> int:
+        """m, the number of iterations whose graph is kept at a time.
+
+        Raises:
+            InputError: what was asked for does not fit, or nothing does.
+        """
+        wanted = {
+            "full": iterations,
+            "segments": math.ceil(math.sqrt(iterations)),
+            "states": 1,
+        }.get(self.memory)
+        budget = math.inf if free is None else free
+        if wanted is None:
+            given = self.memory_mib
+            budget = _SHARE * budget if given is None else min(given * MIB, budget)
+        segment = need.longest(iterations, budget) if wanted is None else wanted
+        if segment is not None and need.total(iterations, segment) <= budget:
+            if wanted is None and segment < iterations:
+                _say(need, iterations, segment, budget)
+            return segment
+        lean = need.total(iterations, 1)
+        takes = f"train.iterations={iterations} needs about "
+        smaller = "a smaller train.batch, smaller samples (data.crop) or a smaller network"
+        if wanted is not None and lean <= budget:
+            raise InputError(
+                f"{takes}{in_words(need.total(iterations, wanted))} for the hyper-gradient with "
+                f"hyper.memory={self.memory}, and {in_words(budget)} are free; use "
+                f"hyper.memory=auto (states: {in_words(lean)}), hyper=truncated, or {smaller}"
+            )
+        if free is None or lean <= _SHARE * free:
+            raise InputError(
+                f"hyper.memory_mib={self.memory_mib:g} is too small: {takes}{in_words(lean)} where "
+                f"nothing but the iterates is kept; use hyper.memory_mib={math.ceil(lean / MIB)}, "
+                f"or {smaller}"
+            )
+        raise InputError(
+            f"{takes}{in_words(lean)} for the hyper-gradient where nothing but the iterates is "
+            f"kept, and {in_words(free)} are free; use hyper=implicit, hyper=truncated, or "
+            f"{smaller}"
+        )
+
+
+def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
+    log.info(
+        "memory: the graph of %d iterations takes %s, and there are %s; %s, and what lies between "
+        "is repeated in the backward sweep (%s)",
+        iterations,
+        in_words(need.total(iterations, iterations)),
+        in_words(budget),
+        "the iterates alone are kept" if segment == 1 else f"every {segment}th iterate is kept",
+        in_words(need.total(iterations, segment)),
+    )
+
+
+def measured(mapping: FixedPointMap, initial: State, combine: Combine | None) -> Need:
+    """What the second of two iterations adds; the first keeps what all share as well."""
+    with torch.enable_grad(), SavedBytes() as saved:
+        u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))
+        between = iterate(mapping, u, iterations=1, combine=combine).value
+        first = saved.total
+        iterate(mapping, between, iterations=1, combine=combine, start=1)
+    iteration = saved.total - first
+    shared = max(first - iteration, 0)
+    return Need(sum(_size(block) for block in u), iteration, shared + iteration)
+
+
+def _key(iterations: int, u: State) -> tuple[object, ...]:
+    return (iterations, *((block.shape, block.dtype, block.device) for block in u))
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
