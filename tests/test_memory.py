@@ -92,7 +92,8 @@ def require(monkeypatch):
 
     def call(experiment, iterations, free):
         monkeypatch.setattr(memory, "free_memory", lambda device: free)
-        require_memory(experiment, {"iterations": iterations, "batch": BATCH})
+        sample = next(iter(experiment.task.samples(range(1), BATCH)))
+        require_memory(experiment, sample, iterations)
 
     return call
 

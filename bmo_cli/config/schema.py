@@ -55,6 +55,8 @@ class Train:
     """steps between validations (each also writes a checkpoint)"""
     log_every: Count
     """steps between rows of history.csv"""
+    devices: Count = 1
+    """processes that share a batch, one a device"""
     penalty: NonNegative = 0.0
     """weight of max(|2 J - I|^2, 0.95), J the network's Jacobian on data; 0: none"""
 
@@ -274,6 +276,8 @@ def check_config(config: Mapping[str, Any], command: str = "train") -> None:
         raise InputError(
             "train.steps and train.max_minutes are both null: nothing would end the run"
         )
+    if train is not None and train.get("devices", 1) > 1 and train.get("penalty"):
+        raise InputError("train.penalty looks at a whole batch; use it with train.devices=1")
 
 
 def _check_section(

@@ -20,17 +20,23 @@ class Console:
         total: hyper-training steps, None when only the time ends the run.
         start: steps done before (a resumed run).
         show: a validation score as text.
+        quiet: whether nothing is shown.
     """
 
     def __init__(
-        self, total: int | None, start: int = 0, show: Callable[[float], str] = "{:.2f}".format
+        self,
+        total: int | None,
+        start: int = 0,
+        show: Callable[[float], str] = "{:.2f}".format,
+        *,
+        quiet: bool = False,
     ) -> None:
         self._show = show
         self._started: float | None = None
         self._start_fraction = 0.0
         self._score = math.nan
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             share = "/{total_fmt} {percentage:3.0f}% [{remaining} left]" if total else ""
             layout = "{n_fmt}" + share + "{postfix}"
             self._bar = tqdm(total=total, initial=start, dynamic_ncols=True, bar_format=layout)

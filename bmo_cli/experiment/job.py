@@ -20,7 +20,7 @@ from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
 from bmo_cli.errors import BmoError, InputError, Interrupted
 from bmo_cli.experiment.allocator import keep_freed_memory
-from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
 
@@ -64,13 +64,13 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
 
+        snapshot = None if existing is None else OmegaConf.to_yaml(effective)
+
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
             nonlocal begun
             begun = True
-            if existing is not None:
-                text = OmegaConf.to_yaml(effective)
-                write_atomically(folder.path / ".hydra" / "config.yaml", text.encode())
+            folder.write_snapshot(snapshot)
 
         if command == "eval":
             from bmo_cli.experiment.evaluate import evaluate_run
@@ -84,6 +84,11 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             from bmo_cli.experiment.audit import audit
 
             result = audit(plain, names, folder, begin)
+        elif plain["train"].get("devices", 1) > 1:
+            from bmo_cli.experiment.parallel import train_on_devices
+
+            written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
+            result = train_on_devices(plain, names, folder, written, snapshot, begin)
         else:
             from bmo_cli.experiment.train import train
 

@@ -18,6 +18,7 @@ from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.memory import require_memory
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
+from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.metrics import mean
@@ -34,6 +35,7 @@ def train(
     names: Mapping[str, str | None],
     folder: RunFolder,
     begin: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Run one experiment.
 
@@ -42,31 +44,13 @@ def train(
         names: chosen option of every group, for the result.
         folder: of the run.
         begin: called when everything is built and loaded, before anything is written.
+        ranks: processes that share the batch, of which this is the first; see `assist`.
 
     Returns:
         The content of result.json.
     """
-    experiment = build(config)
+    experiment, optimizer, progress = _prepared(config, folder, ranks)
     task = experiment.task
-    task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
-    optimizer = None
-    if experiment.hyper.trains:
-        optimizer = build_optimizer(
-            config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
-        )
-    resumed = config["resume"] is not None
-    progress = Progress()
-    if resumed:
-        last = folder.checkpoints / "last.safetensors"
-        progress = load_checkpoint(last, experiment.omega, optimizer)
-        _require_something_left(folder, config, progress.step)
-        log.info("going on after step %d", progress.step)
-    if config["train"].get("penalty") and experiment.scheme.net is None:
-        raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
-    first = next(iter(task.samples(range(1), config["train"]["batch"])))
-    _require_fit(experiment, first)
-    if experiment.hyper.trains:
-        require_memory(experiment, config["train"])
     begin()
     result: dict[str, Any] = {
         "status": "running",
@@ -79,6 +63,7 @@ def train(
         "git": git_state(),
         "code": source_hash(),
         "device": describe_device(experiment.device),
+        "devices": ranks.count,
     }
     result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
     log.info(
@@ -94,14 +79,14 @@ def train(
     folder.write_result(result)  # what is killed from here on goes on from its last checkpoint
     with StopRequest() as stop:
         try:
-            trainer = _fit(experiment, optimizer, config, folder, progress, stop)
+            trainer = _fit(experiment, optimizer, config, folder, progress, stop, ranks)
         finally:  # what is known is on disk, however the run ends
             result |= {"steps": progress.step, "train_seconds": progress.seconds}
             result["evaluations"], result["products"] = progress.evaluations, progress.products
             folder.write_result(result)
         history = folder.read_history()
         curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
-        if stop.signal is not None:
+        if trainer.stopping:
             raise Interrupted(
                 f"stopped after step {progress.step}, which is saved; go on with "
                 f"'bmo train resume={folder.path}'",
@@ -137,6 +122,45 @@ def train(
         result["metrics"] |= found["metrics"]
         result |= {"certificate": found["certificate"], "message": found["message"]}
     return result
+
+
+def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
+    """Differentiate this process's part of every batch; the first process does the rest.
+
+    Args:
+        config, folder: as for `train`; nothing is written.
+        ranks: processes that share the batch.
+    """
+    experiment, optimizer, progress = _prepared(config, folder, ranks)
+    with StopRequest() as stop:
+        _fit(experiment, optimizer, config, folder, progress, stop, ranks)
+
+
+def _prepared(
+    config: Mapping[str, Any], folder: RunFolder, ranks: Ranks
+) -> tuple[Experiment, Optimizer | None, Progress]:
+    """Everything built, loaded and checked, and where training starts."""
+    experiment = build(config)
+    task = experiment.task
+    task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
+    optimizer = None
+    if experiment.hyper.trains:
+        optimizer = build_optimizer(
+            config["optim"], config["plugins"], experiment.omega, config["train"]["numerical_lr"]
+        )
+    progress = Progress()
+    if config["resume"] is not None:
+        last = folder.checkpoints / "last.safetensors"
+        progress = load_checkpoint(last, experiment.omega, optimizer)
+        _require_something_left(folder, config, progress.step)
+        log.info("going on after step %d", progress.step)
+    if config["train"].get("penalty") and experiment.scheme.net is None:
+        raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
+    first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
+    _require_fit(experiment, first)
+    if experiment.hyper.trains:
+        require_memory(experiment, first, config["train"]["iterations"])
+    return experiment, optimizer, progress
 
 
 def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: int) -> None:
@@ -178,6 +202,7 @@ def _fit(
     folder: RunFolder,
     progress: Progress,
     stop: StopRequest,
+    ranks: Ranks,
 ) -> Trainer:
     task, settings = experiment.task, config["train"]
 
@@ -185,8 +210,10 @@ def _fit(
         scores = evaluate(experiment.scheme, task, "val", Settings.of(config["eval"]))
         return mean([row[task.metric] for row in scores.values()])
 
-    console = Console(settings["steps"], progress.step, _show(task))
-    trainer = Trainer(experiment, optimizer, settings, folder, validate, console, stop, progress)
+    console = Console(settings["steps"], progress.step, _show(task), quiet=not ranks.first)
+    trainer = Trainer(
+        experiment, optimizer, settings, folder, validate, console, stop, progress, ranks
+    )
     try:
         trainer.run()
     finally:

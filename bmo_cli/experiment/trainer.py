@@ -6,7 +6,6 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.hyper.base import Outcome
+from bmo_cli.experiment.ranks import Ranks, clock
 from bmo_cli.hyper.penalty import expansion
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
@@ -40,6 +39,10 @@ class Trainer:
         console: where progress is shown.
         stop: when it holds a signal, training ends after the step.
         progress: where to start; a fresh one, or a checkpoint's.
+        ranks: processes that share the batch.
+
+    Attributes:
+        stopping: whether training ended because a process was asked to stop.
     """
 
     def __init__(
@@ -52,16 +55,19 @@ class Trainer:
         console: Console,
         stop: StopRequest,
         progress: Progress,
+        ranks: Ranks,
     ) -> None:
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
-        self.progress = progress
+        self.progress, self.ranks = progress, ranks
         groups = [] if optimizer is None else optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
         self.flags = Counter(progress.flags)
-        self._history = History(folder, experiment.task.metric, keep_until=progress.step)
+        self.stopping = False
+        if ranks.first:
+            self._history = History(folder, experiment.task.metric, keep_until=progress.step)
 
     def run(self) -> None:
         """Train until the last step, the last minute or a stop request.
@@ -75,14 +81,13 @@ class Trainer:
         last = last if experiment.hyper.trains else 0
         if progress.step == 0:
             self._save(self._validated())
-        started = time.monotonic() - progress.seconds
+        started = clock(self.ranks) - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings["batch"])
-        while progress.step < last and self._fraction() < 1 and self.stop.signal is None:
-            norm, outcome = self._step(next(samples))
+        while progress.step < last and self._fraction() < 1 and not self._stops():
+            progress.window.append(self._step(next(samples)))
             progress.step += 1
             self.console.advance()
-            progress.seconds = time.monotonic() - started
-            progress.window.append((outcome.objective.item(), norm, outcome.residual))
+            progress.seconds = clock(self.ranks) - started
             ends = progress.step == last or self._fraction() >= 1
             if ends or progress.step % settings["validate_every"] == 0:
                 score = self._validated()
@@ -95,7 +100,7 @@ class Trainer:
                 f"train.max_minutes={settings['max_minutes']} ended the run at step "
                 f"{progress.step} of {last}, before the learning rate had come down"
             ] += 1
-        if self.stop.signal is not None and all_finite(experiment.omega):
+        if self.stopping and self.ranks.first and all_finite(experiment.omega):
             save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
 
     @property
@@ -108,8 +113,13 @@ class Trainer:
         """Checkpoint with the best validation score."""
         return self.folder.checkpoints / "best.safetensors"
 
-    def _step(self, sample: Sample) -> tuple[float, Outcome]:
-        """One hyper-training step; returns the norm of the hyper-gradient and the outcome."""
+    def _stops(self) -> bool:
+        """Whether any process was asked to stop; all then stop after the same step."""
+        self.stopping = self.ranks.largest(float(self.stop.signal is not None)) > 0
+        return self.stopping
+
+    def _step(self, sample: Sample) -> tuple[float, float, float]:
+        """One hyper-training step; returns loss, norm of the hyper-gradient and residual."""
         settings, experiment, optimizer = self.settings, self.experiment, self.optimizer
         assert optimizer is not None
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
@@ -117,6 +127,7 @@ class Trainer:
         self._lr = optimizer.param_groups[0]["lr"]
         optimizer.zero_grad(set_to_none=True)
         cost = experiment.scheme.cost = Cost()
+        sample = self.ranks.part(sample)
         outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
             self._diverged("the loss or an iterate became non-finite", "the iteration expands")
@@ -128,6 +139,7 @@ class Trainer:
         torch.autograd.backward(total)
         self.progress.evaluations += cost.evaluations
         self.progress.products += cost.products
+        self.ranks.average_gradients(self._parameters)
         limit = settings["clip"] if settings["clip"] is not None else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm):
@@ -136,7 +148,8 @@ class Trainer:
         self.flags.update(outcome.flags)
         self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
-        return norm, outcome
+        (loss,) = self.ranks.mean([outcome.objective.item()])
+        return loss, norm, self.ranks.largest(outcome.residual)
 
     def _diverged(self, what: str, cause: str) -> NoReturn:
         step = self.progress.step + 1
@@ -168,7 +181,7 @@ class Trainer:
         if not all_finite(self.experiment.omega):
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
         try:
-            return self.validate()
+            return self.ranks.from_first(self.validate)
         except DivergenceError as error:
             step = self.progress.step
             raise DivergenceError(f"validation after step {step}: {error}") from error
@@ -178,8 +191,10 @@ class Trainer:
         progress = self.progress
         if self._is_better(score, progress.best):
             progress.best, progress.best_step = score, progress.step
-            save_checkpoint(self.best, self.experiment.omega, progress)
-        save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
+            if self.ranks.first:
+                save_checkpoint(self.best, self.experiment.omega, progress)
+        if self.ranks.first:
+            save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
 
     def _is_better(self, score: float, best: float) -> bool:
         task = self.experiment.task
@@ -192,6 +207,8 @@ class Trainer:
         columns = list(zip(*self.progress.window, strict=True))
         loss, norm, residual = (sum(column) / len(column) for column in columns)
         self.progress.window.clear()
+        if not self.ranks.first:
+            return
         row = {
             "step": self.progress.step,
             "seconds": self.progress.seconds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from bmo_cli.config.checks import Positive, checked
@@ -39,9 +38,7 @@ class Separate(HyperOptimizer):
                 "task does not give; try another task, or task.loss=squared where it has the choice"
             )
         clean = sample.loss.target
-        generator = torch.Generator().manual_seed(sample.seed)
-        noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
-        noisy = clean + self._level(scheme, sample) * noise.to(clean.device)
+        noisy = clean + self._level(scheme, sample) * sample.normal(clean)
         value = sample.loss.value((network.bind()(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 

@@ -64,6 +64,13 @@ class PeriodicBlur(LinearMap):
     def normal(self, u: Tensor) -> Tensor:
         return self._multiply(u, self.power)
 
+    def take(self, problems: Tensor) -> PeriodicBlur:
+        if len(self.transfer) == 1:
+            return self
+        taken = PeriodicBlur(self.transfer[problems], self.size)
+        taken.norm_squared = self.norm_squared
+        return taken
+
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         inverse = 1 / (1 + gamma * self.power)
         return lambda v: self._multiply(v, inverse)

@@ -46,6 +46,9 @@ class PeriodicGradient(LinearMap):
         vertical, horizontal = y.chunk(2, 1)
         return vertical.roll(1, 2) - vertical + horizontal.roll(1, 3) - horizontal
 
+    def take(self, problems: Tensor) -> PeriodicGradient:
+        return self
+
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         def solve(v: Tensor) -> Tensor:
             inverse = 1 / (1 + gamma * laplacian_symbol(self.size).to(v))

@@ -32,6 +32,9 @@ class SumOfLayers(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y.repeat(1, self.layers, 1, 1)
 
+    def take(self, problems: Tensor) -> SumOfLayers:
+        return self
+
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         # A A^T = n I: the inverse is I - gamma / (1 + n gamma) A^T A (Woodbury).
         factor = gamma / (1 + self.layers * gamma)
@@ -61,6 +64,9 @@ class StreakGradient(LinearMap):
         vertical, horizontal, streaks = y.chunk(3, 1)
         b = self._gradient.adjoint(torch.cat([vertical, horizontal], 1))
         return torch.cat([b, streaks.roll(1, 2) - streaks], 1)
+
+    def take(self, problems: Tensor) -> StreakGradient:
+        return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         both = laplacian_symbol(self.size)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from bmo_cli.errors import InputError
+
 
 class LinearMap(ABC):
     """A, its adjoint, and what solvers need of A^T A."""
@@ -21,6 +23,17 @@ class LinearMap(ABC):
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y."""
+
+    def take(self, problems: Tensor) -> LinearMap:
+        """A for some problems of a batch, with the norm of the whole batch.
+
+        Args:
+            problems: indices, (n,).
+
+        Raises:
+            InputError: the map does not say how it is divided.
+        """
+        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
 
     def normal(self, u: Tensor) -> Tensor:
         """A^T A u."""

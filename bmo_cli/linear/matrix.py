@@ -38,6 +38,9 @@ class Matrix(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.a
 
+    def take(self, problems: Tensor) -> Matrix:
+        return self
+
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         rows, columns = self.a.shape
         identity = torch.eye(min(rows, columns), dtype=self.a.dtype, device=self.a.device)

@@ -37,6 +37,11 @@ class RunFolder:
         """Where pictures are."""
         return self.path / "images"
 
+    def write_snapshot(self, text: str | None) -> None:
+        """Replace the configuration in .hydra/config.yaml; None: the one there is stays."""
+        if text is not None:
+            write_atomically(self.path / ".hydra" / "config.yaml", text.encode())
+
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json; it appears whole or not at all. NaN becomes null."""
         text = json.dumps(plain(result), indent=2, allow_nan=False)

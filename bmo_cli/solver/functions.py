@@ -5,6 +5,7 @@ Shape legend: see `solver.state`; n entries of a block.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -24,6 +25,17 @@ class Smooth(ABC):
     lipschitz: float | Tensor
     """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
 
+    def take(self, problems: Tensor) -> Smooth:
+        """f for some problems of a batch, with the Lipschitz constant of the whole batch.
+
+        Args:
+            problems: indices, (n,).
+
+        Raises:
+            InputError: the function does not say how it is divided.
+        """
+        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+
     @abstractmethod
     def grad(self, u: State) -> State:
         """Gradient of f at u."""
@@ -40,6 +52,10 @@ class Smooth(ABC):
 class Proximable(ABC):
     """A convex g whose proximal map is computable."""
 
+    def take(self, problems: Tensor) -> Proximable:
+        """g for some problems of a batch, see `Smooth.take`."""
+        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+
     @abstractmethod
     def prox(self, u: State, gamma: Tensor) -> State:
         """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
@@ -49,6 +65,9 @@ class Zero(Smooth, Proximable):
     """The function 0."""
 
     lipschitz = 0.0
+
+    def take(self, problems: Tensor) -> Zero:
+        return self
 
     def grad(self, u: State) -> State:
         return tuple(torch.zeros_like(a) for a in u)
@@ -73,6 +92,12 @@ class LeastSquares(Smooth):
         self.lipschitz = a.norm_squared
         self._back = a.adjoint(y)
 
+    def take(self, problems: Tensor) -> LeastSquares:
+        taken = copy.copy(self)
+        taken.a, taken.y = self.a.take(problems), self.y[problems]
+        taken._back = self._back[problems]
+        return taken
+
     def grad(self, u: State) -> State:
         """A^T (A u - y)."""
         return (self.a.normal(u[0]) - self._back,)
@@ -96,6 +121,9 @@ class Quadratic(Smooth):
         self.h, self.c = h, c
         self.lipschitz = torch.linalg.matrix_norm(h, 2)
 
+    def take(self, problems: Tensor) -> Quadratic:
+        return Quadratic(self.h, self.c[problems])
+
     def grad(self, u: State) -> State:
         """H u - c."""
         return (u[0] @ self.h - self.c,)
@@ -111,11 +139,15 @@ class L1(Proximable):
     """g(u) = weight |u|_1; its proximal map is the soft threshold.
 
     Args:
-        weight: kappa, a number or a tensor that broadcasts against every block, >= 0.
+        weight: kappa, a number or a tensor that broadcasts against every block without its batch,
+            >= 0.
     """
 
     def __init__(self, weight: float | Tensor) -> None:
         self.weight = weight
+
+    def take(self, problems: Tensor) -> L1:
+        return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(soft_threshold(a, gamma * self.weight) for a in u)
@@ -134,6 +166,9 @@ class TotalVariation(Proximable):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
+    def take(self, problems: Tensor) -> TotalVariation:
+        return self
+
     def prox(self, u: State, gamma: Tensor) -> State:
         (z,) = u
         squares = torch.stack(z.chunk(2, 1)).square().sum(0)
@@ -145,12 +180,18 @@ class TotalVariation(Proximable):
 class SquaredNorm(Proximable):
     """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
 
+    def take(self, problems: Tensor) -> SquaredNorm:
+        return self
+
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(a / (1 + gamma) for a in u)
 
 
 class AtZero(Proximable):
     """The indicator of {0}: a linear relation that holds exactly."""
+
+    def take(self, problems: Tensor) -> AtZero:
+        return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(torch.zeros_like(a) for a in u)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bmo_cli.errors import InputError
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.solver.functions import Proximable, Smooth, Zero
 from bmo_cli.solver.state import State
@@ -32,6 +33,10 @@ class Coupling:
     a: LinearMap
     b: Tensor
     h: Proximable
+
+    def take(self, problems: Tensor) -> Coupling:
+        """The relation of some problems of a batch."""
+        return Coupling(self.a.take(problems), self.b[problems], self.h.take(problems))
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,24 @@ class Problem:
     noise: Tensor | None = None
     guide: Callable[[], Tensor] | None = None
 
+    def take(self, problems: Tensor) -> Problem:
+        """Some problems of a batch, posed as the whole: step sizes refer to the same constants.
+
+        Args:
+            problems: indices, (n,).
+
+        Raises:
+            InputError: a part does not say how it is divided.
+        """
+        guide = self.guide
+        return Problem(
+            self.f.take(problems),
+            self.g.take(problems),
+            None if self.coupling is None else self.coupling.take(problems),
+            None if self.noise is None else self.noise[problems],
+            None if guide is None else lambda: guide()[problems],
+        )
+
 
 class Loss(ABC):
     """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it."""
@@ -65,6 +88,14 @@ class Loss(ABC):
     @abstractmethod
     def value(self, u: State) -> Tensor:
         """l(u) for each problem, shape (B,)."""
+
+    def take(self, problems: Tensor) -> Loss:
+        """l of some problems of a batch, with the Lipschitz constant of the whole batch.
+
+        Raises:
+            InputError: the loss does not say how it is divided.
+        """
+        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
 
     def grad(self, u: State) -> State:
         """grad_u l(u), differentiable."""
@@ -89,6 +120,10 @@ class SquaredError(Loss):
         self.size = target[0].numel()
         if a is not None:
             self.lipschitz = a.norm_squared
+
+    def take(self, problems: Tensor) -> SquaredError:
+        a = None if self.a is None else self.a.take(problems)
+        return SquaredError(self.target[problems], a)
 
     def value(self, u: State) -> Tensor:
         return 0.5 * self._error(u).square().flatten(1).sum(1)
@@ -118,6 +153,9 @@ class Charbonnier(Loss):
         self.size = target[0].numel()
         self.lipschitz = 1.0 / width
 
+    def take(self, problems: Tensor) -> Charbonnier:
+        return Charbonnier(self.target[problems], self.width)
+
     def value(self, u: State) -> Tensor:
         error = u[0] - self.target
         return ((error.square() + self.width**2).sqrt() - self.width).flatten(1).sum(1)
@@ -137,9 +175,37 @@ class Sample:
         initial: u^0.
         loss: l.
         seed: of whatever the hyper-optimiser draws at random for this batch.
+        part: (i, n): the i-th of n equal parts of a batch that several processes share.
     """
 
     problem: Problem
     initial: State
     loss: Loss
     seed: int = 0
+    part: tuple[int, int] = (0, 1)
+
+    def divided(self, i: int, n: int) -> Sample:
+        """The i-th of n equal parts of this batch.
+
+        Raises:
+            InputError: the batch does not divide, or a part of it does not say how.
+        """
+        size = len(self.initial[0])
+        if size % n:
+            raise InputError(
+                f"{size} problems a step do not divide by train.devices={n}; use a multiple of {n}"
+            )
+        first = size // n * i
+        mine = torch.arange(first, first + size // n, device=self.initial[0].device)
+        blocks = tuple(block[mine] for block in self.initial)
+        return Sample(self.problem.take(mine), blocks, self.loss.take(mine), self.seed, (i, n))
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Standard normal numbers shaped like `like`, (B, ...); parts of a batch draw theirs.
+
+        Drawn on the CPU from `seed`, so that devices agree.
+        """
+        i, n = self.part
+        generator = torch.Generator().manual_seed(self.seed)
+        draw = torch.randn(n * len(like), *like.shape[1:], generator=generator, dtype=like.dtype)
+        return draw[i * len(like) : (i + 1) * len(like)].to(like.device)

@@ -44,6 +44,9 @@ class SparseRain(Proximable):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
+    def take(self, problems: Tensor) -> SparseRain:
+        return self
+
     def prox(self, u: State, gamma: Tensor) -> State:
         b, r = u[0].chunk(2, 1)
         return (torch.cat([b, (r - gamma * self.weight).clamp_min(0)], 1), *u[1:])

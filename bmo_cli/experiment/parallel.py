@@ -1,0 +1,203 @@
+"""`train.devices=N`: one process a device, started by torch's elastic launcher inside the job.
+
+The launcher watches the processes and ends all where one fails. What a process has to say, a
+mistake of the user as well as a traceback, comes back through a file of its own; that of the first
+to fail is the cause.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.config
+import os
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bmo_cli import errors
+from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.experiment.ranks import Group
+from bmo_cli.experiment.train import assist, train
+from bmo_cli.results.run_folder import RunFolder
+
+log = logging.getLogger("bmo")
+
+_PATIENCE = timedelta(days=1)  # others wait while the first process validates
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every process is told; plain data, since it travels.
+
+    Attributes:
+        config, names, folder: see `train`.
+        logging: configuration of the first process's log.
+        snapshot: written into the folder once everything is checked; None: there is one.
+        exchange: folder for what goes wrong.
+        threads: of each process on a CPU.
+    """
+
+    config: dict[str, Any]
+    names: dict[str, str | None]
+    folder: Path
+    logging: dict[str, Any]
+    snapshot: str | None
+    exchange: Path
+    threads: int
+
+
+def train_on_devices(
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    logging_config: Mapping[str, Any],
+    snapshot: str | None,
+    begin: Callable[[], None],
+) -> dict[str, Any]:
+    """Run one experiment on `train.devices` devices of this machine.
+
+    Args:
+        config, names, folder, begin: see `train`; `begin` is called when the run is over.
+        logging_config: of the first process's log.
+        snapshot: what `begin` would write, since the first process has to do it.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        InputError: there are fewer devices.
+        BmoError, RuntimeError: what went wrong in the process that failed first.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    count = config["train"]["devices"]
+    _require_devices(config["device"], count)
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the cause is said in one line, below
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=folder.path.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
+        order = Order(
+            dict(config),
+            dict(names),
+            folder.path,
+            dict(logging_config),
+            snapshot,
+            Path(exchange),
+            max(1, torch.get_num_threads() // count),
+        )
+        try:
+            result: dict[str, Any] = elastic_launch(launch, _process)(order)[0]
+        except (ChildFailedError, SignalException) as failure:
+            error = _first_error(order.exchange) or BmoError(" ".join(str(failure).split()))
+            raise error from error.__cause__
+        finally:
+            if (order.exchange / "begun").exists():
+                begin()
+    return result
+
+
+def _require_devices(device: str, count: int) -> None:
+    """Refuse more processes than devices."""
+    if ":" in device:
+        raise InputError(
+            f"train.devices={count} takes devices 0 to {count - 1}; use device=cuda, not {device}"
+        )
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    there = torch.cuda.device_count() if cuda else os.cpu_count() or 1
+    if count > there:
+        kind = "CUDA devices" if cuda else "processors"
+        raise InputError(f"train.devices={count}, but there are {there} {kind}")
+
+
+def _process(order: Order) -> dict[str, Any] | None:
+    """One of the processes."""
+    rank = int(os.environ["LOCAL_RANK"])
+    try:
+        return _train(order, rank)
+    except BaseException as error:
+        _report(order.exchange, rank, error)
+        raise SystemExit(1) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _train(order: Order, rank: int) -> dict[str, Any] | None:
+    keep_freed_memory()
+    if rank == 0:
+        logging.config.dictConfig(order.logging)
+    else:
+        logging.disable(logging.ERROR)
+    cuda = order.config["device"] != "cpu" and torch.cuda.is_available()
+    device = torch.device(f"cuda:{rank}" if cuda else "cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(order.threads)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    folder, ranks = RunFolder(order.folder), Group(device)
+    config = {**order.config, "device": str(device)}
+    if not ranks.first:
+        assist(config, folder, ranks)
+        return None
+
+    def begin() -> None:
+        (order.exchange / "begun").touch()
+        folder.write_snapshot(order.snapshot)
+
+    return train(config, order.names, folder, begin, ranks)
+
+
+def _report(exchange: Path, rank: int, error: BaseException) -> None:
+    """Leave what went wrong for the process that launched this one."""
+    entry = {
+        "time": time.time(),
+        "rank": rank,
+        "kind": type(error).__name__,
+        "message": str(error),
+        "exit_code": getattr(error, "exit_code", 1),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    partial = exchange / f"{rank}.partial"
+    partial.write_text(json.dumps(entry), encoding="utf-8")
+    partial.rename(exchange / f"{rank}.json")
+
+
+def _first_error(exchange: Path) -> Exception | None:
+    """The cause: what went wrong first; an interruption is the same one everywhere."""
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in exchange.glob("*.json")]
+    if not found:
+        return None
+    entry = min(found, key=lambda one: (one["kind"] != "Interrupted", one["time"]))
+    if entry["kind"] == "Interrupted":
+        return Interrupted(entry["message"], exit_code=entry["exit_code"])
+    kind = getattr(errors, entry["kind"], None)
+    if isinstance(kind, type) and issubclass(kind, BmoError):
+        return kind(entry["message"])
+    failure = RuntimeError(f"process {entry['rank']}: {entry['kind']}: {entry['message']}")
+    failure.__cause__ = _Elsewhere(entry["traceback"])
+    return failure
+
+
+class _Elsewhere(Exception):
+    """The traceback of another process."""

@@ -1,0 +1,176 @@
+"""Several processes that share a batch: parts of a batch add up, and runs on them are one run."""
+
+import csv
+
+import pytest
+import torch
+from conftest import result
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import build
+from bmo_cli.linear.map import LinearMap
+from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
+
+SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3")
+SCHEMES = {
+    "prox": [*SMALL, "net.width=6"],
+    "guided": [*SMALL, "net=guided", "task.noise=[1,8]"],
+    "separate": [*SMALL, "net.width=6", "hyper=separate", "task.noise=[1,8]"],
+    "split, ladmm": [*SMALL, "task.form=split", "gkm=ladmm", "net.width=6"],
+    "exact, alm": [*SMALL, "task.form=exact", "gkm=alm", "net.width=6"],
+    "total variation, pdhg": [*SMALL, "task.form=tv", "gkm=pdhg", "net=none"],
+    "anisotropic": [*SMALL, "task.form=tv_anisotropic", "gkm=pdhg", "net=none"],
+    "rain": [*SMALL, "task=derain", "net.widths=[4,4,4]", "task.loss=charbonnier"],
+    "sparse rain": [*SMALL, "task=derain", "task.form=sparse", "gkm=pdhg", "net=none"],
+    "positive rain": [*SMALL, "task=derain", "task.rain_weight=0.01", "net.widths=[4,4,4]"],
+    "sparse coding": ["task=sparse_coding", "method=dladmm", "train.batch=4"],
+    "lista": ["task=sparse_coding", "method=lista", "train.batch=4"],
+}
+
+
+def gradient(experiment, sample, iterations=3):
+    outcome = experiment.hyper.objective(experiment.scheme, sample, iterations)
+    learned = [p for p in experiment.omega.parameters() if p.requires_grad]
+    found = torch.autograd.grad(outcome.objective, learned, allow_unused=True)
+    return outcome.objective.item(), torch.cat([g.flatten() for g in found if g is not None])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("words", SCHEMES.values(), ids=SCHEMES)
+def test_gradients_of_parts_average_to_that_of_the_batch(words, count):
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", ["device=cpu", *words])
+    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment.task.prepare(["train"])
+    sample = next(experiment.task.samples(range(1), 4))
+    value, expected = gradient(experiment, sample)
+    parts = [gradient(experiment, sample.divided(i, count)) for i in range(count)]
+    assert sum(v for v, _ in parts) / count == pytest.approx(value, rel=1e-6)
+    mean = torch.stack([g for _, g in parts]).mean(0)
+    assert expected.norm() > 0
+    rounding = 1e-4 if "net=guided" in words else 2e-6  # levels that are clipped or not, by a bit
+    assert (mean - expected).norm() <= rounding * expected.norm()
+    assert len({v for v, _ in parts}) == count  # parts of different content
+
+
+def test_a_part_keeps_the_constants_of_the_whole(rng):
+    """Step sizes are given in units of 1/L_f, which is that of the batch."""
+    from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+
+    kernels = torch.tensor(rng.random((4, 3, 3)))
+    blur = PeriodicBlur(transfer_function(kernels, (8, 8)), (8, 8))
+    norms = [PeriodicBlur(blur.transfer[i : i + 1], (8, 8)).norm_squared for i in range(4)]
+    least = norms.index(min(norms))
+    taken = LeastSquares(blur, torch.tensor(rng.random((4, 1, 8, 8)))).take(torch.tensor([least]))
+    assert taken.lipschitz == max(norms) > min(norms)
+    assert taken.a.norm_squared == max(norms)
+    shared = PeriodicBlur(blur.transfer[:1], (8, 8))
+    assert shared.take(torch.tensor([0, 3])) is shared
+
+
+def test_what_does_not_divide_says_so(rng):
+    x = torch.tensor(rng.random((3, 5)))
+
+    class Map(LinearMap):
+        norm_squared = 1.0
+
+        def __call__(self, u):
+            return u
+
+        def adjoint(self, y):
+            return y
+
+        def shifted_inverse(self, gamma):
+            return lambda v: v / (1 + gamma)
+
+    class Cubes(Loss):
+        def value(self, u):
+            return u[0].abs().pow(3).sum(1)
+
+    own = Sample(Problem(LeastSquares(Map(), x)), (x,), SquaredError(x))
+    with pytest.raises(InputError, match="3 problems a step do not divide by train"):
+        own.divided(0, 2)
+    with pytest.raises(InputError, match="Map has no `take`"):
+        own.divided(0, 3)
+    with pytest.raises(InputError, match="Cubes has no `take`"):
+        Sample(Problem(), (x,), Cubes()).divided(0, 3)
+
+
+PAIR = ("train.batch=4", "train.devices=2")
+
+
+def rows(folder):
+    with (folder / "history.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_run_on_two_devices_is_the_run_on_one(bmo, tiny, tmp_path):
+    for name, words in (("one", PAIR[:1]), ("two", PAIR)):
+        done = bmo("train", *tiny, *words, f"hydra.run.dir={name}")
+        assert done.returncode == 0, done.stderr
+    one, two = rows(tmp_path / "one"), rows(tmp_path / "two")
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for a, b in zip(one, two, strict=True):
+        for key in ("loss", "hypergrad_norm", "residual", "lr"):
+            assert float(b[key]) == pytest.approx(float(a[key]), rel=1e-4), key
+    assert float(two[0]["hypergrad_norm"]) == pytest.approx(
+        float(one[0]["hypergrad_norm"]), rel=1e-6
+    )
+    first, second = result(tmp_path / "one"), result(tmp_path / "two")
+    assert (first["devices"], second["devices"]) == (1, 2)
+    assert second["metrics"]["test/psnr"] == pytest.approx(first["metrics"]["test/psnr"], abs=1e-3)
+    assert second["status"] == "ok"
+    log = (tmp_path / "two" / "run.log").read_text()
+    assert log.count("evaluating the checkpoint") == 1
+    done = bmo("train", "resume=two", "train.steps=8")
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "two")["steps"] == 8
+
+
+FAILING = """
+import torch.distributed as dist
+
+from bmo_cli.hyper.aggregation import Unrolled
+
+
+class Failing(Unrolled):
+    def objective(self, scheme, sample, iterations):
+        if dist.is_initialized() and dist.get_rank() == 1 and sample.seed:
+            raise ZeroDivisionError("on purpose")
+        return super().objective(scheme, sample, iterations)
+"""
+
+
+def test_a_process_that_fails_ends_the_job_with_its_traceback(bmo, tiny, tmp_path):
+    (tmp_path / "failing.py").write_text(FAILING)
+    words = ["hyper._target_=failing.Failing", "plugins=[failing.py]", "hydra.run.dir=bad"]
+    done = bmo("train", *tiny, "hyper=unrolled", *PAIR, *words)
+    assert done.returncode == 1
+    assert "process 1: ZeroDivisionError: on purpose" in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    found = result(tmp_path / "bad")
+    assert found["status"] == "failed"
+    assert "on purpose" in found["message"]
+    log = (tmp_path / "bad" / "run.log").read_text()
+    assert "in objective" in log and "ZeroDivisionError" in log
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["train.batch=3"], "3 problems a step do not divide by train.devices=2"),
+        (["train.devices=4096"], "but there are"),
+        (["device=cuda:1"], "device=cuda"),
+        (["train.penalty=0.1"], "train.devices=1"),
+    ],
+)
+def test_impossible_wishes_are_refused(bmo, tiny, tmp_path, words, said):
+    done = bmo("train", *tiny, *PAIR, *words, "hydra.run.dir=refused")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "refused").exists()
