@@ -12,13 +12,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
-from bmo_cli.solver.fixed_point import Status, iterate
+from bmo_cli.solver.each import iterate_each
+from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
@@ -68,6 +70,8 @@ def solve(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> 
         DivergenceError: an iterate became non-finite.
         InputError: Anderson acceleration of a scheme that is not one map.
     """
+    if settings.tolerance and not settings.anderson and len(initial[0]) > 1:
+        return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
     iterations, combine = settings.iterations, None
     if settings.anderson and not scheme.stationary:
@@ -81,13 +85,31 @@ def solve(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> 
         mapping, initial, iterations=iterations, tolerance=settings.tolerance, combine=combine
     )
     if solution.status is Status.NONFINITE:
-        raise DivergenceError(
-            f"iterate {solution.iterations + 1} of {iterations} became non-finite: the scheme is "
-            "expansive at these weights; use fewer eval.iterations or net=lip"
-        )
+        raise _diverged(solution.iterations, settings)
     u, done = solution.value, solution.iterations
     residual = float(mapping.residual(u, mapping.D(u, done)).max())
     return Estimate(mapping.estimate(u), done, residual)
+
+
+def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Estimate:
+    """Problems of a batch stop one by one; the whole one is bound once more to be read out."""
+    size = len(initial[0])
+
+    def bind(problems: Tensor) -> FixedPointMap:
+        return scheme.bind(problem if len(problems) == size else problem.take(problems))
+
+    ends = iterate_each(bind, initial, iterations=settings.iterations, tolerance=settings.tolerance)
+    if ends.status is Status.NONFINITE:
+        raise _diverged(int(ends.iterations.max()), settings)
+    estimate = scheme.bind(problem).estimate(ends.value)
+    return Estimate(estimate, int(ends.iterations.max()), float(ends.residuals.max()))
+
+
+def _diverged(iterations: int, settings: Settings) -> DivergenceError:
+    return DivergenceError(
+        f"iterate {iterations + 1} of {settings.iterations} became non-finite: the scheme is "
+        "expansive at these weights; use fewer eval.iterations or net=lip"
+    )
 
 
 def solve_case(scheme: GKM, case: Case, settings: Settings) -> Estimate:
