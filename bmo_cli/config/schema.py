@@ -179,6 +179,8 @@ class Config:
     device: str
     plugins: list[str]
     resume: str | None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """of the networks' layers in training; everything else, and evaluation, is fp32"""
     certify: bool = False
     certificate: Certify | None = None
 

@@ -37,6 +37,7 @@ class Progress:
         window: (loss, norm of the hyper-gradient, residual) of the steps since the last row of the
             history.
         flags: what training steps remarked, and how often.
+        scaler: state of the loss scale of precision=fp16.
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Progress:
     products: int = 0
     window: list[tuple[float, float, float]] = field(default_factory=list)
     flags: dict[str, int] = field(default_factory=dict)
+    scaler: dict[str, float] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -154,6 +154,11 @@ def _prepared(
         progress = load_checkpoint(last, experiment.omega, optimizer)
         _require_something_left(folder, config, progress.step)
         log.info("going on after step %d", progress.step)
+    if config.get("precision") == "fp16" and experiment.device.type != "cuda":
+        raise InputError(
+            f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
+            "precision=bf16 or fp32"
+        )
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
@@ -212,7 +217,16 @@ def _fit(
 
     console = Console(settings["steps"], progress.step, _show(task), quiet=not ranks.first)
     trainer = Trainer(
-        experiment, optimizer, settings, folder, validate, console, stop, progress, ranks
+        experiment,
+        optimizer,
+        settings,
+        folder,
+        validate,
+        console,
+        stop,
+        progress,
+        ranks,
+        config.get("precision", "fp32"),
     )
     try:
         trainer.run()

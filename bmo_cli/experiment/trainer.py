@@ -5,6 +5,7 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,17 +15,23 @@ from typing import Any, NoReturn
 import torch
 from torch.optim import Optimizer
 
-from bmo_cli.errors import DivergenceError
+from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.ranks import Ranks, clock
+from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.penalty import expansion
+from bmo_cli.memory import is_out_of_memory
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
+
+log = logging.getLogger("bmo")
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -40,6 +47,7 @@ class Trainer:
         stop: when it holds a signal, training ends after the step.
         progress: where to start; a fresh one, or a checkpoint's.
         ranks: processes that share the batch.
+        precision: of networks, a key of `PRECISIONS`.
 
     Attributes:
         stopping: whether training ended because a process was asked to stop.
@@ -56,6 +64,7 @@ class Trainer:
         stop: StopRequest,
         progress: Progress,
         ranks: Ranks,
+        precision: str,
     ) -> None:
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
@@ -64,6 +73,12 @@ class Trainer:
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
+        self._precision = PRECISIONS[precision]
+        self._scaler = torch.amp.GradScaler(
+            experiment.device.type, enabled=self._precision is torch.float16
+        )
+        if progress.scaler:
+            self._scaler.load_state_dict(progress.scaler)
         self.flags = Counter(progress.flags)
         self.stopping = False
         if ranks.first:
@@ -125,31 +140,62 @@ class Trainer:
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
         self._lr = optimizer.param_groups[0]["lr"]
-        optimizer.zero_grad(set_to_none=True)
-        cost = experiment.scheme.cost = Cost()
         sample = self.ranks.part(sample)
-        outcome = experiment.hyper.objective(experiment.scheme, sample, settings["iterations"])
-        if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
-            self._diverged("the loss or an iterate became non-finite", "the iteration expands")
-        total = outcome.objective
-        if settings.get("penalty"):
-            total = total + settings["penalty"] * expansion(
-                experiment.scheme, sample, settings["iterations"]
-            )
-        torch.autograd.backward(total)
+        cost = experiment.scheme.cost = Cost()
+        while True:
+            outcome = self._differentiated(sample)
+            self.ranks.average_gradients(self._parameters)
+            if self._scaler.is_enabled():
+                self._scaler.unscale_(optimizer)
+            limit = settings["clip"] if settings["clip"] is not None else math.inf
+            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+            if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 but for fp16
+                self._diverged(
+                    "the hyper-gradient became non-finite", "it explodes through K steps"
+                )
+            self._scaler.step(optimizer)  # not where fp16 overflowed: once more at a smaller scale
+            self._scaler.update()
+            if math.isfinite(norm):
+                break
         self.progress.evaluations += cost.evaluations
         self.progress.products += cost.products
-        self.ranks.average_gradients(self._parameters)
-        limit = settings["clip"] if settings["clip"] is not None else math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        if not math.isfinite(norm):
-            self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
-        optimizer.step()
+        self.progress.scaler = self._scaler.state_dict()
         self.flags.update(outcome.flags)
         self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
         (loss,) = self.ranks.mean([outcome.objective.item()])
         return loss, norm, self.ranks.largest(outcome.residual)
+
+    def _differentiated(self, sample: Sample) -> Outcome:
+        """Outcome of a batch, with the hyper-gradient in the parameters; again in less memory."""
+        hyper, optimizer = self.experiment.hyper, self.optimizer
+        assert optimizer is not None
+        while True:
+            optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._backward(sample)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if not hyper.leaner():
+                raise InputError(
+                    f"step {self.progress.step + 1}: memory ran out; use hyper.memory=states, a "
+                    "smaller train.batch or smaller samples (data.crop)"
+                )
+            log.info("memory ran out at step %d; keeping less from now on", self.progress.step + 1)
+
+    def _backward(self, sample: Sample) -> Outcome:
+        experiment, settings = self.experiment, self.settings
+        scheme, iterations = experiment.scheme, settings["iterations"]
+        with scheme.in_precision(self._precision):
+            outcome = experiment.hyper.objective(scheme, sample, iterations)
+        if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
+            self._diverged("the loss or an iterate became non-finite", "the iteration expands")
+        total = outcome.objective
+        if settings.get("penalty"):
+            total = total + settings["penalty"] * expansion(scheme, sample, iterations)
+        torch.autograd.backward(self._scaler.scale(total))
+        return outcome
 
     def _diverged(self, what: str, cause: str) -> NoReturn:
         step = self.progress.step + 1

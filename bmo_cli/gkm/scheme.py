@@ -6,17 +6,19 @@ D = D_net o D_num (or D_net inside D_num, where prox_g is),     T = (1 - alpha) 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, cast
 
+import torch
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Count, OpenUnit, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.network import Identity, Network
+from bmo_cli.nets.network import Identity, Network, lowered
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import Proximable, Zero
@@ -48,8 +50,12 @@ class Stage(nn.Module):
         super().__init__()
         self.operator, self.net = operator, net
 
-    def bind(self, problem: Problem) -> BoundOperator:
+    def bind(self, problem: Problem, precision: torch.dtype | None = None) -> BoundOperator:
         """D at one problem and the present weights.
+
+        Args:
+            problem: to be solved.
+            precision: of the network's layers; None: that of its weights.
 
         Raises:
             InputError: the operator does not apply to this kind of problem.
@@ -62,6 +68,8 @@ class Stage(nn.Module):
         if self.net is None:
             return self.operator.bind(problem)
         network = self.net.bind(self._guide(problem) if self.net.guided else None)
+        if precision is not None:
+            network = lowered(network, precision)
         if self.operator.uses_g:
             return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
         bound = self.operator.bind(problem)
@@ -122,6 +130,7 @@ class GKM(nn.Module):
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
         self.cost = Cost()
+        self._precision: torch.dtype | None = None
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
         undamped = averaged or (net is None and operator.converges_undamped)
@@ -174,13 +183,25 @@ class GKM(nn.Module):
 
         The metric, the lift and the readout are those of the last stage.
         """
-        bound = [cast(Stage, stage).bind(problem) for stage in self.stages]
+        bound = [cast(Stage, stage).bind(problem, self._precision) for stage in self.stages]
 
         def apply(u: State, k: int) -> State:
             return self.cost.count(bound[min(k, len(bound) - 1)].apply(u, k))
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
+
+    @contextmanager
+    def in_precision(self, precision: torch.dtype | None) -> Iterator[None]:
+        """Context in which schemes are bound with networks of a lower precision.
+
+        Only layers of networks are lowered: iterates, numerical steps and weights stay as they are.
+        """
+        before, self._precision = self._precision, precision
+        try:
+            yield
+        finally:
+            self._precision = before
 
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""

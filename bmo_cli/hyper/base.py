@@ -73,6 +73,10 @@ class HyperOptimizer(ABC):
                 "(data.crop) or a smaller network"
             )
 
+    def leaner(self) -> bool:
+        """Keep less from now on, after memory ran out; whether there is less to keep."""
+        return False
+
     def accuracy(self, iterations: int) -> float | None:
         """Largest relative error of the hyper-gradient, against the derivative of `objective`.
 

@@ -83,6 +83,12 @@ class ReverseMode(HyperOptimizer):
         need = measured(mapping, sample.initial, combine)
         self._segments[_key(kept, sample.initial)] = self._choose(need, kept, free)
 
+    def leaner(self) -> bool:
+        if self.memory != "auto" or max(self._segments.values(), default=1) == 1:
+            return False
+        self._segments = {key: max(1, m // 2) for key, m in self._segments.items()}
+        return True
+
     def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
         """What becomes of u^k and T(u^k); None: the step is T(u^k)."""
         return None

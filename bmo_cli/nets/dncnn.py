@@ -31,6 +31,8 @@ class DnCNN(Network):
         padding: at the image border.
         last_gain: factor on the last layer's initial weights; small, so that iterations start near
             the identity.
+        bias: whether layers have one; without, the network scales with its argument (Mohan et al.,
+            "Robust and interpretable blind image denoising via bias-free CNNs", ICLR 2020).
         weights: file of trained weights, or None for initial ones. Its layers are taken by the
             numbers in their names, so that `convs.3.weight` and the `model.6.weight` of the
             published files (github.com/cszn/KAIR) both are the fourth convolution.
@@ -45,6 +47,7 @@ class DnCNN(Network):
         width: Count = 32,
         padding: Literal["zeros", "circular"] = "zeros",
         last_gain: Positive = 0.1,
+        bias: bool = True,
         weights: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -52,7 +55,7 @@ class DnCNN(Network):
         self.channels = channels
         sizes = [channels, *[width] * (depth - 1), channels]
         layers = [
-            nn.Conv2d(a, b, 3, padding=1, padding_mode=padding)
+            nn.Conv2d(a, b, 3, padding=1, padding_mode=padding, bias=bias)
             for a, b in itertools.pairwise(sizes)
         ]
         generator = torch.Generator().manual_seed(seed)

@@ -1,0 +1,117 @@
+"""precision=bf16, and what happens where memory runs out."""
+
+import pytest
+import torch
+from conftest import result
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.experiment.build import build
+from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.hyper.reverse import ReverseMode
+
+SMALL = ("device=cpu", "data.crop=32", "train.batch=2", "train.iterations=4")
+
+
+@pytest.fixture(scope="module", params=["net.width=8", "net=lip", "net=norm_conv", "net=drunet"])
+def posed(request):
+    words = [*SMALL, request.param]
+    if request.param == "net=drunet":
+        words += ["net.widths=[4,4,8,8]", "net.blocks=1"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", words)
+    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment.task.prepare(["train"])
+    return experiment, next(experiment.task.samples(range(1), 2))
+
+
+def gradient(experiment, sample, precision):
+    scheme = experiment.scheme
+    with scheme.in_precision(precision):
+        outcome = experiment.hyper.objective(scheme, sample, 4)
+    learned = [p for p in experiment.omega.parameters() if p.requires_grad]
+    found = torch.autograd.grad(outcome.objective, learned)
+    assert all(g.dtype is torch.float32 for g in found)
+    return outcome.objective.item(), torch.cat([g.flatten() for g in found])
+
+
+def test_bf16_keeps_eight_bits_of_the_gradient(posed):
+    experiment, sample = posed
+    value, exact = gradient(experiment, sample, None)
+    lowered, found = gradient(experiment, sample, torch.bfloat16)
+    assert lowered != value
+    assert lowered == pytest.approx(value, rel=0.02)
+    assert 1e-5 < (found - exact).norm() / exact.norm() < 0.1
+    assert torch.nn.functional.cosine_similarity(found, exact, 0) > 0.995
+
+
+@pytest.mark.parametrize("memory", ["states", "segments"])
+def test_recomputed_iterations_are_lowered_alike(posed, memory):
+    experiment, sample = posed
+    assert isinstance(experiment.hyper, ReverseMode)
+    value, expected = gradient(experiment, sample, torch.bfloat16)
+    experiment.hyper.memory, before = memory, experiment.hyper.memory
+    experiment.hyper._segments.clear()
+    try:
+        lean, found = gradient(experiment, sample, torch.bfloat16)
+    finally:
+        experiment.hyper.memory = before
+        experiment.hyper._segments.clear()
+    assert lean == value
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_evaluation_is_not_lowered(posed):
+    experiment, sample = posed
+    before = solve(experiment.scheme, sample.problem, sample.initial, Settings(3)).value[0]
+    gradient(experiment, sample, torch.bfloat16)
+    after = solve(experiment.scheme, sample.problem, sample.initial, Settings(3)).value[0]
+    assert torch.equal(before, after)
+
+
+def test_a_run_in_bf16(bmo, tiny, tmp_path):
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        done = bmo("train", *tiny, f"precision={precision}", f"hydra.run.dir={precision}")
+        assert done.returncode == 0, done.stderr
+        scores[precision] = result(tmp_path / precision)["metrics"]["test/psnr"]
+    assert scores["bf16"] != scores["fp32"]
+    assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)
+
+
+def test_fp16_is_for_gpus(bmo, tiny, tmp_path):
+    done = bmo("train", *tiny, "precision=fp16", "hydra.run.dir=refused")
+    assert done.returncode == 2
+    assert "precision=fp16 is for CUDA devices" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "refused").exists()
+
+
+SHORT = """
+from bmo_cli.hyper.aggregation import Unrolled
+
+
+class Short(Unrolled):
+    def objective(self, scheme, sample, iterations):
+        found = super().objective(scheme, sample, iterations)
+        if max(self._segments.values()) > FITS:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")
+        return found
+"""
+
+
+@pytest.mark.parametrize("fits", [2, 0])
+def test_less_is_kept_where_memory_runs_out(bmo, tiny, tmp_path, fits):
+    (tmp_path / "short.py").write_text(SHORT.replace("FITS", str(fits)))
+    words = ["hyper=unrolled", "hyper._target_=short.Short", "plugins=[short.py]"]
+    words += ["train.iterations=8"]
+    done = bmo("train", *tiny, *words, "hydra.run.dir=run")
+    if fits:
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("keeping less from now on") == 2  # 8, 4, 2
+        assert result(tmp_path / "run")["status"] == "ok"
+    else:
+        assert done.returncode == 2
+        assert "step 1: memory ran out; use hyper.memory=states" in done.stderr
+        assert done.stderr.count("\n") == 1
