@@ -60,6 +60,7 @@ MISTAKES = [
     (["train", "gkm.operator=pg"], "gkm.operator must be a group of keys with a _target_"),
     (["train", "~train.clip"], "'train.clip' is missing"),
     (["train", "~optim.lr"], "'optim.lr' is missing"),
+    (["train", "~resume"], "'~resume' drops nothing: there is no such key, or it is null"),
     (["train", "+boundary=pad"], "unknown key 'boundary'"),
     (["train", "net=lip", "net.size=4"], "net.size must be one of 3, 5, 7"),
     (["train", "foo"], "cannot read the override 'foo'"),

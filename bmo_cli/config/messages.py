@@ -33,6 +33,8 @@ def one_line(error: Exception, overrides: Sequence[str], command: str, config_di
         return f"'{taken.group(1)}' is there already: change it without the +"
     if unknown:
         key = unknown.group(1).rstrip(".'")
+        if f"~{key}" in overrides and "delete" in unknown.group(0):
+            return f"'~{key}' drops nothing: there is no such key, or it is null"
         return f"unknown key '{key}'{_nearest_key(key, overrides, command, config_dir)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return " ".join(str(cause).split())

@@ -17,6 +17,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.memory import require_memory
+from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
@@ -77,6 +78,7 @@ def train(
         log.info("note: %s", note)
     result |= {"steps": progress.step, "train_seconds": progress.seconds}
     folder.write_result(result)  # what is killed from here on goes on from its last checkpoint
+    earlier = progress.seconds
     with StopRequest() as stop:
         try:
             trainer = _fit(experiment, optimizer, config, folder, progress, stop, ranks)
@@ -84,6 +86,10 @@ def train(
             result |= {"steps": progress.step, "train_seconds": progress.seconds}
             result["evaluations"], result["products"] = progress.evaluations, progress.products
             folder.write_result(result)
+        if config.get("profile"):
+            spent = sum(trainer.profile.seconds.values())
+            log.info(trainer.profile.words(max(spent, progress.seconds - earlier)))
+            result["profile"] = trainer.profile.seconds
         history = folder.read_history()
         curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
         if trainer.stopping:
@@ -227,6 +233,7 @@ def _fit(
         progress,
         ranks,
         config.get("precision", "fp32"),
+        Profile(experiment.device) if config.get("profile") else Untimed(experiment.device),
     )
     try:
         trainer.run()

@@ -20,6 +20,7 @@ from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.profile import Profile
 from bmo_cli.experiment.ranks import Ranks, clock
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.penalty import expansion
@@ -48,6 +49,7 @@ class Trainer:
         progress: where to start; a fresh one, or a checkpoint's.
         ranks: processes that share the batch.
         precision: of networks, a key of `PRECISIONS`.
+        profile: clock.
 
     Attributes:
         stopping: whether training ended because a process was asked to stop.
@@ -65,10 +67,11 @@ class Trainer:
         progress: Progress,
         ranks: Ranks,
         precision: str,
+        profile: Profile,
     ) -> None:
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
-        self.progress, self.ranks = progress, ranks
+        self.progress, self.ranks, self.profile = progress, ranks, profile
         groups = [] if optimizer is None else optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
@@ -99,8 +102,11 @@ class Trainer:
         started = clock(self.ranks) - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings["batch"])
         while progress.step < last and self._fraction() < 1 and not self._stops():
-            progress.window.append(self._step(next(samples)))
+            with self.profile.part("data"):
+                sample = self.ranks.part(next(samples))
+            progress.window.append(self._step(sample))
             progress.step += 1
+            self.profile.steps += 1
             self.console.advance()
             progress.seconds = clock(self.ranks) - started
             ends = progress.step == last or self._fraction() >= 1
@@ -135,26 +141,16 @@ class Trainer:
 
     def _step(self, sample: Sample) -> tuple[float, float, float]:
         """One hyper-training step; returns loss, norm of the hyper-gradient and residual."""
-        settings, experiment, optimizer = self.settings, self.experiment, self.optimizer
+        experiment, optimizer = self.experiment, self.optimizer
         assert optimizer is not None
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
         self._lr = optimizer.param_groups[0]["lr"]
-        sample = self.ranks.part(sample)
         cost = experiment.scheme.cost = Cost()
         while True:
             outcome = self._differentiated(sample)
-            self.ranks.average_gradients(self._parameters)
-            if self._scaler.is_enabled():
-                self._scaler.unscale_(optimizer)
-            limit = settings["clip"] if settings["clip"] is not None else math.inf
-            norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-            if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 but for fp16
-                self._diverged(
-                    "the hyper-gradient became non-finite", "it explodes through K steps"
-                )
-            self._scaler.step(optimizer)  # not where fp16 overflowed: once more at a smaller scale
-            self._scaler.update()
+            with self.profile.part("optimiser"):
+                norm = self._descend(optimizer)
             if math.isfinite(norm):
                 break
         self.progress.evaluations += cost.evaluations
@@ -165,6 +161,19 @@ class Trainer:
         experiment.scheme.project_()
         (loss,) = self.ranks.mean([outcome.objective.item()])
         return loss, norm, self.ranks.largest(outcome.residual)
+
+    def _descend(self, optimizer: Optimizer) -> float:
+        """One step of the optimiser, but where fp16 overflowed; the norm of the hyper-gradient."""
+        self.ranks.average_gradients(self._parameters)
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(optimizer)
+        limit = self.settings["clip"] if self.settings["clip"] is not None else math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
+        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 unless it is fp16
+            self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return norm
 
     def _differentiated(self, sample: Sample) -> Outcome:
         """Outcome of a batch, with the hyper-gradient in the parameters; again in less memory."""
@@ -187,14 +196,15 @@ class Trainer:
     def _backward(self, sample: Sample) -> Outcome:
         experiment, settings = self.experiment, self.settings
         scheme, iterations = experiment.scheme, settings["iterations"]
-        with scheme.in_precision(self._precision):
+        with self.profile.part("forward"), scheme.in_precision(self._precision):
             outcome = experiment.hyper.objective(scheme, sample, iterations)
         if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
             self._diverged("the loss or an iterate became non-finite", "the iteration expands")
         total = outcome.objective
         if settings.get("penalty"):
             total = total + settings["penalty"] * expansion(scheme, sample, iterations)
-        torch.autograd.backward(self._scaler.scale(total))
+        with self.profile.part("backward"):
+            torch.autograd.backward(self._scaler.scale(total))
         return outcome
 
     def _diverged(self, what: str, cause: str) -> NoReturn:
@@ -227,13 +237,18 @@ class Trainer:
         if not all_finite(self.experiment.omega):
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
         try:
-            return self.ranks.from_first(self.validate)
+            with self.profile.part("validation"):
+                return self.ranks.from_first(self.validate)
         except DivergenceError as error:
             step = self.progress.step
             raise DivergenceError(f"validation after step {step}: {error}") from error
 
     def _save(self, score: float) -> None:
         """A checkpoint to go on from, and the best one by validation."""
+        with self.profile.part("writing"):
+            self._write(score)
+
+    def _write(self, score: float) -> None:
         progress = self.progress
         if self._is_better(score, progress.best):
             progress.best, progress.best_step = score, progress.step
