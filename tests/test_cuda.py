@@ -1,5 +1,7 @@
 """The same numbers on a GPU as on the processor; skipped where there is none."""
 
+import gc
+
 import pytest
 import torch
 from conftest import result
@@ -9,6 +11,7 @@ from omegaconf import OmegaConf
 from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.memory import is_out_of_memory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -78,3 +81,82 @@ def test_a_run_on_the_gpu_repeats_itself_and_is_evaluated_on_the_processor(bmo, 
     assert done.returncode == 0, done.stderr
     again = result(tmp_path / "again")["metrics"]["test/psnr"]
     assert again == pytest.approx(one["metrics"]["test/psnr"], abs=0.01)
+
+
+def step(memory, iterations=12, precision=None):
+    """Gradient of a step, and the bytes that it took at its peak beside what was there."""
+    words = ["device=cuda", "data.crop=64", "train.batch=4", "hyper=unrolled"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", [*words, f"hyper.memory={memory}"])
+    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment.task.prepare(["train"])
+    sample = next(experiment.task.samples(range(1), 4))
+    experiment.hyper.plan(experiment.scheme, sample, iterations, None)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with experiment.scheme.in_precision(precision):
+        outcome = experiment.hyper.objective(experiment.scheme, sample, iterations)
+    learned = [p for p in experiment.omega.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(outcome.objective, learned)
+    peak = torch.cuda.max_memory_allocated() - before
+    return torch.cat([g.flatten() for g in gradients]), peak
+
+
+@pytest.mark.parametrize("memory", ["states", "segments"])
+def test_less_memory_gives_the_same_gradient(memory):
+    full, most = step("full")
+    lean, least = step(memory)
+    assert (lean - full).norm() <= 1e-5 * full.norm()
+    assert least < 0.6 * most
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_lower_precision_keeps_the_direction(precision):
+    full, _ = step("full")
+    lowered, _ = step("states", precision=precision)
+    assert not torch.equal(lowered, full)
+    assert torch.nn.functional.cosine_similarity(lowered, full, 0) > 0.99
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_lower_precision_can_be_resumed(bmo, tiny, tmp_path, precision):
+    words = [*tiny, "device=cuda", f"precision={precision}", "hydra.run.dir=run"]
+    done = bmo("train", *words)
+    assert done.returncode == 0, done.stderr
+    plain = bmo("train", *tiny, "device=cuda", "hydra.run.dir=plain")
+    assert plain.returncode == 0, plain.stderr
+    found, expected = (result(tmp_path / name)["metrics"]["test/psnr"] for name in ("run", "plain"))
+    assert found == pytest.approx(expected, abs=0.1)
+    done = bmo("train", "resume=run", "train.steps=6")
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_that_runs_out_is_met_with_less():
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", ["device=cuda", "data.crop=64"])
+    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment.task.prepare(["train"])
+    sample = next(experiment.task.samples(range(1), 16))
+    hyper, iterations = experiment.hyper, 200
+    hyper.plan(experiment.scheme, sample, iterations, None)  # nothing is known: all of the graph
+    assert set(hyper._segments.values()) == {iterations}
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(1.5 * 2**30 / total)  # of 8 GiB
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as error:
+            hyper.objective(experiment.scheme, sample, iterations)
+        assert is_out_of_memory(error.value)
+        del error
+        while True:
+            assert hyper.leaner()
+            gc.collect()
+            torch.cuda.empty_cache()
+            try:
+                hyper.objective(experiment.scheme, sample, iterations).objective.backward()
+                break
+            except torch.OutOfMemoryError:
+                pass
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert all(p.grad is not None for p in experiment.omega.parameters() if p.requires_grad)

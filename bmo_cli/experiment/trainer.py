@@ -5,6 +5,7 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections import Counter
@@ -191,6 +192,9 @@ class Trainer:
                     f"step {self.progress.step + 1}: memory ran out; use hyper.memory=states, a "
                     "smaller train.batch or smaller samples (data.crop)"
                 )
+            gc.collect()
+            if self.experiment.device.type == "cuda":
+                torch.cuda.empty_cache()
             log.info("memory ran out at step %d; keeping less from now on", self.progress.step + 1)
 
     def _backward(self, sample: Sample) -> Outcome:

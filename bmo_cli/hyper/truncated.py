@@ -40,7 +40,7 @@ class Truncated(ReverseMode):
         u, first = sample.initial, max(iterations - self.last, 0)
         if first:
             with torch.no_grad():
-                begun = iterate(mapping, u, iterations=first)
+                begun = iterate(mapping, u, iterations=first, watch="last")
             if begun.status is Status.NONFINITE:
                 return Outcome(torch.tensor(torch.nan), begun.residuals[-1], begun.status)
             u = begun.value

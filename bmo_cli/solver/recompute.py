@@ -35,7 +35,7 @@ def iterate_lean(
     combine: Combine | None = None,
     start: int = 0,
 ) -> Solution:
-    """`fixed_point.iterate` in less memory; differentiable once.
+    """`fixed_point.iterate`, watching the last iteration, in less memory; differentiable once.
 
     Args:
         mapping, initial, iterations, start: as there.
@@ -45,33 +45,29 @@ def iterate_lean(
         combine: as there; without a memory of its own, since iterations are repeated.
     """
     if segment >= iterations or not torch.is_grad_enabled():
-        return iterate(mapping, initial, iterations=iterations, combine=combine, start=start)
+        return iterate(
+            mapping, initial, iterations=iterations, combine=combine, start=start, watch="last"
+        )
     stop = start + iterations
     starts = sorted({start, *range(stop - segment, start, -segment)})  # the first may be shorter
     first = mapping.lift(initial)
     states: list[State] = [detach(first)]
-    residuals: list[float] = []
     with torch.no_grad():
-        for k, end in itertools.pairwise(starts):
-            found = iterate(mapping, states[-1], iterations=end - k, combine=combine, start=k)
-            residuals.extend(found.residuals)
-            if found.status is Status.NONFINITE:
-                done = k - start + found.iterations
-                return Solution(found.value, found.status, done, tuple(residuals))
-            states.append(found.value)
+        for bounds in itertools.pairwise(starts):
+            states.append(_run(mapping, combine, states[-1], range(*bounds)))
     begin = _leaves(states[-1])
-    last = iterate(mapping, begin, iterations=segment, combine=combine, start=starts[-1])
-    residuals.extend(last.residuals)
+    last = iterate(
+        mapping, begin, iterations=segment, combine=combine, start=starts[-1], watch="last"
+    )
     if last.status is Status.NONFINITE:
-        done = iterations - segment + last.iterations
-        return Solution(detach(last.value), last.status, done, tuple(residuals))
+        return last
     known = {id(p): p for p in (*_variables(last.value), *parameters) if p.requires_grad}
     omega = [p for p in known.values() if all(p is not block for block in begin)]
     sweep = _Sweep(mapping, combine, [*starts, stop], _Graph(begin, last.value), omega)
     value: State = _Recomputed.apply(  # type: ignore[no-untyped-call]
         sweep, states, *first, *omega
     )
-    return Solution(value, last.status, iterations, tuple(residuals))
+    return Solution(value, last.status, iterations, last.residuals)
 
 
 @dataclass(frozen=True)
@@ -129,11 +125,9 @@ class _Sweep:
     def _graph(self, i: int, state: State, wanted: bool) -> _Graph:
         """Segment number i once more, now with its graph."""
         begin = _leaves(state) if wanted else state
-        u = begin
+        numbers = range(self.bounds[i], self.bounds[i + 1])
         with torch.enable_grad():
-            for k in range(self.bounds[i], self.bounds[i + 1]):
-                u = step(self.mapping, u, self.mapping.D(u, k), k, self.combine)
-        return _Graph(begin, u)
+            return _Graph(begin, _run(self.mapping, self.combine, begin, numbers))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -155,6 +149,13 @@ class _Recomputed(torch.autograd.Function):
         to_first = any(ctx.needs_input_grad[2 : blocks + 2])
         first, omega = ctx.sweep.pull(states, cotangent, to_first=to_first)
         return (None, None, *(first or (None,) * blocks), *omega)
+
+
+def _run(mapping: FixedPointMap, combine: Combine | None, u: State, numbers: range) -> State:
+    """The iterations of these numbers, unwatched."""
+    for k in numbers:
+        u = step(mapping, u, mapping.D(u, k), k, combine)
+    return u
 
 
 def _leaves(u: State) -> State:

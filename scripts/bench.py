@@ -1,0 +1,543 @@
+"""Time and memory against a plain PyTorch loop: .venv/bin/python scripts/bench.py [PART ...].
+
+Parts: training, memory, implicit, restoring, coding, growth, startup (default: all). Every time is
+a ratio: the plain loop and its rivals take turns in one process, and the median of the ratios of
+each turn is shown with its quartiles. Memory is measured in a process of its own each. Run it on a
+quiet machine. With --out=DIR it also writes bench.json and growth.png there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fft import irfft2, rfft2
+
+from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.experiment.restore import restored
+from bmo_cli.gkm.proximal import ProximalGradient
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.aggregation import BMO, Unrolled
+from bmo_cli.hyper.implicit import Implicit
+from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.solver.functions import L1, LeastSquares
+from bmo_cli.solver.problem import Problem, Sample, SquaredError
+from bmo_cli.tasks.deconvolution import Deconvolution
+
+MIB = 2**20
+GAMMA = 0.9
+
+
+# --- the reference: what one writes by hand -------------------------------------------------------
+
+
+class PlainLoop(nn.Module):
+    """u <- u - gamma A^T (A u - y), then u <- u - N(u), K times, N convolutions and ReLU."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        sizes = [1, *[width] * (depth - 1), 1]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in itertools.pairwise(sizes)
+        )
+        self.gamma = nn.Parameter(torch.tensor(GAMMA))
+
+    def forward(self, y: Tensor, transfer: Tensor, iterations: int) -> Tensor:
+        size, u = y.shape[-2:], y
+        for _ in range(iterations):
+            residual = irfft2(rfft2(u) * transfer, s=size) - y
+            u = u - self.gamma * irfft2(rfft2(residual) * transfer.conj(), s=size)
+            z = u
+            for conv in self.convs[:-1]:
+                z = F.relu(conv(z))
+            u = u - self.convs[-1](z)
+        return u
+
+
+class Posed:
+    """A deconvolution, written for both."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        batch: int = 4,
+        side: int = 64,
+        depth: int = 5,
+        width: int = 32,
+        gain: float = 0.1,
+        sharp: float = 0.0,
+    ) -> None:
+        generator = torch.Generator().manual_seed(0)
+        clean = F.avg_pool2d(torch.rand(batch, 1, side + 8, side + 8, generator=generator), 9, 1)
+        kernel = (1 - sharp) * _motion(19)[None]
+        kernel[:, 9, 9] += sharp
+        self.transfer = transfer_function(kernel, (side, side)).to(device)
+        self.clean = clean.to(device)
+        blur = PeriodicBlur(self.transfer, (side, side))
+        noise = 2.55 / 255 * torch.randn(clean.shape, generator=generator)
+        self.y = blur(self.clean) + noise.to(device)
+        self.sample = Sample(
+            Problem(LeastSquares(blur, self.y)), (self.y,), SquaredError(self.clean)
+        )
+        net = DnCNN(depth=depth, width=width, bias=False, last_gain=gain)
+        # The step is gamma / |A|^2 here and gamma there.
+        operator = ProximalGradient(gamma=GAMMA * blur.norm_squared)
+        self.scheme = GKM(operator=operator, net=net, alpha=None).to(device)
+        self.plain = PlainLoop(depth, width).to(device)
+        weights = {name: w.contiguous() for name, w in net.state_dict().items()}
+        self.plain.load_state_dict({**weights, "gamma": self.plain.gamma.detach()})
+        self.flops = 2 * 9 * batch * side**2 * (2 * width + (depth - 2) * width**2)
+
+    def plain_step(self, iterations: int) -> Callable[[], Tensor]:
+        optimizer = torch.optim.Adam(self.plain.parameters(), lr=0.0)
+
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            u = self.plain(self.y, self.transfer, iterations)
+            loss = 0.5 * F.mse_loss(u, self.clean)
+            loss.backward()
+            optimizer.step()
+            return torch.cat([conv.weight.grad.flatten() for conv in self.plain.convs])
+
+        return step
+
+    def step(
+        self, hyper: Unrolled | Implicit, iterations: int, precision: torch.dtype | None = None
+    ) -> Callable[[], Tensor]:
+        optimizer = torch.optim.Adam(self.scheme.parameters(), lr=0.0)
+        assert self.scheme.net is not None
+        convs = self.scheme.net.convs
+
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            with self.scheme.in_precision(precision):
+                outcome = hyper.objective(self.scheme, self.sample, iterations)
+            outcome.objective.backward()
+            optimizer.step()
+            return torch.cat([conv.weight.grad.flatten() for conv in convs])
+
+        return step
+
+
+def _motion(size: int) -> Tensor:
+    """A curved stroke that sums to 1, (size, size)."""
+    t = torch.linspace(-1, 1, 400, dtype=torch.float64)
+    rows = ((0.6 * t + 0.35 * torch.sin(2.5 * t)) * (size // 2) + size // 2).round().long()
+    columns = ((0.7 * t**2 - 0.3 + 0.3 * t) * (size // 2) + size // 2).round().long()
+    kernel = torch.zeros(size, size)
+    kernel.index_put_((rows, columns), torch.ones(400), accumulate=True)
+    return kernel / kernel.sum()
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def take_turns(
+    rivals: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Seconds of each and its ratio to the first, which is the plain loop."""
+    for run in rivals.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for _ in range(repeats):
+        for name, run in rivals.items():
+            _wait(device)
+            start = time.perf_counter()
+            run()
+            _wait(device)
+            times[name].append(time.perf_counter() - start)
+    first = next(iter(times.values()))
+    found = {}
+    for name, seconds in times.items():
+        ratios = [a / b for a, b in zip(seconds, first, strict=True)]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        found[name] = {
+            "seconds": statistics.median(seconds),
+            "ratio": statistics.median(ratios),
+            "low": low,
+            "high": high,
+        }
+    return found
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def throughput(posed: Posed, device: torch.device) -> float:
+    """FLOP/s of one middle convolution of the network, forward, the best of many."""
+    weight = posed.plain.convs[1].weight.detach().contiguous(memory_format=torch.channels_last)
+    x = torch.rand(len(posed.y), weight.shape[1], *posed.y.shape[2:], device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    best = torch.inf
+    with torch.no_grad():
+        for _ in range(50):
+            _wait(device)
+            start = time.perf_counter()
+            F.conv2d(x, weight, padding=1)
+            _wait(device)
+            best = min(best, time.perf_counter() - start)
+    return 2 * 9 * x.numel() * weight.shape[0] / best
+
+
+def peak(words: list[str]) -> float:
+    """Bytes above its base that another process takes at its peak, doing one thing."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--peak", *words], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout.split()[-1])
+
+
+def _peak_here(words: list[str], device: torch.device) -> float:
+    """Run one thing and return the peak of the resident set above what it was before."""
+    what, iterations = words[0], int(words[1])
+    keep_freed_memory()
+    posed = Posed(device)
+    warm = Posed(device, batch=1, side=32)  # what libraries take once is not the loop's
+    warm.plain_step(2)()
+    warm.step(Unrolled(memory="full"), 2)()
+    if what == "tiles":
+        run: Callable[[], object] = lambda: _tiled(iterations)  # noqa: E731
+    elif what == "plain":
+        run = posed.plain_step(iterations)
+    else:
+        run = posed.step(*_split(what, iterations))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        base = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - base
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    base = _status("VmRSS")
+    run()
+    return _status("VmHWM") - base
+
+
+def _status(key: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024.0
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+# --- the parts ------------------------------------------------------------------------------------
+
+
+def _mode(name: str) -> tuple[Unrolled, torch.dtype | None]:
+    """`states bf16` as a hyper-optimiser and a precision."""
+    words = name.split()
+    if words[0] == "auto":
+        hyper = Unrolled(memory="auto", memory_mib=float(words[1]))
+    elif words[0] == "bmo":
+        hyper = BMO(memory="full")
+    else:
+        hyper = Unrolled(memory=words[0])
+    return hyper, torch.bfloat16 if "bf16" in words else None
+
+
+MODES = ("full", "states", "segments", "auto 64", "bmo", "full bf16", "states bf16")
+
+
+def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload A at K = 40: time, and the gradient against the plain loop's."""
+    posed, iterations = Posed(device), 40
+    rivals = {"plain loop": posed.plain_step(iterations)}
+    rivals |= {name: posed.step(*_split(name, iterations)) for name in MODES}
+    found = take_turns(rivals, repeats, device)
+    expected = rivals["plain loop"]()
+    for name, run in rivals.items():
+        gradient = run()
+        found[name]["error"] = float((gradient - expected).norm() / expected.norm())
+    peak_flops = throughput(posed, device)
+    for row in found.values():
+        row["gflops"] = 3 * posed.flops * iterations / row["seconds"] / 1e9
+        row["share_of_limit"] = row["gflops"] * 1e9 / peak_flops
+    return found
+
+
+def _split(name: str, iterations: int) -> tuple[Unrolled, int, torch.dtype | None]:
+    hyper, precision = _mode(name)
+    return hyper, iterations, precision
+
+
+def memory(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload A at K = 40 and 400: MiB above base, and their ratio to the plain loop's."""
+    plain = peak(["plain", "40", str(device)])
+    found = {"plain loop": {"mib": plain / MIB, "ratio": 1.0}}
+    for name in (*MODES, "states"):
+        iterations = 400 if name in found else 40
+        label = f"{name}, K = 400" if name in found else name
+        found[label] = {"mib": peak([name, str(iterations), str(device)]) / MIB}
+        found[label]["ratio"] = found[label]["mib"] * MIB / plain
+    state = 4 * 64 * 64 * 4
+    growth = (found["states, K = 400"]["mib"] - found["states"]["mib"]) * MIB / 360
+    found["states: growth an iteration, in states"] = {"ratio": growth / state}
+    return found
+
+
+def implicit(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload A with a kernel that keeps every frequency, so that there is a fixed point.
+
+    The error is that of the gradient against the one of a far tighter solve.
+    """
+    posed, iterations = Posed(device, sharp=0.7, gain=0.03), 40
+    tight = Implicit(tolerance=1e-7, anderson=5, backward_iterations=200, backward_tolerance=1e-7)
+    expected = posed.step(tight, 400)()
+    hyper = {
+        "implicit, Anderson": Implicit(
+            tolerance=3e-4, anderson=5, solver="anderson", backward_tolerance=3e-4
+        ),
+        "implicit, Anderson + GMRES": Implicit(tolerance=3e-4, anderson=5, backward_tolerance=3e-4),
+        "implicit, plain": Implicit(tolerance=3e-4, solver="fixed_point", backward_tolerance=3e-4),
+    }
+    rivals = {"plain loop": posed.plain_step(iterations)}
+    rivals |= {name: posed.step(one, 100) for name, one in hyper.items()}
+    found = take_turns(rivals, repeats, device)
+    for name, run in rivals.items():
+        found[name]["error"] = float((run() - expected).norm() / expected.norm())
+    return found
+
+
+def restoring(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload B: 8 iterations on a 256 x 256 image."""
+    found = {}
+    for depth, width in ((5, 32), (17, 64)):
+        posed = Posed(device, batch=1, side=256, depth=depth, width=width)
+
+        @torch.no_grad()
+        def plain(posed: Posed = posed) -> Tensor:
+            return posed.plain(posed.y, posed.transfer, 8)
+
+        def ours(posed: Posed = posed) -> Tensor:
+            problem, initial = posed.sample.problem, posed.sample.initial
+            return solve(posed.scheme, problem, initial, Settings(8)).value[0]
+
+        name = f"{depth} x {width}"
+        rows = take_turns({f"plain loop, {name}": plain, f"solve, {name}": ours}, repeats, device)
+        limit = throughput(posed, device)
+        for row in rows.values():
+            row["gflops"] = posed.flops * 8 / row["seconds"] / 1e9
+            row["share_of_limit"] = row["gflops"] * 1e9 / limit
+        expected = plain()
+        rows[f"solve, {name}"]["error"] = float((ours() - expected).norm() / expected.norm())
+        found |= rows
+    tiles = peak(["tiles", "4096", str(device)])
+    found["4096 x 4096 in tiles of 1024, 5 x 32"] = {"mib": tiles / MIB}
+    return found
+
+
+def _tiled(side: int) -> Tensor:
+    """A large photograph, restored as `bmo restore` does."""
+    scheme = GKM(operator=ProximalGradient(), net=DnCNN(), alpha=None)
+    config = {
+        "task": {"channels": 1},
+        "eval": {"iterations": 8},
+        "boundary": "pad",
+        "tile": 1024,
+        "tile_margin": 256,
+    }
+    return restored(scheme, Deconvolution, torch.rand(1, 1, side, side), _motion(19), config)
+
+
+def coding(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload C: a step of learned ISTA, 16 iterations, 256 x 512, 128 codes, weights tied."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(256, 512, generator=generator)
+    a = (a / a.norm(dim=0)).to(device)
+    codes = torch.randn(128, 512, generator=generator) * (
+        torch.rand(128, 512, generator=generator) < 0.1
+    )
+    codes = codes.to(device)
+    y, iterations, matrix = codes @ a.mT, 16, Matrix(a)
+    step_size = nn.Parameter(1 / torch.linalg.matrix_norm(a, 2).square())
+    threshold = nn.Parameter(torch.tensor(0.1, device=device))
+    plain_optimizer = torch.optim.Adam([step_size, threshold], lr=0.0)
+
+    def plain() -> Tensor:
+        plain_optimizer.zero_grad()
+        x = torch.zeros_like(codes)
+        for _ in range(iterations):
+            x = x - step_size * (x @ a.mT - y) @ a
+            x = x.sign() * F.relu(x.abs() - step_size * threshold)
+        loss = 0.5 * F.mse_loss(x, codes)
+        loss.backward()
+        plain_optimizer.step()
+        return threshold.grad
+
+    operator = ProximalGradient(gamma=1.0, learn_weight=True)
+    scheme = GKM(operator=operator, alpha=None).to(device)
+    sample = Sample(
+        Problem(LeastSquares(matrix, y), L1(0.1)), (torch.zeros_like(codes),), SquaredError(codes)
+    )
+    optimizer = torch.optim.Adam(scheme.parameters(), lr=0.0)
+
+    def step(hyper: Unrolled) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            optimizer.zero_grad()
+            hyper.objective(scheme, sample, iterations).objective.backward()
+            optimizer.step()
+            return operator.weight.theta.grad / 0.1
+
+        return run
+
+    rivals = {
+        "plain loop": plain,
+        "full": step(Unrolled(memory="full")),
+        "states": step(Unrolled(memory="states")),
+    }
+    found = take_turns(rivals, repeats, device)
+    expected = plain()
+    for name, run in rivals.items():
+        found[name]["error"] = float((run() - expected).norm() / expected.norm())
+    return found
+
+
+def growth(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds a step (and MiB, on a GPU) as K, the image, the batch and the features grow."""
+    found = {}
+    cases = {
+        "K": [{"iterations": k} for k in (10, 20, 40, 100, 200, 400)],
+        "side": [{"side": n} for n in (32, 64, 128, 256)],
+        "batch": [{"batch": n} for n in (1, 2, 4, 8, 16)],
+        "width": [{"width": n} for n in (16, 32, 64, 128)],
+    }
+    for axis, settings in cases.items():
+        for setting in settings:
+            shape = {key: value for key, value in setting.items() if key != "iterations"}
+            iterations = setting.get("iterations", 10)
+            posed = Posed(device, **shape)
+            rivals = {} if iterations > 100 else {"plain loop": posed.plain_step(iterations)}
+            rivals |= {name: posed.step(*_split(name, iterations)) for name in ("full", "states")}
+            if iterations > 100:
+                rivals.pop("full")
+            rows = take_turns(rivals, max(2, repeats // 3), device)
+            for name, row in rows.items():
+                found[f"{name}, {axis} = {next(iter(setting.values()))}"] = row
+    return found
+
+
+def startup(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload D: seconds of whole commands."""
+    command = [sys.executable, "-m", "bmo_cli"]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, words in {
+            "bmo --help": ["--help"],
+            "bmo train train.stps=1 (a typo)": ["train", "train.stps=1"],
+            "bmo train debug=tiny train.steps=1": [
+                *("train", "debug=tiny", "train.steps=1", "eval.test=false"),
+                "hydra.run.dir=${now:%H%M%S%f}",
+            ],
+        }.items():
+            times = []
+            for _ in range(max(3, repeats // 3)):
+                start = time.perf_counter()
+                subprocess.run([*command, *words], cwd=folder, capture_output=True, check=False)
+                times.append(time.perf_counter() - start)
+            found[name] = {"seconds": statistics.median(times)}
+    return found
+
+
+PARTS = {
+    part.__name__: part for part in (training, memory, implicit, restoring, coding, growth, startup)
+}
+
+
+# --- showing --------------------------------------------------------------------------------------
+
+COLUMNS = {
+    "seconds": ("seconds", "{:.4f}"),
+    "ratio": ("of the plain loop", "{:.3f}"),
+    "low": ("quartile", "{:.3f}"),
+    "high": ("quartile", "{:.3f}"),
+    "error": ("gradient error", "{:.1e}"),
+    "gflops": ("GFLOP/s", "{:.0f}"),
+    "share_of_limit": ("of the convolution's", "{:.2f}"),
+    "mib": ("MiB above base", "{:.1f}"),
+}
+
+
+def table(rows: dict[str, dict[str, float]]) -> str:
+    """A Markdown table of what was measured."""
+    keys = [key for key in COLUMNS if any(key in row for row in rows.values())]
+    lines = [["", *(COLUMNS[key][0] for key in keys)], ["---"] * (len(keys) + 1)]
+    for name, row in rows.items():
+        cells = [COLUMNS[key][1].format(row[key]) if key in row else "" for key in keys]
+        lines.append([name, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(found: dict[str, dict[str, float]], file: Path) -> None:
+    """Seconds a step over what grows, a panel each."""
+    import matplotlib.pyplot as plt
+
+    axes = ("K", "side", "batch", "width")
+    figure, panels = plt.subplots(1, len(axes), figsize=(14, 3.4), layout="constrained")
+    for axis, panel in zip(axes, panels, strict=True):
+        for name in ("plain loop", "full", "states"):
+            head = f"{name}, {axis} = "
+            points = [
+                (int(key.removeprefix(head)), row["seconds"])
+                for key, row in found.items()
+                if key.startswith(head)
+            ]
+            panel.loglog(*zip(*points, strict=True), marker="o", label=name)
+        panel.set_xlabel(axis)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("seconds a training step")
+    panels[0].legend()
+    figure.savefig(file, dpi=150)
+
+
+def main() -> None:
+    """Measure the parts that are asked for, print tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.peak:
+        print(_peak_here(given.peak[:2], torch.device(given.peak[2])))
+        return
+    unknown = set(given.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
+    keep_freed_memory()
+    device, found = torch.device(given.device), {}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"torch {torch.__version__}, {name}, {torch.get_num_threads()} threads")
+    for part in given.parts or PARTS:
+        found[part] = PARTS[part](device, given.repeats)
+        print(f"\n{part}: {(PARTS[part].__doc__ or '').splitlines()[0]}\n")
+        print(table(found[part]), flush=True)
+    if given.out:
+        given.out.mkdir(parents=True, exist_ok=True)
+        (given.out / "bench.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+        if "growth" in found:
+            draw(found["growth"], given.out / "growth.png")
+
+
+if __name__ == "__main__":
+    main()
