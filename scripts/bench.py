@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,19 +19,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets it
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fft import irfft2, rfft2
 
 from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.restore import restored
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
+from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
@@ -97,6 +97,7 @@ class Posed:
         self.sample = Sample(
             Problem(LeastSquares(blur, self.y)), (self.y,), SquaredError(self.clean)
         )
+        self.cores = Cores.of(self.sample)  # one for all, as a run has one
         net = DnCNN(depth=depth, width=width, bias=False, last_gain=gain)
         # The step is gamma / |A|^2 here and gamma there.
         operator = ProximalGradient(gamma=GAMMA * blur.norm_squared)
@@ -120,17 +121,25 @@ class Posed:
         return step
 
     def step(
-        self, hyper: Unrolled | Implicit, iterations: int, precision: torch.dtype | None = None
+        self, hyper: HyperOptimizer, iterations: int, precision: str = "fp32"
     ) -> Callable[[], Tensor]:
-        optimizer = torch.optim.Adam(self.scheme.parameters(), lr=0.0)
-        assert self.scheme.net is not None
-        convs = self.scheme.net.convs
+        parameters = [p for p in self.scheme.parameters() if p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=0.0)
+        gradient = HyperGradient(
+            hyper,
+            self.scheme,
+            parameters,
+            iterations=iterations,
+            precision=precision,
+            cores=self.cores,
+        )
+        part = gradient.cores.parts(self.sample)[0]
+        hyper.plan(self.scheme, part, iterations, None, gradient.cores.count)
+        assert isinstance(self.scheme.net, DnCNN)
+        convs = self.scheme.net.layers
 
         def step() -> Tensor:
-            optimizer.zero_grad()
-            with self.scheme.in_precision(precision):
-                outcome = hyper.objective(self.scheme, self.sample, iterations)
-            outcome.objective.backward()
+            gradient(self.sample)
             optimizer.step()
             return torch.cat([conv.weight.grad.flatten() for conv in convs])
 
@@ -243,7 +252,7 @@ def _status(key: str) -> float:
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def _mode(name: str) -> tuple[Unrolled, torch.dtype | None]:
+def _mode(name: str) -> tuple[Unrolled, str]:
     """`states bf16` as a hyper-optimiser and a precision."""
     words = name.split()
     if words[0] == "auto":
@@ -252,7 +261,7 @@ def _mode(name: str) -> tuple[Unrolled, torch.dtype | None]:
         hyper = BMO(memory="full")
     else:
         hyper = Unrolled(memory=words[0])
-    return hyper, torch.bfloat16 if "bf16" in words else None
+    return hyper, "bf16" if "bf16" in words else "fp32"
 
 
 MODES = ("full", "states", "segments", "auto 64", "bmo", "full bf16", "states bf16")
@@ -275,7 +284,7 @@ def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     return found
 
 
-def _split(name: str, iterations: int) -> tuple[Unrolled, int, torch.dtype | None]:
+def _split(name: str, iterations: int) -> tuple[Unrolled, int, str]:
     hyper, precision = _mode(name)
     return hyper, iterations, precision
 
@@ -389,12 +398,14 @@ def coding(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     sample = Sample(
         Problem(LeastSquares(matrix, y), L1(0.1)), (torch.zeros_like(codes),), SquaredError(codes)
     )
-    optimizer = torch.optim.Adam(scheme.parameters(), lr=0.0)
+    cores, parameters = Cores.of(sample), list(scheme.parameters())
+    optimizer = torch.optim.Adam(parameters, lr=0.0)
 
     def step(hyper: Unrolled) -> Callable[[], Tensor]:
+        gradient = HyperGradient(hyper, scheme, parameters, iterations=iterations, cores=cores)
+
         def run() -> Tensor:
-            optimizer.zero_grad()
-            hyper.objective(scheme, sample, iterations).objective.backward()
+            gradient(sample)
             optimizer.step()
             return operator.weight.theta.grad / 0.1
 

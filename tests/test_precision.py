@@ -113,5 +113,5 @@ def test_less_is_kept_where_memory_runs_out(bmo, tiny, tmp_path, fits):
         assert result(tmp_path / "run")["status"] == "ok"
     else:
         assert done.returncode == 2
-        assert "step 1: memory ran out; use hyper.memory=states" in done.stderr
+        assert "bmo: memory ran out; use hyper.memory=states" in done.stderr
         assert done.stderr.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch.optim import Optimizer
@@ -14,7 +15,9 @@ from bmo_cli.experiment.build import Experiment, build, build_optimizer, describ
 from bmo_cli.experiment.certify import run_identity, write_certificate
 from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
 from bmo_cli.experiment.console import Console
+from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
+from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.memory import require_memory
 from bmo_cli.experiment.profile import Profile, Untimed
@@ -50,7 +53,8 @@ def train(
     Returns:
         The content of result.json.
     """
-    experiment, optimizer, progress = _prepared(config, folder, ranks)
+    prepared = _prepared(config, folder, ranks)
+    experiment, progress = prepared.experiment, prepared.progress
     task = experiment.task
     begin()
     result: dict[str, Any] = {
@@ -81,7 +85,7 @@ def train(
     earlier = progress.seconds
     with StopRequest() as stop:
         try:
-            trainer = _fit(experiment, optimizer, config, folder, progress, stop, ranks)
+            trainer = _fit(prepared, config, folder, stop, ranks)
         finally:  # what is known is on disk, however the run ends
             result |= {"steps": progress.step, "train_seconds": progress.seconds}
             result["evaluations"], result["products"] = progress.evaluations, progress.products
@@ -137,15 +141,22 @@ def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
         config, folder: as for `train`; nothing is written.
         ranks: processes that share the batch.
     """
-    experiment, optimizer, progress = _prepared(config, folder, ranks)
+    prepared = _prepared(config, folder, ranks)
     with StopRequest() as stop:
-        _fit(experiment, optimizer, config, folder, progress, stop, ranks)
+        _fit(prepared, config, folder, stop, ranks)
 
 
-def _prepared(
-    config: Mapping[str, Any], folder: RunFolder, ranks: Ranks
-) -> tuple[Experiment, Optimizer | None, Progress]:
+@dataclass(frozen=True)
+class _Prepared:
     """Everything built, loaded and checked, and where training starts."""
+
+    experiment: Experiment
+    optimizer: Optimizer | None
+    progress: Progress
+    gradient: HyperGradient
+
+
+def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Prepared:
     experiment = build(config)
     task = experiment.task
     task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
@@ -169,9 +180,11 @@ def _prepared(
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
     _require_fit(experiment, first)
+    gradient = _gradient(experiment, optimizer, config, first)
     if experiment.hyper.trains:
-        require_memory(experiment, first, config["train"]["iterations"])
-    return experiment, optimizer, progress
+        cores, iterations = gradient.cores, config["train"]["iterations"]
+        require_memory(experiment, cores.parts(first)[0], iterations, cores.count)
+    return _Prepared(experiment, optimizer, progress, gradient)
 
 
 def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: int) -> None:
@@ -206,15 +219,31 @@ def _show(task: Task) -> Callable[[float], str]:
     return lambda score: f"{score:{layout}} {task.unit}".strip()
 
 
+def _gradient(
+    experiment: Experiment, optimizer: Optimizer | None, config: Mapping[str, Any], sample: Sample
+) -> HyperGradient:
+    groups = [] if optimizer is None else optimizer.param_groups
+    clock = Profile if config.get("profile") else Untimed
+    return HyperGradient(
+        experiment.hyper,
+        experiment.scheme,
+        [p for group in groups for p in group["params"]],
+        iterations=config["train"]["iterations"],
+        precision=config.get("precision", "fp32"),
+        penalty=config["train"].get("penalty", 0.0),
+        cores=Cores.of(sample),
+        profile=clock(experiment.device),
+    )
+
+
 def _fit(
-    experiment: Experiment,
-    optimizer: Optimizer | None,
+    prepared: _Prepared,
     config: Mapping[str, Any],
     folder: RunFolder,
-    progress: Progress,
     stop: StopRequest,
     ranks: Ranks,
 ) -> Trainer:
+    experiment, progress = prepared.experiment, prepared.progress
     task, settings = experiment.task, config["train"]
 
     def validate() -> float:
@@ -224,7 +253,7 @@ def _fit(
     console = Console(settings["steps"], progress.step, _show(task), quiet=not ranks.first)
     trainer = Trainer(
         experiment,
-        optimizer,
+        prepared.optimizer,
         settings,
         folder,
         validate,
@@ -232,8 +261,7 @@ def _fit(
         stop,
         progress,
         ranks,
-        config.get("precision", "fp32"),
-        Profile(experiment.device) if config.get("profile") else Untimed(experiment.device),
+        prepared.gradient,
     )
     try:
         trainer.run()

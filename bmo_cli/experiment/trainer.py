@@ -5,8 +5,6 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
-import gc
-import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,24 +14,17 @@ from typing import Any, NoReturn
 import torch
 from torch.optim import Optimizer
 
-from bmo_cli.errors import DivergenceError, InputError
+from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
 from bmo_cli.experiment.console import Console
+from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.profile import Profile
 from bmo_cli.experiment.ranks import Ranks, clock
-from bmo_cli.hyper.base import Outcome
-from bmo_cli.hyper.penalty import expansion
-from bmo_cli.memory import is_out_of_memory
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-
-log = logging.getLogger("bmo")
-
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -49,8 +40,7 @@ class Trainer:
         stop: when it holds a signal, training ends after the step.
         progress: where to start; a fresh one, or a checkpoint's.
         ranks: processes that share the batch.
-        precision: of networks, a key of `PRECISIONS`.
-        profile: clock.
+        gradient: of a batch, with its clock.
 
     Attributes:
         stopping: whether training ended because a process was asked to stop.
@@ -67,19 +57,18 @@ class Trainer:
         stop: StopRequest,
         progress: Progress,
         ranks: Ranks,
-        precision: str,
-        profile: Profile,
+        gradient: HyperGradient,
     ) -> None:
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
-        self.progress, self.ranks, self.profile = progress, ranks, profile
+        self.progress, self.ranks, self.profile = progress, ranks, gradient.profile
         groups = [] if optimizer is None else optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
-        self._precision = PRECISIONS[precision]
+        self._gradient = gradient
         self._scaler = torch.amp.GradScaler(
-            experiment.device.type, enabled=self._precision is torch.float16
+            experiment.device.type, enabled=gradient.precision is torch.float16
         )
         if progress.scaler:
             self._scaler.load_state_dict(progress.scaler)
@@ -149,13 +138,15 @@ class Trainer:
         self._lr = optimizer.param_groups[0]["lr"]
         cost = experiment.scheme.cost = Cost()
         while True:
-            outcome = self._differentiated(sample)
+            outcome = self._gradient(sample, self._scaler.scale)
+            if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
+                self._diverged("the loss or an iterate became non-finite", "the iteration expands")
             with self.profile.part("optimiser"):
                 norm = self._descend(optimizer)
             if math.isfinite(norm):
                 break
-        self.progress.evaluations += cost.evaluations
-        self.progress.products += cost.products
+        self.progress.evaluations += cost.evaluations // self._gradient.cores.count
+        self.progress.products += cost.products // self._gradient.cores.count
         self.progress.scaler = self._scaler.state_dict()
         self.flags.update(outcome.flags)
         self.progress.flags = dict(self.flags)
@@ -175,41 +166,6 @@ class Trainer:
         self._scaler.step(optimizer)
         self._scaler.update()
         return norm
-
-    def _differentiated(self, sample: Sample) -> Outcome:
-        """Outcome of a batch, with the hyper-gradient in the parameters; again in less memory."""
-        hyper, optimizer = self.experiment.hyper, self.optimizer
-        assert optimizer is not None
-        while True:
-            optimizer.zero_grad(set_to_none=True)
-            try:
-                return self._backward(sample)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            if not hyper.leaner():
-                raise InputError(
-                    f"step {self.progress.step + 1}: memory ran out; use hyper.memory=states, a "
-                    "smaller train.batch or smaller samples (data.crop)"
-                )
-            gc.collect()
-            if self.experiment.device.type == "cuda":
-                torch.cuda.empty_cache()
-            log.info("memory ran out at step %d; keeping less from now on", self.progress.step + 1)
-
-    def _backward(self, sample: Sample) -> Outcome:
-        experiment, settings = self.experiment, self.settings
-        scheme, iterations = experiment.scheme, settings["iterations"]
-        with self.profile.part("forward"), scheme.in_precision(self._precision):
-            outcome = experiment.hyper.objective(scheme, sample, iterations)
-        if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
-            self._diverged("the loss or an iterate became non-finite", "the iteration expands")
-        total = outcome.objective
-        if settings.get("penalty"):
-            total = total + settings["penalty"] * expansion(scheme, sample, iterations)
-        with self.profile.part("backward"):
-            torch.autograd.backward(self._scaler.scale(total))
-        return outcome
 
     def _diverged(self, what: str, cause: str) -> NoReturn:
         step = self.progress.step + 1

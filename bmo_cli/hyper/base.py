@@ -54,21 +54,25 @@ class HyperOptimizer(ABC):
         """Of how many of `iterations` inner iterations `objective` keeps the graph."""
         return iterations
 
-    def plan(self, scheme: GKM, sample: Sample, iterations: int, free: int | None) -> None:
+    def plan(
+        self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
+    ) -> None:
         """Decide what to keep, before training and once for all samples like this one.
 
         Args:
             scheme, sample, iterations: of a training step.
             free: bytes that may be taken; None: not known.
+            parts: samples like this one that are differentiated at the same time.
 
         Raises:
             InputError: the hyper-gradient would not fit; says what would.
         """
         with SavedBytes() as saved:
             self.objective(scheme, sample, 1)
-        if free is not None and saved.total > free:
+        needed = parts * saved.total
+        if free is not None and needed > free:
             raise InputError(
-                f"one iteration needs about {in_words(saved.total)} for the hyper-gradient and "
+                f"one iteration needs about {in_words(needed)} for the hyper-gradient and "
                 f"{in_words(free)} are free; use a smaller train.batch, smaller samples "
                 "(data.crop) or a smaller network"
             )

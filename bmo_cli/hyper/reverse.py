@@ -42,6 +42,10 @@ class Need:
     iteration: int
     working: int
 
+    def of(self, parts: int) -> Need:
+        """What several take at the same time."""
+        return Need(parts * self.state, parts * self.iteration, parts * self.working)
+
     def total(self, iterations: int, segment: int) -> int:
         """With every `segment`-th iterate kept; `segment` = `iterations`: the whole graph."""
         states = math.ceil(iterations / segment) - 1
@@ -76,11 +80,13 @@ class ReverseMode(HyperOptimizer):
         self.memory, self.memory_mib = memory, memory_mib
         self._segments: dict[tuple[object, ...], int] = {}
 
-    def plan(self, scheme: GKM, sample: Sample, iterations: int, free: int | None) -> None:
+    def plan(
+        self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
+    ) -> None:
         mapping = scheme.bind(sample.problem)
         combine = self._combine(mapping, mapping.seen(sample.loss))
         kept = self.differentiated(iterations)
-        need = measured(mapping, sample.initial, combine)
+        need = measured(mapping, sample.initial, combine).of(parts)
         self._segments[_key(kept, sample.initial)] = self._choose(need, kept, free)
 
     def leaner(self) -> bool:

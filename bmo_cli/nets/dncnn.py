@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from bmo_cli.config.checks import Channels, Count, Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.convolution import bound_convolution
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 from bmo_cli.nets.weights import copy_weights, read_weights
 
@@ -69,14 +71,25 @@ class DnCNN(Network):
         if weights is not None:
             self._load(weights)
 
+    def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        *features, last = (bound_convolution(conv) for conv in self.layers)
+
+        def apply(x: Tensor) -> Tensor:
+            z = x
+            for convolution in features:
+                z = F.relu(convolution(z), inplace=True)
+            return x - last(z)
+
+        return apply
+
     def forward(self, x: Tensor) -> Tensor:
         """Denoise x, shape (B, C, H, W)."""
-        *features, last = self.convs
-        z = x
-        for conv in features:
-            z = F.relu(conv(z), inplace=True)
-        residual: Tensor = last(z)
-        return x - residual
+        return self.bind()(x)
+
+    @property
+    def layers(self) -> list[nn.Conv2d]:
+        """The convolutions, first to last."""
+        return [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
 
     def bound(self) -> NormBound:
         """1 + |W_1| ... |W_depth|, as ReLU is 1-Lipschitz; far above the truth for deep chains."""

@@ -198,7 +198,8 @@ class Sample:
         first = size // n * i
         mine = torch.arange(first, first + size // n, device=self.initial[0].device)
         blocks = tuple(block[mine] for block in self.initial)
-        return Sample(self.problem.take(mine), blocks, self.loss.take(mine), self.seed, (i, n))
+        part = (self.part[0] * n + i, self.part[1] * n)  # of the whole batch
+        return Sample(self.problem.take(mine), blocks, self.loss.take(mine), self.seed, part)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers shaped like `like`, (B, ...); parts of a batch draw theirs.

@@ -1,0 +1,125 @@
+"""The hyper-gradient of a batch: in parts where there are cores, in the memory that there is."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.cores import Cores
+from bmo_cli.experiment.profile import Profile, Untimed
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.base import HyperOptimizer, Outcome
+from bmo_cli.hyper.penalty import expansion
+from bmo_cli.memory import is_out_of_memory
+from bmo_cli.solver.fixed_point import Status
+from bmo_cli.solver.problem import Sample
+
+log = logging.getLogger("bmo")
+
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _unscaled(objective: Tensor) -> Tensor:
+    return objective
+
+
+class HyperGradient:
+    """Puts the hyper-gradient of a batch into the parameters' `grad`.
+
+    Args:
+        hyper, scheme: what is differentiated.
+        parameters: omega, as the optimiser has it.
+        iterations: K.
+        precision: of networks, a key of `PRECISIONS`.
+        penalty: weight of the network's expansion; with one, batches are not divided.
+        cores: threads that share a batch.
+        profile: clock.
+    """
+
+    def __init__(
+        self,
+        hyper: HyperOptimizer,
+        scheme: GKM,
+        parameters: Sequence[Tensor],
+        *,
+        iterations: int,
+        precision: str = "fp32",
+        penalty: float = 0.0,
+        cores: Cores | None = None,
+        profile: Profile | None = None,
+    ) -> None:
+        self.hyper, self.scheme, self.parameters = hyper, scheme, parameters
+        self.iterations, self.precision = iterations, PRECISIONS[precision]
+        self.penalty = penalty
+        self.cores = Cores() if cores is None or penalty else cores
+        self.profile = Untimed(torch.device("cpu")) if profile is None else profile
+
+    def __call__(self, sample: Sample, scale: Callable[[Tensor], Tensor] = _unscaled) -> Outcome:
+        """The outcome of a batch; no gradient is written where it is not finite.
+
+        Args:
+            sample: the batch.
+            scale: of the objective, for precisions in which small gradients vanish.
+
+        Raises:
+            InputError: memory ran out, and there is nothing less to keep.
+        """
+        while True:
+            for p in self.parameters:
+                p.grad = None
+            try:
+                return self._differentiate(sample, scale)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            if not self.hyper.leaner():
+                raise InputError(
+                    "memory ran out; use hyper.memory=states, a smaller train.batch or smaller "
+                    "samples (data.crop)"
+                )
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.info("memory ran out; keeping less from now on")
+
+    def _differentiate(self, sample: Sample, scale: Callable[[Tensor], Tensor]) -> Outcome:
+        cores, scheme, iterations = self.cores, self.scheme, self.iterations
+        with self.profile.part("forward"), scheme.in_precision(self.precision):
+            outcomes = cores.run(
+                lambda part: self.hyper.objective(scheme, part, iterations), cores.parts(sample)
+            )
+        merged = _merged(outcomes)
+        if merged.status is Status.NONFINITE or not torch.isfinite(merged.objective):
+            return merged
+        objectives = [outcome.objective for outcome in outcomes]
+        if self.penalty:
+            objectives[0] = objectives[0] + self.penalty * expansion(scheme, sample, iterations)
+        with self.profile.part("backward"):
+            if cores.count == 1:
+                torch.autograd.backward(scale(objectives[0]))
+                return merged
+            found = cores.run(
+                lambda value: torch.autograd.grad(scale(value), self.parameters, allow_unused=True),
+                objectives,
+            )
+            for p, gradients in zip(self.parameters, zip(*found, strict=True), strict=True):
+                there = [g for g in gradients if g is not None]
+                p.grad = sum(there[1:], there[0]) / len(found) if there else None
+        return merged
+
+
+def _merged(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of a batch from those of its equal parts."""
+    objective = torch.stack([outcome.objective.detach() for outcome in outcomes]).mean()
+    lost = any(outcome.status is Status.NONFINITE for outcome in outcomes)
+    return Outcome(
+        objective,
+        max(outcome.residual for outcome in outcomes),
+        Status.NONFINITE if lost else outcomes[0].status,
+        tuple(dict.fromkeys(flag for outcome in outcomes for flag in outcome.flags)),
+    )
