@@ -202,11 +202,14 @@ def test_memory_of_states_grows_by_a_state(posed):
 def test_auto_takes_the_longest_segments_that_fit(posed):
     need = Need(state=10, iteration=100, working=150)
     assert need.total(12, 12) == 1350
-    assert need.total(12, 1) == 360  # eleven states beside that of the last graph's beginning
+    assert need.total(12, 1) == 110 + 160 + 150  # segments are packed 1.6 times as loosely
     assert need.longest(12, 1350) == 12
-    assert need.longest(12, 1349) == 11
-    assert need.longest(12, 360) == 1
-    assert need.longest(12, 359) is None
+    assert need.longest(12, 1349) == 7  # 10 + 1.6 * 700 + 150; eight take 1440
+    assert need.longest(12, 420) == 1
+    assert need.longest(12, 419) is None
+    for budget in range(420, 1600, 7):  # the closed form against all choices
+        fitting = [m for m in range(1, 13) if need.total(12, m) <= budget]
+        assert need.longest(12, budget) == max(fitting)
     experiment, sample = posed("prox")
     full, kept = saved_by(experiment, sample, Unrolled(memory="full")), []
     for share in (1.3, 0.8, 0.5):

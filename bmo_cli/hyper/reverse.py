@@ -25,6 +25,8 @@ from bmo_cli.solver.state import State
 
 log = logging.getLogger("bmo")
 
+_PACKING = 1.6  # of segments, which are given back and taken again: at most that was measured
+_WORKING = 1.5  # graphs of an iteration that its gradients take on the way, likewise
 _SHARE = 0.8  # of the free memory that is taken for granted
 
 
@@ -49,19 +51,21 @@ class Need:
     def total(self, iterations: int, segment: int) -> int:
         """With every `segment`-th iterate kept; `segment` = `iterations`: the whole graph."""
         states = math.ceil(iterations / segment) - 1
-        return states * self.state + min(segment, iterations) * self.iteration + self.working
+        graphs = self.iteration * (_PACKING * segment if segment < iterations else iterations)
+        return math.ceil(states * self.state + graphs + self.working)
 
     def longest(self, iterations: int, budget: float) -> int | None:
         """The longest segment that fits, and so the fewest iterations repeated; None: none does.
 
         With ceil(K / m) <= K / m + 1, m is at most the larger root of
-        iteration m^2 - left m + state K = 0.
+        graph m^2 - left m + state K = 0.
         """
         if self.total(iterations, iterations) <= budget:
             return iterations
         left = budget - self.working
-        inside = left**2 - 4 * self.iteration * self.state * iterations
-        root = (left + math.sqrt(max(inside, 0.0))) / (2 * max(self.iteration, 1))
+        graph = max(_PACKING * self.iteration, 1)
+        inside = left**2 - 4 * graph * self.state * iterations
+        root = (left + math.sqrt(max(inside, 0.0))) / (2 * graph)
         near = (min(int(root) + 1, iterations), int(root), 1)
         return next((m for m in near if m and self.total(iterations, m) <= budget), None)
 
@@ -187,7 +191,8 @@ def measured(mapping: FixedPointMap, initial: State, combine: Combine | None) ->
         iterate(mapping, between, iterations=1, combine=combine, start=1)
     iteration = saved.total - first
     shared = max(first - iteration, 0)
-    return Need(sum(_size(block) for block in u), iteration, shared + iteration)
+    working = shared + math.ceil(_WORKING * iteration)
+    return Need(sum(_size(block) for block in u), iteration, working)
 
 
 def _key(iterations: int, u: State) -> tuple[object, ...]:

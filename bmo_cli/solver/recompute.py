@@ -51,11 +51,15 @@ def iterate_lean(
     stop = start + iterations
     starts = sorted({start, *range(stop - segment, start, -segment)})  # the first may be shorter
     first = mapping.lift(initial)
-    states: list[State] = [detach(first)]
+    # In one piece: states between what every iteration takes and gives back would leave holes.
+    kept = tuple(block.new_empty((len(starts), *block.shape)) for block in first)
+    u = detach(first)
     with torch.no_grad():
-        for bounds in itertools.pairwise(starts):
-            states.append(_run(mapping, combine, states[-1], range(*bounds)))
-    begin = _leaves(states[-1])
+        for i, (begin_at, end_at) in enumerate(itertools.pairwise([*starts, starts[-1]])):
+            for whole, block in zip(kept, u, strict=True):
+                whole[i] = block
+            u = _run(mapping, combine, u, range(begin_at, end_at))
+    begin = _leaves(u)
     last = iterate(
         mapping, begin, iterations=segment, combine=combine, start=starts[-1], watch="last"
     )
@@ -65,7 +69,7 @@ def iterate_lean(
     omega = [p for p in known.values() if all(p is not block for block in begin)]
     sweep = _Sweep(mapping, combine, [*starts, stop], _Graph(begin, last.value), omega)
     value: State = _Recomputed.apply(  # type: ignore[no-untyped-call]
-        sweep, states, *first, *omega
+        sweep, kept, *first, *omega
     )
     return Solution(value, last.status, iterations, last.residuals)
 
@@ -96,19 +100,19 @@ class _Sweep:
     omega: list[Tensor]
 
     def pull(
-        self, states: Sequence[State], cotangent: State, *, to_first: bool
+        self, kept: State, cotangent: State, *, to_first: bool
     ) -> tuple[State | None, list[Tensor | None]]:
         """Gradients with respect to u^0, where `to_first` wants it, and to omega.
 
         Args:
-            states: with which segments begin.
+            kept: the states with which segments begin, blocks (number of segments, B, ...).
             cotangent: of u^K.
             to_first: whether u^0 depends on anything.
         """
         total: list[Tensor | None] = [None] * len(self.omega)
-        for i in reversed(range(len(states))):
-            wanted = i > 0 or to_first
-            graph, self.last = self.last or self._graph(i, states[i], wanted), None
+        for i in reversed(range(len(kept[0]))):
+            wanted, state = i > 0 or to_first, tuple(whole[i] for whole in kept)
+            graph, self.last = self.last or self._graph(i, state, wanted), None
             blocks = graph.begin if wanted else ()
             pulled = _pull(graph.end, (*blocks, *self.omega), cotangent)
             del graph
@@ -118,7 +122,7 @@ class _Sweep:
                 return None, total
             cotangent = tuple(
                 torch.zeros_like(block) if found is None else found
-                for block, found in zip(states[i], pulled, strict=False)
+                for block, found in zip(state, pulled, strict=False)
             )
         return cotangent, total
 
@@ -134,9 +138,9 @@ class _Recomputed(torch.autograd.Function):
     """u^K as a function of u^0 and omega; its backward pass is the sweep."""
 
     @staticmethod
-    def forward(ctx: Any, sweep: _Sweep, states: Sequence[State], *tensors: Tensor) -> State:
+    def forward(ctx: Any, sweep: _Sweep, kept: State, *tensors: Tensor) -> State:
         ctx.sweep = sweep
-        ctx.save_for_backward(*itertools.chain.from_iterable(states))
+        ctx.save_for_backward(*kept)
         assert sweep.last is not None
         return tuple(block.detach().view_as(block) for block in sweep.last.end)
 
@@ -144,10 +148,8 @@ class _Recomputed(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangent: Tensor) -> tuple[Any, ...]:
         blocks = len(cotangent)
-        saved = ctx.saved_tensors
-        states = [saved[i : i + blocks] for i in range(0, len(saved), blocks)]
         to_first = any(ctx.needs_input_grad[2 : blocks + 2])
-        first, omega = ctx.sweep.pull(states, cotangent, to_first=to_first)
+        first, omega = ctx.sweep.pull(ctx.saved_tensors, cotangent, to_first=to_first)
         return (None, None, *(first or (None,) * blocks), *omega)
 
 
