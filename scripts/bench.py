@@ -327,7 +327,8 @@ def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     expected = ours[inside]()
     for name, run in ours.items():
         gradient = run()
-        found[name]["error"] = float((gradient - expected).norm() / expected.norm())
+        if name != "bmo":  # which aggregates: another gradient
+            found[name]["error"] = float((gradient - expected).norm() / expected.norm())
     peak_flops = throughput(posed, device)
     for row in found.values():
         row["gflops"] = 3 * posed.flops * iterations / row["seconds"] / 1e9

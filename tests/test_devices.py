@@ -1,6 +1,7 @@
 """Several processes that share a batch: parts of a batch add up, and runs on them are one run."""
 
 import csv
+import time
 
 import pytest
 import torch
@@ -11,8 +12,14 @@ from omegaconf import OmegaConf
 from bmo_cli.config.locate import config_dir
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
+from bmo_cli.experiment.cores import Cores
+from bmo_cli.experiment.hypergradient import HyperGradient
+from bmo_cli.gkm.proximal import ProximalGradient
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.aggregation import Unrolled
 from bmo_cli.linear.map import LinearMap
-from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.linear.matrix import Matrix
+from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
 
 SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3")
@@ -174,3 +181,39 @@ def test_impossible_wishes_are_refused(bmo, tiny, tmp_path, words, said):
     assert said in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "refused").exists()
+
+
+def test_threads_have_their_share_and_meet_at_errors():
+    whole = torch.get_num_threads()
+    cores = Cores(2)
+    assert cores.run(lambda _: torch.get_num_threads(), [0, 1]) == [max(1, whole // 2)] * 2
+    assert torch.get_num_threads() == whole
+    ended = []
+
+    def work(i):
+        if i == 0:
+            raise ZeroDivisionError
+        time.sleep(0.2)
+        ended.append(i)
+
+    with pytest.raises(ZeroDivisionError):
+        cores.run(work, [0, 1])
+    assert ended == [1]
+
+
+def test_parts_of_a_learned_problem_share_its_graph(rng):
+    """A forward model that is learned is one graph for all parts."""
+    a = torch.nn.Parameter(torch.tensor(rng.normal(size=(4, 6))))
+    scheme = GKM(operator=ProximalGradient(), alpha=None).double()
+    parameters = [a, *(p for p in scheme.parameters() if p.requires_grad)]
+    y, x = (torch.tensor(rng.normal(size=(4, n))) for n in (4, 6))
+    found = []
+    for count in (1, 2):
+        problem = Problem(LeastSquares(Matrix(1.0 * a), y), L1(0.1))
+        sample = Sample(problem, (torch.zeros_like(x),), SquaredError(x))
+        gradient = HyperGradient(Unrolled(), scheme, parameters, iterations=5, cores=Cores(count))
+        gradient(sample)
+        found.append([p.grad for p in parameters])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+    assert found[0][0].norm() > 0

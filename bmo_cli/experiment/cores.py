@@ -9,8 +9,9 @@ work a step no longer waits hundreds of times for the slower core.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -56,10 +57,24 @@ class Cores:
         if self.count == 1:
             return [function(item) for item in items]
         if self._pool is None:
-            whole = torch.get_num_threads()
-            self._pool = ThreadPoolExecutor(
-                self.count, "bmo", torch.set_num_threads, (whole // self.count,)
-            )
-            list(self._pool.map(lambda _: None, range(self.count)))
-            torch.set_num_threads(whole)  # of this thread; the others have theirs
-        return list(self._pool.map(function, items))
+            self._pool = self._started()
+        waiting = [self._pool.submit(function, item) for item in items]
+        wait(waiting)  # for all of them, so that nothing still runs where one has failed
+        return [one.result() for one in waiting]
+
+    def _started(self) -> ThreadPoolExecutor:
+        """Threads with their share of torch's threads, which each thread has for itself."""
+        whole = torch.get_num_threads()
+        all_set = threading.Barrier(self.count + 1)
+
+        def begin() -> None:
+            torch.get_num_threads()  # the first call in a thread takes over the number of another
+            torch.set_num_threads(whole // self.count)
+            all_set.wait()
+
+        pool = ThreadPoolExecutor(self.count, "bmo", begin)
+        for _ in range(self.count):
+            pool.submit(int)  # starts a thread
+        all_set.wait()
+        torch.set_num_threads(whole)  # of this thread, and of those to come
+        return pool

@@ -79,7 +79,7 @@ def solve(
         DivergenceError: an iterate became non-finite.
         InputError: Anderson acceleration of a scheme that is not one map.
     """
-    if settings.tolerance and not settings.anderson and len(initial[0]) > 1:
+    if settings.tolerance and not settings.anderson and _divides(problem, initial):
         return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
     iterations, combine = settings.iterations, None
@@ -99,6 +99,17 @@ def solve(
     if check and solution.status is not Status.CONVERGED:
         residual = float(mapping.residual(u, mapping.D(u, done)).max())
     return Estimate(mapping.estimate(u), done, residual)
+
+
+def _divides(problem: Problem, initial: State) -> bool:
+    """Whether a batch of several problems says how it is divided."""
+    if len(initial[0]) == 1:
+        return False
+    try:
+        problem.take(torch.arange(1, device=initial[0].device))
+    except InputError:
+        return False
+    return True
 
 
 def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Estimate:

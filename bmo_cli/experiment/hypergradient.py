@@ -103,10 +103,15 @@ class HyperGradient:
             if cores.count == 1:
                 torch.autograd.backward(scale(objectives[0]))
                 return merged
-            found = cores.run(
-                lambda value: torch.autograd.grad(scale(value), self.parameters, allow_unused=True),
-                objectives,
-            )
+            own = {id(p) for p in scheme.parameters()}
+            shared = any(id(p) not in own for p in self.parameters)  # parts have the task in common
+
+            def pull(value: Tensor) -> tuple[Tensor | None, ...]:
+                return torch.autograd.grad(
+                    scale(value), self.parameters, retain_graph=shared, allow_unused=True
+                )
+
+            found = cores.run(pull, objectives)
             for p, gradients in zip(self.parameters, zip(*found, strict=True), strict=True):
                 there = [g for g in gradients if g is not None]
                 p.grad = sum(there[1:], there[0]) / len(found) if there else None

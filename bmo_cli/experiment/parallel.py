@@ -94,6 +94,7 @@ def train_on_devices(
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        shutdown_timeout=_PATIENCE.days * 86400,  # a step or a validation may take its time
     )
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
         order = Order(
@@ -108,7 +109,11 @@ def train_on_devices(
         try:
             result: dict[str, Any] = elastic_launch(launch, _process)(order)[0]
         except (ChildFailedError, SignalException) as failure:
-            error = _first_error(order.exchange) or BmoError(" ".join(str(failure).split()))
+            error = _first_error(order.exchange)
+            if error is None and isinstance(failure, SignalException):
+                error = Interrupted("stopped", exit_code=128 + int(failure.sigval))
+            if error is None:
+                error = BmoError(" ".join(str(failure).split()))
             raise error from error.__cause__
         finally:
             if (order.exchange / "begun").exists():
@@ -118,6 +123,8 @@ def train_on_devices(
 
 def _require_devices(device: str, count: int) -> None:
     """Refuse more processes than devices."""
+    if device == "mps":
+        raise InputError(f"train.devices={count} works on CUDA devices and processors, not on mps")
     if ":" in device:
         raise InputError(
             f"train.devices={count} takes devices 0 to {count - 1}; use device=cuda, not {device}"
@@ -133,13 +140,13 @@ def _process(order: Order) -> dict[str, Any] | None:
     """One of the processes."""
     rank = int(os.environ["LOCAL_RANK"])
     try:
-        return _train(order, rank)
+        result = _train(order, rank)
     except BaseException as error:
         _report(order.exchange, rank, error)
-        raise SystemExit(1) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        logging.shutdown()
+        os._exit(1)  # a group whose other processes are gone cannot be taken down in order
+    dist.destroy_process_group()
+    return result
 
 
 def _train(order: Order, rank: int) -> dict[str, Any] | None:
@@ -183,14 +190,19 @@ def _report(exchange: Path, rank: int, error: BaseException) -> None:
     partial.rename(exchange / f"{rank}.json")
 
 
+_STOPPED = ("Interrupted", "KeyboardInterrupt")
+
+
 def _first_error(exchange: Path) -> Exception | None:
     """The cause: what went wrong first; an interruption is the same one everywhere."""
     found = [json.loads(file.read_text(encoding="utf-8")) for file in exchange.glob("*.json")]
     if not found:
         return None
-    entry = min(found, key=lambda one: (one["kind"] != "Interrupted", one["time"]))
-    if entry["kind"] == "Interrupted":
-        return Interrupted(entry["message"], exit_code=entry["exit_code"])
+    entry = min(found, key=lambda one: (one["kind"] not in _STOPPED, one["time"]))
+    if entry["kind"] in _STOPPED:
+        message = entry["message"] or "stopped before training began"
+        code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
+        return Interrupted(message, exit_code=code)
     kind = getattr(errors, entry["kind"], None)
     if isinstance(kind, type) and issubclass(kind, BmoError):
         return kind(entry["message"])

@@ -183,7 +183,9 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     gradient = _gradient(experiment, optimizer, config, first)
     if experiment.hyper.trains:
         cores, iterations = gradient.cores, config["train"]["iterations"]
-        require_memory(experiment, cores.parts(first)[0], iterations, cores.count)
+        sharing = ranks.count if experiment.device.type == "cpu" else 1
+        require_memory(experiment, cores.parts(first)[0], iterations, cores.count * sharing)
+    ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient)
 
 

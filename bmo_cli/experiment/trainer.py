@@ -163,8 +163,11 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 unless it is fp16
             self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
-        self._scaler.step(optimizer)
-        self._scaler.update()
+        if math.isfinite(norm):
+            self._scaler.step(optimizer)
+            self._scaler.update()
+        else:
+            self._scaler.update(self._scaler.get_scale() / 2)
         return norm
 
     def _diverged(self, what: str, cause: str) -> NoReturn:

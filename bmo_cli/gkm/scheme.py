@@ -203,6 +203,10 @@ class GKM(nn.Module):
         finally:
             self._precision = before
 
+    def in_its_precision(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """A map with the precision of the surrounding `in_precision`."""
+        return network if self._precision is None else lowered(network, self._precision)
+
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""
         for stage in self.stages:

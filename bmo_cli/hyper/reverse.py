@@ -91,7 +91,7 @@ class ReverseMode(HyperOptimizer):
         combine = self._combine(mapping, mapping.seen(sample.loss))
         kept = self.differentiated(iterations)
         need = measured(mapping, sample.initial, combine).of(parts)
-        self._segments[_key(kept, sample.initial)] = self._choose(need, kept, free)
+        self._segments[_key(kept, mapping.lift(sample.initial))] = self._choose(need, kept, free)
 
     def leaner(self) -> bool:
         if self.memory != "auto" or max(self._segments.values(), default=1) == 1:
@@ -114,6 +114,7 @@ class ReverseMode(HyperOptimizer):
         start: int = 0,
     ) -> Solution:
         """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
+        initial = mapping.lift(initial)
         key = _key(iterations, initial)
         if key not in self._segments and torch.is_grad_enabled():
             need, free = measured(mapping, initial, combine), free_memory(initial[0].device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from bmo_cli.solver.state import State
+
+_COUNTING = threading.Lock()
 
 
 @dataclass
@@ -27,7 +30,8 @@ class Cost:
 
     def count(self, image: State) -> State:
         """D(u) unchanged; counts it now, and every gradient that passes it later."""
-        self.evaluations += 1
+        with _COUNTING:
+            self.evaluations += 1
         if not any(block.requires_grad for block in image):
             return image
         counted: State = _Passage.apply(self, *image)  # type: ignore[no-untyped-call]
@@ -44,7 +48,8 @@ class _Passage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.cost.products += 1
+        with _COUNTING:
+            ctx.cost.products += 1
         return (None, *gradients)
 
 

@@ -61,7 +61,7 @@ def iterate_each(
     for k in range(iterations + 1):
         image = mapping.D(u, k)
         found = mapping.residual(u, image)
-        lost = waiting & ~torch.isfinite(found)
+        lost = waiting & ~torch.isfinite(found) & (k < iterations)  # then it is no iterate's
         ends = waiting if k == iterations else waiting & ((found <= tolerance) | lost)
         if ends.any():
             rows = left[ends]

@@ -13,6 +13,21 @@ from torch import Tensor
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.solver.state import State, inner, scale
 
+_Map = Callable[[Tensor], Tensor]
+
+
+class _OfEachMode:
+    """What is computed once with its graph and once without: iterations are repeated in both."""
+
+    def __init__(self) -> None:
+        self._found: dict[bool, _Map] = {}
+
+    def __call__(self, make: Callable[[], _Map]) -> _Map:
+        mode = torch.is_grad_enabled()
+        if mode not in self._found:
+            self._found[mode] = make()
+        return self._found[mode]
+
 
 class Metric(ABC):
     """A symmetric positive definite linear map on states."""
@@ -85,9 +100,12 @@ class LinearizedBlock(Metric):
     def solve(self, u: State) -> State:
         return (self.tau * self._inverse(u[0]),)
 
+    def _inverse(self, v: Tensor) -> Tensor:
+        return self._inverses(lambda: self.a.shifted_inverse(-self.tau * self.beta))(v)
+
     @cached_property
-    def _inverse(self) -> Callable[[Tensor], Tensor]:
-        return self.a.shifted_inverse(-self.tau * self.beta)
+    def _inverses(self) -> _OfEachMode:
+        return _OfEachMode()
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
@@ -147,9 +165,12 @@ class PrimalDual(Metric):
         x = self.tau * self._inverse(p + self.sigma * self.a.adjoint(q))
         return (x, self.sigma * (q + self.a(x)))
 
+    def _inverse(self, v: Tensor) -> Tensor:
+        return self._inverses(lambda: self.a.shifted_inverse(-self.tau * self.sigma))(v)
+
     @cached_property
-    def _inverse(self) -> Callable[[Tensor], Tensor]:
-        return self.a.shifted_inverse(-self.tau * self.sigma)
+    def _inverses(self) -> _OfEachMode:
+        return _OfEachMode()
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
