@@ -86,8 +86,8 @@ def main() -> None:
 
 
 def _run(command: str, words: Sequence[str]) -> None:
-    # Idle OpenMP threads otherwise spin for milliseconds, which with a second job on the machine
-    # costs a factor 10; not spinning at all costs a fifth when there is none.
+    # Idle OpenMP threads otherwise spin for milliseconds, which hurts every other job on the
+    # machine; not spinning at all makes each operation wait until its threads have woken up.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bmo_cli.linear.blur import filtered
+from bmo_cli.linear.fourier import filtered
 from bmo_cli.nets.convolution import bound_convolution
 from bmo_cli.nets.dncnn import DnCNN
 

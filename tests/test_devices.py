@@ -170,6 +170,31 @@ def test_a_process_that_fails_ends_the_job_with_its_traceback(bmo, tiny, tmp_pat
     assert "in objective" in log and "ZeroDivisionError" in log
 
 
+REMARKING = """
+import dataclasses
+
+import torch.distributed as dist
+
+from bmo_cli.hyper.aggregation import Unrolled
+
+
+class Remarking(Unrolled):
+    def objective(self, scheme, sample, iterations):
+        found = super().objective(scheme, sample, iterations)
+        return dataclasses.replace(found, flags=(f"seen by {dist.get_rank()}", "seen by all"))
+"""
+
+
+def test_what_any_process_remarks_is_in_the_result(bmo, tiny, tmp_path):
+    (tmp_path / "remarking.py").write_text(REMARKING)
+    words = ["hyper._target_=remarking.Remarking", "plugins=[remarking.py]", "hydra.run.dir=run"]
+    done = bmo("train", *tiny, "hyper=unrolled", *PAIR, *words)
+    assert done.returncode == 0, done.stderr
+    found = result(tmp_path / "run")
+    flags = {name: found["flags"].get(name) for name in ("seen by 0", "seen by 1", "seen by all")}
+    assert set(flags.values()) == {found["steps"]}
+
+
 @pytest.mark.parametrize(
     "words, said",
     [

@@ -10,7 +10,6 @@ import torch
 
 from bmo_cli import memory
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.memory import require_memory
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.hyper.implicit import Implicit
@@ -87,13 +86,12 @@ def measured(experiment, iterations):
 
 
 @pytest.fixture
-def require(monkeypatch):
-    """Require the memory of `iterations`, with `free` bytes left."""
+def require():
+    """Plan `iterations` with `free` bytes left."""
 
     def call(experiment, iterations, free):
-        monkeypatch.setattr(memory, "free_memory", lambda device: free)
         sample = next(iter(experiment.task.samples(range(1), BATCH)))
-        require_memory(experiment, sample, iterations)
+        experiment.hyper.plan(experiment.scheme, sample, iterations, free)
 
     return call
 

@@ -88,6 +88,15 @@ def test_fp16_is_for_gpus(bmo, tiny, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_precision_is_about_a_network(bmo, tiny, tmp_path):
+    words = [word for word in tiny if not word.startswith("net.")]
+    done = bmo("train", *words, "net=none", "precision=bf16", "hydra.run.dir=refused")
+    assert done.returncode == 2
+    assert "precision=bf16 is about a network, but net=none" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "refused").exists()
+
+
 SHORT = """
 from bmo_cli.hyper.aggregation import Unrolled
 

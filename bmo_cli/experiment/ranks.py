@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,6 +48,10 @@ class Ranks:
         """The largest value of all processes."""
         return value
 
+    def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
+        """What any process remarks, each once."""
+        return tuple(flags)
+
     def from_first(self, value: Callable[[], float]) -> float:
         """What the first process computes."""
         return value()
@@ -85,6 +90,11 @@ class Group(Ranks):
         found = torch.tensor(value, dtype=torch.float64, device=self._device)
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return found.item()
+
+    def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
+        gathered: list[Any] = [None] * self.count
+        dist.all_gather_object(gathered, list(flags))
+        return tuple(dict.fromkeys(flag for found in gathered for flag in found))
 
     def from_first(self, value: Callable[[], float]) -> float:
         found = torch.zeros((), dtype=torch.float64, device=self._device)

@@ -19,12 +19,12 @@ from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.memory import require_memory
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
+from bmo_cli.memory import free_memory
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
 from bmo_cli.results.run_folder import RunFolder
@@ -176,6 +176,10 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
             "precision=bf16 or fp32"
         )
+    if config.get("precision", "fp32") != "fp32" and experiment.scheme.net is None:
+        raise InputError(
+            f"precision={config['precision']} is about a network, but net=none; use precision=fp32"
+        )
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
@@ -184,7 +188,13 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     if experiment.hyper.trains:
         cores, iterations = gradient.cores, config["train"]["iterations"]
         sharing = ranks.count if experiment.device.type == "cpu" else 1
-        require_memory(experiment, cores.parts(first)[0], iterations, cores.count * sharing)
+        experiment.hyper.plan(
+            experiment.scheme,
+            cores.parts(first)[0],
+            iterations,
+            free_memory(experiment.device),
+            cores.count * sharing,
+        )
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient)
 

@@ -148,7 +148,7 @@ class Trainer:
         self.progress.evaluations += cost.evaluations // self._gradient.cores.count
         self.progress.products += cost.products // self._gradient.cores.count
         self.progress.scaler = self._scaler.state_dict()
-        self.flags.update(outcome.flags)
+        self.flags.update(self.ranks.all_of(outcome.flags))
         self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
         (loss,) = self.ranks.mean([outcome.objective.item()])

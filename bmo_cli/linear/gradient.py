@@ -11,8 +11,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.fft import irfft2, rfft2
 
+from bmo_cli.linear.fourier import filtered
 from bmo_cli.linear.map import LinearMap
 
 
@@ -52,7 +52,6 @@ class PeriodicGradient(LinearMap):
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         def solve(v: Tensor) -> Tensor:
             inverse = 1 / (1 + gamma * laplacian_symbol(self.size).to(v))
-            solution: Tensor = irfft2(rfft2(v) * inverse, s=self.size)
-            return solution
+            return filtered(v, inverse)
 
         return solve

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.fft import irfft2, rfft2
 
+from bmo_cli.linear.fourier import filtered
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.linear.map import LinearMap
 
@@ -73,9 +73,7 @@ class StreakGradient(LinearMap):
         vertical = both - both[:1]  # its first row holds the horizontal part alone
 
         def solve(v: Tensor) -> Tensor:
-            b, r = (rfft2(layer) for layer in v.chunk(2, 1))
-            solved = [z / (1 + gamma * s.to(v)) for z, s in ((b, both), (r, vertical))]
-            solution: Tensor = irfft2(torch.cat(solved, 1), s=self.size)
-            return solution
+            symbols = zip(v.chunk(2, 1), (both, vertical), strict=True)
+            return torch.cat([filtered(u, 1 / (1 + gamma * s.to(v))) for u, s in symbols], 1)
 
         return solve

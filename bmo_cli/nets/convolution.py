@@ -2,8 +2,7 @@
 
 A layer between few and many channels, as the first and the last of a network for images, is slow as
 a general convolution: blocks of channels stay nearly empty, and with one channel it changes the
-layout of its result (a fifth of the time of a 5 x 32 network goes into 2 % of its operations). Two
-maps with one matrix R, adjoint to each other, cost what their operations cost:
+layout of its result. Two maps with one matrix R, adjoint to each other, do neither:
 
     spread:  z = P(x)^T R,      P(x) the k x k patches of x, by a transposed convolution
     gather:  x = P^T(R z^T),    a product, then shifted sums
