@@ -1,6 +1,7 @@
 """Time and memory against a plain PyTorch loop: .venv/bin/python scripts/bench.py [PART ...].
 
-Parts: training, memory, implicit, restoring, coding, growth, startup (default: all). Every time is
+Parts: training, memory, implicit, libraries, restoring, coding, growth, startup (default: all).
+Every time is
 a ratio: the plain loop and its rivals take turns, and the median of the ratios of each turn is
 shown with its quartiles. The plain loop has a process of its own, as whoever writes it has: what
 `bmo` sets for its process (memory that was freed is kept) does not help it; "in our process" it
@@ -11,8 +12,10 @@ also writes bench.json and growth.png there.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -62,15 +65,21 @@ class PlainLoop(nn.Module):
         self.gamma = nn.Parameter(torch.tensor(GAMMA))
 
     def forward(self, y: Tensor, transfer: Tensor, iterations: int) -> Tensor:
-        size, u = y.shape[-2:], y
+        u = y
         for _ in range(iterations):
-            residual = irfft2(rfft2(u) * transfer, s=size) - y
-            u = u - self.gamma * irfft2(rfft2(residual) * transfer.conj(), s=size)
-            z = u
-            for conv in self.convs[:-1]:
-                z = F.relu(conv(z))
-            u = u - self.convs[-1](z)
+            u = self.iteration(u, y, transfer)
         return u
+
+    def iteration(self, u: Tensor, y: Tensor, transfer: Tensor) -> Tensor:
+        size = y.shape[-2:]
+        residual = irfft2(rfft2(u) * transfer, s=size) - y
+        u = u - self.gamma * irfft2(rfft2(residual) * transfer.conj(), s=size)
+        return u - self.noise(u)
+
+    def noise(self, z: Tensor) -> Tensor:
+        for conv in self.convs[:-1]:
+            z = F.relu(conv(z))
+        return self.convs[-1](z)
 
 
 class Posed:
@@ -110,12 +119,15 @@ class Posed:
         self.flops = 2 * 9 * batch * side**2 * (2 * width + (depth - 2) * width**2)
 
     def plain_step(self, iterations: int) -> Callable[[], Tensor]:
+        return self.step_of(lambda: self.plain(self.y, self.transfer, iterations))
+
+    def step_of(self, solve: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """A training step on what solves with the weights of the plain loop."""
         optimizer = torch.optim.Adam(self.plain.parameters(), lr=0.0)
 
         def step() -> Tensor:
             optimizer.zero_grad()
-            u = self.plain(self.y, self.transfer, iterations)
-            loss = 0.5 * F.mse_loss(u, self.clean)
+            loss = 0.5 * F.mse_loss(solve(), self.clean)
             loss.backward()
             optimizer.step()
             return torch.cat([conv.weight.grad.flatten() for conv in self.plain.convs])
@@ -128,7 +140,11 @@ class Posed:
         return self.plain(self.y, self.transfer, 8)
 
     def step(
-        self, hyper: HyperOptimizer, iterations: int, precision: str = "fp32"
+        self,
+        hyper: HyperOptimizer,
+        iterations: int,
+        precision: str = "fp32",
+        compiled: bool = False,
     ) -> Callable[[], Tensor]:
         parameters = [p for p in self.scheme.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=0.0)
@@ -138,6 +154,7 @@ class Posed:
             parameters,
             iterations=iterations,
             precision=precision,
+            compiled=compiled,
             cores=self.cores,
         )
         part = gradient.cores.parts(self.sample)[0]
@@ -302,8 +319,8 @@ def _status(key: str) -> float:
 # --- the parts ------------------------------------------------------------------------------------
 
 
-def _mode(name: str) -> tuple[Unrolled, str]:
-    """`states bf16` as a hyper-optimiser and a precision."""
+def _split(name: str, iterations: int) -> tuple[Unrolled, int, str, bool]:
+    """`states bf16` as arguments of `Posed.step`."""
     words = name.split()
     if words[0] == "auto":
         hyper = Unrolled(memory="auto", memory_mib=float(words[1]))
@@ -311,10 +328,11 @@ def _mode(name: str) -> tuple[Unrolled, str]:
         hyper = BMO(memory="full")
     else:
         hyper = Unrolled(memory=words[0])
-    return hyper, "bf16" if "bf16" in words else "fp32"
+    return hyper, iterations, "bf16" if "bf16" in words else "fp32", "compiled" in words
 
 
 MODES = ("full", "states", "segments", "auto 64", "bmo", "full bf16", "states bf16")
+COMPILED = ("full compiled", "full bf16 compiled")
 
 
 def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
@@ -322,7 +340,7 @@ def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     posed, iterations = Posed(device), 40
     inside = "plain loop in our process"
     ours = {inside: posed.plain_step(iterations)}
-    ours |= {name: posed.step(*_split(name, iterations)) for name in MODES}
+    ours |= {name: posed.step(*_split(name, iterations)) for name in (*MODES, *COMPILED)}
     found = take_turns({"plain loop": Elsewhere("training", device, 40), **ours}, repeats, device)
     expected = ours[inside]()
     for name, run in ours.items():
@@ -334,11 +352,6 @@ def training(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
         row["gflops"] = 3 * posed.flops * iterations / row["seconds"] / 1e9
         row["share_of_limit"] = row["gflops"] * 1e9 / peak_flops
     return found
-
-
-def _split(name: str, iterations: int) -> tuple[Unrolled, int, str]:
-    hyper, precision = _mode(name)
-    return hyper, iterations, precision
 
 
 def memory(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
@@ -373,10 +386,7 @@ def implicit(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     }
     rivals = {"plain loop": posed.plain_step(iterations)}
     rivals |= {name: posed.step(one, 100) for name, one in hyper.items()}
-    found = take_turns(rivals, repeats, device)
-    for name, run in rivals.items():
-        found[name]["error"] = float((run() - expected).norm() / expected.norm())
-    return found
+    return _with_errors(rivals, expected, repeats, device)
 
 
 def restoring(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
@@ -476,6 +486,78 @@ def coding(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     return found
 
 
+def libraries(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
+    """Workload A with torchdeq and higher, those of them that are importable.
+
+    higher unrolls K = 40 steps; torchdeq solves by Anderson for a fixed point and differentiates
+    implicitly, on the problem of the part `implicit`, as `hyper=implicit` does here.
+    """
+    found = {}
+    if importlib.util.find_spec("higher"):
+        posed = Posed(device)
+        rivals = {
+            "plain loop, K = 40": posed.plain_step(40),
+            "higher": posed.step_of(lambda: _by_higher(posed, 40)),
+            "bmo, full": posed.step(Unrolled(memory="full"), 40),
+        }
+        found |= _with_errors(rivals, rivals["plain loop, K = 40"](), repeats, device)
+    if importlib.util.find_spec("torchdeq"):
+        from torchdeq import get_deq
+
+        posed = Posed(device, sharp=0.7, gain=0.03)
+        solver = {"max_iter": 100, "tol": 1e-4, "stop_mode": "rel"}
+        deq = get_deq(
+            ift=True,
+            **{f"{side}_solver": "anderson" for side in "fb"},
+            **{f"{side}_{key}": value for side in "fb" for key, value in solver.items()},
+        )
+
+        def solve() -> Tensor:
+            return deq(lambda u: posed.plain.iteration(u, posed.y, posed.transfer), posed.y)[0][0]
+
+        tight = Implicit(tolerance=1e-7, backward_iterations=200, backward_tolerance=1e-7)
+        ours = Implicit(tolerance=1e-4, anderson=5, solver="anderson", backward_tolerance=1e-4)
+        rivals = {
+            "plain loop, K = 40, fixed point": posed.plain_step(40),
+            "torchdeq, Anderson": posed.step_of(solve),
+            "bmo, implicit, Anderson": posed.step(ours, 100),
+        }
+        found |= _with_errors(rivals, posed.step(tight, 400)(), repeats, device)
+    return found
+
+
+def _by_higher(posed: Posed, iterations: int) -> Tensor:
+    import higher
+
+    class DataTerm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.u = nn.Parameter(posed.y.clone())
+
+        def forward(self) -> Tensor:
+            blurred = irfft2(rfft2(self.u) * posed.transfer, s=posed.y.shape[-2:])
+            return 0.5 * (blurred - posed.y).square().sum()
+
+    term = DataTerm()
+    descent = torch.optim.SGD(term.parameters(), lr=GAMMA)
+    step_size = {"lr": [posed.plain.gamma]}
+    with higher.innerloop_ctx(term, descent, override=step_size) as (patched, optimizer):
+        for _ in range(iterations):
+            optimizer.step(patched())
+            (u,) = patched.parameters()
+            patched.update_params([u - posed.plain.noise(u)])
+        return next(iter(patched.parameters()))
+
+
+def _with_errors(
+    rivals: dict[str, Callable[[], Tensor]], expected: Tensor, repeats: int, device: torch.device
+) -> dict[str, dict[str, float]]:
+    found = take_turns(dict(rivals), repeats, device)
+    for name, run in rivals.items():
+        found[name]["error"] = float((run() - expected).norm() / expected.norm())
+    return found
+
+
 def growth(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds a step as K, image, batch and features grow, all in our process."""
     found = {}
@@ -512,20 +594,27 @@ def startup(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
             "bmo train train.stps=1 (a typo)": ["train", "train.stps=1"],
             "bmo train debug=tiny train.steps=1": [
                 *("train", "debug=tiny", "train.steps=1", "eval.test=false"),
-                "hydra.run.dir=${now:%H%M%S%f}",
+                *("profile=true", "hydra.run.dir=${now:%H%M%S%f}"),
             ],
         }.items():
-            times = []
+            times, apart = [], []
             for _ in range(max(3, repeats // 3)):
                 start = time.perf_counter()
                 subprocess.run([*command, *words], cwd=folder, capture_output=True, check=False)
                 times.append(time.perf_counter() - start)
+                for file in Path(folder).glob("*/result.json"):
+                    profile = json.loads(file.read_text(encoding="utf-8"))["profile"]
+                    apart.append(times[-1] - sum(profile.values()))
+                    shutil.rmtree(file.parent)
             found[name] = {"seconds": statistics.median(times)}
+            if apart:
+                found[f"{name}: all but training"] = {"seconds": statistics.median(apart)}
     return found
 
 
 PARTS = {
-    part.__name__: part for part in (training, memory, implicit, restoring, coding, growth, startup)
+    part.__name__: part
+    for part in (training, memory, implicit, libraries, restoring, coding, growth, startup)
 }
 
 

@@ -12,6 +12,7 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.memory import is_out_of_memory
+from bmo_cli.nets.execution import Execution
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -94,7 +95,7 @@ def step(memory, iterations=12, precision=None):
     experiment.hyper.plan(experiment.scheme, sample, iterations, None)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    with experiment.scheme.in_precision(precision):
+    with experiment.scheme.executed(Execution(precision)):
         outcome = experiment.hyper.objective(experiment.scheme, sample, iterations)
     learned = [p for p in experiment.omega.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(outcome.objective, learned)

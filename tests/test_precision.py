@@ -1,5 +1,7 @@
 """precision=bf16, and what happens where memory runs out."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import result
@@ -9,16 +11,28 @@ from omegaconf import OmegaConf
 from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.hyper.reverse import ReverseMode
+from bmo_cli.nets.execution import Execution
 
 SMALL = ("device=cpu", "data.crop=32", "train.batch=2", "train.iterations=4")
 
 
 @pytest.fixture(scope="module", params=["net.width=8", "net=lip", "net=norm_conv", "net=drunet"])
 def posed(request):
-    words = [*SMALL, request.param]
+    words = [request.param]
     if request.param == "net=drunet":
         words += ["net.widths=[4,4,8,8]", "net.blocks=1"]
+    return built(words)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return built(["net.depth=3", "net.width=4"])
+
+
+def built(words):
+    words = [*SMALL, *words]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", words)
     experiment = build(OmegaConf.to_container(config, resolve=True))
@@ -28,7 +42,7 @@ def posed(request):
 
 def gradient(experiment, sample, precision):
     scheme = experiment.scheme
-    with scheme.in_precision(precision):
+    with scheme.executed(Execution(precision)):
         outcome = experiment.hyper.objective(scheme, sample, 4)
     learned = [p for p in experiment.omega.parameters() if p.requires_grad]
     found = torch.autograd.grad(outcome.objective, learned)
@@ -88,13 +102,42 @@ def test_fp16_is_for_gpus(bmo, tiny, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_precision_is_about_a_network(bmo, tiny, tmp_path):
-    words = [word for word in tiny if not word.startswith("net.")]
-    done = bmo("train", *words, "net=none", "precision=bf16", "hydra.run.dir=refused")
+@pytest.mark.parametrize("word", ["precision=bf16", "compile=true"])
+def test_precision_and_compilation_are_about_a_network(bmo, tiny, tmp_path, word):
+    words = [other for other in tiny if not other.startswith("net.")]
+    done = bmo("train", *words, "net=none", word, "hydra.run.dir=refused")
     assert done.returncode == 2
-    assert "precision=bf16 is about a network, but net=none" in done.stderr
+    assert f"{word} is about a network, but net=none" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it while it traces
+def test_compiled_networks_have_the_gradient_of_written_ones(small):
+    experiment, sample = small
+    scheme, hyper = experiment.scheme, experiment.hyper
+    learned = [p for p in experiment.omega.parameters() if p.requires_grad]
+    found = []
+    for compiled in (False, True):
+        gradient = HyperGradient(hyper, scheme, learned, iterations=2, compiled=compiled)
+        gradient.warm_up(sample)
+        assert gradient.execution.compiled == compiled
+        gradient(sample)
+        found.append(torch.cat([p.grad.flatten() for p in learned]))
+    assert (found[1] - found[0]).norm() <= 1e-6 * found[0].norm()
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] >= 1 and not counters["graph_break"]
+
+
+def test_without_a_compiler_networks_stay_as_they_are(bmo, tiny, tmp_path):
+    nothing = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    for name, words in (("plain", []), ("compiled", ["compile=true"])):
+        done = bmo("train", *tiny, *words, f"hydra.run.dir={name}", **nothing)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.count("compile=true is not used: ") == 1
+    scores = [result(tmp_path / name)["metrics"] for name in ("plain", "compiled")]
+    assert scores[0]["test/psnr"] == scores[1]["test/psnr"]
 
 
 SHORT = """

@@ -181,6 +181,8 @@ class Config:
     resume: str | None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """of the networks' layers in training; everything else, and evaluation, is fp32"""
+    compile: bool = False
+    """whether torch compiles the networks of training"""
     profile: bool = False
     """whether training says where its time went"""
     certify: bool = False

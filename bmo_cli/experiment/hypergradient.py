@@ -5,17 +5,19 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bmo_cli.errors import InputError
+from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
 from bmo_cli.memory import is_out_of_memory
+from bmo_cli.nets.execution import Execution
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
 
@@ -36,6 +38,7 @@ class HyperGradient:
         parameters: omega, as the optimiser has it.
         iterations: K.
         precision: of networks, a key of `PRECISIONS`.
+        compiled: whether networks are compiled, see `compile`.
         penalty: weight of the network's expansion; with one, batches are not divided.
         cores: threads that share a batch.
         profile: clock.
@@ -49,12 +52,14 @@ class HyperGradient:
         *,
         iterations: int,
         precision: str = "fp32",
+        compiled: bool = False,
         penalty: float = 0.0,
         cores: Cores | None = None,
         profile: Profile | None = None,
     ) -> None:
         self.hyper, self.scheme, self.parameters = hyper, scheme, parameters
-        self.iterations, self.precision = iterations, PRECISIONS[precision]
+        self.iterations = iterations
+        self.execution = Execution(PRECISIONS[precision], compiled)
         self.penalty = penalty
         self.cores = Cores() if cores is None or penalty else cores
         self.profile = Untimed(torch.device("cpu")) if profile is None else profile
@@ -87,9 +92,33 @@ class HyperGradient:
                 torch.cuda.empty_cache()
             log.info("memory ran out; keeping less from now on")
 
+    def warm_up(self, sample: Sample) -> None:
+        """Compile the networks before training starts, or say why they stay as they are written.
+
+        What is compiled cannot be differentiated twice, and needs a compiler: whether it works is
+        found out by trying.
+        """
+        if not self.execution.compiled:
+            return
+        net = self.scheme.net
+        why = "a guided network is not compiled" if net is not None and net.guided else None
+        if why is None:
+            try:
+                self(sample)
+            except BmoError:
+                raise
+            except Exception as error:
+                why = next(iter(str(error).splitlines()), type(error).__name__)
+            finally:
+                for p in self.parameters:
+                    p.grad = None
+        if why is not None:
+            log.info("compile=true is not used: %s", why)
+            self.execution = replace(self.execution, compiled=False)
+
     def _differentiate(self, sample: Sample, scale: Callable[[Tensor], Tensor]) -> Outcome:
         cores, scheme, iterations = self.cores, self.scheme, self.iterations
-        with self.profile.part("forward"), scheme.in_precision(self.precision):
+        with self.profile.part("forward"), scheme.executed(self.execution):
             outcomes = cores.run(
                 lambda part: self.hyper.objective(scheme, part, iterations), cores.parts(sample)
             )

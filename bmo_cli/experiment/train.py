@@ -176,10 +176,10 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
             "precision=bf16 or fp32"
         )
-    if config.get("precision", "fp32") != "fp32" and experiment.scheme.net is None:
-        raise InputError(
-            f"precision={config['precision']} is about a network, but net=none; use precision=fp32"
-        )
+    for key, plain in (("precision", "fp32"), ("compile", False)):
+        if config.get(key, plain) != plain and experiment.scheme.net is None:
+            chosen, usual = f"{config[key]}".lower(), f"{plain}".lower()
+            raise InputError(f"{key}={chosen} is about a network, but net=none; use {key}={usual}")
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
@@ -195,6 +195,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             free_memory(experiment.device),
             cores.count * sharing,
         )
+        gradient.warm_up(first)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient)
 
@@ -242,6 +243,7 @@ def _gradient(
         [p for group in groups for p in group["params"]],
         iterations=config["train"]["iterations"],
         precision=config.get("precision", "fp32"),
+        compiled=config.get("compile", False),
         penalty=config["train"].get("penalty", 0.0),
         cores=Cores.of(sample),
         profile=clock(experiment.device),

@@ -68,7 +68,7 @@ class Trainer:
         self._lr = math.nan
         self._gradient = gradient
         self._scaler = torch.amp.GradScaler(
-            experiment.device.type, enabled=gradient.precision is torch.float16
+            experiment.device.type, enabled=gradient.execution.precision is torch.float16
         )
         if progress.scaler:
             self._scaler.load_state_dict(progress.scaler)

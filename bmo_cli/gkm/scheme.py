@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, cast
 
-import torch
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Count, OpenUnit, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
+from bmo_cli.nets.execution import AS_WRITTEN, Execution
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.network import Identity, Network, lowered
+from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import Proximable, Zero
@@ -50,12 +50,12 @@ class Stage(nn.Module):
         super().__init__()
         self.operator, self.net = operator, net
 
-    def bind(self, problem: Problem, precision: torch.dtype | None = None) -> BoundOperator:
+    def bind(self, problem: Problem, execution: Execution = AS_WRITTEN) -> BoundOperator:
         """D at one problem and the present weights.
 
         Args:
             problem: to be solved.
-            precision: of the network's layers; None: that of its weights.
+            execution: of the network's layers.
 
         Raises:
             InputError: the operator does not apply to this kind of problem.
@@ -67,9 +67,7 @@ class Stage(nn.Module):
             )
         if self.net is None:
             return self.operator.bind(problem)
-        network = self.net.bind(self._guide(problem) if self.net.guided else None)
-        if precision is not None:
-            network = lowered(network, precision)
+        network = execution.bind(self.net, self._guide(problem) if self.net.guided else None)
         if self.operator.uses_g:
             return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
         bound = self.operator.bind(problem)
@@ -130,7 +128,7 @@ class GKM(nn.Module):
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
         self.cost = Cost()
-        self._precision: torch.dtype | None = None
+        self._execution = AS_WRITTEN
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
         undamped = averaged or (net is None and operator.converges_undamped)
@@ -183,7 +181,7 @@ class GKM(nn.Module):
 
         The metric, the lift and the readout are those of the last stage.
         """
-        bound = [cast(Stage, stage).bind(problem, self._precision) for stage in self.stages]
+        bound = [cast(Stage, stage).bind(problem, self._execution) for stage in self.stages]
 
         def apply(u: State, k: int) -> State:
             return self.cost.count(bound[min(k, len(bound) - 1)].apply(u, k))
@@ -192,20 +190,21 @@ class GKM(nn.Module):
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
 
     @contextmanager
-    def in_precision(self, precision: torch.dtype | None) -> Iterator[None]:
-        """Context in which schemes are bound with networks of a lower precision.
+    def executed(self, execution: Execution) -> Iterator[None]:
+        """Context in which schemes are bound with networks computed in this way.
 
-        Only layers of networks are lowered: iterates, numerical steps and weights stay as they are.
+        Only layers of networks are concerned: iterates, numerical steps and weights stay as they
+        are.
         """
-        before, self._precision = self._precision, precision
+        before, self._execution = self._execution, execution
         try:
             yield
         finally:
-            self._precision = before
+            self._execution = before
 
-    def in_its_precision(self, network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        """A map with the precision of the surrounding `in_precision`."""
-        return network if self._precision is None else lowered(network, self._precision)
+    def bind_network(self, net: Network) -> Callable[[Tensor], Tensor]:
+        """The map of a network as the surrounding `executed` asks for it."""
+        return self._execution.bind(net)
 
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""

@@ -39,7 +39,7 @@ class Separate(HyperOptimizer):
             )
         clean = sample.loss.target
         noisy = clean + self._level(scheme, sample) * sample.normal(clean)
-        value = sample.loss.value((scheme.in_its_precision(network.bind())(noisy),))
+        value = sample.loss.value((scheme.bind_network(network)(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
     def differentiated(self, iterations: int) -> int:

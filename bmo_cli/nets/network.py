@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 
@@ -53,18 +52,6 @@ def product(layers: tuple[LayerBound, ...]) -> NormBound:
 def open_unit(theta: Tensor) -> Tensor:
     """A number in (0, 1) that never reaches the ends, where a sigmoid rounds to 1."""
     return 1e-6 + (1 - 2e-6) * theta.sigmoid()
-
-
-def lowered(
-    network: Callable[[Tensor], Tensor], precision: torch.dtype
-) -> Callable[[Tensor], Tensor]:
-    """A map whose convolutions run in a lower precision; argument and image keep theirs."""
-
-    def apply(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, precision):
-            return network(x).to(x.dtype)
-
-    return apply
 
 
 class Network(nn.Module, ABC):
