@@ -6,6 +6,7 @@ a configuration is reported without waiting for either.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -159,7 +160,8 @@ def _job(
     """The function that Hydra calls with the composed configuration.
 
     The error of a single run is handed back in `failures`, past Hydra, which would print a line of
-    its own; in a sweep Hydra has to see it.
+    its own. In a sweep Hydra would stop at it: there it is recorded in the job's folder, and the
+    sweep's end tells of it.
     """
 
     def job(config: DictConfig) -> Any:
@@ -173,8 +175,8 @@ def _job(
         except Interrupted as error:
             _stop(error)  # leaves Hydra as well: a sweep does not go on with its next job
         except Exception as error:
-            if HydraConfig.get().mode != RunMode.RUN:
-                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                return math.nan  # what a sweeper takes as a failed trial
             failures.append(error)
 
     return job
@@ -199,12 +201,28 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
     """`eval`, `restore` and a resumed `train` start from what was typed for the run they name."""
     if not any("=" in word for word in words):
         return words
-    from bmo_cli.config.snapshot import argument, combine, quoted, recorded_overrides
+    from bmo_cli.config.snapshot import (
+        argument,
+        combine,
+        quoted,
+        recorded_overrides,
+        recorded_sweep,
+        refuse_changes_of_a_sweep,
+    )
 
     key = "resume" if command == "train" else "run"
     folder = argument(words, key)
     if folder is None:
         return words
+    sweep = recorded_sweep(Path(folder)) if command == "train" else None
+    if sweep is not None:
+        from bmo_cli.experiment.callbacks import resumed
+
+        refuse_changes_of_a_sweep(words)
+        resumed.add(Path(folder).absolute())
+        typed = [word for word in words if not word.startswith("resume=")]
+        where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
+        return _flags_first([*combine(sweep, typed), where, "--multirun"])
     own_choices = any(word.startswith(("--config-dir", "-cd")) for word in words)
     recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.

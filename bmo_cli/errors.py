@@ -8,7 +8,10 @@ traceback is shown.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import traceback
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class BmoError(Exception):
@@ -35,6 +38,57 @@ class Interrupted(BmoError):
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class Busy(InputError):
+    """Another process works in the run folder; nothing in it was touched."""
+
+
+class DiskFull(BmoError):
+    """No space is left; what is done stays usable."""
+
+
+class Killed(BmoError):
+    """A process ended without a word: a signal, or the system was out of memory."""
+
+    def __init__(self, code: int | None) -> None:
+        how = f"with code {code}"
+        if code is not None and code < 0:
+            how = f"by {signal.Signals(-code).name}"
+        super().__init__(f"its process was ended {how} (out of memory?)")
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """An error as plain data, to tell another process of it."""
+    return {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "exit_code": getattr(error, "exit_code", 1),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
+    """What another process `described`: the same error of this module, or a RuntimeError.
+
+    `where` says which process it was, in front of the RuntimeError. The cause shows the traceback
+    of the other process.
+    """
+    message, kind = entry["message"], globals().get(entry["kind"])
+    error: Exception
+    if entry["kind"] in ("Interrupted", "KeyboardInterrupt"):
+        code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
+        return Interrupted(message or "stopped before training began", exit_code=code)
+    if isinstance(kind, type) and issubclass(kind, BmoError):
+        error = kind(message)
+    else:
+        error = RuntimeError(f"{where}{entry['kind']}: {message}")
+    error.__cause__ = _Elsewhere(entry["traceback"])
+    return error
+
+
+class _Elsewhere(Exception):
+    """The traceback of another process."""
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

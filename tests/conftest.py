@@ -14,7 +14,7 @@ import torch
 from bmo_cli.data.image_file import Photograph, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # of a worker: threads that share cores with another one wait for it
 
 
 @pytest.fixture(scope="session")

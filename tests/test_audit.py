@@ -29,14 +29,6 @@ EXACT = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def record(problem, method, hyper):
     small = PROBLEMS[problem]()
     scheme = GKM(operator=small.operator, net=small.net, alpha=0.9).double()

@@ -19,6 +19,7 @@ from bmo_cli.certificate.horizon import TASK_START, Trajectory, follow, starts
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment import train as training
+from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.gkm.augmented import LADMM
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
@@ -307,7 +308,8 @@ def flagged(checkpoint):
         tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
         meta = archive.metadata()
     meta["progress"] = json.dumps(json.loads(meta["progress"]) | {"flags": {"of training": 1}})
-    save_file(tensors, checkpoint, metadata=meta)
+    del meta["digest"]
+    save_file(tensors, checkpoint, {**meta, "digest": _digest(tensors, meta)})
 
 
 def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypatch):

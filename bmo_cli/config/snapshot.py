@@ -64,6 +64,59 @@ def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
     ]
 
 
+_LAUNCHING = re.compile(r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+")
+
+
+def recorded_sweep(folder: Path) -> list[str] | None:
+    """What was typed when a sweep was started, as far as it may be typed again.
+
+    Of what concerns Hydra that is the name of the launcher and of the sweeper: their settings may
+    hold commands, and the folder may be a stranger's. Plug-ins have to be named again, too.
+
+    Returns:
+        Overrides, or None where this is not the folder of a sweep.
+
+    Raises:
+        InputError: damaged.
+    """
+    file = folder / "multirun.yaml"
+    if not file.is_file():
+        return None
+    content = _read(file)
+    node: object = content
+    for key in ("hydra", "overrides"):
+        node = node.get(key) if isinstance(node, dict) else None
+    given: list[str] = []
+    for key in ("task", "hydra"):
+        part = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(part, list) or not all(isinstance(item, str) for item in part):
+            raise InputError(f"{file} is damaged: expected a list in hydra.overrides.{key}")
+        given += part
+    return [
+        text
+        for text in given
+        if _LAUNCHING.fullmatch(text)
+        or _own(text).split(".")[0].split("/")[0] not in ("plugins", "resume", "hydra")
+    ]
+
+
+def refuse_changes_of_a_sweep(typed: Sequence[str]) -> None:
+    """A sweep goes on as it was started.
+
+    Raises:
+        InputError: something would change its jobs.
+    """
+    for text in typed:
+        key = _own(text)
+        if not text.startswith("-") and not (
+            key in ("resume", "plugins", "device") or key.startswith("hydra")
+        ):
+            raise InputError(
+                f"'{text}' would change the jobs of the sweep: it goes on as it was started; "
+                "device, plugins and hydra/launcher may be given, and a new sweep has other keys"
+            )
+
+
 def _own(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0]
 

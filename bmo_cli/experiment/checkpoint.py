@@ -1,11 +1,16 @@
 """Checkpoints: one safetensors file with omega, the optimiser's state and where training stood.
 
-Nothing is pickled, so a file from a stranger is only data.
+Nothing is pickled, so a file from a stranger is only data. A digest of everything in a file says
+whether it is whole; the last two are kept, so that one that is not costs one interval of training.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,7 +25,14 @@ from torch.optim import Optimizer
 from bmo_cli.errors import InputError
 from bmo_cli.results.run_folder import write_atomically
 
+log = logging.getLogger("bmo")
+
+LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safetensors"
 _OPTIMIZER = "optimizer."
+
+
+class Damaged(InputError):
+    """A checkpoint that is not what was written."""
 
 
 @dataclass
@@ -68,14 +80,55 @@ def save_checkpoint(
                     scalars[name] = value
         meta["optimizer"] = json.dumps(scalars)
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, save({k: v.cpu() for k, v in tensors.items()}, metadata=meta))
+    stored = {name: tensor.cpu() for name, tensor in tensors.items()}
+    write_atomically(file, save(stored, metadata={**meta, "digest": _digest(stored, meta)}))
+
+
+def save_last(
+    folder: Path, omega: nn.Module, progress: Progress, optimizer: Optimizer | None
+) -> None:
+    """Write the checkpoint to go on from; the one before it stays beside it.
+
+    At every moment at least one whole checkpoint is there.
+    """
+    last, before = folder / LAST, folder / f".{PREVIOUS}"
+    if last.is_file():
+        before.unlink(missing_ok=True)
+        try:
+            os.link(last, before)
+        except OSError:  # a file system without links
+            shutil.copyfile(last, before)
+        before.replace(folder / PREVIOUS)
+    save_checkpoint(last, omega, progress, optimizer)
+
+
+def load_last(folder: Path, omega: nn.Module, optimizer: Optimizer | None) -> Progress:
+    """Load the last checkpoint, or where it is damaged the one before, saying so.
+
+    Raises:
+        InputError: there is no whole one, or it is of another network.
+    """
+    try:
+        return load_checkpoint(folder / LAST, omega, optimizer)
+    except Damaged as error:
+        if not (folder / PREVIOUS).is_file():
+            raise
+        progress = load_checkpoint(folder / PREVIOUS, omega, optimizer)
+        log.warning("%s; going on from the one before, of step %d", error, progress.step)
+        return progress
+
+
+def has_last(folder: Path) -> bool:
+    """Whether there is a checkpoint to go on from, whole or not."""
+    return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
 
 
 def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = None) -> Progress:
     """Load omega (and the optimiser's state) in place.
 
     Raises:
-        InputError: missing, truncated, damaged, or of another network.
+        Damaged: missing, truncated, or not what was written.
+        InputError: of another network.
     """
     tensors, meta = _read(file)
     weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
@@ -94,14 +147,26 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not file.is_file():
-        raise InputError(f"no checkpoint {file}; the run has not trained, or it was moved")
+        raise Damaged(f"no checkpoint {file}; the run has not trained, or it was moved")
     try:
         with safe_open(file, framework="pt") as archive:
             tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
-            return tensors, archive.metadata() or {}
+            meta = archive.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         detail = " ".join(str(error).split())
-        raise InputError(f"checkpoint {file} is truncated or damaged: {detail}") from error
+        raise Damaged(f"checkpoint {file} is truncated or damaged: {detail}") from error
+    if meta.pop("digest", None) != _digest(tensors, meta):
+        raise Damaged(f"checkpoint {file} is damaged: its content is not what was written")
+    return tensors, meta
+
+
+def _digest(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> str:
+    """SHA-256 of all names, types, shapes and values."""
+    digest = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _require_same(file: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -69,7 +69,7 @@ class Cores:
 
         def begin() -> None:
             torch.get_num_threads()  # the first call in a thread takes over the number of another
-            torch.set_num_threads(whole // self.count)
+            torch.set_num_threads(max(1, whole // self.count))
             all_set.wait()
 
         pool = ThreadPoolExecutor(self.count, "bmo", begin)

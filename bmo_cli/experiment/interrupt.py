@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two steps, never in the middle of one."""
+"""Ctrl-C, SIGTERM and SIGUSR1 end a run between two steps, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Any
 
 
 class StopRequest:
-    """Context in which SIGINT or SIGTERM only sets `signal`; a later SIGINT acts at once.
+    """Context in which these signals only set `signal`; a later SIGINT acts at once.
+
+    SIGUSR1 is what Slurm sends before a time limit (`#SBATCH --signal=B:USR1@120`).
 
     `timeout` and job schedulers signal a process and its group, so that one request may arrive
     several times: what comes within a second is the same one, and SIGTERM never acts at once
@@ -24,7 +26,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

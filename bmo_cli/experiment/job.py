@@ -15,11 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
-from bmo_cli.config.callbacks import discard
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
-from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.errors import BmoError, Busy, InputError, Interrupted, Killed
 from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.experiment.callbacks import discard
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
@@ -84,19 +84,24 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             from bmo_cli.experiment.audit import audit
 
             result = audit(plain, names, folder, begin)
+        elif hydra.mode == RunMode.MULTIRUN:
+            from bmo_cli.experiment.sweep_job import run_sweep_job
+
+            written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
+            result = run_sweep_job(plain, names, folder, written)
         elif plain["train"].get("devices", 1) > 1:
             from bmo_cli.experiment.parallel import train_on_devices
 
-            written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
+            written = OmegaConf.to_container(hydra.job_logging, resolve=True)
             result = train_on_devices(plain, names, folder, written, snapshot, begin)
         else:
             from bmo_cli.experiment.train import train
 
             result = train(plain, names, folder, begin)
     except Exception as error:
-        if begun or hydra.mode != RunMode.RUN:
+        if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
             _record_failure(folder, error)
-        else:
+        elif hydra.mode == RunMode.RUN:
             logging.shutdown()
             discard(folder.path)
         raise
@@ -173,12 +178,12 @@ def _dangling(error: InterpolationKeyError) -> InputError:
 
 def _record_failure(folder: RunFolder, error: Exception) -> None:
     """result.json with the reason, and the traceback in run.log."""
-    status = "interrupted" if isinstance(error, Interrupted) else "failed"
+    status = "interrupted" if isinstance(error, Interrupted | Killed) else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = folder.read_result()
         folder.write_result({"metrics": {}, **before, "status": status, "message": message})
-        if status == "failed":
+        if not isinstance(error, Interrupted):
             with (folder.path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))
     except (OSError, InputError) as second:

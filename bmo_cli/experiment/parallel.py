@@ -13,7 +13,6 @@ import logging.config
 import os
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,8 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bmo_cli import errors
-from bmo_cli.errors import BmoError, InputError, Interrupted
+from bmo_cli.errors import BmoError, InputError, Interrupted, described, revived
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.ranks import Group
 from bmo_cli.experiment.train import assist, train
@@ -177,14 +175,7 @@ def _train(order: Order, rank: int) -> dict[str, Any] | None:
 
 def _report(exchange: Path, rank: int, error: BaseException) -> None:
     """Leave what went wrong for the process that launched this one."""
-    entry = {
-        "time": time.time(),
-        "rank": rank,
-        "kind": type(error).__name__,
-        "message": str(error),
-        "exit_code": getattr(error, "exit_code", 1),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
+    entry = {"time": time.time(), "rank": rank, **described(error)}
     partial = exchange / f"{rank}.partial"
     partial.write_text(json.dumps(entry), encoding="utf-8")
     partial.rename(exchange / f"{rank}.json")
@@ -199,17 +190,4 @@ def _first_error(exchange: Path) -> Exception | None:
     if not found:
         return None
     entry = min(found, key=lambda one: (one["kind"] not in _STOPPED, one["time"]))
-    if entry["kind"] in _STOPPED:
-        message = entry["message"] or "stopped before training began"
-        code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
-        return Interrupted(message, exit_code=code)
-    kind = getattr(errors, entry["kind"], None)
-    if isinstance(kind, type) and issubclass(kind, BmoError):
-        return kind(entry["message"])
-    failure = RuntimeError(f"process {entry['rank']}: {entry['kind']}: {entry['message']}")
-    failure.__cause__ = _Elsewhere(entry["traceback"])
-    return failure
-
-
-class _Elsewhere(Exception):
-    """The traceback of another process."""
+    return revived(entry, f"process {entry['rank']}: ")

@@ -21,6 +21,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate, load_plugins, target_class
 from bmo_cli.experiment.compose import Composed
 from bmo_cli.experiment.provenance import source_hash
+from bmo_cli.experiment.standing import is_done
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tasks.task import Task
 
@@ -68,8 +69,7 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """result.json of a cell that is done; None: to be run."""
         result = self.folder.read_result()
-        wanted = self.composed.config.get("certify") and "certificate" not in result
-        done = result.get("status") == "ok" and not wanted and not self.problem
+        done = is_done(result, self.composed.config) and not self.problem
         return result if done else None
 
     @property

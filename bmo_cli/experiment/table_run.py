@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import errno
 import logging
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
 import yaml
 
-from bmo_cli.errors import BmoError, Interrupted
-from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.errors import BmoError, DiskFull, Interrupted, Killed
+from bmo_cli.experiment.child import Child
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.provenance import source_hash
+from bmo_cli.experiment.standing import goes_on
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.train import train
 from bmo_cli.results.run_folder import write_atomically
 
 log = logging.getLogger("bmo")
-
-
-class DiskFull(BmoError):
-    """No space is left; what is done stays usable."""
 
 
 @contextmanager
@@ -101,12 +92,13 @@ def run_cell(cell: Cell) -> str:
 
     Raises:
         Interrupted: it is saved.
+        Busy: another process trains there.
         DiskFull: the next start goes on with it.
     """
     with disk_full_in_one_line(str(cell.folder.path)):
-        goes_on = _prepared(cell)
-        path, before = cell.folder.path, cell.folder.read_result() if goes_on else {}
-        config = cell.composed.config | {"resume": str(path) if goes_on else None}
+        begun = _prepared(cell)
+        path, before = cell.folder.path, cell.folder.read_result() if begun else {}
+        config = cell.composed.config | {"resume": str(path) if begun else None}
         started = time.monotonic()
 
         def seconds() -> float:
@@ -134,22 +126,19 @@ def run_cell(cell: Cell) -> str:
 
 def _prepared(cell: Cell) -> bool:
     """Make the run folder; returns whether a run that was interrupted goes on there."""
-    path, before = cell.folder.path, cell.folder.read_result()
-    if "identity" in before:  # trained and evaluated
-        goes_on = bool(cell.composed.config.get("certify")) and "certificate" not in before
-    else:
-        goes_on = before.get("status") in ("interrupted", "running")
-    goes_on = goes_on and (cell.folder.checkpoints / "last.safetensors").is_file()
-    if goes_on and before.get("code") != source_hash():
-        log.info("%s starts again: the code has changed since it stopped", cell.name)
-        goes_on = False
-    if path.exists() and not goes_on:
-        shutil.rmtree(path)  # it failed or had not begun
+    path = cell.folder.path
+    begun, remark = goes_on(cell.folder, cell.composed.config)
+    if remark:
+        log.info("%s %s", cell.name, remark)
+    if path.exists():
+        with cell.folder.claimed():
+            if not begun:
+                shutil.rmtree(path)  # it failed or had not begun
     (path / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(path / ".hydra" / "config.yaml", cell.composed.text.encode())
     listed = yaml.safe_dump(list(cell.overrides))
     write_atomically(path / ".hydra" / "overrides.yaml", listed.encode())
-    return goes_on
+    return begun
 
 
 def _record(cell: Cell, status: str, message: str, seconds: float) -> None:
@@ -175,80 +164,36 @@ def _logged_to(file: Path) -> Iterator[None]:
 def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
     """As `_one_by_one`, some at a time; the order of the results is that of their ends."""
     threads = max(1, torch.get_num_threads() // jobs)
-    waiting, running, done = list(cells), dict[SpawnProcess, tuple[Cell, Connection]](), 0
+    waiting, running, done = list(cells), dict[Child, Cell](), 0
     with StopRequest() as stop:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs and stop.signal is None:
                     cell = waiting.pop(0)
                     log.info("%d/%d  %s", len(cells) - len(waiting), len(cells), cell.name)
-                    process, receiver = _start(cell, threads)
-                    running[process] = cell, receiver
+                    running[Child(run_cell, cell, threads=threads)] = cell
                 if stop.signal is not None:
                     break
-                wait([process.sentinel for process in running], timeout=0.5)
-                for process in [process for process in running if not process.is_alive()]:
-                    cell, receiver = running.pop(process)
-                    reason = _outcome(process, receiver)
+                wait([child.channel for child in running], timeout=0.5)
+                for child in [child for child in running if child.ended()]:
+                    cell = running.pop(child)
                     done += 1
-                    yield cell, reason
+                    yield cell, _reason(child)
         finally:
-            for process in running:
-                process.terminate()  # each saves its cell
-            for process in running:
-                process.join()
+            for child in running:
+                child.stop()  # each saves its cell
+            for child in running:
+                with suppress(BmoError):
+                    child.outcome()
     if stop.signal is not None:
         raise _stopped(done, stop.exit_code)
 
 
-def _start(cell: Cell, threads: int) -> tuple[SpawnProcess, Connection]:
-    """A process for a cell. Ctrl-C is for this process, which passes it on once, as SIGTERM."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_in_process, args=(cell, threads, sender))
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from the first instant on
+def _reason(child: Child) -> str:
+    """Why a cell failed, or nothing."""
     try:
-        process.start()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    sender.close()
-    return process, receiver
-
-
-def _in_process(cell: Cell, threads: int, sender: Connection) -> None:
-    """The whole life of a cell's process; sends why the cell failed, or the error that ends all."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    logging.raiseExceptions = False
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    found: tuple[type[BmoError] | None, str]
-    try:
-        found = None, run_cell(cell)
+        return str(child.outcome())
     except Interrupted:
-        found = None, "stopped"
-    except DiskFull as error:
-        found = DiskFull, str(error)
-    with suppress(BrokenPipeError):  # nobody is there to hear of it
-        sender.send(found)
-    sender.close()
-
-
-def _stop_with_parent() -> None:
-    """A cell whose table was killed stops as well: nobody else would know that it works there."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _outcome(process: SpawnProcess, receiver: Connection) -> str:
-    process.join()
-    try:
-        kind, text = receiver.recv()
-    except EOFError:
-        kind, text = None, f"its process ended with code {process.exitcode} (out of memory?)"
-    receiver.close()
-    if kind is not None:
-        raise kind(text)
-    return str(text)
+        return "stopped"
+    except Killed as error:
+        return str(error)

@@ -13,7 +13,7 @@ from bmo_cli.certificate.findings import fall
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
 from bmo_cli.experiment.certify import run_identity, write_certificate
-from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, parameter_count
+from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, load_last, parameter_count
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -52,7 +52,21 @@ def train(
 
     Returns:
         The content of result.json.
+
+    Raises:
+        InputError: another process works in this folder, or something cannot be used.
     """
+    with folder.claimed():
+        return _trained(config, names, folder, begin, ranks)
+
+
+def _trained(
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    begin: Callable[[], None],
+    ranks: Ranks,
+) -> dict[str, Any]:
     prepared = _prepared(config, folder, ranks)
     experiment, progress = prepared.experiment, prepared.progress
     task = experiment.task
@@ -167,8 +181,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         )
     progress = Progress()
     if config["resume"] is not None:
-        last = folder.checkpoints / "last.safetensors"
-        progress = load_checkpoint(last, experiment.omega, optimizer)
+        progress = load_last(folder.checkpoints, experiment.omega, optimizer)
         _require_something_left(folder, config, progress.step)
         log.info("going on after step %d", progress.step)
     if config.get("precision") == "fp16" and experiment.device.type != "cuda":

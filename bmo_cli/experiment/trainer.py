@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.checkpoint import Progress, all_finite, save_checkpoint
+from bmo_cli.experiment.checkpoint import BEST, Progress, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
@@ -112,17 +112,12 @@ class Trainer:
                 f"{progress.step} of {last}, before the learning rate had come down"
             ] += 1
         if self.stopping and self.ranks.first and all_finite(experiment.omega):
-            save_checkpoint(self.last, experiment.omega, progress, self.optimizer)
-
-    @property
-    def last(self) -> Path:
-        """Checkpoint to go on from."""
-        return self.folder.checkpoints / "last.safetensors"
+            save_last(self.folder.checkpoints, experiment.omega, progress, self.optimizer)
 
     @property
     def best(self) -> Path:
         """Checkpoint with the best validation score."""
-        return self.folder.checkpoints / "best.safetensors"
+        return self.folder.checkpoints / BEST
 
     def _stops(self) -> bool:
         """Whether any process was asked to stop; all then stop after the same step."""
@@ -218,7 +213,7 @@ class Trainer:
             if self.ranks.first:
                 save_checkpoint(self.best, self.experiment.omega, progress)
         if self.ranks.first:
-            save_checkpoint(self.last, self.experiment.omega, progress, self.optimizer)
+            save_last(self.folder.checkpoints, self.experiment.omega, progress, self.optimizer)
 
     def _is_better(self, score: float, best: float) -> bool:
         task = self.experiment.task

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.errors import InputError
+from bmo_cli.errors import Busy, InputError
 
 HISTORY = ("step", "seconds", "loss", "val", "hypergrad_norm", "residual", "lr")
 """Columns of history.csv; in the file `val` carries the name of the metric, as `val_psnr`."""
@@ -26,6 +28,28 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Context in which no other process trains here; a killed process claims nothing.
+
+        Raises:
+            Busy: another one does.
+        """
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy(
+                    f"another process is training in {self.path}; wait until it has ended, or "
+                    "stop it"
+                ) from error
+            except OSError:  # a file system without locks
+                pass
+            yield
+        finally:
+            os.close(handle)
 
     @property
     def checkpoints(self) -> Path:

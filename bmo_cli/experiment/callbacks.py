@@ -14,6 +14,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.snapshot import quoted
+from bmo_cli.errors import InputError
+from bmo_cli.results.run_folder import RunFolder
+
+MOST_FAILED = 100
+"""The exit code of a sweep does not grow beyond, where codes have other meanings."""
 
 
 class UniqueFolder(Callback):
@@ -27,9 +32,42 @@ class UniqueFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
+        if Path(str(config.hydra.sweep.dir)) in resumed:
+            return
         folder = _replace(config, "hydra.sweep.dir")
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+
+
+class SweepSummary(Callback):
+    """Says at the end of a sweep which of its jobs failed and why; the exit code is their number.
+
+    Hydra itself would stop at the first one.
+    """
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Look at every job's result."""
+        folder = Path(str(config.hydra.sweep.dir))
+        jobs = sorted(file.parent.parent for file in folder.glob("*/.hydra/overrides.yaml"))
+        failed = {}
+        for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
+            try:
+                result = RunFolder(job).read_result()
+            except InputError as error:
+                result = {"message": str(error)}
+            if result.get("status") != "ok":
+                failed[job] = result.get("message") or "it left no result"
+        if not failed:
+            return
+        for job, reason in failed.items():
+            print(f"bmo: failed: {job}: {' '.join(str(reason).split())}", file=sys.stderr)
+        again = f"; run these again with 'bmo train resume={folder}'"
+        print(
+            f"bmo: {len(failed)} of {len(jobs)} jobs failed"
+            f"{again if config.hydra.job.name == 'train' else ''}",
+            file=sys.stderr,
+        )
+        raise SystemExit(min(len(failed), MOST_FAILED))
 
 
 def _replace(config: DictConfig, key: str) -> Path:
@@ -50,6 +88,8 @@ def _replace(config: DictConfig, key: str) -> Path:
     return folder
 
 
+resumed: set[Path] = set()
+"""Folders of sweeps that go on."""
 _made: list[Path] = []
 
 

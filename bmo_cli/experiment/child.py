@@ -1,0 +1,109 @@
+"""A function in a process of its own: what it does to its process ends with it.
+
+The process stops with the one that started it, is stopped by it alone (Ctrl-C reaches both, but is
+for the parent, which passes it on once, as SIGTERM), and what goes wrong in it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from bmo_cli.errors import Killed, described, revived
+from bmo_cli.experiment.allocator import keep_freed_memory
+
+
+class Child:
+    """Starts `function(*arguments)`.
+
+    Args:
+        function: of a module, since the process imports it anew.
+        arguments: plain data.
+        threads: of torch there.
+    """
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._receiver, sender = context.Pipe(duplex=False)
+        self._process = context.Process(target=_live, args=(function, arguments, threads, sender))
+        before = signal.getsignal(signal.SIGINT)
+        main = threading.current_thread() is threading.main_thread()
+        if main:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from the first instant on
+        try:
+            self._process.start()
+        finally:
+            if main:
+                signal.signal(signal.SIGINT, before)
+        sender.close()
+        self._said: tuple[bool, Any] | None = None
+
+    @property
+    def channel(self) -> Connection:
+        """Becomes readable when the function has ended, for `multiprocessing.connection.wait`."""
+        return self._receiver
+
+    def ended(self, timeout: float = 0.0) -> bool:
+        """Whether it has ended, after waiting for at most `timeout` seconds."""
+        if self._said is None and self._receiver.poll(timeout):
+            with suppress(EOFError):
+                self._said = self._receiver.recv()
+            self._process.join()
+            self._receiver.close()
+            self._said = self._said or (False, None)
+        return self._said is not None
+
+    def stop(self) -> None:
+        """Ask it to stop, by SIGTERM."""
+        self._process.terminate()
+
+    def outcome(self) -> Any:
+        """What the function returned.
+
+        Raises:
+            Killed: the process is gone without a word.
+            Exception: what the function raised, see `errors.revived`.
+        """
+        while not self.ended(timeout=60):
+            pass
+        assert self._said is not None
+        good, content = self._said
+        if good:
+            return content
+        raise Killed(self._process.exitcode) if content is None else revived(content)
+
+
+def _live(
+    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, sender: Connection
+) -> None:
+    """The whole life of the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    logging.raiseExceptions = False
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    said: tuple[bool, Any]
+    try:
+        said = True, function(*arguments)
+    except BaseException as error:
+        said = False, described(error)
+    with suppress(BrokenPipeError):  # nobody is there to hear of it
+        sender.send(said)
+    sender.close()
+
+
+def _stop_with_parent() -> None:
+    """Nobody else would know that it works on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)

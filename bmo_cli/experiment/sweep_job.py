@@ -1,0 +1,85 @@
+"""A training job of a sweep: what is done is not done again, and nothing stops the other jobs.
+
+Every job has a process of its own, so that one which is killed, leaks memory or crashes in native
+code ends alone. Whichever launcher runs the jobs, and on whichever machine, they go through here.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.config
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from bmo_cli.errors import Interrupted
+from bmo_cli.experiment.child import Child
+from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.parallel import train_on_devices
+from bmo_cli.experiment.standing import clear, goes_on, is_done
+from bmo_cli.experiment.train import train
+from bmo_cli.results.run_folder import RunFolder
+
+log = logging.getLogger("bmo")
+
+
+def run_sweep_job(
+    config: Mapping[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    logging_config: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Train in a process of its own what this folder lacks.
+
+    Args:
+        config, names, folder: see `train`; the folder may hold an earlier attempt of this job.
+        logging_config: of the process.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        Busy: another process trains there.
+        Interrupted: this process was asked to stop; the run is saved.
+        Killed: its process was.
+        Exception: what `train` raises.
+    """
+    with folder.claimed():
+        before = folder.read_result()
+        if is_done(before, config):
+            log.info("done before: %s", folder.path)
+            return before
+        begun, remark = goes_on(folder, config)
+        if remark:
+            log.info("%s %s", folder.path, remark)
+        if not begun:
+            clear(folder)
+    config = {**config, "resume": str(folder.path) if begun else None}
+    if config["train"].get("devices", 1) > 1:
+        return train_on_devices(config, names, folder, logging_config, None, lambda: None)
+    child = Child(
+        _train, config, names, folder.path, logging_config, threads=torch.get_num_threads()
+    )
+    with StopRequest() as stop:
+        asked = False
+        while not child.ended(timeout=0.2):
+            if stop.signal is not None and not asked:
+                child.stop()
+                asked = True
+    try:
+        result: dict[str, Any] = child.outcome()
+    except Interrupted as error:  # by its SIGTERM
+        code = stop.exit_code if stop.signal is not None else error.exit_code
+        raise Interrupted(str(error), exit_code=code) from error
+    return result
+
+
+def _train(
+    config: dict[str, Any], names: dict[str, str | None], path: Any, logging_config: dict[str, Any]
+) -> dict[str, Any]:
+    logging.config.dictConfig(logging_config)
+    folder = RunFolder(path)
+    result = train(config, names, folder)
+    folder.write_result(result)
+    return result

@@ -1,0 +1,165 @@
+"""Checkpoints: whole or recognised as damaged, two of them, one process a folder."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import result
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from bmo_cli.errors import Busy, InputError
+from bmo_cli.experiment.checkpoint import (
+    LAST,
+    PREVIOUS,
+    Damaged,
+    Progress,
+    load_checkpoint,
+    load_last,
+    save_checkpoint,
+    save_last,
+)
+from bmo_cli.results.run_folder import RunFolder
+
+
+def made(step=0):
+    """A module and an optimiser after a step, with the numbers of the step in them."""
+    module = torch.nn.Linear(3, 2)
+    torch.nn.init.constant_(module.weight, step)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+    module(torch.ones(3)).sum().backward()
+    optimizer.step()
+    return module, optimizer
+
+
+def saved(folder, *steps):
+    for step in steps:
+        module, optimizer = made(step)
+        save_last(folder, module, Progress(step=step), optimizer)
+
+
+def test_a_checkpoint_is_what_was_saved(tmp_path):
+    saved(tmp_path, 3)
+    expected, _ = made(3)
+    module, optimizer = made(9)
+    progress = load_last(tmp_path, module, optimizer)
+    assert progress.step == 3
+    assert torch.equal(module.weight, expected.weight)
+    assert optimizer.state_dict()["state"][0]["step"] == 1
+
+
+def test_the_last_two_are_kept_and_nothing_else(tmp_path):
+    saved(tmp_path, 1, 2, 3)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    steps = [load_checkpoint(tmp_path / name, made()[0]).step for name in (PREVIOUS, LAST)]
+    assert steps == [2, 3]
+
+
+def test_every_changed_byte_is_noticed(tmp_path, rng):
+    saved(tmp_path, 1)
+    file = tmp_path / LAST
+    content = file.read_bytes()
+    places = {*range(0, 64), *rng.integers(0, len(content), 200).tolist(), len(content) - 1}
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        with pytest.raises(InputError):
+            load_checkpoint(file, *made())
+    file.write_bytes(content)
+    assert load_checkpoint(file, *made()).step == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "swapped"])
+def test_the_one_before_is_used_where_the_last_is_damaged(tmp_path, caplog, damage):
+    saved(tmp_path, 1, 2)
+    last = tmp_path / LAST
+    content = last.read_bytes()
+    if damage == "missing":
+        last.unlink()
+    elif damage == "swapped":  # valid safetensors, other values
+        with safe_open(last, "pt") as archive:
+            tensors = {key: archive.get_tensor(key) + 1 for key in archive.keys()}  # noqa: SIM118
+            save_file(tensors, last, archive.metadata())
+    else:
+        last.write_bytes(content[: 0 if damage == "empty" else len(content) // 2])
+    module, optimizer = made(7)
+    assert load_last(tmp_path, module, optimizer).step == 1
+    assert torch.equal(module.weight, made(1)[0].weight)
+    assert "going on from the one before, of step 1" in caplog.text
+    (tmp_path / PREVIOUS).write_bytes(b"")
+    with pytest.raises(Damaged):
+        load_last(tmp_path, module, optimizer)
+
+
+def test_another_network_is_no_damage(tmp_path):
+    saved(tmp_path, 1, 2)
+    with pytest.raises(InputError, match="another network") as raised:
+        load_last(tmp_path, torch.nn.Linear(4, 2), None)
+    assert not isinstance(raised.value, Damaged)
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    module, optimizer = made(3)
+    with pytest.raises(OSError, match="No space left"):
+        save_last(tmp_path, module, Progress(step=3), optimizer)
+    monkeypatch.undo()
+    assert load_last(tmp_path, *made()).step == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == [LAST, PREVIOUS]
+    assert save_checkpoint(tmp_path / "x", module, Progress(), optimizer) is None
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bmo_cli.results.run_folder import RunFolder
+with RunFolder(Path(sys.argv[1])).claimed():
+    print("claimed", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_one_process_own_and_a_killed_one_holds_nothing(trained, bmo):
+    before = json.dumps(result(trained))
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, trained], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "claimed\n"
+        with pytest.raises(Busy), RunFolder(trained).claimed():
+            pass
+        done = bmo("train", "resume=run", "train.steps=6")
+        assert done.returncode == 2
+        assert "another process is training in" in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert json.dumps(result(trained)) == before
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    with RunFolder(trained).claimed():
+        pass
+
+
+def test_a_damaged_last_checkpoint_costs_an_interval_and_no_more(bmo, tiny, tmp_path):
+    steps = ["train.steps=6", "train.schedule=constant"]
+    assert bmo("train", *tiny, *steps, "hydra.run.dir=whole").returncode == 0
+    first = ["train.steps=4", "train.schedule=constant", "hydra.run.dir=parts"]
+    assert bmo("train", *tiny, *first).returncode == 0
+    last = tmp_path / "parts" / "checkpoints" / LAST
+    last.write_bytes(last.read_bytes()[:-100])
+    done = bmo("train", "resume=parts", "train.steps=6")
+    assert done.returncode == 0, done.stderr
+    assert "going on from the one before, of step 2" in done.stdout
+    files = [tmp_path / name / "history.csv" for name in ("whole", "parts")]
+    without_time = [np.delete(np.genfromtxt(f, delimiter=","), 1, axis=1) for f in files]
+    np.testing.assert_array_equal(*without_time)
