@@ -47,6 +47,10 @@ COMMANDS = {
         "bmo table toy preset=cpu root=DATA jobs=2     (first with dry_run=true: how long?)",
     ),
 }
+RUNS = (
+    "list runs: status, task, scheme, score, age",
+    "bmo runs outputs status=failed,killed     (--csv: all metrics)",
+)
 _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
@@ -59,7 +63,7 @@ def usage() -> str:
     """What `bmo` and `bmo --help` print."""
     lines = ["bmo: an experiment runner for optimisation-derived learning", ""]
     lines += ["usage: bmo COMMAND [KEY=VALUE ...]", "", "commands"]
-    for name, (purpose, example) in COMMANDS.items():
+    for name, (purpose, example) in {**COMMANDS, "runs": RUNS}.items():
         lines += [f"  {name:<9}{purpose}", f"{'':11}{example}"]
     lines += [
         "",
@@ -81,9 +85,29 @@ def main() -> None:
         _completion(words)
     elif words[0] in COMMANDS:
         _run(words[0], words[1:])
+    elif words[0] == "runs":
+        _list_runs(words[1:])
     else:
-        hint = nearest(words[0], COMMANDS) or f"; commands: {', '.join(COMMANDS)}"
+        known = [*COMMANDS, "runs"]
+        hint = nearest(words[0], known) or f"; commands: {', '.join(known)}"
         _stop(InputError(f"unknown command '{words[0]}'{hint}"))
+
+
+def _list_runs(words: Sequence[str]) -> None:
+    from bmo_cli.results.runs import list_runs
+
+    try:
+        print(list_runs(words), flush=True)
+    except BmoError as error:
+        _stop(error)
+    except BrokenPipeError:
+        _reader_gone()
+
+
+def _reader_gone() -> NoReturn:
+    """`bmo ... | head`: leave quietly."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(141) from None
 
 
 def _run(command: str, words: Sequence[str]) -> None:
@@ -100,9 +124,8 @@ def _run(command: str, words: Sequence[str]) -> None:
             words = overrides = _table_named(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
-    except BrokenPipeError:  # `bmo train --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+    except BrokenPipeError:
+        _reader_gone()
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -52,10 +52,11 @@ class Killed(BmoError):
     """A process ended without a word: a signal, or the system was out of memory."""
 
     def __init__(self, code: int | None) -> None:
-        how = f"with code {code}"
         if code is not None and code < 0:
-            how = f"by {signal.Signals(-code).name}"
-        super().__init__(f"its process was ended {how} (out of memory?)")
+            name = signal.Signals(-code).name
+            super().__init__(f"its process was ended by {name} (out of memory?)")
+        else:
+            super().__init__(f"its process ended with code {code} and no word")
 
 
 def described(error: BaseException) -> dict[str, Any]:

@@ -6,6 +6,7 @@ is checked like any other configuration, and plug-ins are never taken from it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,7 +199,15 @@ def _load(file: Path) -> DictConfig:
     content = _read(file)
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: expected a mapping")
-    return OmegaConf.create(content)
+    try:
+        if expanded_size(content) > _MOST:
+            raise InputError(f"{file} is damaged: its interpolations stand for too much")
+        return OmegaConf.create(content)
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{file} is damaged: {detail or 'nested too deeply'}") from error
 
 
 def _apply(text: str, composed: DictConfig, merged: DictConfig) -> None:
@@ -211,6 +220,52 @@ def _apply(text: str, composed: DictConfig, merged: DictConfig) -> None:
     elif key.split(".")[0] in FROM_SNAPSHOT:
         value = OmegaConf.select(composed, key)
         OmegaConf.update(merged, key, value, merge=False, force_add=True)
+
+
+_MOST = 1e6
+_INTERPOLATION = re.compile(r"\$\{\s*(\.*)([\w.-]+)\s*\}")
+
+
+def expanded_size(content: object) -> float:
+    """Values and characters that a configuration has once its interpolations are resolved.
+
+    A few interpolations of one another can stand for gigabytes, as aliases can; this counts
+    without building them. What is circular is infinite.
+    """
+    known: dict[tuple[str, ...], float] = {}
+
+    def size(node: object, path: tuple[str, ...]) -> float:
+        if path in known:
+            return known[path]
+        known[path] = math.inf  # until it is known: what comes back here is circular
+        if isinstance(node, dict):
+            found = 1 + sum(size(child, (*path, str(key))) for key, child in node.items())
+        elif isinstance(node, list):
+            found = 1 + sum(size(child, (*path, str(i))) for i, child in enumerate(node))
+        else:
+            found = float(len(str(node))) + 1
+            for found_here in _INTERPOLATION.finditer(str(node)):
+                found += target(absolute(found_here, path))
+        known[path] = found
+        return found
+
+    def absolute(interpolation: re.Match[str], path: tuple[str, ...]) -> tuple[str, ...]:
+        dots, name = interpolation.groups()
+        return (*(path[: len(path) - len(dots)] if dots else ()), *name.split("."))
+
+    def target(path: tuple[str, ...]) -> float:
+        node = content
+        for i, key in enumerate(path):
+            alias = _INTERPOLATION.fullmatch(node) if isinstance(node, str) else None
+            if alias:  # a path through another interpolation
+                return target((*absolute(alias, path[:i]), *path[i:]))
+            try:
+                node = node[int(key)] if isinstance(node, list) else node[key]  # type: ignore[index]
+            except (KeyError, IndexError, TypeError, ValueError):
+                return 0.0  # there is no such key: resolving it says so
+        return size(node, path)
+
+    return size(content, ())
 
 
 class _PlainLoader(yaml.SafeLoader):

@@ -11,8 +11,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -35,15 +35,8 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_live, args=(function, arguments, threads, sender))
-        before = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()
-        if main:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited from the first instant on
-        try:
+        with _deaf_to_interrupts(), _spawning():
             self._process.start()
-        finally:
-            if main:
-                signal.signal(signal.SIGINT, before)
         sender.close()
         self._said: tuple[bool, Any] | None = None
 
@@ -80,6 +73,31 @@ class Child:
         if good:
             return content
         raise Killed(self._process.exitcode) if content is None else revived(content)
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Context in which SIGINT is ignored, which a process inherits from its first instant on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _spawning() -> Iterator[None]:
+    """Context in which `spawn` is the default: a new process takes over the default by name, and
+    joblib's workers have one that it does not know."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 def _live(

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
         return make_table(_plain(command, config), hydra.runtime.choices["table"])
     folder = RunFolder(Path(hydra.runtime.output_dir))
-    begun = False
+    begun, names = False, dict[str, str | None]()
     try:
         if command == "certify":
             _refuse_changes(typed)
@@ -100,7 +100,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             result = train(plain, names, folder, begin)
     except Exception as error:
         if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
-            _record_failure(folder, error)
+            _record_failure(folder, error, names)
         elif hydra.mode == RunMode.RUN:
             logging.shutdown()
             discard(folder.path)
@@ -176,13 +176,15 @@ def _dangling(error: InterpolationKeyError) -> InputError:
     )
 
 
-def _record_failure(folder: RunFolder, error: Exception) -> None:
+def _record_failure(folder: RunFolder, error: Exception, names: Mapping[str, str | None]) -> None:
     """result.json with the reason, and the traceback in run.log."""
     status = "interrupted" if isinstance(error, Interrupted | Killed) else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = folder.read_result()
-        folder.write_result({"metrics": {}, **before, "status": status, "message": message})
+        folder.write_result(
+            {"metrics": {}, **names, **before, "status": status, "message": message}
+        )
         if not isinstance(error, Interrupted):
             with (folder.path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))

@@ -13,7 +13,13 @@ from bmo_cli.certificate.findings import fall
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
 from bmo_cli.experiment.certify import run_identity, write_certificate
-from bmo_cli.experiment.checkpoint import Progress, load_checkpoint, load_last, parameter_count
+from bmo_cli.experiment.checkpoint import (
+    Progress,
+    has_last,
+    load_checkpoint,
+    load_last,
+    parameter_count,
+)
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -181,9 +187,12 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         )
     progress = Progress()
     if config["resume"] is not None:
-        progress = load_last(folder.checkpoints, experiment.omega, optimizer)
-        _require_something_left(folder, config, progress.step)
-        log.info("going on after step %d", progress.step)
+        if _has_begun(folder):
+            progress = load_last(folder.checkpoints, experiment.omega, optimizer)
+            _require_something_left(folder, config, progress.step)
+            log.info("going on after step %d", progress.step)
+        else:
+            log.info("the run was stopped before its first checkpoint: starting from the beginning")
     if config.get("precision") == "fp16" and experiment.device.type != "cuda":
         raise InputError(
             f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
@@ -211,6 +220,13 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         gradient.warm_up(first)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient)
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    """Whether there is, or ought to be, a checkpoint."""
+    result = folder.read_result()
+    stopped = result.get("status", "running") in ("running", "interrupted")
+    return has_last(folder.checkpoints) or not stopped or result.get("steps", 0) > 0
 
 
 def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: int) -> None:

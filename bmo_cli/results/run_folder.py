@@ -30,8 +30,11 @@ class RunFolder:
         self.path = path
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, *, clean: bool = True) -> Iterator[None]:
         """Context in which no other process trains here; a killed process claims nothing.
+
+        Args:
+            clean: whether to remove files that a killed process was writing.
 
         Raises:
             Busy: another one does.
@@ -47,9 +50,21 @@ class RunFolder:
                 ) from error
             except OSError:  # a file system without locks
                 pass
+            if clean:
+                self._remove_unfinished()
             yield
         finally:
             os.close(handle)
+
+    def _remove_unfinished(self) -> None:
+        """Files that a killed process was writing, see `write_atomically`."""
+        for folder, names in (
+            (self.path, ("result.json", "history.csv")),
+            (self.checkpoints, ("*.safetensors",)),
+        ):
+            for name in names:
+                for file in [*folder.glob(f".{name}"), *folder.glob(f".{name}.*")]:
+                    file.unlink(missing_ok=True)
 
     @property
     def checkpoints(self) -> Path:

@@ -1,0 +1,98 @@
+"""`bmo runs`: what is there, what is left to do, in lines and as CSV."""
+
+import csv
+import io
+import json
+import os
+
+import pytest
+
+from bmo_cli.errors import InputError
+from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.runs import COLUMNS, list_runs
+
+
+def make(folder, age, **result):
+    folder.mkdir(parents=True)
+    RunFolder(folder).write_result(result)
+    when = (folder / "result.json").stat().st_mtime - age
+    os.utime(folder / "result.json", (when, when))
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "outputs"
+    good = {"task": "deconv", "gkm": "prox", "net": "dncnn", "hyper": "bmo", "seed": 0, "steps": 4}
+    metrics = {"val/psnr": 20.5, "test/psnr": 31.25, "test/ssim": None}
+    make(root / "day" / "a", 7200, status="ok", metrics=metrics, **good)
+    make(root / "day" / "sweep" / "0", 90, status="running", **{**good, "hyper": "unrolled"})
+    make(root / "day" / "sweep" / "1", 5, status="failed", message="no\nway", **good)
+    (root / "day" / "b").mkdir()
+    (root / "day" / "b" / "result.json").write_text("{")
+    (root / "day" / "c\x1b[31m").mkdir()
+    (root / "day" / "c\x1b[31m" / "result.json").write_text('{"status": "ok", "metrics": 3}')
+    return root
+
+
+def rows(text):
+    return [line.split() for line in text.splitlines()[1:]]
+
+
+def test_a_line_a_run_the_oldest_first(outputs):
+    text = list_runs([])
+    assert text.splitlines()[0].split() == list(COLUMNS)
+    found = rows(text)
+    assert found[0] == [
+        *("outputs/day/a", "ok", "deconv", "prox", "dncnn", "bmo", "0", "4"),
+        *("test/psnr=31.25", "2", "h"),
+    ]
+    assert found[1][:2] == ["outputs/day/sweep/0", "killed"]
+    assert found[2][:2] == ["outputs/day/sweep/1", "failed"]
+    assert sorted(row[1] for row in found[3:]) == ["damaged", "ok"]
+    assert "\x1b" not in text and "c?[31m" in text
+
+
+def test_a_run_in_progress_is_not_killed(outputs):
+    with RunFolder(outputs / "day" / "sweep" / "0").claimed():
+        assert rows(list_runs([str(outputs)]))[1][1] == "running"
+
+
+def test_filters_and_folders(outputs):
+    assert len(rows(list_runs(["status=ok,failed", "hyper=bmo"]))) == 2
+    assert len(rows(list_runs([str(outputs / "day" / "sweep"), str(outputs / "day" / "a")]))) == 3
+    assert len(rows(list_runs([str(outputs), str(outputs / "day")]))) == 5
+    assert list_runs(["task=derain"]) == "no runs"
+
+
+def test_csv_has_every_metric(outputs):
+    found = list(csv.DictReader(io.StringIO(list_runs(["--csv"]))))
+    assert [row["status"] for row in found][:3] == ["ok", "killed", "failed"]
+    assert found[0]["test/psnr"] == "31.25" and found[0]["test/ssim"] == ""
+    assert found[2]["message"] == "no\nway"
+    assert 7200 <= int(found[0]["age_seconds"]) < 7300
+    assert json.loads((outputs / "day" / "sweep" / "0" / "result.json").read_text())["status"] == (
+        "running"  # nothing is written
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "no folder nowhere; name one that holds runs"),
+        (["statsu=ok"], "no column 'statsu'; did you mean 'status'?"),
+        (["--json"], "bmo runs has no --json; its flags are --csv and --help"),
+    ],
+)
+def test_mistakes(outputs, words, said):
+    with pytest.raises(InputError, match="^" + said.replace("?", r"\?")):
+        list_runs(words)
+
+
+def test_the_command_line(bmo, trained):
+    done = bmo("runs", ".", "status=ok")
+    assert done.returncode == 0, done.stderr
+    assert rows(done.stdout)[0][:2] == ["run", "ok"]
+    refused = bmo("runs", "nowhere")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "usage: bmo runs" in bmo("runs", "--help").stdout
