@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, Interrupted, nearest
+from bmo_cli.errors import BmoError, InputError, Interrupted, nearest, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -257,6 +257,11 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return InputError(
+            "a group (task, gkm, net, hyper, ...) takes the name of a choice, not a number; "
+            f"'bmo {command} --help' lists the choices"
+        )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         detail = " ".join(str(error).split())
         return BmoError(
@@ -287,5 +292,5 @@ def _completion(words: Sequence[str]) -> None:
 
 
 def _stop(error: BmoError) -> NoReturn:
-    print(f"bmo: {error}", file=sys.stderr)
+    print(f"bmo: {printable(str(error))}", file=sys.stderr)
     raise SystemExit(error.exit_code)

@@ -92,6 +92,11 @@ class _Elsewhere(Exception):
     """The traceback of another process."""
 
 
+def printable(text: str) -> str:
+    """One line without control characters; names of files and values may hold any."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the choice most like `word`, or nothing when none is close."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)

@@ -239,8 +239,8 @@ def images(draw: random.Random, folder: Path, cases: int) -> Iterator[tuple[str,
             files.append((source.name, file))
         ended = isolated(lambda files=files: [_read(file) for _, file in files], folder)
         for name, file in files:
-            alone = ended if not ended.code and ended.code is not None else None
-            alone = alone or isolated(lambda file=file: _read(file), folder)
+            clean = ended.code == 0 and not ended.said.strip()
+            alone = ended if clean else isolated(lambda file=file: _read(file), folder)
             fault = fault_of(alone, (0,)) or ("it said something" if alone.said.strip() else "")
             yield f"{name}, {file.name}", fault and f"{fault}: {alone.said[-1500:]}"
             file.unlink()

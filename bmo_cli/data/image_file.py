@@ -7,9 +7,13 @@ silently; imagecodecs and tifffile decode those.
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ FORMATS = "PNG, JPEG, BMP or TIFF"
 _TIFF = (b"II*\0", b"MM\0*")
 MAX_MEGAPIXELS = 200.0
 """Images that claim more are refused before they are decoded, unless the user allows more."""
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is said in one line, here
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit is lower, and only a warning
 
 
@@ -120,6 +125,29 @@ def _decode(content: bytes, file: Path, limit: _Limit) -> Photograph:
                 raise InputError(f"{file} holds {len(tiff.pages)} pages; expected one image")
             if tiff.pages[0].bitspersample > 8:
                 return _split(_decode_tiff(tiff.pages[0], file, limit), file)
+    with _silent_libraries() if content[:4] in _TIFF else nullcontext():
+        return _decode_common(content, file, limit)
+
+
+_silence = threading.Lock()
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """Context in which libtiff's own lines, from C to the standard error, go nowhere."""
+    with _silence:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def _decode_common(content: bytes, file: Path, limit: _Limit) -> Photograph:
+    """What Pillow decodes without loss."""
     image: Image.Image = Image.open(io.BytesIO(content))
     limit.require(image.width, image.height, file)
     if image.format == "PNG" and content[24] == 16:

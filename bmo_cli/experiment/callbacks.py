@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.snapshot import quoted
-from bmo_cli.errors import InputError
+from bmo_cli.errors import InputError, printable
 from bmo_cli.results.run_folder import RunFolder
 
 MOST_FAILED = 100
@@ -60,7 +60,7 @@ class SweepSummary(Callback):
         if not failed:
             return
         for job, reason in failed.items():
-            print(f"bmo: failed: {job}: {' '.join(str(reason).split())}", file=sys.stderr)
+            print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
         again = f"; run these again with 'bmo train resume={folder}'"
         print(
             f"bmo: {len(failed)} of {len(jobs)} jobs failed"

@@ -138,7 +138,10 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
     if missing:
         key = min(missing, key=lambda name: list(config).index(name.split(".")[0]))
         raise InputError(f"{key} is missing; give it as bmo {command} {key}=...")
-    run = config.get("resume") if command in ("train", "audit") else config.run
+    key = "resume" if command in ("train", "audit") else "run"
+    run = config.get(key)
+    if run is not None and not isinstance(run, str):
+        raise InputError(f"'{key}' must be a run folder, got {run!r}")
     return config if run is None else with_changes(Path(run), config, typed)
 
 

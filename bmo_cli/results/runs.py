@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.errors import Busy, InputError, nearest
+from bmo_cli.errors import Busy, InputError, nearest, printable
 from bmo_cli.results.run_folder import RunFolder
 
 COLUMNS = ("run", "status", "task", "gkm", "net", "hyper", "seed", "steps", "score", "age")
@@ -49,9 +49,7 @@ class Run:
             value = _score(self.result.get("metrics"))
         else:
             value = self.result.get(column)
-        # A folder's name and a result may be a stranger's: no control characters on a terminal.
-        text = "" if value is None else str(value)
-        return "".join(c if c.isprintable() else "?" for c in text)
+        return "" if value is None else printable(str(value))
 
 
 def list_runs(words: Sequence[str]) -> str:
