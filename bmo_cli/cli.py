@@ -55,6 +55,11 @@ _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
 }
+_FLAGS = _FLAGS_WITH_VALUE | {
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--info", "-i", "--shell-completion", "-sc"),
+}
+_NO_NAMES = {"nan", "inf", "true", "false", "null"}
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 SHELLS = ("bash", "zsh", "fish")
 
@@ -118,8 +123,9 @@ def _run(command: str, words: Sequence[str]) -> None:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    words = overrides = _flags_first(words)
+    overrides = list(words)
     try:
+        words = overrides = _flags_first(words)
         if command == "table":
             words = overrides = _table_named(words)
         overrides = _with_recorded(command, words)
@@ -214,6 +220,8 @@ def _flags_first(words: Sequence[str]) -> list[str]:
         if not word.startswith("-"):
             overrides.append(word)
             continue
+        if word.split("=")[0] not in _FLAGS:
+            raise InputError(f"unknown flag '{word}'{nearest(word, _FLAGS) or '; see bmo --help'}")
         flags.append(word)
         if word in _FLAGS_WITH_VALUE:
             flags += [value for value in [next(rest, None)] if value is not None]
@@ -257,11 +265,23 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+    from bmo_cli.config.locate import GROUPS
+
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return InputError(
-            "a group (task, gkm, net, hyper, ...) takes the name of a choice, not a number; "
-            f"'bmo {command} --help' lists the choices"
+            "memory ran out; use a smaller network (net.width, net.depth), train.batch or data.crop"
         )
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
+        return InputError(str(error))
+    if isinstance(error, TypeError | ValueError):  # of Hydra, where a group is given no name
+        for word in overrides:
+            key, _, value = word.lstrip("+~").partition("=")
+            named = re.fullmatch(r"[A-Za-z_][\w/-]*", value)
+            if key in GROUPS and (not named or value.lower() in _NO_NAMES):
+                return InputError(
+                    f"'{word}': a group takes the name of a choice; "
+                    f"'bmo {command} --help' lists the choices"
+                )
     if not isinstance(error, HydraException | OmegaConfBaseException):
         detail = " ".join(str(error).split())
         return BmoError(

@@ -20,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 EVERY = 5
+_STARTING = 6.0
+"""Seconds in which a killed run has not begun to train."""
 SETTINGS = [
     *("debug=tiny", "device=cpu", "data.crop=32", "net.width=8", "net.depth=3"),
     *(f"train.validate_every={EVERY}", "train.log_every=1", "data.eval_crop=64"),
@@ -31,7 +33,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     whole, killed = given.out / "whole", given.out / "killed"
@@ -42,8 +44,7 @@ def main() -> int:
     fresh, lost = [*words, f"hydra.run.dir={killed}"], []
     for number in range(1, given.kills + 1):
         process = _bmo(_words(killed, fresh))
-        # An attempt goes a little further than starting takes, so that the kills spread.
-        time.sleep(generator.uniform(0, 2) * seconds / given.kills + generator.uniform(0, 6))
+        time.sleep(generator.uniform(0, _STARTING + 1.2 * seconds / given.kills))
         process.kill()
         if process.wait() != -9:
             print(f"the run ended before kill {number}; take more --steps")

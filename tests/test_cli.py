@@ -84,6 +84,14 @@ MISTAKES = [
     (["eval", "run=nowhere"], "no run folder nowhere"),
     (["restore", "run=."], "is not a run folder"),
     (["train", "resume=nowhere"], "no run folder nowhere"),
+    (["train", "+resume=nan"], "'resume' must be a run folder, got nan"),
+    (["train", "net=-1"], "'net=-1': a group takes the name of a choice"),
+    (["train", "~task=nan"], "'~task=nan': a group takes the name of a choice"),
+    (["train", "+net=[1,[2]]"], "'+net=[1,[2]]': a group takes the name of a choice"),
+    (["train", "--hlp"], "unknown flag '--hlp'; did you mean '--help'?"),
+    (["train", "-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
+    (["train", "net.depth=99999999999"], "memory ran out; use a smaller network"),
+    (["train", "data.crop=1\n\x1b[31m"], r"'data.crop=1\n\x1b[31m'"),
 ]
 
 

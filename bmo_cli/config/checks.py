@@ -49,6 +49,7 @@ HalfOpenUnit = Annotated[float, _interval(0, 1, "[)")]
 OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
 Count = Annotated[int, Interval("be an integer >= 1", 1)]
 Index = Annotated[int, Interval("be an integer >= 0", 0)]
+Workers = Annotated[int, Interval("be an integer from 0 to 256", 0, 256)]
 Channels = Literal[1, 3]
 """1: gray, 3: colour."""
 Memory = Literal["auto", "full", "segments", "states"]

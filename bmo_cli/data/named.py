@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, Workers, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS
 from bmo_cli.data.image_set import ImageSet
 from bmo_cli.data.named_sets import SETS, Files, find, require
@@ -57,7 +57,7 @@ class Named(PhotographData):
         crop: Count = 64,
         eval_crop: Count | None = None,
         flips: Flips | None = None,
-        workers: Index | None = None,
+        workers: Workers | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         if test_set is not None:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import skimage.data
 
-from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Flips, Positive, Workers, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
 from bmo_cli.data.image_set import ImageSet, files_digest, image_files
 from bmo_cli.data.pairs import pair_files, require_alike
@@ -45,7 +45,7 @@ class PhotographData(ABC):
         crop: Count = 64,
         eval_crop: Count | None = None,
         flips: Flips = "all",
-        workers: Index | None = None,
+        workers: Workers | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         self.channels, self.crop, self.flips, self.workers = channels, crop, flips, workers
@@ -150,7 +150,7 @@ class Folder(PhotographData):
         crop: Count = 64,
         eval_crop: Count | None = None,
         flips: Flips = "all",
-        workers: Index | None = None,
+        workers: Workers | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__(
@@ -210,7 +210,7 @@ class Paired(PhotographData):
         crop: Count = 96,
         eval_crop: Count | None = None,
         flips: Flips = "all",
-        workers: Index | None = None,
+        workers: Workers | None = None,
         max_megapixels: Positive = MAX_MEGAPIXELS,
     ) -> None:
         super().__init__(

@@ -27,7 +27,8 @@ class UniqueFolder(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.run.dir`; a resumed run keeps its, `restore` and `table` make none."""
-        if config.get("resume") is None and config.hydra.job.name not in ("restore", "table"):
+        resumes = isinstance(config.get("resume"), str)
+        if not resumes and config.hydra.job.name not in ("restore", "table"):
             _replace(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:

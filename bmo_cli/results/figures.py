@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CURVES = (
     ("loss", "training loss", True),
@@ -19,16 +20,25 @@ _CURVES = (
 )
 
 
+def _new_figure(**options: Any) -> Figure:
+    """Matplotlib takes a second to import, for which the start of a run need not wait."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
+
+
 def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None:
     """Draw history.csv: loss, validation score, hyper-gradient norm and residual against steps."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    from matplotlib import ticker
+
+    figure = _new_figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for axis, (key, title, logarithmic) in zip(axes.flat, _CURVES, strict=True):
         points = [(row["step"], row[key]) for row in rows if not math.isnan(row[key])]
         if points:
             steps, values = zip(*points, strict=True)
             axis.plot(steps, values, marker="o" if len(points) < 30 else "", markersize=3)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             if logarithmic and min(values) > 0:
                 axis.set_yscale("log")
         axis.set_title(title.format(metric=metric), fontsize=10)
@@ -45,7 +55,7 @@ def side_by_side(
     height, width = next(iter(images.values())).shape[:2]
     dpi, gap, head = 100, 8, 34
     total = (width * len(images) + gap * (len(images) - 1), height + head)
-    figure = Figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
+    figure = _new_figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
     for i, (name, image) in enumerate(images.items()):
         left = i * (width + gap)
         area = (left / total[0], 0, width / total[0], height / total[1])
@@ -71,11 +81,13 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
         points: problem, method, evaluations and products, relative error, whether it is promised.
         file: to write.
     """
+    from matplotlib import ticker
+
     problems = list(dict.fromkeys(point[0] for point in points))
     methods = list(dict.fromkeys(point[1] for point in points))
     columns = min(3, len(problems))
     lines = -(-len(problems) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
+    figure = _new_figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     handles = {}
     for axis in axes.flat[len(problems) :]:
@@ -95,7 +107,7 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
                 )
         axis.set(title=problem, xscale="log", yscale="log")
         axis.axhline(1e-6, color="0.6", linewidth=0.8, linestyle="--")
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.tick_params(labelbottom=True)
         axis.set_xlabel("evaluations of T + products J$^T$v")
         axis.grid(alpha=0.3)
@@ -131,7 +143,9 @@ def certificate_figure(
         verdict: for the title.
         file: to write.
     """
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    from matplotlib import ticker
+
+    figure = _new_figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(f"convergence certificate: {verdict}", fontsize=11)
     left, middle, right = figure.subplots(1, 3)
     for i, (name, values) in enumerate(residuals.items()):
@@ -149,9 +163,9 @@ def certificate_figure(
     middle.set(title=f"validation {quality[1]}")
     for axis in (left, middle):
         axis.set(xscale="log", xlabel="iteration k")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
         axis.annotate(
             "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
@@ -161,7 +175,7 @@ def certificate_figure(
     if known:
         right.plot(*zip(*known, strict=True))
         right.set(yscale="log")
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     right.set(xlabel="hyper-training step t", title=r"|grad $\varphi_K(\omega^t)$|")
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
