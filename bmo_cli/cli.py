@@ -125,9 +125,7 @@ def _run(command: str, words: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     overrides = list(words)
     try:
-        words = overrides = _flags_first(words)
-        if command == "table":
-            words = overrides = _table_named(words)
+        words = overrides = (_table_named if command == "table" else _flags_first)(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except BrokenPipeError:
