@@ -47,10 +47,21 @@ COMMANDS = {
         "bmo table toy preset=cpu root=DATA jobs=2     (first with dry_run=true: how long?)",
     ),
 }
-RUNS = (
-    "list runs: status, task, scheme, score, age",
-    "bmo runs outputs status=failed,killed     (--csv: all metrics)",
-)
+OF_RUNS = {
+    "runs": (
+        "list runs: status, task, scheme, score, age",
+        "bmo runs outputs status=failed,killed     (--csv: all metrics)",
+    ),
+    "compare": (
+        "means, intervals, differences of equal seeds, effects of what was swept, cost",
+        "bmo compare outputs/DATE/SWEEP against=hyper=unrolled     (--csv)",
+    ),
+    "report": (
+        "write one HTML page about runs: which is best, did it converge, curves, images",
+        "bmo report outputs/DATE/SWEEP output=report.html",
+    ),
+}
+"""Commands about runs that are there: folders and filters, without Hydra."""
 _FLAGS_WITH_VALUE = {
     *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun"),
@@ -68,7 +79,7 @@ def usage() -> str:
     """What `bmo` and `bmo --help` print."""
     lines = ["bmo: an experiment runner for optimisation-derived learning", ""]
     lines += ["usage: bmo COMMAND [KEY=VALUE ...]", "", "commands"]
-    for name, (purpose, example) in {**COMMANDS, "runs": RUNS}.items():
+    for name, (purpose, example) in {**COMMANDS, **OF_RUNS}.items():
         lines += [f"  {name:<9}{purpose}", f"{'':11}{example}"]
     lines += [
         "",
@@ -90,23 +101,42 @@ def main() -> None:
         _completion(words)
     elif words[0] in COMMANDS:
         _run(words[0], words[1:])
-    elif words[0] == "runs":
-        _list_runs(words[1:])
+    elif words[0] in OF_RUNS:
+        _about_runs(words[0], words[1:])
     else:
-        known = [*COMMANDS, "runs"]
+        known = [*COMMANDS, *OF_RUNS]
         hint = nearest(words[0], known) or f"; commands: {', '.join(known)}"
         _stop(InputError(f"unknown command '{words[0]}'{hint}"))
 
 
-def _list_runs(words: Sequence[str]) -> None:
-    from bmo_cli.results.runs import list_runs
-
+def _about_runs(command: str, words: Sequence[str]) -> None:
     try:
-        print(list_runs(words), flush=True)
+        print(_said(command, words), flush=True)
     except BmoError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
         _stop(error)
     except BrokenPipeError:
         _reader_gone()
+
+
+def _said(command: str, words: Sequence[str]) -> str:
+    """What a command about runs answers."""
+    if command == "runs":
+        from bmo_cli.results import runs
+
+        return runs.USAGE if _wants_help(words) else runs.list_runs(words)
+    if command == "compare":
+        from bmo_cli.report import summary
+
+        return summary.USAGE if _wants_help(words) else summary.summary(words)
+    from bmo_cli.report import page
+
+    return page.USAGE if _wants_help(words) else page.write_report(words)
+
+
+def _wants_help(words: Sequence[str]) -> bool:
+    return bool({"--help", "-h"} & set(words))
 
 
 def _reader_gone() -> NoReturn:
@@ -300,7 +330,7 @@ def _completion(words: Sequence[str]) -> None:
     query = len(words) > 1 and words[1].startswith("query")
     if query and command is None:
         word = parts[1] if len(parts) > 1 else ""
-        print(" ".join(name for name in COMMANDS if name.startswith(word)))
+        print(" ".join(name for name in [*COMMANDS, *OF_RUNS] if name.startswith(word)))
         return
     if command is not None:
         rest = line.split(command, 1)[1].lstrip()

@@ -14,13 +14,12 @@ LAYERS = [
     {"solver", "data", "metrics", "memory"},
     {"gkm"},
     {"hyper", "tasks"},
-    {"audit", "certificate"},
+    {"audit", "certificate", "report"},
     {"experiment"},
     {"cli"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-SIBLINGS_ALLOWED = {"config", "experiment", "results", "data", "nets", "linear", "solver"}
 FILES = sorted(file for file in (ROOT / "bmo_cli").rglob("*.py") if file.name != "__init__.py")
 
 

@@ -179,6 +179,17 @@ def read_snapshot(run: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def recorded_config(run: Path) -> dict[str, Any]:
+    """The configuration of a run as it was written, interpolations unresolved, for showing it.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    content = OmegaConf.to_container(_load(run / ".hydra" / "config.yaml"), resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
 def _forget_weights(node: object) -> None:
     """Files that initial weights came from: the checkpoint has them, and a stranger's may not run.
 

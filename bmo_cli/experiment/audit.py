@@ -17,13 +17,12 @@ from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import BmoError, InputError, nearest
 from bmo_cli.experiment.build import instantiate, load_plugins
 from bmo_cli.experiment.compose import compose
-from bmo_cli.experiment.console import text_table
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.figures import error_against_cost
 from bmo_cli.results.run_folder import RunFolder, write_atomically
-from bmo_cli.results.tables import comma_separated, markdown
+from bmo_cli.results.tables import comma_separated, markdown, text_table
 
 log = logging.getLogger("bmo")
 

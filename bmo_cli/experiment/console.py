@@ -6,9 +6,11 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
+
+from bmo_cli.results.tables import text_table
 
 log = logging.getLogger("bmo")
 
@@ -86,15 +88,3 @@ def table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -
     for name, row in rows.items():
         cells.append([name, *(format(row.get(key, math.nan), columns[key]) for key in keys)])
     return text_table(cells)
-
-
-def text_table(cells: Sequence[Sequence[str]]) -> str:
-    """Lines of cells in aligned columns, the first column to the left."""
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    )

@@ -43,10 +43,10 @@ def evaluate_test(
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
-        `metrics` (flat, test/...), `images` (scores by name of the case), `protocol`, `data`, and
-        `flags` where the tolerance was not met.
+        `metrics` (flat, test/...), `images` (scores by name of the case), `pictures` (what was
+        written of it, in order), `protocol`, `data`, and `flags` where the tolerance was not met.
     """
-    shown = 0
+    shown: dict[str, list[str]] = {}
 
     def require_running() -> None:
         if stop.signal is not None:
@@ -57,12 +57,11 @@ def evaluate_test(
             )
 
     def report(evaluation: Evaluation) -> None:
-        nonlocal shown
         require_running()
-        if shown < settings["images"]:
-            shown += 1
+        if len(shown) < settings["images"]:
+            names = shown.setdefault(evaluation.case.name, [])
             try:
-                _write_pictures(experiment, evaluation, folder, shown)
+                names += _write_pictures(experiment, evaluation, folder, len(shown))
             except (OSError, ValueError) as error:  # a picture is not worth a finished run
                 log.warning("no picture of %s: %s", evaluation.case.name, error)
 
@@ -95,6 +94,7 @@ def evaluate_test(
     return {
         "metrics": metrics,
         "images": scores,
+        "pictures": shown,
         "protocol": task.protocol,
         "data": task.fingerprints(),
         "flags": _unmet(scores, settings),
@@ -118,20 +118,20 @@ def _unmet(
 
 def _write_pictures(
     experiment: Experiment, evaluation: Evaluation, folder: RunFolder, number: int
-) -> None:
+) -> list[str]:
+    """Write the pictures of a case; their names."""
     pictures = experiment.task.pictures(evaluation.estimate, evaluation.case, evaluation.scores)
     if not pictures:
-        return
+        return []
     folder.images.mkdir(exist_ok=True)
-    stem = evaluation.case.name.rsplit(".", 1)[0][:80]
+    case = evaluation.case.name
     arrays = {name: _array(picture.image) for name, picture in pictures.items()}
     for name, array in arrays.items():
         pixels = (array * 255).round().astype(np.uint8)
-        write_image(
-            folder.images / f"{number:02d}_{stem}_{name}.png", Photograph(pixels), overwrite=True
-        )
+        write_image(folder.picture(number, case, name), Photograph(pixels), overwrite=True)
     captions = {name: picture.caption for name, picture in pictures.items()}
-    side_by_side(arrays, captions, folder.images / f"{number:02d}_{stem}_side_by_side.png")
+    side_by_side(arrays, captions, folder.picture(number, case, "side_by_side"))
+    return list(arrays)
 
 
 def _array(picture: Tensor) -> NDArray[Any]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bmo_cli.experiment.console import text_table
 from bmo_cli.experiment.table_cell import Cell
+from bmo_cli.results.tables import text_table
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def listing(cells: Sequence[Cell], rerun: bool, open_places: int, jobs: int) -> 
     ends = f" with jobs={jobs}" if jobs > 1 else ""
     ends += f" ({open_places} cells depend on what tuning chooses)" if open_places else ""
     shown = (" and ".join(total) or "nothing to run") + ends
-    listed = "\n".join(line.rstrip() for line in text_table(lines).splitlines())
-    return f"{listed}\n\nin all: {shown}; nothing was run or written"
+    return f"{text_table(lines)}\n\nin all: {shown}; nothing was run or written"
 
 
 def _state(cell: Cell, rerun: bool) -> str:

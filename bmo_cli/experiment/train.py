@@ -83,6 +83,7 @@ def _trained(
         "metrics": {},
         **names,
         "seed": config["seed"],
+        "metric": _described(task),
         "parameters": parameter_count(experiment.omega),
         "versions": versions(),
         "git": git_state(),
@@ -253,6 +254,16 @@ def _require_fit(experiment: Experiment, sample: Sample) -> None:
             f"task has shape {shape}; use net=none"
         )
     scheme.bind(sample.problem)
+
+
+def _described(task: Task) -> dict[str, Any]:
+    """What readers of result.json need in order to compare its scores."""
+    return {
+        "name": task.metric,
+        "unit": task.unit,
+        "larger_is_better": task.larger_is_better,
+        "formats": dict(task.columns),
+    }
 
 
 def _show(task: Task) -> Callable[[float], str]:

@@ -76,6 +76,11 @@ class RunFolder:
         """Where pictures are."""
         return self.path / "images"
 
+    def picture(self, number: int, case: str, name: str) -> Path:
+        """File of a picture of the test case with this number, from 1 on."""
+        stem = case.rsplit(".", 1)[0][:80]
+        return self.images / f"{number:02d}_{stem}_{name}.png"
+
     def write_snapshot(self, text: str | None) -> None:
         """Replace the configuration in .hydra/config.yaml; None: the one there is stays."""
         if text is not None:

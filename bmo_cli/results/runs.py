@@ -13,6 +13,7 @@ from typing import Any
 
 from bmo_cli.errors import Busy, InputError, nearest, printable
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.tables import text_table
 
 COLUMNS = ("run", "status", "task", "gkm", "net", "hyper", "seed", "steps", "score", "age")
 USAGE = f"""bmo runs: the runs below a folder (outputs by default), the oldest first
@@ -30,26 +31,92 @@ class Run:
     """A folder with a result.json.
 
     Attributes:
-        name: of the folder, relative to where one stands if it is below.
+        path: of the folder.
         result: its content; of a damaged one status and message alone.
         age: seconds since it was written.
     """
 
-    name: str
+    path: Path
     result: Mapping[str, Any]
     age: float
+
+    @property
+    def name(self) -> str:
+        """Of the folder, relative to where one stands if it is below."""
+        relative = os.path.relpath(self.path)
+        return str(self.path.resolve()) if relative.startswith("..") else relative
 
     def shown(self, column: str) -> str:
         """A cell of the list; empty where the run has no such thing."""
         if column == "run":
             value: Any = self.name
         elif column == "age":
-            value = _since(self.age)
+            value = since(self.age)
         elif column == "score":
             value = _score(self.result.get("metrics"))
         else:
             value = self.result.get(column)
         return "" if value is None else printable(str(value))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a command line about runs asks for.
+
+    Attributes:
+        runs: below the folders that it names, those that its filters leave, the oldest first.
+        flags: that it has.
+        values: of the command's own keys.
+        roots: the folders.
+    """
+
+    runs: Sequence[Run]
+    flags: frozenset[str]
+    values: Mapping[str, str]
+    roots: Sequence[Path]
+
+
+def select(
+    words: Sequence[str], command: str, flags: Sequence[str] = (), keys: Sequence[str] = ()
+) -> Selection:
+    """Read the words of a command about runs: folders, COLUMN=VALUE filters, flags, its own keys.
+
+    Args:
+        words: of the command line.
+        command: for messages.
+        flags: that the command has.
+        keys: that it has beside the columns, as KEY=VALUE.
+
+    Raises:
+        InputError: no such folder, column or flag.
+    """
+    given = [word for word in words if word.startswith("-")]
+    for flag in given:
+        if flag not in flags:
+            raise InputError(
+                f"bmo {command} has no {flag}; its flags are {', '.join([*flags, '--help'])}"
+            )
+    pairs = [word.partition("=") for word in words if "=" in word and word not in given]
+    filters, values = [], {}
+    for key, _, value in pairs:
+        if key in keys:
+            values[key] = value
+        elif key in COLUMNS:
+            filters.append((key, value.split(",")))
+        else:
+            known = f"; columns: {', '.join(COLUMNS)}"
+            raise InputError(f"no column '{key}'{nearest(key, [*keys, *COLUMNS]) or known}")
+    roots = [Path(word) for word in words if word not in given and "=" not in word]
+    for root in roots:
+        if not root.is_dir():
+            raise InputError(f"no folder {root}; name one that holds runs, as outputs")
+    roots = roots or [Path("outputs")]
+    found = [
+        run
+        for run in find_runs(roots)
+        if all(run.shown(column) in wanted for column, wanted in filters)
+    ]
+    return Selection(found, frozenset(given), values, roots)
 
 
 def list_runs(words: Sequence[str]) -> str:
@@ -61,33 +128,13 @@ def list_runs(words: Sequence[str]) -> str:
     Raises:
         InputError: no such folder, column or flag.
     """
-    if "--help" in words or "-h" in words:
-        return USAGE
-    flags = [word for word in words if word.startswith("-")]
-    if set(flags) - {"--csv"}:
-        raise InputError(f"bmo runs has no {flags[0]}; its flags are --csv and --help")
-    filters = [word.partition("=") for word in words if "=" in word]
-    for column, _, _ in filters:
-        if column not in COLUMNS:
-            known = f"; columns: {', '.join(COLUMNS)}"
-            raise InputError(f"no column '{column}'{nearest(column, COLUMNS) or known}")
-    roots = [Path(word) for word in words if word not in flags and "=" not in word]
-    for root in roots:
-        if not root.is_dir():
-            raise InputError(f"no folder {root}; name one that holds runs, as outputs")
-    found = [
-        run
-        for run in find_runs(roots or [Path("outputs")])
-        if all(run.shown(column) in values.split(",") for column, _, values in filters)
-    ]
-    if "--csv" in flags:
-        return _csv(found)
-    if not found:
+    selection = select(words, "runs", ("--csv",))
+    if "--csv" in selection.flags:
+        return _csv(selection.runs)
+    if not selection.runs:
         return "no runs"
-    lines = [COLUMNS, *([run.shown(column) for column in COLUMNS] for run in found)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ((c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+    lines = [COLUMNS, *([run.shown(column) for column in COLUMNS] for run in selection.runs)]
+    return text_table(lines, left=len(COLUMNS))
 
 
 def find_runs(roots: Sequence[Path]) -> list[Run]:
@@ -114,7 +161,7 @@ def _read(file: Path) -> Run:
     if result.get("status") == "running" and not _is_claimed(folder):
         result["status"] = "killed"
     age = max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
-    return Run(os.path.relpath(file.parent), result, age)
+    return Run(file.parent, result, age)
 
 
 def _is_claimed(folder: RunFolder) -> bool:
@@ -136,7 +183,8 @@ def _score(metrics: object) -> str:
     return ""
 
 
-def _since(seconds: float) -> str:
+def since(seconds: float) -> str:
+    """An age in its largest unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.results.table_sheet import (
     Line,
     Mark,
@@ -12,7 +13,6 @@ from bmo_cli.results.table_sheet import (
     Sheet,
     compare,
     marks,
-    mean_and_interval,
 )
 from bmo_cli.results.tables import booktabs, latex_escaped
 

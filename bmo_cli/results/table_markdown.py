@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.results.table_sheet import (
     Line,
     Mark,
@@ -9,7 +10,6 @@ from bmo_cli.results.table_sheet import (
     Sheet,
     compare,
     marks,
-    mean_and_interval,
 )
 from bmo_cli.results.tables import markdown
 

@@ -6,13 +6,13 @@ values of its runs, one a seed.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bmo_cli.config.schema import Published
+from bmo_cli.results.statistics import mean_and_interval
 
 Mark = Literal["best", "second", ""]
 DECIBELS = ("psnr", "nmse")
@@ -108,17 +108,6 @@ class Comparison:
     difference: str
     verdict: str
     protocol: str
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95 % interval by Student's t; None for a single value."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return mean, None
-    from scipy.stats import t
-
-    spread = statistics.stdev(values) / math.sqrt(len(values))
-    return mean, float(t.ppf(0.975, len(values) - 1)) * spread
 
 
 def marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:

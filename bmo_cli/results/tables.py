@@ -1,4 +1,4 @@
-"""Tables as Markdown, LaTeX (booktabs) and CSV: rows of text in, text out."""
+"""Tables as plain text, Markdown, LaTeX (booktabs) and CSV: rows of text in, text out."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ _LATEX = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
     "\N{MULTIPLICATION SIGN}": r"$\times$", "\N{MINUS SIGN}": "$-$",
 }  # fmt: skip
+
+
+def text_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Lines of cells in aligned columns.
+
+    Args:
+        cells: lines of equal length.
+        left: how many columns are aligned to the left; the others are to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    )
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

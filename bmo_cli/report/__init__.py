@@ -1,0 +1,1 @@
+"""What runs say together: `bmo compare` and `bmo report`."""

@@ -1,0 +1,292 @@
+"""Runs compared: groups of equal settings, differences of pairs, effects, quality against cost.
+
+Runs that differ in their seed alone form a group. Intervals are Student's, at 95 %, over seeds; a
+difference is that of runs with equal seeds, so that what the seed decides is not in its scatter.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bmo_cli.errors import InputError
+from bmo_cli.report.entry import Entry, Metric, mapping
+from bmo_cli.report.factors import Factor, describe, factors
+from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
+
+COSTS = {"evaluations": "T evals", "seconds": "seconds", "memory": "MiB"}
+"""What a run costs: evaluations of T and products with its derivatives in training, seconds of
+training, and the largest memory of its process."""
+_SAME_INPUT = 0.01
+"""by how much scores of the observations may differ between machines"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and half the width of its 95 % interval (None: one value), of so many values."""
+
+    mean: float
+    interval: float | None
+    count: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.interval is not None and abs(self.mean) > self.interval
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: the settings that set it apart.
+        entries: its runs.
+        indices: theirs in the comparison.
+        values: of the metric, by seed; of a seed that was run twice the mean.
+        costs: means, by the keys of `COSTS`.
+        difference: to the group compared against, over equal seeds; None: it is that group, or
+            they share no seed.
+        front: the costs at which no other group beats it.
+    """
+
+    label: str
+    entries: Sequence[Entry]
+    indices: Sequence[int]
+    values: Mapping[str, float]
+    costs: Mapping[str, float]
+    difference: Estimate | None = None
+    front: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> Estimate | None:
+        """Over its seeds; None: no run has a value."""
+        return estimate(list(self.values.values()))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a setting changes, everything else being equal.
+
+    Attributes:
+        key: that was varied.
+        value: compared with `reference`.
+        reference: the value that most runs can be compared with.
+        change: of the metric, over all runs that have an equal one with the other value.
+    """
+
+    key: str
+    value: str
+    reference: str
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that can be said of some runs of one problem.
+
+    Attributes:
+        metric: that they are compared by.
+        factors: in what they differ.
+        groups: the best first, those without a value at the end.
+        against: label of the group that differences are taken to.
+        effects: of every factor.
+    """
+
+    metric: Metric
+    factors: Sequence[Factor]
+    groups: Sequence[Group]
+    against: str
+    effects: Sequence[Effect]
+
+
+def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None) -> Comparison:
+    """Compare runs of one problem, see `same_problem`.
+
+    Args:
+        entries: the runs, failed ones too.
+        metric: to compare by.
+        against: part of the label of the group that differences are taken to; None: the best.
+
+    Raises:
+        InputError: not exactly one group is meant.
+    """
+    found = factors(entries)
+    groups = _grouped(entries, found, metric)
+    sign = -1 if metric.larger_is_better else 1
+    groups.sort(key=lambda g: (g.score is None, sign * g.score.mean if g.score else 0.0, g.label))
+    base = _chosen(groups, against)
+    fronts = _fronts(groups, metric)
+    groups = [
+        Group(
+            *(g.label, g.entries, g.indices, g.values, g.costs),
+            None if g is base else estimate(paired_differences(g.values, base.values)),
+            tuple(cost for cost in COSTS if g.label in fronts[cost]),
+        )
+        for g in groups
+    ]
+    effects = [one for factor in found for one in _effects(entries, found, factor, metric)]
+    return Comparison(metric, found, groups, base.label, effects)
+
+
+def different_problem(a: Entry, b: Entry) -> str | None:
+    """Why the scores of two runs do not compare, in words; None: they do.
+
+    They compare where the task, the protocol, the test data and the observations are the same. The
+    observations are known by their own scores.
+    """
+    for name, get in _IDENTITY.items():
+        if get(a) != get(b):
+            return f"{name}: {get(a) or 'none'} and {get(b) or 'none'}"
+    if a.cases and b.cases:
+        if set(a.cases) != set(b.cases):
+            return "the test cases have other names"
+        for case, scores in a.cases.items():
+            for key in scores:
+                other = b.cases[case].get(key, scores[key])
+                if key.endswith("_input") and abs(scores[key] - other) > _SAME_INPUT:
+                    return f"other observations: {key} of {case} is {scores[key]:g} and {other:g}"
+    return None
+
+
+def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """The runs, those of one problem together; one that failed joins the first of its task."""
+    found: list[list[Entry]] = []
+    unscored = [entry for entry in entries if not entry.finished]
+    for entry in (e for e in entries if e.finished):
+        home = next((p for p in found if different_problem(p[0], entry) is None), None)
+        if home is None:
+            found.append([entry])
+        else:
+            home.append(entry)
+    for entry in unscored:
+        home = next((p for p in found if p[0].choice("task") == entry.choice("task")), None)
+        if home is None:
+            found.append([entry])
+        else:
+            home.append(entry)
+    return found
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """Mean and interval of some values; None of none."""
+    return Estimate(*mean_and_interval(values), len(values)) if values else None
+
+
+def cost(entry: Entry, name: str) -> float | None:
+    """One of `COSTS` of a run."""
+    if name == "seconds":
+        return entry.value("train_seconds")
+    if name == "memory":
+        return entry.value("peak_rss_mib")
+    evaluations = entry.value("evaluations")
+    return None if evaluations is None else evaluations + (entry.value("products") or 0)
+
+
+def _test_data(entry: Entry) -> str:
+    data = mapping(entry.run.result.get("data"))
+    parts = [mapping(data.get(split)).get("hash") for split in ("test", "test_rain")]
+    parts += [data.get("kernels"), data.get("dictionary")]
+    return " ".join(str(part) for part in parts if part is not None)
+
+
+_IDENTITY: Mapping[str, Callable[[Entry], str]] = {
+    "other tasks": lambda entry: entry.choice("task"),
+    "other protocols": lambda entry: str(entry.run.result.get("protocol", "")),
+    "other test data": _test_data,
+}
+
+
+def _grouped(entries: Sequence[Entry], found: Sequence[Factor], metric: Metric) -> list[Group]:
+    members: dict[str, list[int]] = {}
+    for i in range(len(entries)):
+        members.setdefault(describe(found, i), []).append(i)
+    return [
+        Group(
+            label,
+            [entries[i] for i in indices],
+            indices,
+            _by_seed([entries[i] for i in indices], metric),
+            {name: mean for name in COSTS for mean in _mean_cost(entries, indices, name)},
+        )
+        for label, indices in members.items()
+    ]
+
+
+def _by_seed(entries: Sequence[Entry], metric: Metric) -> dict[str, float]:
+    values: dict[str, list[float]] = {}
+    for entry in entries:
+        value = entry.value(metric.name) if entry.finished else None
+        if value is not None:
+            values.setdefault(entry.seed, []).append(value)
+    return {seed: statistics.fmean(several) for seed, several in values.items()}
+
+
+def _mean_cost(entries: Sequence[Entry], indices: Sequence[int], name: str) -> list[float]:
+    known = [cost(entries[i], name) for i in indices if entries[i].finished]
+    values = [value for value in known if value is not None]
+    return [statistics.fmean(values)] if values else []
+
+
+def _chosen(groups: Sequence[Group], against: str | None) -> Group:
+    if against is None:
+        return groups[0]
+    fits = [group for group in groups if against in group.label]
+    fits = [group for group in fits if group.label == against] or fits
+    if len(fits) != 1:
+        listed = "; ".join(group.label for group in fits or groups)
+        which = "several groups fit" if fits else "no group fits"
+        raise InputError(f"against={against}: {which}; name one of: {listed}")
+    return fits[0]
+
+
+def _fronts(groups: Sequence[Group], metric: Metric) -> dict[str, set[str]]:
+    fronts = {}
+    for name in COSTS:
+        known = [(g, g.score.mean, g.costs[name]) for g in groups if g.score and name in g.costs]
+        best = undominated(
+            [(quality, spent) for _, quality, spent in known],
+            larger_is_better=metric.larger_is_better,
+        )
+        fronts[name] = {g.label for (g, _, _), one in zip(known, best, strict=True) if one}
+    return fronts
+
+
+def _effects(
+    entries: Sequence[Entry], found: Sequence[Factor], factor: Factor, metric: Metric
+) -> list[Effect]:
+    """Differences of means between runs with equal seeds that agree in every other factor.
+
+    Keys of a group have no meaning where another choice of it was made, so that they are not held
+    equal where the choice itself is compared.
+    """
+    others = [f for f in found if f is not factor and not f.within(factor.key)]
+    if factor.key == "method":  # it chooses all but the problem
+        others = [f for f in others if f.within("task")]
+    by_level: dict[str, dict[str, list[float]]] = {}
+    for i, entry in enumerate(entries):
+        value = entry.value(metric.name) if entry.finished else None
+        if value is not None:
+            rest = repr([entry.seed, *(f.values[i] for f in others)])
+            by_level.setdefault(factor.values[i], {}).setdefault(rest, []).append(value)
+    means = {
+        level: {rest: statistics.fmean(values) for rest, values in cells.items()}
+        for level, cells in by_level.items()
+    }
+    levels = [level for level in factor.levels if level in means]
+    if factor.key == "method":  # without one, runs differ in much else
+        levels = [level for level in levels if level != ""]
+
+    def against(reference: str) -> list[Effect]:
+        return [
+            Effect(factor.key, level, reference, change)
+            for level in levels
+            if level != reference
+            for change in [estimate(paired_differences(means[level], means[reference]))]
+            if change is not None
+        ]
+
+    # the value that most can be compared with; the first of several
+    found_effects = [against(level) for level in levels]
+    return max(found_effects, key=lambda e: sum(one.change.count for one in e), default=[])

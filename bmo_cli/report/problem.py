@@ -1,0 +1,175 @@
+"""Runs of one problem in the order that a reader wants them: the best by validation first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bmo_cli.report.comparison import Comparison, Group, compare
+from bmo_cli.report.entry import Entry, Metric, mapping, number
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Whether a run's iteration converges.
+
+    Attributes:
+        kind: good, bad, unsure or none.
+        verdict: a few words.
+        why: a line.
+    """
+
+    kind: str
+    verdict: str
+    why: str
+
+
+class Problem:
+    """Runs whose scores compare.
+
+    Args:
+        entries: the runs.
+        first: number of the first of them on the page.
+    """
+
+    def __init__(self, entries: Sequence[Entry], first: int = 0) -> None:
+        self.first = first
+        known = [m for entry in entries for m in [entry.metric("test")] if m]
+        self.test = known[0] if known else None
+        self.validation = self._split("val")
+        self.entries = sorted(entries, key=self._rank)
+
+    def _split(self, split: str) -> Metric | None:
+        if self.test is None:
+            return None
+        name = f"{split}/{self.test.name.partition('/')[2]}"
+        return Metric(name, self.test.larger_is_better, self.test.unit, self.test.layout)
+
+    def _rank(self, entry: Entry) -> tuple[bool, float]:
+        value = self.chosen_by(entry)
+        sign = -1 if self.test is None or self.test.larger_is_better else 1
+        usable = value is not None and entry.finished
+        return not usable, sign * value if usable and value is not None else 0.0
+
+    def chosen_by(self, entry: Entry) -> float | None:
+        """The score that a run is chosen by: validation, so that test scores choose nothing."""
+        if self.test is None or self.validation is None:
+            return None
+        value = entry.value(self.validation.name)
+        return entry.value(self.test.name) if value is None else value
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """Of the test scores (validation where nothing was tested), against the chosen group."""
+        if self.test is None or self.validation is None:
+            return None
+        tested = any(entry.value(self.test.name) is not None for entry in self.entries)
+        by_validation = compare(self.entries, self.validation)
+        return compare(
+            self.entries,
+            self.test if tested else self.validation,
+            by_validation.groups[0].label,
+        )
+
+    @property
+    def best(self) -> Group | None:
+        """The group that validation chooses."""
+        found = self.comparison
+        if found is None:
+            return None
+        return next(group for group in found.groups if group.label == found.against)
+
+    @property
+    def title(self) -> str:
+        """Of the problem: its task."""
+        return self.entries[0].choice("task")
+
+    def number(self, entry: Entry) -> int:
+        """Of a run on the page."""
+        return self.first + self.entries.index(entry)
+
+    @cached_property
+    def labels(self) -> Sequence[str]:
+        """A name for every run: what sets it apart, with its seed where seeds differ."""
+        found = self.comparison
+        labels = [entry.name for entry in self.entries]
+        if found is not None:
+            for group in found.groups:
+                for i in group.indices:
+                    labels[i] = group.label
+        seeds = {entry.seed for entry in self.entries}
+        if len(seeds) > 1:
+            labels = [
+                f"{label} seed={entry.seed}"
+                for label, entry in zip(labels, self.entries, strict=True)
+            ]
+        return labels
+
+    @property
+    def ranked_labels(self) -> list[tuple[int, str, Entry]]:
+        """Number, label and run of those that finished, the best first."""
+        return [
+            (self.number(entry), label, entry)
+            for entry, label in zip(self.entries, self.labels, strict=True)
+            if entry.finished
+        ]
+
+
+def convergence(entry: Entry) -> Convergence:
+    """What the certificate says of a run."""
+    verdict = entry.run.result.get("certificate")
+    if verdict is None:
+        last, count = entry.value("test/residual"), entry.value("test/iterations")
+        measured = last is not None and count is not None
+        why = f"test residual {last:.0e} after {count:.0f} iterations" if measured else ""
+        return Convergence("none", "no certificate", why)
+    if verdict == "refused":
+        return Convergence("bad", "certificate refused", "a measured pair contradicts a bound")
+    ends = [points[-1] for points in residual_curves(entry).values() if points]
+    seen = ""
+    if ends:
+        count, largest = max(k for k, _ in ends), max(residual for _, residual in ends)
+        seen = f"residual {largest:.0e} after {count:.0f} iterations"
+    if verdict == "certified":
+        return Convergence("good", "converges (certified)", seen)
+    found = {row.get("name"): row for row in findings(entry, "predictions")}
+    falls = found.get("the residual goes to 0 from every start", {}).get("verdict")
+    found = {row.get("name"): row for row in findings(entry, "assumptions")}
+    why = str(found.get("D is nonexpansive in G", {}).get("meaning", ""))
+    why = "; ".join(text for text in (seen, why) if text)
+    if falls == "holds":
+        return Convergence("unsure", "converged here, not certified", why)
+    if falls == "violated":
+        return Convergence("bad", "does not converge", why)
+    return Convergence("unsure", "not certified", why)
+
+
+def findings(entry: Entry, kind: str) -> list[Mapping[str, Any]]:
+    """`assumptions` or `predictions` of the certificate."""
+    found = entry.certificate.get(kind)
+    return [mapping(row) for row in found] if isinstance(found, list) else []
+
+
+def residual_curves(entry: Entry) -> dict[str, list[tuple[float, float]]]:
+    """Residuals by start for k = 1, 2, ... from the certificate."""
+    found = {}
+    for name, trajectory in mapping(entry.certificate.get("trajectories")).items():
+        values = mapping(trajectory).get("residuals")
+        if isinstance(values, list):
+            points = [(float(k), v) for k, v in enumerate(map(number, values), 1) if v is not None]
+            found[str(name)] = points
+    return found
+
+
+def late_gain(problem: Problem, entry: Entry) -> float | None:
+    """By how much the best validation score improved in the last quarter of training."""
+    rows = [row for row in entry.history if math.isfinite(row["val"])]
+    if problem.test is None or len(rows) < 4:
+        return None
+    pick = max if problem.test.larger_is_better else min
+    until = rows[0]["step"] + 0.75 * (rows[-1]["step"] - rows[0]["step"])
+    early = [row["val"] for row in rows if row["step"] <= until]
+    return abs(pick(row["val"] for row in rows) - pick(early))

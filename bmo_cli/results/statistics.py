@@ -1,0 +1,41 @@
+"""Means with their uncertainty, and what no other choice beats in quality and cost."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and half the width of its 95 % interval by Student's t; None for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return mean, None
+    from scipy.stats import t
+
+    spread = statistics.stdev(values) / math.sqrt(len(values))
+    return mean, float(t.ppf(0.975, len(values) - 1)) * spread
+
+
+def paired_differences(a: Mapping[str, float], b: Mapping[str, float]) -> list[float]:
+    """a - b of the keys that both have: differences of equal seeds or equal cases.
+
+    What a pair shares (the initial weights, the photograph) is no part of their scatter.
+    """
+    return [value - b[key] for key, value in a.items() if key in b]
+
+
+def undominated(
+    points: Sequence[tuple[float, float]], *, larger_is_better: bool = True
+) -> list[bool]:
+    """Which points (quality, cost) lie on the Pareto front.
+
+    A point is dominated if another one is at least as good and at most as costly, and differs.
+    """
+    sign = 1 if larger_is_better else -1
+
+    def dominates(a: tuple[float, float], b: tuple[float, float]) -> bool:
+        return sign * a[0] >= sign * b[0] and a[1] <= b[1] and a != b
+
+    return [not any(dominates(other, point) for other in points) for point in points]
