@@ -15,14 +15,14 @@ PSNR = {
 }
 
 
-def make_run(folder, score, *, config=None, pictures=False, validation=None, **given):
+def make_run(folder, score, *, config=None, painted=False, validation=None, **given):
     """A finished run with this test score.
 
     Args:
         folder: to make.
         score: test/psnr; None: no score.
         config: content of .hydra/config.yaml.
-        pictures: whether it has pictures of its only case.
+        painted: whether it has pictures of its only case.
         validation: val/psnr, by default the test score.
         given: entries of result.json that differ.
     """
@@ -48,7 +48,7 @@ def make_run(folder, score, *, config=None, pictures=False, validation=None, **g
         "peak_rss_mib": 500.0,
         **given,
     }
-    if pictures:
+    if painted:
         (folder / "images").mkdir()
         case = next(iter(result["images"]))
         result["pictures"] = {case: ["clean", "degraded", "restored"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from bmo_cli.report.charts import COLOURS, Series, lines, scatter
-from bmo_cli.report.comparison import COSTS, Estimate
+from bmo_cli.report.comparison import COSTS, Estimate, Group
 from bmo_cli.report.entry import Entry, Metric, mapping, number
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.pictures import Album
@@ -49,7 +49,7 @@ def verdict(problem: Problem) -> str:
             "score",
         ),
         tag("p", escaped(_margin(problem)), "margin") if len(found.groups) > 1 else "",
-        tag("ul", "".join(tag("li", one) for one in _converged(problem, entry)), "facts"),
+        tag("ul", "".join(tag("li", one) for one in _converged(problem, best)), "facts"),
         tag("p", f"run {tag('code', escaped(entry.name))}", "quiet"),
     ]
     certified = any(one.certificate for one in problem.entries)
@@ -80,9 +80,17 @@ def _margin(problem: Problem) -> str:
     return text + ("" if other.difference.is_clear else ", within the scatter of seeds")
 
 
-def _converged(problem: Problem, entry: Entry) -> list[str]:
-    state = convergence(entry)
-    facts = [badge(state.kind, state.verdict) + " " + tag("span", escaped(state.why))]
+def _converged(problem: Problem, best: Group) -> list[str]:
+    """Of the iteration, of training, and what did not finish."""
+    members = [e for e in problem.entries if e in best.entries and e.finished]
+    states = [convergence(member) for member in members]
+    facts = []
+    for words in dict.fromkeys(state.verdict for state in states):
+        alike = [state for state in states if state.verdict == words]
+        of = f": {len(alike)} of {len(states)} seeds" if len(states) > 1 else ""
+        mark = badge(alike[0].kind, words + of)
+        facts.append(f"{mark} {tag('span', escaped(alike[0].why))}")
+    entry = members[0]
     gain, fall = late_gain(problem, entry), entry.value("train/gradient_fall")
     if gain is not None and problem.test is not None:
         unit = f" {problem.test.unit}" if problem.test.unit else ""

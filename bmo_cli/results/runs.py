@@ -94,7 +94,7 @@ def select(
     for flag in given:
         if flag not in flags:
             raise InputError(
-                f"bmo {command} has no {flag}; its flags are {', '.join([*flags, '--help'])}"
+                f"bmo {command} has no {flag}; its flags are {', '.join(flags)} and --help"
             )
     pairs = [word.partition("=") for word in words if "=" in word and word not in given]
     filters, values = [], {}
