@@ -281,7 +281,12 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         resumed.add(Path(folder).absolute())
         typed = [word for word in words if not word.startswith("resume=")]
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
-        return _flags_first([*combine(sweep, typed), where, "--multirun"])
+        for text in sweep.left_out:
+            print(
+                f"bmo: not taken from {folder}: {printable(text)} (type it again, if you trust it)",
+                file=sys.stderr,
+            )
+        return _flags_first([*combine(sweep.overrides, typed), where, "--multirun"])
     own_choices = any(word.startswith(("--config-dir", "-cd")) for word in words)
     recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.

@@ -1,8 +1,10 @@
 """Sweeps: jobs that fail, are killed or run out of memory hide no other and are run again."""
 
+import os
+
 import pytest
 import yaml
-from conftest import result
+from conftest import ROOT, result
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
 from bmo_cli.errors import InputError
@@ -75,13 +77,44 @@ def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):
 
 
 def test_a_strangers_sweep_brings_no_commands(tmp_path):
-    task = ["seed=0,1", "plugins=[evil.py]", "+hydra.callbacks.a._target_=os.system", "~hydra.x"]
-    hydra = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.setup=[rm]"]
-    hydra += ["hydra.run.dir=/etc", "hydra/launcher=../x", "hydra.launcher.n_jobs=2;rm"]
+    harmless = ["seed=0,1", "~optim.betas", "+train.clip=1", "net=dncnn,lip", "hyper=choice(bmo)"]
+    harmful = [
+        *(
+            "plugins=[evil.py]",
+            "+plugins=[evil.py]",
+            "plugins@=x",
+            " plugins=[e.py]",
+            "+ plugins=[e]",
+        ),
+        *("+hydra.callbacks.a._target_=os.system", "~hydra.x", "hydra@hydra=x", "seed@hydra=x"),
+        *("experiment=../../evil", "+experiment=/evil", "task@hydra.callbacks.x=deconv", "net=a/b"),
+        *("'plugins'=[e]", "plugins\n=[e]", "run=x", "net@plugins=lip", "--config-dir=x", "-cd=x"),
+    ]
+    launching = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    commands = ["hydra.launcher.setup=[rm]", "hydra.run.dir=/etc", "hydra/launcher=../x"]
+    commands += ["hydra.launcher.n_jobs=2;rm", "hydra.searchpath=[file:///evil]"]
+    of_itself = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=/etc", "resume=x"]
+    task, hydra = harmless + harmful, launching + commands + of_itself
     content = {"hydra": {"overrides": {"task": task, "hydra": hydra}}}
     (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content))
     found = recorded_sweep(tmp_path)
-    assert found == ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert found.overrides == harmless + launching
+    assert found.left_out == harmful + commands
+
+
+def test_a_strangers_sweep_runs_no_code_of_a_yaml_that_it_names(bmo, tiny, tmp_path):
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    (evil / "code.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    (evil / "x.yaml").write_text(f"# @package _global_\nplugins: [{evil / 'code.py'}]\n")
+    path = os.path.relpath(evil / "x", ROOT / "configs" / "experiment")
+    content = {"hydra": {"overrides": {"task": [*tiny, f"experiment={path}"], "hydra": []}}}
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "multirun.yaml").write_text(yaml.safe_dump(content))
+    done = bmo("train", "resume=sweep")
+    assert not (tmp_path / "ran").exists()
+    assert f"not taken from sweep: experiment={path} (type it again" in done.stderr
 
 
 @pytest.mark.parametrize("text", ["a", "[]", "hydra: 1", "hydra: {overrides: {task: [1]}}", "&a x"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, OVERLAYS, choices
+from bmo_cli.config.schema import Config
 from bmo_cli.errors import InputError
 
 
@@ -66,16 +68,33 @@ def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
 
 
 _LAUNCHING = re.compile(r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+")
+_NAMES = re.compile(r"[\w\-,()* ]+")
+"""choices of a group: no paths, which would lead to a stranger's own YAML"""
+_OF_HYDRA_ITSELF = re.compile(r"hydra\.(mode|sweep\.dir)=.*|resume=.*", re.DOTALL)
 
 
-def recorded_sweep(folder: Path) -> list[str] | None:
-    """What was typed when a sweep was started, as far as it may be typed again.
+@dataclass(frozen=True)
+class RecordedSweep:
+    """What was typed when a sweep was started.
 
-    Of what concerns Hydra that is the name of the launcher and of the sweeper: their settings may
-    hold commands, and the folder may be a stranger's. Plug-ins have to be named again, too.
+    Attributes:
+        overrides: that may be typed again.
+        left_out: that the user has to name again, if they are wanted: a stranger's settings of
+            Hydra may hold commands, and plug-ins are programs.
+    """
+
+    overrides: list[str]
+    left_out: list[str]
+
+
+def recorded_sweep(folder: Path) -> RecordedSweep | None:
+    """Read what was typed when a sweep was started.
+
+    The folder may be a stranger's: what is typed again are keys of a run, choices by name, and the
+    names of the launcher and of the sweeper.
 
     Returns:
-        Overrides, or None where this is not the folder of a sweep.
+        None where this is not the folder of a sweep.
 
     Raises:
         InputError: damaged.
@@ -93,12 +112,18 @@ def recorded_sweep(folder: Path) -> list[str] | None:
         if not isinstance(part, list) or not all(isinstance(item, str) for item in part):
             raise InputError(f"{file} is damaged: expected a list in hydra.overrides.{key}")
         given += part
-    return [
-        text
-        for text in given
-        if _LAUNCHING.fullmatch(text)
-        or _own(text).split(".")[0].split("/")[0] not in ("plugins", "resume", "hydra")
-    ]
+    taken = [text for text in given if _LAUNCHING.fullmatch(text) or _is_of_a_run(text)]
+    rest = [text for text in given if text not in taken and not _OF_HYDRA_ITSELF.fullmatch(text)]
+    return RecordedSweep(taken, rest)
+
+
+def _is_of_a_run(text: str) -> bool:
+    """Whether an override changes nothing but what a run computes."""
+    key, _, value = text.lstrip("+~").partition("=")
+    if key in GROUPS:
+        return bool(_NAMES.fullmatch(value))
+    keys = {field.name for field in fields(Config)} - {"plugins", "resume"}
+    return bool(re.fullmatch(r"[\w.]+", key)) and key.split(".")[0] in keys
 
 
 def refuse_changes_of_a_sweep(typed: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Look at every job's result."""
         folder = Path(str(config.hydra.sweep.dir))
-        jobs = sorted(file.parent.parent for file in folder.glob("*/.hydra/overrides.yaml"))
+        jobs = sorted(file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml"))
         failed = {}
         for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
             try:

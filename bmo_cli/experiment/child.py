@@ -21,6 +21,9 @@ import torch
 from bmo_cli.errors import Killed, described, revived
 from bmo_cli.experiment.allocator import keep_freed_memory
 
+_PARTING = 60.0
+"""seconds that a process has to end after its last word"""
+
 
 class Child:
     """Starts `function(*arguments)`.
@@ -50,7 +53,10 @@ class Child:
         if self._said is None and self._receiver.poll(timeout):
             with suppress(EOFError):
                 self._said = self._receiver.recv()
-            self._process.join()
+            self._process.join(_PARTING)
+            if self._process.is_alive():  # what it had to say is said; a thread of it hangs
+                self._process.kill()
+                self._process.join()
             self._receiver.close()
             self._said = self._said or (False, None)
         return self._said is not None
