@@ -6,6 +6,7 @@ a configuration is reported without waiting for either.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, Interrupted, nearest, printable
+from bmo_cli.errors import BmoError, InputError, Interrupted, nearest, of_the_system, printable
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,7 +93,19 @@ def usage() -> str:
 
 def main() -> None:
     """Entry point of the console script."""
-    words = sys.argv[1:]
+    try:
+        _command(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _reader_gone()
+    except OSError as error:  # of the output
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        _silence()
+        _stop(of_the_system(error))
+
+
+def _command(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
     elif words[0] in ("-V", "--version"):
@@ -111,13 +124,11 @@ def main() -> None:
 
 def _about_runs(command: str, words: Sequence[str]) -> None:
     try:
-        print(_said(command, words), flush=True)
+        print(_said(command, words))
     except BmoError as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         _stop(error)
-    except BrokenPipeError:
-        _reader_gone()
 
 
 def _said(command: str, words: Sequence[str]) -> str:
@@ -141,8 +152,13 @@ def _wants_help(words: Sequence[str]) -> bool:
 
 def _reader_gone() -> NoReturn:
     """`bmo ... | head`: leave quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _silence()
     raise SystemExit(141) from None
+
+
+def _silence() -> None:
+    """What is still to be printed has no place; Python would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: str, words: Sequence[str]) -> None:
@@ -150,6 +166,7 @@ def _run(command: str, words: Sequence[str]) -> None:
     # machine; not spinning at all makes each operation wait until its threads have woken up.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to stop
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -315,6 +332,8 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
                     f"'{word}': a group takes the name of a choice; "
                     f"'bmo {command} --help' lists the choices"
                 )
+    if isinstance(error, OSError):
+        return of_the_system(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         detail = " ".join(str(error).split())
         return BmoError(

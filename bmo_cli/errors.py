@@ -8,9 +8,11 @@ traceback is shown.
 from __future__ import annotations
 
 import difflib
+import errno
 import signal
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -47,6 +49,8 @@ class Busy(InputError):
 class DiskFull(BmoError):
     """No space is left; what is done stays usable."""
 
+    exit_code = 4
+
 
 class Killed(BmoError):
     """A process ended without a word: a signal, or the system was out of memory."""
@@ -59,8 +63,48 @@ class Killed(BmoError):
             super().__init__(f"its process ended with code {code} and no word")
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system says that no space is left, or none that one may use."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
+    """Turn the error of a full disk into a line.
+
+    Args:
+        what: was being written.
+        then: what to do once there is room.
+
+    Raises:
+        DiskFull: no space is left.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        raise DiskFull(
+            f"no space left on the disk while writing {what}; what is done stays usable: make room "
+            f"and {then}"
+        ) from error
+
+
+def of_the_system(error: OSError) -> BmoError:
+    """An error of the operating system that nobody foresaw, in a line."""
+    if is_disk_full(error):
+        return DiskFull("no space left on the disk; make room and give the same command again")
+    where = f"{error.filename}: " if error.filename else ""
+    return InputError(f"{where}{error.strerror or error}")
+
+
 def described(error: BaseException) -> dict[str, Any]:
     """An error as plain data, to tell another process of it."""
+    if is_disk_full(error):
+        full = DiskFull(
+            "no space left on the disk; what is done stays usable: make room and start it again"
+        )
+        error = full.with_traceback(error.__traceback__)
     return {
         "kind": type(error).__name__,
         "message": str(error),

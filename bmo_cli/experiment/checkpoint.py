@@ -130,7 +130,7 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
         Damaged: missing, truncated, or not what was written.
         InputError: of another network.
     """
-    tensors, meta = _read(file)
+    tensors, meta = read_checkpoint(file)
     weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
     _require_same(file, weights, omega.state_dict())
     omega.load_state_dict(weights)
@@ -145,7 +145,12 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
     return progress
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and texts of a checkpoint.
+
+    Raises:
+        Damaged: missing, truncated, or not what was written.
+    """
     if not file.is_file():
         raise Damaged(f"no checkpoint {file}; the run has not trained, or it was moved")
     try:

@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes
-from bmo_cli.errors import BmoError, Busy, InputError, Interrupted, Killed
+from bmo_cli.errors import (
+    BmoError,
+    Busy,
+    DiskFull,
+    InputError,
+    Interrupted,
+    Killed,
+    disk_full_in_one_line,
+)
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.callbacks import discard
 from bmo_cli.results.run_folder import RunFolder
@@ -56,6 +64,8 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         return make_table(_plain(command, config), hydra.runtime.choices["table"])
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun, names = False, dict[str, str | None]()
+    resume = f"go on with 'bmo train resume={folder.path}'"
+    again = resume if command == "train" else "give the same command again"
     try:
         if command == "certify":
             _refuse_changes(typed)
@@ -63,7 +73,6 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         plain = _plain(command, effective)
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
-
         snapshot = None if existing is None else OmegaConf.to_yaml(effective)
 
         def begin() -> None:
@@ -72,32 +81,9 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             begun = True
             folder.write_snapshot(snapshot)
 
-        if command == "eval":
-            from bmo_cli.experiment.evaluate import evaluate_run
-
-            result = evaluate_run(plain, names, folder, begin)
-        elif command == "certify":
-            from bmo_cli.experiment.certify import certify_run
-
-            result = certify_run(plain, names, folder, begin)
-        elif command == "audit":
-            from bmo_cli.experiment.audit import audit
-
-            result = audit(plain, names, folder, begin)
-        elif hydra.mode == RunMode.MULTIRUN:
-            from bmo_cli.experiment.sweep_job import run_sweep_job
-
-            written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
-            result = run_sweep_job(plain, names, folder, written)
-        elif plain["train"].get("devices", 1) > 1:
-            from bmo_cli.experiment.parallel import train_on_devices
-
-            written = OmegaConf.to_container(hydra.job_logging, resolve=True)
-            result = train_on_devices(plain, names, folder, written, snapshot, begin)
-        else:
-            from bmo_cli.experiment.train import train
-
-            result = train(plain, names, folder, begin)
+        with disk_full_in_one_line(str(folder.path), again):
+            result = _run(command, plain, names, folder, snapshot, begin)
+            folder.write_result(result)
     except Exception as error:
         if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
             _record_failure(folder, error, names)
@@ -105,9 +91,44 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             logging.shutdown()
             discard(folder.path)
         raise
-    folder.write_result(result)
     log.info("results in %s", _relative(folder.path))
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
+
+
+def _run(
+    command: str,
+    config: dict[str, Any],
+    names: Mapping[str, str | None],
+    folder: RunFolder,
+    snapshot: str | None,
+    begin: Callable[[], None],
+) -> dict[str, Any]:
+    """The command itself; it imports torch only now, when the configuration is known to be good."""
+    if command == "eval":
+        from bmo_cli.experiment.evaluate import evaluate_run
+
+        return evaluate_run(config, names, folder, begin)
+    if command == "certify":
+        from bmo_cli.experiment.certify import certify_run
+
+        return certify_run(config, names, folder, begin)
+    if command == "audit":
+        from bmo_cli.experiment.audit import audit
+
+        return audit(config, names, folder, begin)
+    hydra = HydraConfig.get()
+    written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
+    if hydra.mode == RunMode.MULTIRUN:
+        from bmo_cli.experiment.sweep_job import run_sweep_job
+
+        return run_sweep_job(config, names, folder, written)
+    if config["train"].get("devices", 1) > 1:
+        from bmo_cli.experiment.parallel import train_on_devices
+
+        return train_on_devices(config, names, folder, written, snapshot, begin)
+    from bmo_cli.experiment.train import train
+
+    return train(config, names, folder, begin)
 
 
 _PLACES = tuple(
@@ -181,17 +202,20 @@ def _dangling(error: InterpolationKeyError) -> InputError:
 
 def _record_failure(folder: RunFolder, error: Exception, names: Mapping[str, str | None]) -> None:
     """result.json with the reason, and the traceback in run.log."""
-    status = "interrupted" if isinstance(error, Interrupted | Killed) else "failed"
+    goes_on = isinstance(error, Interrupted | Killed | DiskFull)
+    status = "interrupted" if goes_on else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = folder.read_result()
         folder.write_result(
             {"metrics": {}, **names, **before, "status": status, "message": message}
         )
-        if not isinstance(error, Interrupted):
+        if not isinstance(error, Interrupted | DiskFull):
             with (folder.path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))
     except (OSError, InputError) as second:
+        if isinstance(error, DiskFull):  # no room for that either
+            return
         print(f"bmo: the failure could not be recorded: {second}", file=sys.stderr)
 
 

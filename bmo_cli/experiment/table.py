@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.errors import BmoError, InputError
+from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.table_documents import csv_document, sheet
 from bmo_cli.experiment.table_estimate import listing
 from bmo_cli.experiment.table_pictures import pictures
 from bmo_cli.experiment.table_plan import Plan, require_sound, scaled
-from bmo_cli.experiment.table_run import disk_full_in_one_line, run_cells
+from bmo_cli.experiment.table_run import ONCE_MORE, run_cells
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.table_latex import latex_document
 from bmo_cli.results.table_markdown import markdown_document
@@ -53,7 +53,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         cells, rerun = [*plan.candidates, *plan.cells], config["stale"] == "run"
         log.info("\n%s", listing(cells, rerun, plan.unsettled, config["jobs"]))
         return
-    with disk_full_in_one_line(str(out)):
+    with disk_full_in_one_line(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
         with _locked(out):
             failures = _run(plan, name, out, config)

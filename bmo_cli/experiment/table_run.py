@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import shutil
 import time
@@ -14,7 +13,13 @@ from pathlib import Path
 import torch
 import yaml
 
-from bmo_cli.errors import BmoError, DiskFull, Interrupted, Killed
+from bmo_cli.errors import (
+    BmoError,
+    Interrupted,
+    Killed,
+    disk_full_in_one_line,
+    is_disk_full,
+)
 from bmo_cli.experiment.child import Child
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.standing import goes_on
@@ -25,18 +30,7 @@ from bmo_cli.results.run_folder import write_atomically
 log = logging.getLogger("bmo")
 
 
-@contextmanager
-def disk_full_in_one_line(what: str) -> Iterator[None]:
-    """Turn the error of a full disk into a line that says what was being written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFull(
-            f"no space left on the disk while writing {what}; what is done stays usable: make room "
-            "and give the same command again"
-        ) from error
+ONCE_MORE = "give the same command again"
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
@@ -95,7 +89,7 @@ def run_cell(cell: Cell) -> str:
         Busy: another process trains there.
         DiskFull: the next start goes on with it.
     """
-    with disk_full_in_one_line(str(cell.folder.path)):
+    with disk_full_in_one_line(str(cell.folder.path), ONCE_MORE):
         begun = _prepared(cell)
         path, before = cell.folder.path, cell.folder.read_result() if begun else {}
         config = cell.composed.config | {"resume": str(path) if begun else None}
@@ -113,7 +107,7 @@ def run_cell(cell: Cell) -> str:
                 _record(cell, "interrupted", str(error), seconds())
                 raise
             except Exception as error:  # one cell must not hide the others
-                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                if is_disk_full(error):
                     with suppress(OSError):
                         _record(cell, "interrupted", "the disk was full", seconds())
                     raise

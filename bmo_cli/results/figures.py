@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+
+from bmo_cli.results.run_folder import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +28,13 @@ def _new_figure(**options: Any) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(**options)
+
+
+def save_figure(figure: Figure, file: Path, dpi: int) -> None:
+    """Write a PNG, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=dpi, format="png")
+    write_atomically(file, content.getvalue())
 
 
 def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None:
@@ -45,7 +55,7 @@ def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None
         axis.grid(alpha=0.3)
     for axis in axes[1]:
         axis.set_xlabel("hyper-training step")
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, 110)
 
 
 def side_by_side(
@@ -71,7 +81,7 @@ def side_by_side(
         axis.set_title(
             captions.get(name, name), fontsize=min(11, width / 18), pad=8, parse_math=False
         )
-    figure.savefig(file, dpi=dpi)
+    save_figure(figure, file, dpi)
 
 
 def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file: Path) -> None:
@@ -122,7 +132,7 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
         title="filled: promised to be exact; hollow: biased, or flagged",
         title_fontsize=8,
     )
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, 110)
 
 
 def certificate_figure(
@@ -179,4 +189,4 @@ def certificate_figure(
     right.set(xlabel="hyper-training step t", title=r"|grad $\varphi_K(\omega^t)$|")
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, 110)

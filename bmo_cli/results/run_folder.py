@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import io
 import json
 import math
 import os
@@ -59,7 +60,7 @@ class RunFolder:
     def _remove_unfinished(self) -> None:
         """Files that a killed process was writing, see `write_atomically`."""
         for folder, names in (
-            (self.path, ("result.json", "history.csv")),
+            (self.path, ("result.json", "history.csv", "curves.png", "certificate.*")),
             (self.checkpoints, ("*.safetensors",)),
         ):
             for name in names:
@@ -101,18 +102,18 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def read_history(self) -> list[dict[str, float]]:
-        """Rows of history.csv; empty cells are nan."""
+        """Rows of history.csv; empty cells are nan. A last line that was cut off is no row."""
         file = self.path / "history.csv"
         if not file.is_file():
             return []
-        with file.open(newline="", encoding="utf-8") as stream:
-            try:
-                reader = csv.DictReader(stream)
-                given = reader.fieldnames or ()
-                names = {"val" if key.startswith("val_") else key: key for key in given}
-                return [{key: float(row[names[key]] or "nan") for key in HISTORY} for row in reader]
-            except (KeyError, TypeError, ValueError) as error:
-                raise InputError(f"{file} is damaged: {error}") from error
+        try:
+            content = file.read_text(encoding="utf-8")
+            reader = csv.DictReader(io.StringIO(content[: content.rfind("\n") + 1]))
+            given = reader.fieldnames or ()
+            names = {"val" if key.startswith("val_") else key: key for key in given}
+            return [{key: float(row[names[key]] or "nan") for key in HISTORY} for row in reader]
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file} is damaged: {error}") from error
 
 
 class History:

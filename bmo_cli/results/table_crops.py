@@ -15,6 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from bmo_cli.results.figures import save_figure
+
 Image = NDArray[Any]
 _PANEL, _GAP, _DPI = 224, 8, 150  # pixels; text is set for this resolution
 _LABEL, _NOTE, _TITLE = 40, 26, 30
@@ -108,7 +110,7 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
         f"|image - clean| x {_GAIN}, the same scale for all",
         7, va="bottom", color="0.3",
     )  # fmt: skip
-    figure.savefig(file, dpi=_DPI)
+    save_figure(figure, file, _DPI)
 
 
 def _show(axis: Axes, image: Image) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from bmo_cli.results.figures import save_figure
+
 
 @dataclass(frozen=True)
 class Course:
@@ -90,7 +92,7 @@ def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None
     axes[3].set_xscale("log", base=2)
     axes[3].set_xticks(counts, [str(k) for k in counts])
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(methods))
-    figure.savefig(file, dpi=110)
+    save_figure(figure, file, 110)
 
 
 @dataclass(frozen=True)
@@ -165,4 +167,4 @@ def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
     )
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file, 120)

@@ -1,0 +1,122 @@
+"""A small run and a small table for scripts that disturb them, and whether two are equal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+EVERY = 5
+"""steps between two checkpoints"""
+STARTING = 6.0
+"""seconds in which a run has not begun to train"""
+RUN = [
+    *("train", "debug=tiny", "device=cpu", "data.crop=32", "net.width=8", "net.depth=3"),
+    *(f"train.validate_every={EVERY}", "train.log_every=1", "data.eval_crop=64"),
+]
+TABLE = ["table", "toy", "preset=smoke", "jobs=2"]
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    """`bmo` in a process group of its own; what it says as an error can be read."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bmo_cli", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(words: list[str]) -> bool:
+    """Run `bmo`; whether it ended well."""
+    process = start(words)
+    said = process.communicate()[1].decode()
+    if process.returncode != 0:
+        print(f"exit code {process.returncode}: {said[-500:]}")
+    return process.returncode == 0
+
+
+def words_again(run: Path, fresh: list[str]) -> list[str]:
+    """What starts a run again: nothing has begun where there is no configuration yet."""
+    if (run / ".hydra" / "overrides.yaml").is_file():
+        return ["train", f"resume={run}"]
+    if run.exists():  # stopped between the folder and the configuration
+        for file in sorted(run.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        run.rmdir()
+    return fresh
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    """Rows of the history, without their times."""
+    file = run / "history.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return [_timeless(row) for row in csv.DictReader(stream)]
+
+
+def last_row(run: Path) -> int:
+    """Step of the last row; 0: there is none."""
+    found = rows(run)
+    return int(found[-1]["step"]) if found else 0
+
+
+def saved_step(run: Path) -> int:
+    """Step of the last checkpoint; 0: there is none."""
+    file = run / "checkpoints" / "last.safetensors"
+    if not file.is_file():
+        return 0
+    with safe_open(file, "pt") as archive:
+        return int(json.loads(archive.metadata()["progress"])["step"])
+
+
+def same_run(whole: Path, other: Path) -> bool:
+    """Compare a disturbed run with a whole one, a line a check."""
+    names = ("best.safetensors", "last.safetensors")
+    pairs = [[load_file(run / "checkpoints" / name) for run in (whole, other)] for name in names]
+    equal = all(
+        a.keys() == b.keys() and all(bool((a[key] == b[key]).all()) for key in a) for a, b in pairs
+    )
+    good = check("weights and optimiser equal, bit for bit", equal)
+    good &= check(
+        f"{len(rows(whole))} rows of history equal, time aside", rows(whole) == rows(other)
+    )
+    good &= check("scores equal", _scores(whole) == _scores(other))
+    return good & check("no stray file", not stray_files(other))
+
+
+def same_table(whole: Path, other: Path) -> bool:
+    """Compare a disturbed table with a whole one, a line a check."""
+    good = check("the table's values equal, time aside", _cells(whole) == _cells(other))
+    return good & check("no stray file", not stray_files(other))
+
+
+def stray_files(folder: Path) -> list[Path]:
+    """What a writer left that was stopped."""
+    kinds = ("safetensors", "json", "csv", "md", "tex", "png", "yaml")
+    return [file for kind in kinds for file in folder.rglob(f".*.{kind}*")]
+
+
+def check(text: str, good: bool) -> bool:
+    """Print a line; whether it is good."""
+    print(f"{'yes' if good else 'NO '}  {text}", flush=True)
+    return good
+
+
+def _scores(run: Path) -> dict[str, float]:
+    return _timeless(json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"])
+
+
+def _cells(out: Path) -> list[dict[str, str]]:
+    with (out / "toy-smoke.csv").open(newline="", encoding="utf-8") as stream:
+        return [_timeless(row) for row in csv.DictReader(stream)]
+
+
+def _timeless(row: dict) -> dict:
+    return {key: value for key, value in row.items() if "seconds" not in key}
