@@ -14,7 +14,7 @@ LAYERS = [
     {"solver", "data", "metrics", "memory"},
     {"gkm"},
     {"hyper", "tasks"},
-    {"audit", "certificate", "report"},
+    {"audit", "certificate", "report", "loggers"},
     {"experiment"},
     {"cli"},
     {"__main__"},

@@ -187,6 +187,7 @@ class Config:
     """whether training says where its time went"""
     certify: bool = False
     certificate: Certify | None = None
+    logger: Target | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +250,9 @@ SCHEMAS: dict[str, type] = {
     "audit": AuditConfig,
     "table": TableConfig,
 }
-PART_PACKAGES = tuple(f"bmo_cli.{name}." for name in ("tasks", "gkm", "nets", "hyper", "data"))
+PART_PACKAGES = tuple(
+    f"bmo_cli.{name}." for name in ("tasks", "gkm", "nets", "hyper", "data", "loggers")
+)
 TORCH_TARGETS = ("torch.optim.",)
 _TORCH_ARGUMENTS: dict[str, Any] = {
     "lr": Positive,

@@ -157,7 +157,7 @@ FROM_SNAPSHOT = (
     *(group for group in GROUPS if group not in OVERLAYS),
     *("train", "eval", "seed", "certify", "certificate"),
 )
-_ADDED = ("certify", "certificate")
+_ADDED = ("certify", "certificate", "logger")
 """of them those that runs made by an earlier version do not have"""
 
 

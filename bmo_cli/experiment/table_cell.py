@@ -120,7 +120,8 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {k: _contents(v) for k, v in config.items() if k not in ("plugins", "resume")}
+        elsewhere = ("plugins", "resume", "logger")  # what changes no number
+        counted = {k: _contents(v) for k, v in config.items() if k not in elsewhere}
         try:
             counted["task"] |= _named_kernels(config)
         except InputError as error:

@@ -11,7 +11,13 @@ from torch.optim import Optimizer
 
 from bmo_cli.certificate.findings import fall
 from bmo_cli.errors import InputError, Interrupted
-from bmo_cli.experiment.build import Experiment, build, build_optimizer, describe_device
+from bmo_cli.experiment.build import (
+    Experiment,
+    build,
+    build_optimizer,
+    describe_device,
+    instantiate,
+)
 from bmo_cli.experiment.certify import run_identity, write_certificate
 from bmo_cli.experiment.checkpoint import (
     Progress,
@@ -30,6 +36,7 @@ from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, 
 from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
+from bmo_cli.loggers.logger import Harmless, Logger, Nothing
 from bmo_cli.memory import free_memory
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
@@ -63,21 +70,28 @@ def train(
         InputError: another process works in this folder, or something cannot be used.
     """
     with folder.claimed():
-        return _trained(config, names, folder, begin, ranks)
+        prepared = _prepared(config, folder, ranks)
+        begin()
+        result: dict[str, Any] = {}
+        try:
+            _train(prepared, config, names, folder, ranks, result)
+        finally:
+            prepared.logger.close(result)
+        return result
 
 
-def _trained(
+def _train(
+    prepared: _Prepared,
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
     folder: RunFolder,
-    begin: Callable[[], None],
     ranks: Ranks,
-) -> dict[str, Any]:
-    prepared = _prepared(config, folder, ranks)
+    result: dict[str, Any],
+) -> None:
+    """Fill `result`, which holds what is known however this ends."""
     experiment, progress = prepared.experiment, prepared.progress
     task = experiment.task
-    begin()
-    result: dict[str, Any] = {
+    result |= {
         "status": "running",
         "message": "",
         "metrics": {},
@@ -152,7 +166,6 @@ def _trained(
             ) from error
         result["metrics"] |= found["metrics"]
         result |= {"certificate": found["certificate"], "message": found["message"]}
-    return result
 
 
 def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
@@ -175,12 +188,16 @@ class _Prepared:
     optimizer: Optimizer | None
     progress: Progress
     gradient: HyperGradient
+    logger: Harmless
 
 
 def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Prepared:
     experiment = build(config)
     task = experiment.task
     task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
+    logger: Logger = Nothing()
+    if ranks.first and config.get("logger"):
+        logger = instantiate(config["logger"], "logger", config["plugins"], Logger)
     optimizer = None
     if experiment.hyper.trains:
         optimizer = build_optimizer(
@@ -220,7 +237,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         )
         gradient.warm_up(first)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
-    return _Prepared(experiment, optimizer, progress, gradient)
+    return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
 
 
 def _has_begun(folder: RunFolder) -> bool:
@@ -316,7 +333,9 @@ def _fit(
         progress,
         ranks,
         prepared.gradient,
+        prepared.logger,
     )
+    prepared.logger.open(folder, config, folder.read_history(), task.metric)
     try:
         trainer.run()
     finally:

@@ -21,6 +21,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.ranks import Ranks, clock
+from bmo_cli.loggers.logger import Harmless
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
@@ -41,6 +42,7 @@ class Trainer:
         progress: where to start; a fresh one, or a checkpoint's.
         ranks: processes that share the batch.
         gradient: of a batch, with its clock.
+        logger: hears every row of the history.
 
     Attributes:
         stopping: whether training ended because a process was asked to stop.
@@ -58,7 +60,9 @@ class Trainer:
         progress: Progress,
         ranks: Ranks,
         gradient: HyperGradient,
+        logger: Harmless,
     ) -> None:
+        self.logger = logger
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
         self.progress, self.ranks, self.profile = progress, ranks, gradient.profile
@@ -238,6 +242,7 @@ class Trainer:
             "lr": self._lr,
         }
         self._history.add(row)
+        self.logger.row(row)
         self.console.progress(row, self._fraction(), self.settings["steps"])
 
 

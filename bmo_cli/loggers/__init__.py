@@ -1,0 +1,1 @@
+"""Where a run can be followed beside its own history.csv."""

@@ -1,0 +1,98 @@
+"""What a logger is: it hears every row of the history and the result, and can never stop a run."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bmo_cli.results.run_folder import RunFolder
+
+log = logging.getLogger("bmo")
+
+
+class Logger(ABC):
+    """Shows a run elsewhere as well: one class and a YAML in `configs/logger/`.
+
+    The constructor takes the keys of the YAML and refuses what cannot work, as a package that is
+    not installed, by an `errors.InputError`: no time has been spent then.
+    """
+
+    @abstractmethod
+    def open(
+        self,
+        folder: RunFolder,
+        config: Mapping[str, Any],
+        rows: Sequence[Mapping[str, float]],
+        metric: str,
+    ) -> None:
+        """A run begins or goes on.
+
+        Args:
+            folder: of the run, the only place to write to.
+            config: of the run.
+            rows: of the history that are there; none of a run that begins. Later rows of an
+                earlier attempt, which are no part of the run any more, may have been heard.
+            metric: name of the score in a row's `val`.
+        """
+
+    @abstractmethod
+    def row(self, row: Mapping[str, float]) -> None:
+        """A row of the history; a value that is not there is nan."""
+
+    @abstractmethod
+    def close(self, result: Mapping[str, Any]) -> None:
+        """The run has ended, by `result["status"]`: running, if it did not end as it should."""
+
+
+class Nothing(Logger):
+    """No logger: the run folder has it all."""
+
+    def open(
+        self,
+        folder: RunFolder,
+        config: Mapping[str, Any],
+        rows: Sequence[Mapping[str, float]],
+        metric: str,
+    ) -> None:
+        pass
+
+    def row(self, row: Mapping[str, float]) -> None:
+        pass
+
+    def close(self, result: Mapping[str, Any]) -> None:
+        pass
+
+
+class Harmless:
+    """A logger whose failure ends it and not the run.
+
+    Args:
+        logger: to be called.
+    """
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger: Logger | None = logger
+
+    def open(self, *arguments: Any) -> None:
+        """See `Logger.open`."""
+        self._try(lambda logger: logger.open(*arguments))
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """See `Logger.row`."""
+        self._try(lambda logger: logger.row(row))
+
+    def close(self, result: Mapping[str, Any]) -> None:
+        """See `Logger.close`."""
+        self._try(lambda logger: logger.close(result))
+
+    def _try(self, call: Callable[[Logger], None]) -> None:
+        if self._logger is None:
+            return
+        try:
+            call(self._logger)
+        except Exception as error:
+            name, self._logger = type(self._logger).__name__, None
+            detail = " ".join(str(error).split())[:200]
+            log.warning("%s failed, the run goes on without it: %s", name, detail)
