@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, Interrupted, nearest, of_the_system, printable
+from bmo_cli.errors import (
+    BmoError,
+    InputError,
+    Interrupted,
+    nearest,
+    of_the_machine,
+    of_the_system,
+    printable,
+)
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -290,6 +298,10 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
     folder = argument(words, key)
     if folder is None:
         return words
+    if command == "train":  # the others write elsewhere
+        from bmo_cli.results.run_folder import require_closed
+
+        require_closed(Path(folder))
     sweep = recorded_sweep(Path(folder)) if command == "train" else None
     if sweep is not None:
         from bmo_cli.experiment.callbacks import resumed
@@ -299,6 +311,9 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         typed = [word for word in words if not word.startswith("resume=")]
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
         for text in sweep.left_out:
+            key = text.split("=", 1)[0]
+            if key == "hydra.sweep.subdir" and argument(words, key) is None:
+                raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
             print(
                 f"bmo: not taken from {folder}: {printable(text)} (type it again, if you trust it)",
                 file=sys.stderr,
@@ -317,10 +332,9 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
 
     from bmo_cli.config.locate import GROUPS
 
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-        return InputError(
-            "memory ran out; use a smaller network (net.width, net.depth), train.batch or data.crop"
-        )
+    found = of_the_machine(error)
+    if isinstance(found, BmoError):
+        return found
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return InputError(str(error))
     if isinstance(error, TypeError | ValueError):  # of Hydra, where a group is given no name

@@ -52,6 +52,17 @@ class DiskFull(BmoError):
     exit_code = 4
 
 
+class OutOfMemory(InputError):
+    """Memory ran out; a run goes on from its last checkpoint where there is more of it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "memory ran out; use a smaller network (net.width, net.depth), train.batch or "
+            "data.crop"
+        )
+
+
 class Killed(BmoError):
     """A process ended without a word: a signal, or the system was out of memory."""
 
@@ -98,13 +109,28 @@ def of_the_system(error: OSError) -> BmoError:
     return InputError(f"{where}{error.strerror or error}")
 
 
-def described(error: BaseException) -> dict[str, Any]:
-    """An error as plain data, to tell another process of it."""
+def of_the_machine(error: BaseException) -> BaseException:
+    """The same error, or what it says about disk or memory as one of ours."""
+    found: BmoError | None = None
     if is_disk_full(error):
-        full = DiskFull(
+        found = DiskFull(
             "no space left on the disk; what is done stays usable: make room and start it again"
         )
-        error = full.with_traceback(error.__traceback__)
+    elif (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # of torch, which is not imported for it
+        or "can't allocate memory" in str(error)
+    ):
+        found = OutOfMemory()
+    if found is None:
+        return error
+    found.__cause__ = error
+    return found.with_traceback(error.__traceback__)
+
+
+def described(error: BaseException) -> dict[str, Any]:
+    """An error as plain data, to tell another process of it."""
+    error = of_the_machine(error)
     return {
         "kind": type(error).__name__,
         "message": str(error),

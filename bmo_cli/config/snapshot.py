@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, OVERLAYS, choices
@@ -178,8 +178,9 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
                 merged[key] = snapshot[key]
         for text in typed:
             _apply(text, composed, merged)
-        for node in (merged.net, merged.gkm):
-            _forget_weights(node)
+        for key in FROM_SNAPSHOT:
+            if key in merged:
+                _forget_weights(merged[key])
         if argument(typed, "net.weights") is not None:
             merged.net.weights = composed.net.weights
     except OmegaConfBaseException as error:
@@ -216,19 +217,20 @@ def recorded_config(run: Path) -> dict[str, Any]:
 
 
 def _forget_weights(node: object) -> None:
-    """Files that initial weights came from: the checkpoint has them, and a stranger's may not run.
+    """Files that initial weights came from: the checkpoint has them, and a stranger names others.
 
-    Only literal nodes are visited; what interpolates one of them follows it.
+    Nodes that interpolate another one follow it, and are not visited.
     """
-    if not isinstance(node, DictConfig):
-        return
-    for key in list(node):
-        if OmegaConf.is_interpolation(node, str(key)):
-            continue
-        if key == "weights":
-            node[key] = None
-        else:
-            _forget_weights(node[key])
+    if isinstance(node, ListConfig):
+        for i in range(len(node)):
+            if not OmegaConf.is_interpolation(node, i):
+                _forget_weights(node[i])
+    elif isinstance(node, DictConfig):
+        for key in list(node):
+            if key == "weights":
+                node[key] = None
+            elif not OmegaConf.is_interpolation(node, str(key)):
+                _forget_weights(node[key])
 
 
 def _load(file: Path) -> DictConfig:
@@ -236,6 +238,11 @@ def _load(file: Path) -> DictConfig:
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: expected a mapping")
     try:
+        strange = _strange_interpolation(content)
+        if strange:
+            raise InputError(
+                f"{file} holds an interpolation that is not read from a run folder: {strange[:80]}"
+            )
         if expanded_size(content) > _MOST:
             raise InputError(f"{file} is damaged: its interpolations stand for too much")
         return OmegaConf.create(content)
@@ -258,7 +265,22 @@ def _apply(text: str, composed: DictConfig, merged: DictConfig) -> None:
         OmegaConf.update(merged, key, value, merge=False, force_add=True)
 
 
+def _strange_interpolation(node: object) -> str:
+    """The first text with an interpolation other than a key or a variable of the environment.
+
+    Others call functions; `expanded_size` could not say what they stand for.
+    """
+    if isinstance(node, dict):
+        return next((found for v in node.values() if (found := _strange_interpolation(v))), "")
+    if isinstance(node, list):
+        return next((found for v in node if (found := _strange_interpolation(v))), "")
+    text = str(node)
+    return text if "${" in _ENVIRONMENT.sub("", _INTERPOLATION.sub("", text)) else ""
+
+
 _MOST = 1e6
+_LARGEST = 5 * 2**20
+_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env:\s*\w+\s*(,[^${}]*)?\}")
 _INTERPOLATION = re.compile(r"\$\{\s*(\.*)([\w.-]+)\s*\}")
 
 
@@ -314,7 +336,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _read(file: Path) -> object:
+    if file.exists() and not file.is_file():
+        raise InputError(f"{file} is no regular file")
     try:
+        if file.stat().st_size > _LARGEST:
+            raise InputError(f"{file} is larger than a configuration can be (5 MiB)")
         return yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         detail = " ".join(str(error).split())

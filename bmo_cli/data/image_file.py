@@ -136,7 +136,12 @@ _silence = threading.Lock()
 def _silent_libraries() -> Iterator[None]:
     """Context in which libtiff's own lines, from C to the standard error, go nowhere."""
     with _silence:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed: nothing can be said there
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
         try:
             os.dup2(nowhere, 2)
             yield

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import InputError, printable
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100
 """The exit code of a sweep does not grow beyond, where codes have other meanings."""
@@ -49,9 +50,10 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Look at every job's result."""
         folder = Path(str(config.hydra.sweep.dir))
-        jobs = sorted(file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml"))
+        jobs = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
+        jobs |= {run.path for run in find_runs([folder])}
         failed = {}
-        for job in sorted(jobs, key=lambda path: (len(path.name), path.name)):
+        for job in sorted(jobs, key=lambda path: (len(str(path)), str(path))):
             try:
                 result = RunFolder(job).read_result()
             except InputError as error:
@@ -62,7 +64,10 @@ class SweepSummary(Callback):
             return
         for job, reason in failed.items():
             print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
-        again = f"; run these again with 'bmo train resume={folder}'"
+        own = (*config.hydra.overrides.task, *config.hydra.overrides.hydra)
+        named = [text for text in own if text.startswith(("plugins=", "hydra.sweep.subdir="))]
+        words = " ".join([f"resume={folder}", *named])
+        again = f"; run these again with 'bmo train {words}'"
         print(
             f"bmo: {len(failed)} of {len(jobs)} jobs failed"
             f"{again if config.hydra.job.name == 'train' else ''}",

@@ -115,6 +115,7 @@ def load_last(folder: Path, omega: nn.Module, optimizer: Optimizer | None) -> Pr
             raise
         progress = load_checkpoint(folder / PREVIOUS, omega, optimizer)
         log.warning("%s; going on from the one before, of step %d", error, progress.step)
+        (folder / LAST).unlink(missing_ok=True)  # else it would take the place of the whole one
         return progress
 
 

@@ -65,6 +65,10 @@ class Child:
         """Ask it to stop, by SIGTERM."""
         self._process.terminate()
 
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
     def outcome(self) -> Any:
         """What the function returned.
 

@@ -12,7 +12,7 @@ from typing import Any
 class StopRequest:
     """Context in which these signals only set `signal`; a later SIGINT acts at once.
 
-    SIGUSR1 is what Slurm sends before a time limit (`#SBATCH --signal=B:USR1@120`).
+    SIGUSR1 is what Slurm can send before a time limit (`#SBATCH --signal=USR1@120`, and `srun`).
 
     `timeout` and job schedulers signal a process and its group, so that one request may arrive
     several times: what comes within a second is the same one, and SIGTERM never acts at once

@@ -24,7 +24,10 @@ from bmo_cli.errors import (
     InputError,
     Interrupted,
     Killed,
+    OutOfMemory,
     disk_full_in_one_line,
+    of_the_machine,
+    printable,
 )
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.callbacks import discard
@@ -86,7 +89,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             folder.write_result(result)
     except Exception as error:
         if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
-            _record_failure(folder, error, names)
+            _record_failure(folder, error, names, begun=begun)
         elif hydra.mode == RunMode.RUN:
             logging.shutdown()
             discard(folder.path)
@@ -172,7 +175,9 @@ def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> di
     names: dict[str, str | None] = {}
     for group in ("task", "method", "gkm", "net", "hyper"):
         is_typed = any(text.startswith(f"{group}=") for text in typed)
-        names[group] = choices.get(group) if is_typed or run is None else recorded.get(group)
+        own = recorded.get(group)
+        own = own if isinstance(own, str) and re.fullmatch(r"[\w-]{1,80}", own) else None
+        names[group] = choices.get(group) if is_typed or run is None else own
     return names
 
 
@@ -200,13 +205,24 @@ def _dangling(error: InterpolationKeyError) -> InputError:
     )
 
 
-def _record_failure(folder: RunFolder, error: Exception, names: Mapping[str, str | None]) -> None:
-    """result.json with the reason, and the traceback in run.log."""
-    goes_on = isinstance(error, Interrupted | Killed | DiskFull)
+def _record_failure(
+    folder: RunFolder, error: BaseException, names: Mapping[str, str | None], *, begun: bool
+) -> None:
+    """result.json with the reason, and the traceback in run.log.
+
+    A job of a sweep that was refused before it went on stays what it was.
+    """
+    error = of_the_machine(error)
+    goes_on = isinstance(error, Interrupted | Killed | DiskFull | OutOfMemory)
     status = "interrupted" if goes_on else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = folder.read_result()
+        if not begun and before.get("status") in ("ok", "interrupted"):
+            if isinstance(error, Interrupted):
+                return
+            print(f"bmo: {folder.path} stays as it was: {printable(message)}", file=sys.stderr)
+            return
         folder.write_result(
             {"metrics": {}, **names, **before, "status": status, "message": message}
         )

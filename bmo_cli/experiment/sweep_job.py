@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from bmo_cli.errors import Interrupted
+from bmo_cli.errors import Interrupted, Killed
 from bmo_cli.experiment.child import Child
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.parallel import train_on_devices
-from bmo_cli.experiment.standing import clear, goes_on, is_done
+from bmo_cli.experiment.standing import goes_on, is_done, is_of_other_code, set_aside
 from bmo_cli.experiment.train import train
 from bmo_cli.results.run_folder import RunFolder
 
@@ -50,11 +50,11 @@ def run_sweep_job(
         if is_done(before, config):
             log.info("done before: %s", folder.path)
             return before
-        begun, remark = goes_on(folder, config)
-        if remark:
-            log.info("%s %s", folder.path, remark)
+        begun = goes_on(folder, config)
+        if begun and is_of_other_code(folder):
+            log.info("%s goes on with code that has changed since it stopped", folder.path)
         if not begun:
-            clear(folder)
+            set_aside(folder)
     config = {**config, "resume": str(folder.path) if begun else None}
     if config["train"].get("devices", 1) > 1:
         return train_on_devices(config, names, folder, logging_config, None, lambda: None)
@@ -63,15 +63,23 @@ def run_sweep_job(
     )
     with StopRequest() as stop:
         asked = False
-        while not child.ended(timeout=0.2):
-            if stop.signal is not None and not asked:
-                child.stop()
-                asked = True
+        try:
+            while not child.ended(timeout=0.2):
+                if stop.signal is not None and not asked:
+                    child.stop()
+                    asked = True
+        except BaseException:  # a second Ctrl-C
+            child.kill()
+            raise
     try:
         result: dict[str, Any] = child.outcome()
-    except Interrupted as error:  # by its SIGTERM
-        code = stop.exit_code if stop.signal is not None else error.exit_code
-        raise Interrupted(str(error), exit_code=code) from error
+    except (Interrupted, Killed) as error:
+        if stop.signal is None:
+            raise
+        said = str(error) if isinstance(error, Interrupted) else "stopped before it could be saved"
+        raise Interrupted(said, exit_code=stop.exit_code) from error
+    if stop.signal is not None:
+        raise Interrupted(f"stopped; {folder.path} is done", exit_code=stop.exit_code)
     return result
 
 

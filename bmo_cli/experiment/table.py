@@ -22,7 +22,7 @@ from bmo_cli.experiment.table_estimate import listing
 from bmo_cli.experiment.table_pictures import pictures
 from bmo_cli.experiment.table_plan import Plan, require_sound, scaled
 from bmo_cli.experiment.table_run import ONCE_MORE, run_cells
-from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.results.run_folder import require_closed, write_atomically
 from bmo_cli.results.table_latex import latex_document
 from bmo_cli.results.table_markdown import markdown_document
 
@@ -55,6 +55,7 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         return
     with disk_full_in_one_line(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
+        require_closed(out)
         with _locked(out):
             failures = _run(plan, name, out, config)
             _write(table, plan, failures, out / name, figures)

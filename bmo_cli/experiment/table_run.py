@@ -15,14 +15,14 @@ import yaml
 
 from bmo_cli.errors import (
     BmoError,
+    DiskFull,
     Interrupted,
-    Killed,
     disk_full_in_one_line,
     is_disk_full,
 )
 from bmo_cli.experiment.child import Child
 from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.standing import goes_on
+from bmo_cli.experiment.standing import goes_on, is_of_other_code
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.train import train
 from bmo_cli.results.run_folder import write_atomically
@@ -121,9 +121,10 @@ def run_cell(cell: Cell) -> str:
 def _prepared(cell: Cell) -> bool:
     """Make the run folder; returns whether a run that was interrupted goes on there."""
     path = cell.folder.path
-    begun, remark = goes_on(cell.folder, cell.composed.config)
-    if remark:
-        log.info("%s %s", cell.name, remark)
+    begun = goes_on(cell.folder, cell.composed.config)
+    if begun and is_of_other_code(cell.folder):  # a value of a table comes from one program
+        log.info("%s starts again: the code has changed since it stopped", cell.name)
+        begun = False
     if path.exists():
         with cell.folder.claimed():
             if not begun:
@@ -189,5 +190,7 @@ def _reason(child: Child) -> str:
         return str(child.outcome())
     except Interrupted:
         return "stopped"
-    except Killed as error:
+    except DiskFull:  # every other cell would meet it as well
+        raise
+    except Exception as error:
         return str(error)

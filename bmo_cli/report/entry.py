@@ -31,8 +31,12 @@ def mapping(value: object) -> Mapping[str, Any]:
 
 def number(value: object) -> float | None:
     """The value if it is a finite number."""
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,28 +32,44 @@ class RunFolder:
         self.path = path
 
     @contextmanager
-    def claimed(self, *, clean: bool = True) -> Iterator[None]:
+    def claimed(self) -> Iterator[None]:
         """Context in which no other process trains here; a killed process claims nothing.
 
-        Args:
-            clean: whether to remove files that a killed process was writing.
+        Files that a killed process was writing are removed.
 
         Raises:
             Busy: another one does.
         """
+        with self._locked(fcntl.LOCK_EX, patience=1.0):
+            self._remove_unfinished()
+            yield
+
+    def is_claimed(self) -> bool:
+        """Whether a process trains here; asking does not stand in the way of one that begins."""
+        try:
+            with self._locked(fcntl.LOCK_SH, patience=0.0):
+                return False
+        except (Busy, OSError):
+            return True
+
+    @contextmanager
+    def _locked(self, kind: int, patience: float) -> Iterator[None]:
         handle = os.open(self.path, os.O_RDONLY)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy(
-                    f"another process is training in {self.path}; wait until it has ended, or "
-                    "stop it"
-                ) from error
-            except OSError:  # a file system without locks
-                pass
-            if clean:
-                self._remove_unfinished()
+            until = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(handle, kind | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() >= until:  # who only asks has it for an instant
+                        raise Busy(
+                            f"another process is training in {self.path}; wait until it has "
+                            "ended, or stop it"
+                        ) from error
+                    time.sleep(0.05)
+                except OSError:  # a file system without locks
+                    break
             yield
         finally:
             os.close(handle)
@@ -97,7 +114,7 @@ class RunFolder:
         file = self.path / "result.json"
         try:
             content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{file} cannot be read: {error}") from error
         return content if isinstance(content, dict) else {}
 
@@ -114,6 +131,25 @@ class RunFolder:
             return [{key: float(row[names[key]] or "nan") for key in HISTORY} for row in reader]
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file} is damaged: {error}") from error
+
+
+def require_closed(folder: Path) -> None:
+    """Refuse a folder that leads out of itself before something is written in it.
+
+    Who writes through a link, or waits for what a pipe says, does so on a stranger's word.
+
+    Raises:
+        InputError: something in it is a link to the outside, a pipe or a device.
+    """
+    home = folder.resolve()
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            entry = Path(place) / name
+            if entry.is_symlink():
+                if not entry.resolve().is_relative_to(home):
+                    raise InputError(f"{entry} is a link out of {folder}; remove it, or copy it in")
+            elif not entry.is_dir() and not entry.is_file():
+                raise InputError(f"{entry} is no regular file; remove it")
 
 
 class History:

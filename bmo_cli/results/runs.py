@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.errors import Busy, InputError, nearest, printable
+from bmo_cli.errors import InputError, nearest, printable
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
 
@@ -158,18 +158,13 @@ def _read(file: Path) -> Run:
         result = folder.read_result()
     except InputError as error:
         result = {"status": "damaged", "message": str(error)}
-    if result.get("status") == "running" and not _is_claimed(folder):
+    if result.get("status") == "running" and not folder.is_claimed():
         result["status"] = "killed"
-    age = max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
-    return Run(file.parent, result, age)
-
-
-def _is_claimed(folder: RunFolder) -> bool:
     try:
-        with folder.claimed(clean=False):
-            return False
-    except (Busy, OSError):
-        return True
+        age = max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
+    except OSError:  # a link that leads nowhere
+        return Run(file.parent, {"status": "damaged", "message": f"{file} cannot be read"}, 0.0)
+    return Run(file.parent, result, age)
 
 
 def _score(metrics: object) -> str:
@@ -178,7 +173,7 @@ def _score(metrics: object) -> str:
         return ""
     for start in ("test/", "val/"):
         for name, value in metrics.items():
-            if str(name).startswith(start) and isinstance(value, int | float):
+            if str(name).startswith(start) and isinstance(value, float):
                 return f"{name}={value:.4g}"
     return ""
 
@@ -194,13 +189,15 @@ def since(seconds: float) -> str:
 def _csv(runs: Sequence[Run]) -> str:
     measured = [run.result.get("metrics") for run in runs]
     metrics = [dict(found) if isinstance(found, Mapping) else {} for found in measured]
-    names = sorted({name for found in metrics for name in found})
+    names = sorted({str(name) for found in metrics for name in found})
     plain = [column for column in COLUMNS if column not in ("score", "age")]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*plain, "age_seconds", *names, "message"])
+    shown = [printable(str(name)) for name in names]
+    writer.writerow([*plain, "age_seconds", *shown, "message"])
     for run, found in zip(runs, metrics, strict=True):
         cells = [run.shown(column) for column in plain]
-        scores = ["" if found.get(name) is None else found[name] for name in names]
-        writer.writerow([*cells, f"{run.age:.0f}", *scores, run.result.get("message", "")])
+        scores = ["" if found.get(name) is None else printable(str(found[name])) for name in names]
+        message = printable(str(run.result.get("message", "")))
+        writer.writerow([*cells, f"{run.age:.0f}", *scores, message])
     return stream.getvalue().rstrip("\n")
