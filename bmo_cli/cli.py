@@ -346,7 +346,7 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
                     f"'{word}': a group takes the name of a choice; "
                     f"'bmo {command} --help' lists the choices"
                 )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
         return of_the_system(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         detail = " ".join(str(error).split())

@@ -109,6 +109,13 @@ def of_the_system(error: OSError) -> BmoError:
     return InputError(f"{where}{error.strerror or error}")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or in main memory; torch is not imported for it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
 def of_the_machine(error: BaseException) -> BaseException:
     """The same error, or what it says about disk or memory as one of ours."""
     found: BmoError | None = None
@@ -116,11 +123,7 @@ def of_the_machine(error: BaseException) -> BaseException:
         found = DiskFull(
             "no space left on the disk; what is done stays usable: make room and start it again"
         )
-    elif (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # of torch, which is not imported for it
-        or "can't allocate memory" in str(error)
-    ):
+    elif is_out_of_memory(error):
         found = OutOfMemory()
     if found is None:
         return error

@@ -1,4 +1,4 @@
-"""How much memory there is, and what memory errors look like."""
+"""How much memory there is."""
 
 from __future__ import annotations
 
@@ -23,13 +23,6 @@ def free_memory(device: torch.device) -> int | None:
         return None
     limits = [_meminfo(), _control_group()]
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or in main memory."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def _meminfo() -> int | None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from bmo_cli.experiment.checkpoint import (
     save_checkpoint,
     save_last,
 )
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.run_folder import History, RunFolder
 
 
 def made(step=0):
@@ -121,7 +122,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch)
 HOLD = """
 import sys, time
 from pathlib import Path
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.run_folder import History, RunFolder
 with RunFolder(Path(sys.argv[1])).claimed():
     print("claimed", flush=True)
     time.sleep(600)
@@ -163,3 +164,51 @@ def test_a_damaged_last_checkpoint_costs_an_interval_and_no_more(bmo, tiny, tmp_
     files = [tmp_path / name / "history.csv" for name in ("whole", "parts")]
     without_time = [np.delete(np.genfromtxt(f, delimiter=","), 1, axis=1) for f in files]
     np.testing.assert_array_equal(*without_time)
+
+
+def test_after_a_damaged_last_one_a_whole_one_is_there_at_every_moment(tmp_path, monkeypatch):
+    saved(tmp_path, 1, 2)
+    (tmp_path / LAST).write_bytes(b"damaged")
+    module, optimizer = made(9)
+    assert load_last(tmp_path, module, optimizer).step == 1
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bmo_cli.experiment.checkpoint.write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_last(tmp_path, module, Progress(step=3), optimizer)
+    assert load_last(tmp_path, *made()).step == 1
+
+
+def test_a_history_that_was_cut_off_in_a_line_loses_that_line(tmp_path):
+    folder, keys = RunFolder(tmp_path), ("step", "seconds", "loss", "val", "hypergrad_norm")
+    history = History(folder, "psnr")
+    for step in (119, 120):
+        history.add({**dict.fromkeys((*keys, "residual", "lr"), 1.0), "step": step})
+    content = (tmp_path / "history.csv").read_text()
+    for length in range(content.rfind("120,"), len(content) - 1):
+        (tmp_path / "history.csv").write_text(content[:length])
+        assert [row["step"] for row in folder.read_history()] == [119]
+
+
+def test_who_asks_whether_a_run_is_claimed_is_in_nobodys_way(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert not folder.is_claimed()
+    with folder.claimed():
+        assert RunFolder(tmp_path).is_claimed()
+    done = threading.Event()
+
+    def ask():
+        while not done.is_set():
+            folder.is_claimed()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        for _ in range(300):
+            with RunFolder(tmp_path).claimed():
+                pass
+    finally:
+        done.set()
+        thread.join()

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.errors import is_out_of_memory
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
-from bmo_cli.memory import is_out_of_memory
 from bmo_cli.nets.execution import Execution
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -1,10 +1,16 @@
 """Run folders that are damaged or come from a stranger: refused in one line, and nothing runs."""
 
 import itertools
+import json
+import os
 
 import numpy as np
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.snapshot import with_changes
 
 
 @pytest.mark.parametrize(
@@ -98,3 +104,79 @@ def test_run_folder_cannot_ask_for_overwriting(bmo, trained, tmp_path, photos):
     done = bmo("restore", "run=run", f"input={image}", "kernel=k.npy", "output=precious.png")
     assert done.returncode == 2
     assert (tmp_path / "precious.png").read_bytes() == b"mine"
+
+
+WAYS_OUT = ("run.log", "curves.png", "history.csv", "checkpoints", "images", ".hydra")
+
+
+@pytest.mark.parametrize("name", WAYS_OUT)
+def test_nothing_is_written_through_a_link_of_a_run_folder(bmo, trained, tmp_path, name):
+    own = trained / name
+    victim = tmp_path / "victim"
+    own.rename(victim)  # of the right kind, so that nothing else is wrong
+    own.symlink_to(victim)
+    before = {file: file.read_bytes() for file in [victim, *victim.rglob("*")] if file.is_file()}
+    done = bmo("train", "resume=run", "train.steps=8")
+    assert done.returncode == 2
+    assert f"run/{name} is a link out of run" in done.stderr and done.stderr.count("\n") == 1
+    assert {f: f.read_bytes() for f in [victim, *victim.rglob("*")] if f.is_file()} == before
+
+
+def test_a_sweep_does_not_go_on_in_a_run_elsewhere(bmo, trained, tiny, tmp_path):
+    content = {"hydra": {"overrides": {"task": list(tiny), "hydra": []}}}
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "multirun.yaml").write_text(yaml.safe_dump(content))
+    (sweep / "0").symlink_to(trained)
+    done = bmo("train", "resume=sweep")
+    assert done.returncode == 2 and "sweep/0 is a link out of sweep" in done.stderr
+
+
+def test_a_pipe_is_not_waited_for(bmo, trained):
+    snapshot = trained / ".hydra" / "config.yaml"
+    snapshot.unlink()
+    os.mkfifo(snapshot)
+    done = bmo("eval", "run=run", "hydra.run.dir=e")
+    assert done.returncode == 2
+    assert "config.yaml is no regular file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "${oc.select:train.steps}",
+        "${train[steps]}",
+        "${oc.decode:'/evil.pth'}",
+        "a${oc.create:{}}",
+        "${oc.env:X,${oc.env:Y,${oc.select:z}}}",
+    ],
+)
+def test_interpolations_that_call_functions_are_not_read(bmo, trained, text):
+    snapshot = trained / ".hydra" / "config.yaml"
+    content = yaml.safe_load(snapshot.read_text())
+    content["task"]["kernels"] = text
+    snapshot.write_text(yaml.safe_dump(content))
+    done = bmo("eval", "run=run", "hydra.run.dir=e")
+    assert done.returncode == 2
+    assert "an interpolation that is not read from a run folder" in done.stderr
+
+
+@pytest.mark.parametrize("text", ["/evil.pth", "${seed}", "/x/${oc.env:HOME}", "${optim._target_}"])
+def test_weights_are_never_those_that_a_folder_names(trained, text):
+    snapshot = trained / ".hydra" / "config.yaml"
+    content = yaml.safe_load(snapshot.read_text())
+    content["net"]["weights"] = text
+    snapshot.write_text(yaml.safe_dump(content))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        merged = with_changes(trained, compose("eval", ["run=run"]), [])
+    assert merged.net.weights is None
+
+
+def test_a_name_from_a_result_is_no_line_of_the_log(bmo, trained):
+    file = trained / "result.json"
+    content = json.loads(file.read_text())
+    content["task"] = "x\ntouch evil #"
+    file.write_text(json.dumps(content))
+    done = bmo("train", "resume=run", "train.steps=8")
+    assert done.returncode == 0, done.stderr
+    assert "touch evil" not in (trained / "run.log").read_text()

@@ -69,7 +69,7 @@ def test_csv_has_every_metric(outputs):
     found = list(csv.DictReader(io.StringIO(list_runs(["--csv"]))))
     assert [row["status"] for row in found][:3] == ["ok", "killed", "failed"]
     assert found[0]["test/psnr"] == "31.25" and found[0]["test/ssim"] == ""
-    assert found[2]["message"] == "no\nway"
+    assert found[2]["message"] == r"no\nway"
     assert 7200 <= int(found[0]["age_seconds"]) < 7300
     assert json.loads((outputs / "day" / "sweep" / "0" / "result.json").read_text())["status"] == (
         "running"  # nothing is written
@@ -96,3 +96,17 @@ def test_the_command_line(bmo, trained):
     refused = bmo("runs", "nowhere")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "usage: bmo runs" in bmo("runs", "--help").stdout
+
+
+def test_a_bad_folder_hides_no_other(outputs):
+    bad = outputs / "bad"
+    for name in ("link", "deep", "huge"):
+        (bad / name).mkdir(parents=True)
+    (bad / "link" / "result.json").symlink_to("nowhere")
+    (bad / "deep" / "result.json").write_text("[" * 200_000)
+    (bad / "huge" / "result.json").write_text(
+        '{"status": "ok", "metrics": {"test/psnr": 1' + "0" * 400 + "}}"
+    )
+    for words in ([], ["--csv"]):
+        text = list_runs([*words, "outputs"])
+        assert "outputs/day/a" in text and "outputs/bad/huge" in text

@@ -1,6 +1,11 @@
 """Sweeps: jobs that fail, are killed or run out of memory hide no other and are run again."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -52,7 +57,7 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
         assert reason in line
     assert "bmo train resume=" in lines[3]
     statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(4)]
-    assert statuses == ["ok", "failed", "interrupted", "failed"]
+    assert statuses == ["ok", "failed", "interrupted", "interrupted"]
     log = (tmp_path / "sweep" / "1" / "run.log").read_text()
     assert "Traceback" in log and "in objective" in log
     good = (tmp_path / "sweep" / "0" / "history.csv").stat().st_mtime_ns
@@ -123,3 +128,71 @@ def test_a_damaged_sweep_is_named(tmp_path, text):
     with pytest.raises(InputError, match=r"multirun\.yaml is damaged: expected a list"):
         recorded_sweep(tmp_path)
     assert recorded_sweep(tmp_path / "nowhere") is None
+
+
+def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny, photos, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
+    done = bmo("train", "-m", *words, "+hyper.fault=none,kill", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    assert "bmo train resume=" in done.stderr and "plugins=[faulty.py]'" in done.stderr
+    before = [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"]
+    done = bmo("train", "resume=sweep")  # the plug-in is not named
+    assert "stays as it was" in done.stderr and done.returncode == 1
+    assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
+    photos.rename(tmp_path / "gone")
+    done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
+    assert "stays as it was" in done.stderr and done.returncode == 1
+    assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
+
+
+def test_what_a_failed_attempt_left_is_kept(bmo, tiny, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
+    assert bmo("train", "-m", *words, "+hyper.fault=raise", "hydra.sweep.dir=s").returncode == 1
+    (tmp_path / "mended").touch()
+    assert bmo("train", "resume=s", "plugins=[faulty.py]").returncode == 0
+    assert result(tmp_path / "s" / "0")["status"] == "ok"
+    earlier = tmp_path / "s" / "0" / "earlier" / "1"
+    assert result(earlier)["status"] == "failed" and (earlier / "checkpoints").is_dir()
+
+
+@pytest.mark.parametrize(
+    "own", ["hydra.sweep.subdir='a/${hydra.job.num}'", "hydra.output_subdir=null"]
+)
+def test_failures_are_counted_wherever_the_jobs_are(bmo, tiny, own):
+    done = bmo("train", "-m", *tiny, "device=bogus", "seed=0,1", own, "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    assert "2 of 2 jobs failed" in done.stderr
+
+
+def test_a_sweep_with_folders_of_its_own_asks_for_them(bmo, tiny):
+    own = "hydra.sweep.subdir='s${seed}'"
+    assert bmo("train", "-m", *tiny, "seed=0,1", own, "hydra.sweep.dir=sweep").returncode == 0
+    done = bmo("train", "resume=sweep")
+    assert done.returncode == 2 and "its jobs are there: type it" in done.stderr
+    done = bmo("train", "resume=sweep", own)
+    assert done.returncode == 0 and done.stdout.count("done before") == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
+    command = [sys.executable, "-m", "bmo_cli", "train", "-m", *tiny, "seed=0,1"]
+    process = subprocess.Popen(
+        [*command, "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(Path(f"/proc/{process.pid}/task/{process.pid}").glob("children")) or not any(
+        b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == code, said
+    assert not (tmp_path / "sweep" / "1").exists()
+    assert said.startswith("bmo: stopped")

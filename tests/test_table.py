@@ -294,7 +294,7 @@ def test_a_full_disk_is_one_line_and_what_is_done_stays_usable(make, monkeypatch
         with pytest.raises(BmoError, match="no space left on the disk") as caught:
             make(out="parts", seeds=[0])
             pytest.fail(f"{room} files are a whole table")
-        assert caught.value.exit_code == 1
+        assert caught.value.exit_code == 4
     monkeypatch.setattr(run_folder.os, "fsync", fsync)
     assert written(make(out="parts", seeds=[0])) == expected
 

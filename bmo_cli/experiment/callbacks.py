@@ -64,7 +64,8 @@ class SweepSummary(Callback):
             return
         for job, reason in failed.items():
             print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
-        own = (*config.hydra.overrides.task, *config.hydra.overrides.hydra)
+        typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+        own = (*typed["task"], *typed["hydra"])
         named = [text for text in own if text.startswith(("plugins=", "hydra.sweep.subdir="))]
         words = " ".join([f"resume={folder}", *named])
         again = f"; run these again with 'bmo train {words}'"

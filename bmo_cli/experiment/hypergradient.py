@@ -10,13 +10,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bmo_cli.errors import BmoError, InputError
+from bmo_cli.errors import BmoError, OutOfMemory, is_out_of_memory
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
-from bmo_cli.memory import is_out_of_memory
 from bmo_cli.nets.execution import Execution
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
@@ -72,7 +71,7 @@ class HyperGradient:
             scale: of the objective, for precisions in which small gradients vanish.
 
         Raises:
-            InputError: memory ran out, and there is nothing less to keep.
+            OutOfMemory: memory ran out, and there is nothing less to keep.
         """
         while True:
             for p in self.parameters:
@@ -83,7 +82,7 @@ class HyperGradient:
                 if not is_out_of_memory(error):
                     raise
             if not self.hyper.leaner():
-                raise InputError(
+                raise OutOfMemory(
                     "memory ran out; use hyper.memory=states, a smaller train.batch or smaller "
                     "samples (data.crop)"
                 )
