@@ -42,3 +42,14 @@ def test_a_process_that_does_not_end_is_ended_once_it_has_said_its_word(monkeypa
     process = Child(linger, threads=1)
     assert process.outcome() == "said"
     assert not process._process.is_alive()
+
+
+def see(name):
+    return os.environ.get(name)
+
+
+def test_its_environment_is_its_own(monkeypatch):
+    monkeypatch.setenv("BMO_A", "before")
+    process = Child(see, "BMO_A", threads=1, environment={"BMO_A": "x", "BMO_B": "y"})
+    assert os.environ["BMO_A"] == "before" and "BMO_B" not in os.environ
+    assert process.outcome() == "x"

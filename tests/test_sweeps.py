@@ -1,5 +1,6 @@
 """Sweeps: jobs that fail, are killed or run out of memory hide no other and are run again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, result
+from safetensors import safe_open
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.sweep_job import own_device, require_places
+from bmo_cli.results.run_folder import RunFolder
 
 FAULTY = """
 import os, resource, signal
@@ -175,24 +179,114 @@ def test_a_sweep_with_folders_of_its_own_asks_for_them(bmo, tiny):
     assert done.returncode == 0 and done.stdout.count("done before") == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
-    command = [sys.executable, "-m", "bmo_cli", "train", "-m", *tiny, "seed=0,1"]
+def sweeping(folder, *words):
+    """A sweep in a process of its own, when a job of it has its process."""
     process = subprocess.Popen(
-        [*command, "hydra.sweep.dir=sweep"],
-        cwd=tmp_path,
+        [sys.executable, "-m", "bmo_cli", "train", "-m", *words, "hydra.sweep.dir=sweep"],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(Path(f"/proc/{process.pid}/task/{process.pid}").glob("children")) or not any(
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not any(
         b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in children.read_text().split()
     ):
         assert process.poll() is None
         time.sleep(0.02)
+    return process
+
+
+STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
+    process = sweeping(tmp_path, *tiny, "seed=0,1")
     process.send_signal(number)
     _, said = process.communicate(timeout=100)
     assert process.returncode == code, said
     assert not (tmp_path / "sweep" / "1").exists()
     assert said.startswith("bmo: stopped")
+
+
+# --- some jobs at a time ---
+
+
+def test_jobs_at_the_same_time_give_what_jobs_in_turn_give(bmo, tiny, tmp_path):
+    for jobs in (1, 2):
+        done = bmo("train", "-m", *tiny, "seed=0,1,2", f"jobs={jobs}", f"hydra.sweep.dir=s{jobs}")
+        assert done.returncode == 0, done.stderr
+    for seed in "012":
+        a, b = (result(tmp_path / f"s{jobs}" / seed) for jobs in (1, 2))
+        assert a["metrics"]["test/psnr"] == pytest.approx(b["metrics"]["test/psnr"], abs=1e-4)
+    assert done.stdout.count("started: s2/") == done.stdout.count("done: s2/") == 3
+    assert "evaluating" not in done.stdout
+    assert "evaluating" in (tmp_path / "s2" / "0" / "run.log").read_text()
+    again = bmo("train", "resume=s2", "jobs=3")
+    assert again.returncode == 0 and again.stdout.count("done before: ") == 3
+
+
+def test_jobs_at_the_same_time_hide_no_failure(bmo, tiny, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
+    faults = "+hyper.fault=raise,none,kill,memory"
+    done = bmo("train", "-m", *words, faults, "jobs=2", "hydra.sweep.dir=sweep")
+    assert done.returncode == 3, done.stderr
+    assert "3 of 4 jobs failed" in done.stderr
+    statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(4)]
+    assert statuses == ["failed", "ok", "interrupted", "interrupted"]
+    assert "in objective" in (tmp_path / "sweep" / "0" / "run.log").read_text()
+    (tmp_path / "mended").touch()
+    again = bmo("train", "resume=sweep", "plugins=[faulty.py]")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before: ") == 1
+
+
+@pytest.mark.parametrize(("number", "code"), STOPS)
+def test_jobs_at_the_same_time_are_all_saved_when_they_are_stopped(tiny, tmp_path, number, code):
+    process = sweeping(tmp_path, *tiny, "train.steps=100000", "seed=0,1,2", "jobs=2")
+    jobs = [tmp_path / "sweep" / name for name in "01"]
+    while not all((job / "checkpoints" / "last.safetensors").exists() for job in jobs):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == code, said
+    for job in jobs:
+        assert result(job)["status"] == "interrupted"
+        rows = RunFolder(job).read_history()
+        with safe_open(job / "checkpoints" / "last.safetensors", "pt") as archive:
+            step = json.loads(archive.metadata()["progress"])["step"]
+        assert step == result(job)["steps"] >= rows[-1]["step"]
+
+
+BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSweeper")
+
+
+@pytest.mark.parametrize(
+    ("devices", "launcher", "sweeper", "said"),
+    [
+        (1, "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", BASIC[1], "keys"),
+        (1, BASIC[0], "hydra_plugins.optuna.OptunaSweeper", "learns from every job"),
+        (2, *BASIC, "a job has several devices"),
+    ],
+)
+def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweeper, said):
+    config = {"jobs": 2, "train": {"devices": devices}}
+    with pytest.raises(InputError, match=said):
+        require_places(config, launcher, sweeper)
+    require_places({"jobs": 2, "train": {"devices": 1}}, *BASIC)
+
+
+def test_every_job_has_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = [own_device("auto", place)["CUDA_VISIBLE_DEVICES"] for place in range(5)]
+    assert found == ["0", "1", "2", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert own_device("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert own_device("cpu", 1) == own_device("cuda:1", 1) == {}
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert own_device("cuda", 1) == {}

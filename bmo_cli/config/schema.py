@@ -188,6 +188,8 @@ class Config:
     certify: bool = False
     certificate: Certify | None = None
     logger: Target | None = None
+    jobs: Count = 1
+    """of a sweep at a time"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,11 +135,11 @@ def refuse_changes_of_a_sweep(typed: Sequence[str]) -> None:
     for text in typed:
         key = _own(text)
         if not text.startswith("-") and not (
-            key in ("resume", "plugins", "device") or key.startswith("hydra")
+            key in ("resume", "plugins", "device", "jobs") or key.startswith("hydra")
         ):
             raise InputError(
                 f"'{text}' would change the jobs of the sweep: it goes on as it was started; "
-                "device, plugins and hydra/launcher may be given, and a new sweep has other keys"
+                "device, jobs, plugins and hydra/launcher may be given; a new sweep has other keys"
             )
 
 

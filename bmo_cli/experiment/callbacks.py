@@ -14,7 +14,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.snapshot import quoted
-from bmo_cli.errors import InputError, printable
+from bmo_cli.errors import InputError, Interrupted, printable
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.runs import find_runs
 
@@ -48,7 +48,8 @@ class SweepSummary(Callback):
     """
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Look at every job's result."""
+        """Wait for jobs that still run, then look at every job's result."""
+        stopped = _finished_beside()
         folder = Path(str(config.hydra.sweep.dir))
         jobs = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
         jobs |= {run.path for run in find_runs([folder])}
@@ -60,6 +61,8 @@ class SweepSummary(Callback):
                 result = {"message": str(error)}
             if result.get("status") != "ok":
                 failed[job] = result.get("message") or "it left no result"
+        if stopped:  # said why
+            raise SystemExit(stopped)
         if not failed:
             return
         for job, reason in failed.items():
@@ -75,6 +78,21 @@ class SweepSummary(Callback):
             file=sys.stderr,
         )
         raise SystemExit(min(len(failed), MOST_FAILED))
+
+
+def _finished_beside() -> int:
+    """Wait for the jobs of `jobs=N`; exit code of what stopped them, or 0."""
+    module = sys.modules.get("bmo_cli.experiment.sweep_job")  # which imports torch
+    if module is None:
+        return 0
+    try:
+        module.beside.finish()
+    except Interrupted as error:
+        print(f"bmo: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("bmo: interrupted", file=sys.stderr)
+        return 130
+    return int(module.beside.stopped)
 
 
 def _replace(config: DictConfig, key: str) -> Path:

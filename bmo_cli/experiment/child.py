@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,13 +32,20 @@ class Child:
         function: of a module, since the process imports it anew.
         arguments: plain data.
         threads: of torch there.
+        environment: variables that it has beside those of this process.
     """
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any, threads: int) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        threads: int,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_live, args=(function, arguments, threads, sender))
-        with _deaf_to_interrupts(), _spawning():
+        with _deaf_to_interrupts(), _spawning(), _environment(environment or {}):
             self._process.start()
         sender.close()
         self._said: tuple[bool, Any] | None = None
@@ -96,6 +103,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Context in which these variables are set, for a process that is started in it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -86,10 +86,12 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
         with disk_full_in_one_line(str(folder.path), again):
             result = _run(command, plain, names, folder, snapshot, begin)
+            if result is None:
+                return None
             folder.write_result(result)
     except Exception as error:
         if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
-            _record_failure(folder, error, names, begun=begun)
+            record_failure(folder, error, names, begun=begun)
         elif hydra.mode == RunMode.RUN:
             logging.shutdown()
             discard(folder.path)
@@ -105,8 +107,11 @@ def _run(
     folder: RunFolder,
     snapshot: str | None,
     begin: Callable[[], None],
-) -> dict[str, Any]:
-    """The command itself; it imports torch only now, when the configuration is known to be good."""
+) -> dict[str, Any] | None:
+    """The command itself; None where it goes on in another process.
+
+    It imports torch only now, when the configuration is known to be good.
+    """
     if command == "eval":
         from bmo_cli.experiment.evaluate import evaluate_run
 
@@ -122,9 +127,13 @@ def _run(
     hydra = HydraConfig.get()
     written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
     if hydra.mode == RunMode.MULTIRUN:
-        from bmo_cli.experiment.sweep_job import run_sweep_job
+        from bmo_cli.experiment.sweep_job import beside, require_places, run_sweep_job
 
-        return run_sweep_job(config, names, folder, written)
+        if config.get("jobs", 1) == 1:
+            return run_sweep_job(config, names, folder, written)
+        require_places(config, hydra.launcher["_target_"], hydra.sweeper["_target_"])
+        beside.start(config, names, folder, written, record_failure)
+        return None
     if config["train"].get("devices", 1) > 1:
         from bmo_cli.experiment.parallel import train_on_devices
 
@@ -205,8 +214,12 @@ def _dangling(error: InterpolationKeyError) -> InputError:
     )
 
 
-def _record_failure(
-    folder: RunFolder, error: BaseException, names: Mapping[str, str | None], *, begun: bool
+def record_failure(
+    folder: RunFolder,
+    error: BaseException,
+    names: Mapping[str, str | None],
+    *,
+    begun: bool = False,
 ) -> None:
     """result.json with the reason, and the traceback in run.log.
 

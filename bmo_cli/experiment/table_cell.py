@@ -120,7 +120,7 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        elsewhere = ("plugins", "resume", "logger")  # what changes no number
+        elsewhere = ("plugins", "resume", "logger", "jobs")  # what changes no number
         counted = {k: _contents(v) for k, v in config.items() if k not in elsewhere}
         try:
             counted["task"] |= _named_kernels(config)

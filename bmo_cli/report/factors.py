@@ -10,7 +10,7 @@ from bmo_cli.report.entry import Entry
 
 GROUPS = ("task", "method", "gkm", "net", "hyper")
 """Groups whose choice result.json names."""
-_NOT_COMPARED = ("seed", "resume", "plugins")
+_NOT_COMPARED = ("seed", "resume", "plugins", "logger", "jobs")
 
 
 @dataclass(frozen=True)
