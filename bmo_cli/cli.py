@@ -304,16 +304,19 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         require_closed(Path(folder))
     sweep = recorded_sweep(Path(folder)) if command == "train" else None
     if sweep is not None:
-        from bmo_cli.experiment.callbacks import resumed
+        from bmo_cli.experiment.callbacks import put_away_pickles, resumed
 
         refuse_changes_of_a_sweep(words)
         resumed.add(Path(folder).absolute())
+        put_away_pickles(Path(folder))
         typed = [word for word in words if not word.startswith("resume=")]
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
         for text in sweep.left_out:
             key = text.split("=", 1)[0]
             if key == "hydra.sweep.subdir" and argument(words, key) is None:
                 raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
+            if argument(words, key) is not None:
+                continue
             print(
                 f"bmo: not taken from {folder}: {printable(text)} (type it again, if you trust it)",
                 file=sys.stderr,

@@ -1,11 +1,13 @@
 """Sweeps: jobs that fail, are killed or run out of memory hide no other and are run again."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from safetensors import safe_open
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.callbacks import put_away_pickles
 from bmo_cli.experiment.sweep_job import own_device, require_places
 from bmo_cli.results.run_folder import RunFolder
 
@@ -290,3 +293,49 @@ def test_every_job_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cpu", 1) == own_device("cuda:1", 1) == {}
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert own_device("cuda", 1) == {}
+
+
+def processes(word):
+    """Numbers of the processes whose command line holds a word."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if word.encode() in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="no submitit")
+def test_a_job_that_submitit_puts_back_into_its_queue_goes_on(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    words = [*tiny, "train.steps=100000", "seed=0", "hydra/launcher=submitit_local"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bmo_cli", "train", "-m", *words, f"hydra.sweep.dir={sweep}"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (sweep / "0" / "checkpoints" / "previous.safetensors").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        (job,) = set(processes("submitit.core._submit")) & set(processes(str(sweep)))
+        os.kill(job, signal.SIGUSR2)  # what submitit has Slurm send before a time limit
+        while "going on after step" not in (sweep / "0" / "run.log").read_text():
+            assert process.poll() is None
+            time.sleep(0.1)
+        rows = RunFolder(sweep / "0").read_history()
+        assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    finally:
+        for pid in processes(str(sweep)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_pickles_of_a_sweep_are_put_away(tmp_path):
+    for _ in range(2):
+        (tmp_path / ".submitit").mkdir()
+        (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
+        put_away_pickles(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]

@@ -118,6 +118,17 @@ resumed: set[Path] = set()
 _made: list[Path] = []
 
 
+def put_away_pickles(sweep: Path) -> None:
+    """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
+    left = sweep / ".submitit"
+    for i in itertools.count(1):
+        if not left.exists():
+            return
+        place = sweep / f".submitit_{i}"
+        if not place.exists():
+            left.rename(place)
+
+
 def make_unique(wanted: Path) -> Path:
     """Create `wanted`, or `wanted_1`, `wanted_2`, ... : a folder that did not exist before."""
     wanted = wanted.absolute()

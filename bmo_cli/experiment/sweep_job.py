@@ -31,6 +31,9 @@ from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
 
+_SAVING = 100.0
+"""seconds in which a job can be saved; hydra/launcher=slurm has Slurm kill it after 120"""
+
 
 def run_sweep_job(
     config: Mapping[str, Any],
@@ -71,8 +74,12 @@ def run_sweep_job(
                 if stop.signal is not None and not asked:
                     child.stop()
                     asked = True
-        except BaseException:  # a second Ctrl-C
+        except KeyboardInterrupt:  # a second Ctrl-C
             child.kill()
+            raise
+        except BaseException:  # a launcher leaves, as submitit to put the job back into the queue
+            child.stop()
+            child.ended(timeout=_SAVING)
             raise
     try:
         result: dict[str, Any] = child.outcome()
