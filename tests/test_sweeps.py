@@ -339,3 +339,26 @@ def test_pickles_of_a_sweep_are_put_away(tmp_path):
         (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
         put_away_pickles(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]
+
+
+def test_a_launcher_that_is_not_installed_names_its_package(bmo, tiny):
+    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
+        pytest.skip("it is installed")
+    done = bmo("train", "-m", *tiny, "hydra/sweeper=search", "optim.lr=interval(0.001,0.01)")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "bmo: hydra/sweeper=optuna needs a package: pip install 'bmo-cli[optuna]'\n"
+    )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no hydra-optuna-sweeper")
+def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
+    words = ["hydra/sweeper=search", "optim.lr=tag(log,interval(0.0005,0.02))"]
+    done = bmo("train", "-m", *tiny, *words, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+    scores = [result(tmp_path / "s" / str(i))["metrics"]["val/psnr"] for i in range(3)]
+    best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
+    assert best["best_value"] == max(scores)
+    again = bmo("train", "resume=s", "hydra.sweeper.n_trials=4")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before: ") == 3 and (tmp_path / "s" / "3").is_dir()

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import InputError, Interrupted, printable
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.run_folder import RunFolder, write_atomically
 from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100
@@ -39,6 +39,8 @@ class UniqueFolder(Callback):
         folder = _replace(config, "hydra.sweep.dir")
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+        # Not every sweeper does so, and `resume` reads what the sweep was started with.
+        write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
 class SweepSummary(Callback):
