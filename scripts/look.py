@@ -41,6 +41,8 @@ def look(browser: Browser, file: Path, out: Path | None) -> int:
             f"{'in' if inside else 'NOT IN'} the first view, {max(0, wide)} pixels too wide, "
             f"divider and zoom {'move' if moved else 'DO NOT MOVE'}"
         )
+        for text in [*asked, *messages]:
+            print(f"  {text[:200]}")
         faults += len(asked) + len(messages) + (not inside) + (wide > 0) + (not moved)
         if name == "light":
             print("first view:", " / ".join(verdict.locator("div").first.inner_text().splitlines()))

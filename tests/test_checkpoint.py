@@ -212,3 +212,13 @@ def test_who_asks_whether_a_run_is_claimed_is_in_nobodys_way(tmp_path):
     finally:
         done.set()
         thread.join()
+
+
+def test_a_damaged_best_checkpoint_is_replaced_by_the_best_from_now_on(bmo, tiny, tmp_path):
+    assert bmo("train", *tiny, "hydra.run.dir=run").returncode == 0
+    best = tmp_path / "run" / "checkpoints" / "best.safetensors"
+    best.write_bytes(best.read_bytes()[:-7])
+    done = bmo("train", "resume=run", "train.steps=6")
+    assert done.returncode == 0, done.stderr
+    assert "the best one from now on takes its place" in done.stdout
+    assert result(tmp_path / "run")["best_step"] == 6

@@ -110,7 +110,7 @@ def test_the_first_view_names_the_best_by_validation(runs):
     assert "30.12 ± 1.59 dB" in words  # Student: 0.125 * 12.706
     assert "hyper=unrolled is 1.00 ± 0.00 dB better on these data, which choose nothing" in words
     assert (
-        "converges (certified): 2 of 2 seeds" in words
+        "converges (certified): 2 of 2 runs" in words
         and "residual 1e-06 after 3 iterations" in words
     )
 
@@ -130,6 +130,9 @@ def test_the_page_is_well_formed_and_asks_no_host(runs):
     text = page(entries(runs))
     reader = Reader(text)
     assert set(reader.tags) <= ALLOWED
+    make_run(runs / "bare", 29.0, pictures={"camera": [], "moon": ["clean"]})
+    (album,) = json.loads(Reader(page(entries(runs))).scripts[0])
+    assert [case["name"] for case in album["cases"]] == ["camera"]  # none without pictures
     for tag, name, value in reader.attributes:
         assert name not in ("src", "srcset", "style", "background", "action")
         assert not name.startswith("on")
@@ -404,6 +407,13 @@ def test_the_divider_the_zoom_the_legend_and_the_table_work(runs, browser):
 
     assert seen["messages"] == []
     assert [url for url in seen["requests"] if not url.startswith("data:")] == [file.as_uri()]
+
+
+def test_a_page_without_pictures_has_no_viewer(tmp_path, browser):
+    make_run(tmp_path / "a", 30.0, pictures={"camera": []})
+    write_report([str(tmp_path)])
+    page_, seen = opened(browser, tmp_path / "report.html")
+    assert page_.locator(".viewer").count() == 0 and seen["messages"] == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -15,6 +15,7 @@ import yaml
 
 from bmo_cli.errors import (
     BmoError,
+    Busy,
     DiskFull,
     Interrupted,
     disk_full_in_one_line,
@@ -86,11 +87,13 @@ def run_cell(cell: Cell) -> str:
 
     Raises:
         Interrupted: it is saved.
-        Busy: another process trains there.
         DiskFull: the next start goes on with it.
     """
     with disk_full_in_one_line(str(cell.folder.path), ONCE_MORE):
-        begun = _prepared(cell)
+        try:
+            begun = _prepared(cell)
+        except Busy as error:  # of one cell; it must not hide the others
+            return str(error)
         path, before = cell.folder.path, cell.folder.read_result() if begun else {}
         config = cell.composed.config | {"resume": str(path) if begun else None}
         started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +21,14 @@ from bmo_cli.experiment.build import (
 )
 from bmo_cli.experiment.certify import run_identity, write_certificate
 from bmo_cli.experiment.checkpoint import (
+    BEST,
+    Damaged,
     Progress,
     has_last,
     load_checkpoint,
     load_last,
     parameter_count,
+    read_checkpoint,
 )
 from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.cores import Cores
@@ -207,6 +211,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     if config["resume"] is not None:
         if _has_begun(folder):
             progress = load_last(folder.checkpoints, experiment.omega, optimizer)
+            _require_whole_best(folder, progress)
             _require_something_left(folder, config, progress.step)
             log.info("going on after step %d", progress.step)
         else:
@@ -238,6 +243,15 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         gradient.warm_up(first)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
+
+
+def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
+    """Where the best checkpoint is damaged, the best validation from now on counts."""
+    try:
+        read_checkpoint(folder.checkpoints / BEST)
+    except Damaged as error:
+        log.warning("%s; the best one from now on takes its place", error)
+        progress.best = math.nan
 
 
 def _has_begun(folder: RunFolder) -> bool:

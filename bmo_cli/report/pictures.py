@@ -77,7 +77,9 @@ def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int
         for case, files in _files(entry, cases).items():
             if case in found or len(found) < cases:
                 read = [_Found(name, number, label, _read(file)) for name, file in files.items()]
-                found.setdefault(case, []).extend(one for one in read if one.pixels.size)
+                read = [one for one in read if one.pixels.size]
+                if read:
+                    found.setdefault(case, []).extend(read)
     for side in _SIDES:
         album = _encoded(found, side)
         if sum(map(len, album.data.values())) <= BUDGET:

@@ -87,7 +87,7 @@ def _converged(problem: Problem, best: Group) -> list[str]:
     facts = []
     for words in dict.fromkeys(state.verdict for state in states):
         alike = [state for state in states if state.verdict == words]
-        of = f": {len(alike)} of {len(states)} seeds" if len(states) > 1 else ""
+        of = f": {len(alike)} of {len(states)} runs" if len(states) > 1 else ""
         mark = badge(alike[0].kind, words + of)
         facts.append(f"{mark} {tag('span', escaped(alike[0].why))}")
     entry = members[0]
