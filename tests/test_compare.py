@@ -223,6 +223,7 @@ def test_mistakes_are_one_line(sweep, words, message):
 
 def test_any_metric_can_be_compared(sweep):
     root, _ = sweep
+    assert summary([str(root), "metric=psnr"]) == summary([str(root)])
     text = summary([str(root), "metric=train_seconds", "better=smaller"])
     assert text.startswith("train_seconds (smaller is better) of 12 runs")
 

@@ -72,8 +72,8 @@ def _metric(entries: Sequence[Entry], name: str | None, better: str | None) -> M
             raise InputError("no run there has a score yet; 'bmo runs DIR' says how they stand")
         found = next((m for m in known.values() if m.name.startswith("test/")), None)
         found = found or next(iter(known.values()))
-    elif name in known:
-        found = known[name]
+    elif name in known or f"test/{name}" in known:
+        found = known.get(name) or known[f"test/{name}"]
     else:
         if all(entry.value(name) is None for entry in entries):
             there = sorted({key for entry in entries for key in entry.metrics})
