@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--tables", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     generator = random.Random(given.seed)

@@ -84,7 +84,7 @@ class SweepSummary(Callback):
 
 def _finished_beside() -> int:
     """Wait for the jobs of `jobs=N`; exit code of what stopped them, or 0."""
-    module = sys.modules.get("bmo_cli.experiment.sweep_job")  # which imports torch
+    module = sys.modules.get("bmo_cli.experiment.beside")  # which imports torch
     if module is None:
         return 0
     try:

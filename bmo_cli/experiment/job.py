@@ -127,10 +127,12 @@ def _run(
     hydra = HydraConfig.get()
     written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
     if hydra.mode == RunMode.MULTIRUN:
-        from bmo_cli.experiment.sweep_job import beside, require_places, run_sweep_job
-
         if config.get("jobs", 1) == 1:
+            from bmo_cli.experiment.sweep_job import run_sweep_job
+
             return run_sweep_job(config, names, folder, written)
+        from bmo_cli.experiment.beside import beside, require_places
+
         require_places(config, hydra.launcher["_target_"], hydra.sweeper["_target_"])
         beside.start(config, names, folder, written, record_failure)
         return None

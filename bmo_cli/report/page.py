@@ -20,8 +20,9 @@ from bmo_cli.report.entry import Entry
 from bmo_cli.report.markup import escaped, tag
 from bmo_cli.report.pictures import Album, collect
 from bmo_cli.report.problem import Problem
-from bmo_cli.report.sections import sections, verdict
+from bmo_cli.report.sections import sections
 from bmo_cli.report.summary import trained
+from bmo_cli.report.verdict import verdict
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import select
 
