@@ -75,3 +75,12 @@ def test_installed_wheel_trains_from_another_directory(built, photos, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (elsewhere / "run" / "result.json").is_file()
+    done = subprocess.run(
+        [str(environment / "bin" / "bmo"), "report", "run"],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        env=clean,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "</html>" in (elsewhere / "run" / "report.html").read_text()
