@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from bmo_cli.config.locate import choices
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.results.run_folder import RunFolder
 
 
 def history(folder):
@@ -455,3 +456,31 @@ def test_a_guided_run_restores_and_other_tasks_refuse_the_network(bmo, tiny, tmp
     assert read_image(tmp_path / "out.png").pixels.shape == read_image(photo).pixels.shape
     done = bmo("train", *words, *small, "hyper=separate")
     assert done.returncode == 2 and "looks at the observation" in done.stderr
+
+
+JUMPING = """
+import time
+from bmo_cli.hyper.aggregation import Unrolled
+
+now = time.time
+
+class Jumping(Unrolled):
+    def objective(self, scheme, sample, iterations):
+        time.time = lambda: now() - 3600
+        return super().objective(scheme, sample, iterations)
+"""
+
+
+def test_a_clock_that_jumps_back_changes_no_duration(bmo, tiny, tmp_path):
+    (tmp_path / "jumping.py").write_text(JUMPING)
+    own = ["hyper=unrolled", "hyper._target_=jumping.Jumping", "plugins=[jumping.py]"]
+    words = [*tiny, *own, "train.steps=6", "train.log_every=1"]
+    done = bmo("train", *words, "train.max_minutes=5", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    seconds = [row["seconds"] for row in RunFolder(tmp_path / "run").read_history()]
+    assert len(seconds) == 6 and seconds[0] > 0 and seconds == sorted(seconds)
+    assert 0 < result(tmp_path / "run")["train_seconds"] < 300
+    (tmp_path / "run" / "result.json").touch()
+    future = time.time() + 3600
+    os.utime(tmp_path / "run" / "result.json", (future, future))
+    assert bmo("runs", ".").stdout.rstrip().endswith("  0 s")

@@ -6,6 +6,7 @@ as there is a place for it.
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import time
@@ -48,6 +49,7 @@ class Beside:
         self._running: list[_Running] = []
         self._record: Record | None = None
         self.stopped = 0
+        atexit.register(self._leave)  # where Python would wait for the jobs that still run
 
     def start(
         self,
@@ -89,6 +91,10 @@ class Beside:
             Interrupted: see `start`.
         """
         self._wait_until_fewer_than(1)
+
+    def _leave(self) -> None:
+        for job in self._running:
+            job.child.stop()  # each is saved
 
     def _wait_until_fewer_than(self, count: int) -> None:
         with StopRequest() as stop:
