@@ -39,6 +39,11 @@ def number(value: object) -> float | None:
         return None
 
 
+def layout_of(value: object) -> str:
+    """A format of a number that cannot ask for millions of digits."""
+    return str(value) if re.fullmatch(r"\.\d[efg]", str(value)) else ".4g"
+
+
 @dataclass(frozen=True)
 class Metric:
     """A score that runs are compared by.
@@ -152,12 +157,11 @@ class Entry:
         name = described.get("name")
         if not isinstance(name, str):
             return None
-        layout = str(mapping(described.get("formats")).get(name))
         return Metric(
             f"{split}/{name}",
             described.get("larger_is_better") is not False,
             str(described.get("unit", "")),
-            layout if re.fullmatch(r"\.\d[efg]", layout) else ".4g",
+            layout_of(mapping(described.get("formats")).get(name)),
         )
 
 

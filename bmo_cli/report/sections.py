@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from bmo_cli.report.charts import COLOURS, Series, scatter
 from bmo_cli.report.comparison import COSTS, Estimate
 from bmo_cli.report.curves import certificates, curves, shown, swatch
-from bmo_cli.report.entry import Metric, mapping
+from bmo_cli.report.entry import Metric, layout_of, mapping
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.pictures import Album
 from bmo_cli.report.problem import Problem, convergence
@@ -29,18 +27,17 @@ def sections(problem: Problem, album: Album, page_number: int) -> str:
         album: their pictures.
         page_number: of the problem on the page, for identifiers.
     """
-    parts: list[tuple[str, Callable[[], str]]] = [
-        ("Runs", lambda: _runs(problem)),
-        ("Curves", lambda: curves(problem)),
-        ("Images", lambda: _images(album, page_number)),
-        ("Convergence", lambda: certificates(problem)),
-        ("Comparison", lambda: _comparison(problem)),
-        ("Differences", lambda: _differences(problem)),
-    ]
-    built = [(name, part()) for name, part in parts]
-    built = [(name, content) for name, content in built if content]
+    parts = {
+        "Runs": _runs(problem),
+        "Curves": curves(problem),
+        "Images": _images(album, page_number),
+        "Convergence": certificates(problem),
+        "Comparison": _comparison(problem),
+        "Differences": _differences(problem),
+    }
+    built = {name: content for name, content in parts.items() if content}
     anchor = f"p{page_number}"
-    links = "".join(f'<a href="#{anchor}-{name.lower()}">{escaped(name)}</a>' for name, _ in built)
+    links = "".join(f'<a href="#{anchor}-{name.lower()}">{escaped(name)}</a>' for name in built)
     title = f"{problem.title}: {len(problem.entries)} runs"
     protocol = next((e.run.result.get("protocol") for e in problem.entries if e.finished), "")
     return (
@@ -49,7 +46,7 @@ def sections(problem: Problem, album: Album, page_number: int) -> str:
         + f"<nav>{links}</nav>"
         + "".join(
             tag("section", tag("h3", escaped(name)) + content, id=f"{anchor}-{name.lower()}")
-            for name, content in built
+            for name, content in built.items()
         )
     )
 
@@ -77,8 +74,8 @@ def _runs(problem: Problem) -> str:
                 colour,
                 cell(name, "run"),
                 badge("good" if entry.finished else "bad", status),
-                *([_value(chosen, test)] if test else []),
-                *(_value(entry.value(f"test/{n}"), _format(test, n, formats)) for n in names),
+                *([_value(chosen, test.layout)] if test else []),
+                *(_value(entry.value(f"test/{n}"), formats[n]) for n in names),
                 cell(badge(state.kind, state.verdict) + tag("small", escaped(state.why)), "run"),
                 cell("" if seconds is None else f"{seconds:.0f}", "number", sort=seconds),
                 cell(escaped(since(entry.run.age)), "number", sort=entry.run.age),
@@ -87,16 +84,10 @@ def _runs(problem: Problem) -> str:
     return table(header, rows, sortable=True) + _failures(problem)
 
 
-def _format(test: Metric | None, name: str, formats: object) -> Metric:
-    layout = str(mapping(formats).get(name))
-    known = len(layout) == 3 and layout[0] == "." and layout[1].isdigit() and layout[2] in "efg"
-    return Metric(name, test is None or test.larger_is_better, "", layout if known else ".4g")
-
-
-def _value(value: float | None, metric: Metric | None) -> str:
-    if value is None or metric is None:
+def _value(value: float | None, layout: object) -> str:
+    if value is None:
         return cell("", "number")
-    return cell(escaped(metric.show(value)), "number", sort=value)
+    return cell(format(value, layout_of(layout)), "number", sort=value)
 
 
 def _failures(problem: Problem) -> str:
