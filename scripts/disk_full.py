@@ -68,7 +68,7 @@ def _training(out: Path, disk: Path, rounds: int, steps: int, generator: random.
     seconds, fresh = time.monotonic() - before, [*words, f"hydra.run.dir={run}"]
     for number in range(1, rounds + 1):
         process = start(words_again(run, fresh))
-        time.sleep(STARTING + generator.uniform(0, seconds / rounds))
+        time.sleep(STARTING + generator.uniform(0, 0.5 * seconds / rounds))
         _fill(disk, room=generator.choice([0, 0, 4096, 8192, 40_000]))
         good &= _told(f"training, round {number}", process, DISK_FULL)
         for name in (LAST, BEST):
@@ -80,7 +80,8 @@ def _training(out: Path, disk: Path, rounds: int, steps: int, generator: random.
         if stray_files(run):
             good &= check(f"nothing half-written: {stray_files(run)}", False)
         (disk / "filler").unlink()
-    return good and finish(words_again(run, fresh)) and same_run(whole, run)
+    good &= finish(words_again(run, fresh))
+    return good & same_run(whole, run)
 
 
 def _table(out: Path, disk: Path) -> bool:
