@@ -335,6 +335,10 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
 
     from bmo_cli.config.locate import GROUPS
 
+    if str(error).startswith("Unable to configure handler") and isinstance(
+        error.__cause__, Exception
+    ):
+        error = error.__cause__  # of a log, where it cannot be written
     found = of_the_machine(error)
     if isinstance(found, BmoError):
         return found

@@ -169,3 +169,11 @@ def test_scripts_name_the_real_console_script():
     assert os.access(ROOT / "scripts" / "bmo", os.X_OK)
     assert os.access(ROOT / "scripts" / "test", os.X_OK)
     assert "scripts/test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_a_log_that_cannot_be_written_is_one_line(bmo, trained):
+    (trained / "run.log").unlink()
+    (trained / "run.log").mkdir()
+    done = bmo("train", "resume=run", "train.steps=8")
+    assert done.returncode == 2
+    assert done.stderr.endswith("run/run.log: Is a directory\n") and done.stderr.count("\n") == 1
