@@ -101,16 +101,19 @@ def usage() -> str:
 
 def main() -> None:
     """Entry point of the console script."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
         _command(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
         _reader_gone()
-    except OSError as error:  # of the output
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except (BmoError, OSError) as error:
+        if wants_traceback:
             raise
-        _silence()
-        _stop(of_the_system(error))
+        if isinstance(error, OSError):  # of the output
+            _silence()
+            error = of_the_system(error)
+        _stop(error)
 
 
 def _command(words: Sequence[str]) -> None:
@@ -123,20 +126,11 @@ def _command(words: Sequence[str]) -> None:
     elif words[0] in COMMANDS:
         _run(words[0], words[1:])
     elif words[0] in OF_RUNS:
-        _about_runs(words[0], words[1:])
+        print(_said(words[0], words[1:]))
     else:
         known = [*COMMANDS, *OF_RUNS]
         hint = nearest(words[0], known) or f"; commands: {', '.join(known)}"
-        _stop(InputError(f"unknown command '{words[0]}'{hint}"))
-
-
-def _about_runs(command: str, words: Sequence[str]) -> None:
-    try:
-        print(_said(command, words))
-    except BmoError as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        _stop(error)
+        raise InputError(f"unknown command '{words[0]}'{hint}")
 
 
 def _said(command: str, words: Sequence[str]) -> str:
@@ -175,7 +169,6 @@ def _run(command: str, words: Sequence[str]) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.raiseExceptions = False  # a log that cannot be written is no reason to stop
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     overrides = list(words)
@@ -183,19 +176,13 @@ def _run(command: str, words: Sequence[str]) -> None:
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
-    except BrokenPipeError:
-        _reader_gone()
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BmoError as error:
-        if wants_traceback:
-            raise
-        _stop(error)
+    except (BmoError, BrokenPipeError):
+        raise
     except Exception as error:
-        if wants_traceback:
-            raise
-        _stop(_translated(error, overrides, command))
+        raise _translated(error, overrides, command) from error
 
 
 def _table_named(words: Sequence[str]) -> list[str]:
@@ -298,11 +285,12 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
     folder = argument(words, key)
     if folder is None:
         return words
+    sweep = None
     if command == "train":  # the others write elsewhere
         from bmo_cli.results.run_folder import require_closed
 
         require_closed(Path(folder))
-    sweep = recorded_sweep(Path(folder)) if command == "train" else None
+        sweep = recorded_sweep(Path(folder))
     if sweep is not None:
         from bmo_cli.experiment.callbacks import put_away_pickles, resumed
 

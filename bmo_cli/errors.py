@@ -103,8 +103,9 @@ def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
 
 def of_the_system(error: OSError) -> BmoError:
     """An error of the operating system that nobody foresaw, in a line."""
-    if is_disk_full(error):
-        return DiskFull("no space left on the disk; make room and give the same command again")
+    found = of_the_machine(error)
+    if isinstance(found, BmoError):
+        return found
     where = f"{error.filename}: " if error.filename else ""
     return InputError(f"{where}{error.strerror or error}")
 

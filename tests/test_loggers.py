@@ -107,9 +107,9 @@ def test_what_an_earlier_attempt_said_beyond_its_checkpoint_is_taken_back(tmp_pa
 
 
 BROKEN = """
-from bmo_cli.loggers.logger import Nothing
+from bmo_cli.loggers.logger import Logger
 
-class Broken(Nothing):
+class Broken(Logger):
     def row(self, row):
         raise OSError("the server is gone")
 """
@@ -204,8 +204,8 @@ def test_a_stopped_run_closes_its_logger(bmo, tiny, tmp_path):
     (tmp_path / "ears.py").write_text(
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from bmo_cli.loggers.logger import Nothing\n"
-        "class Ears(Nothing):\n"
+        "from bmo_cli.loggers.logger import Logger\n"
+        "class Ears(Logger):\n"
         "    def row(self, row):\n"
         f"        os.kill(os.getpid(), {int(signal.SIGTERM)})\n"
         "    def close(self, result):\n"

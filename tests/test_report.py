@@ -273,23 +273,39 @@ def test_a_report_replaces_a_report_and_nothing_else(runs):
         write_report([str(runs), f"output={runs}"])
 
 
-@pytest.mark.parametrize("logarithmic", [False, True])
-def test_axes_have_round_ticks_at_their_places(logarithmic):
-    rng = np.random.default_rng(0)
+def assert_places(axis, low, high, share):
+    for tick in axis.ticks():
+        assert low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)
+        assert axis.at(tick) == pytest.approx(10 + 100 * share(tick), abs=1e-6)
+
+
+def test_linear_axes_have_ticks_at_multiples_of_1_2_or_5(rng):
     for _ in range(200):
         low = float(10 ** rng.uniform(-6, 4))
         high = low * float(10 ** rng.uniform(0.05, 6))
-        axis = Axis([low, high], 10, 110, logarithmic=logarithmic)
+        axis = Axis([low, high], 10, 110)
         ticks = axis.ticks()
         assert 2 <= len(ticks) <= 8, (low, high, ticks)
-        for tick in ticks:
-            assert low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)
-            mantissa = tick / 10 ** math.floor(math.log10(tick) + 1e-9)
-            assert mantissa == pytest.approx(round(mantissa * 20) / 20) or not logarithmic
-            share = (tick - low) / (high - low)
-            if logarithmic:
-                share = math.log(tick / low) / math.log(high / low)
-            assert axis.at(tick) == pytest.approx(10 + 100 * share, abs=1e-6)
+        step = ticks[1] - ticks[0]
+        assert np.allclose(np.diff(ticks), step, rtol=1e-6)
+        assert min(abs(step / 10 ** math.floor(math.log10(step)) - m) for m in (1, 2, 5, 10)) < 1e-4
+        assert abs(ticks[0] / step - round(ticks[0] / step)) < 1e-4
+        assert_places(axis, low, high, lambda t, low=low, high=high: (t - low) / (high - low))
+
+
+def test_logarithmic_axes_have_ticks_at_powers_of_ten(rng):
+    for _ in range(200):
+        low = float(10 ** rng.uniform(-6, 4))
+        high = low * float(10 ** rng.uniform(2, 12))
+        axis = Axis([low, high], 10, 110, logarithmic=True)
+        powers = np.log10(axis.ticks())
+        assert 2 <= len(powers) <= 7 and np.allclose(powers, np.round(powers), atol=1e-9)
+        assert len(set(np.round(np.diff(powers)))) == 1
+        assert_places(
+            axis, low, high, lambda t, low=low, high=high: math.log(t / low) / math.log(high / low)
+        )
+    assert Axis([2.0, 40.0], 0, 1, logarithmic=True).ticks() == [2, 3, 5, 10, 20, 30]
+    assert not Axis([0.0, 40.0], 0, 1, logarithmic=True).logarithmic
 
 
 def test_lines_keep_their_extremes_and_leave_out_what_is_not_finite():

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -190,7 +191,5 @@ def _say(what: str, folder: RunFolder) -> None:
     """A line on the terminal; the log is that of the job that was started last."""
     place = folder.path
     shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-    try:
+    with suppress(OSError):  # nobody reads, and the jobs go on
         print(printable(f"{what}: {shown}"), flush=True)
-    except OSError:  # nobody reads
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123

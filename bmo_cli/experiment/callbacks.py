@@ -52,6 +52,8 @@ class SweepSummary(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Wait for jobs that still run, then look at every job's result."""
         stopped = _finished_beside()
+        if stopped:  # said why
+            raise SystemExit(stopped)
         folder = Path(str(config.hydra.sweep.dir))
         jobs = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
         jobs |= {run.path for run in find_runs([folder])}
@@ -63,8 +65,6 @@ class SweepSummary(Callback):
                 result = {"message": str(error)}
             if result.get("status") != "ok":
                 failed[job] = result.get("message") or "it left no result"
-        if stopped:  # said why
-            raise SystemExit(stopped)
         if not failed:
             return
         for job, reason in failed.items():
@@ -123,12 +123,8 @@ _made: list[Path] = []
 def put_away_pickles(sweep: Path) -> None:
     """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
     left = sweep / ".submitit"
-    for i in itertools.count(1):
-        if not left.exists():
-            return
-        place = sweep / f".submitit_{i}"
-        if not place.exists():
-            left.rename(place)
+    if left.exists():
+        left.rename(make_unique(left))
 
 
 def make_unique(wanted: Path) -> Path:

@@ -40,7 +40,7 @@ from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, 
 from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.trainer import Trainer
-from bmo_cli.loggers.logger import Harmless, Logger, Nothing
+from bmo_cli.loggers.logger import Harmless, Logger
 from bmo_cli.memory import free_memory
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
@@ -199,7 +199,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     experiment = build(config)
     task = experiment.task
     task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
-    logger: Logger = Nothing()
+    logger = Logger()
     if ranks.first and config.get("logger"):
         logger = instantiate(config["logger"], "logger", config["plugins"], Logger)
     optimizer = None

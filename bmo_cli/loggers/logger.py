@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,14 +11,14 @@ from bmo_cli.results.run_folder import RunFolder
 log = logging.getLogger("bmo")
 
 
-class Logger(ABC):
+class Logger:
     """Shows a run elsewhere as well: one class and a YAML in `configs/logger/`.
 
-    The constructor takes the keys of the YAML and refuses what cannot work, as a package that is
-    not installed, by an `errors.InputError`: no time has been spent then.
+    This one shows it nowhere. The constructor of another takes the keys of its YAML and refuses
+    what cannot work, as a package that is not installed, by an `errors.InputError`: no time has
+    been spent then.
     """
 
-    @abstractmethod
     def open(
         self,
         folder: RunFolder,
@@ -37,32 +36,11 @@ class Logger(ABC):
             metric: name of the score in a row's `val`.
         """
 
-    @abstractmethod
     def row(self, row: Mapping[str, float]) -> None:
         """A row of the history; a value that is not there is nan."""
 
-    @abstractmethod
     def close(self, result: Mapping[str, Any]) -> None:
         """The run has ended, by `result["status"]`: running, if it did not end as it should."""
-
-
-class Nothing(Logger):
-    """No logger: the run folder has it all."""
-
-    def open(
-        self,
-        folder: RunFolder,
-        config: Mapping[str, Any],
-        rows: Sequence[Mapping[str, float]],
-        metric: str,
-    ) -> None:
-        pass
-
-    def row(self, row: Mapping[str, float]) -> None:
-        pass
-
-    def close(self, result: Mapping[str, Any]) -> None:
-        pass
 
 
 class Harmless:

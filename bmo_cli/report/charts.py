@@ -26,13 +26,11 @@ class Series:
         run: number of the run it belongs to, which chooses its colour.
         name: shown when it is pointed at.
         points: (x, y).
-        dashed: whether its line is.
     """
 
     run: int
     name: str
     points: Sequence[tuple[float, float]]
-    dashed: bool = False
 
 
 class Axis:
@@ -62,7 +60,7 @@ class Axis:
         return self._from + share * (self._to - self._from)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis: 3 to 7 of them."""
+        """Round values within the axis, 2 to 8 of them."""
         if self.logarithmic:
             first, last = math.ceil(self._low - 1e-9), math.floor(self._high + 1e-9)
             if last - first >= 1:
@@ -77,7 +75,7 @@ class Axis:
 
 def _round_steps(low: float, high: float) -> list[float]:
     """Multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / 5
+    rough = (high - low) / 7
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= rough * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -122,14 +120,13 @@ def lines(
             )
     for one, kept in drawn:
         path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in kept)
-        dash = " dashed" if one.dashed else ""
         body = (
             f'<polyline points="{path}"/>'
             if len(kept) > 1
             else f'<circle cx="{x.at(kept[0][0]):.1f}" cy="{y.at(kept[0][1]):.1f}" r="4"/>'
         )
         parts.append(
-            f'<g class="series c{one.run % COLOURS}{dash}" data-run="{one.run}">'
+            f'<g class="series c{one.run % COLOURS}" data-run="{one.run}">'
             f"<title>{escape(one.name)}</title>{body}</g>"
         )
     return _svg(title, parts)

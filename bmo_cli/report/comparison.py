@@ -35,6 +35,11 @@ class Estimate:
         """Whether the interval leaves out zero."""
         return self.interval is not None and abs(self.mean) > self.interval
 
+    def show(self, metric: Metric, *, sign: bool = False) -> str:
+        """The mean with its interval, in the metric's format."""
+        spread = "" if self.interval is None else f" ± {metric.show(self.interval)}"
+        return metric.show(self.mean, sign=sign) + spread
+
 
 @dataclass(frozen=True)
 class Group:
@@ -58,6 +63,11 @@ class Group:
     costs: Mapping[str, float]
     difference: Estimate | None = None
     front: tuple[str, ...] = ()
+
+    @property
+    def finished(self) -> int:
+        """How many of its runs ended as they should."""
+        return sum(entry.finished for entry in self.entries)
 
     @property
     def score(self) -> Estimate | None:
@@ -102,7 +112,7 @@ class Comparison:
 
 
 def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None) -> Comparison:
-    """Compare runs of one problem, see `same_problem`.
+    """Compare runs of one problem, see `different_problem`.
 
     Args:
         entries: the runs, failed ones too.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bmo_cli.report.charts import COLOURS, Series, lines
-from bmo_cli.report.comparison import Estimate
-from bmo_cli.report.entry import Entry, Metric, mapping, number
+from bmo_cli.report.entry import Entry, mapping, number
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.problem import Problem, findings, residual_curves
 
@@ -60,7 +59,7 @@ def swatch(number_of_run: int) -> str:
 def history(problem: Problem, x: str, key: str) -> str:
     """One column of the histories."""
     title, log = _CURVES[key]
-    metric = problem.test.name.partition("/")[2] if problem.test else "score"
+    metric = problem.test.score if problem.test else "score"
     unit = f" ({problem.test.unit})" if key == "val" and problem.test and problem.test.unit else ""
     series = [
         Series(i, label, [(row[x], row[key]) for row in entry.history])
@@ -80,12 +79,12 @@ def certificates(problem: Problem) -> str:
     if not known:
         return tag(
             "p",
-            "No run has a certificate: train with <code>certify=true</code>, or "
-            "<code>bmo certify run=DIR</code>.",
+            "No run has a certificate: train with <code>certify=true</code>, or make one by "
+            "<code>bmo train resume=DIR certify=true</code>.",
         )
     panels = [residuals(problem)]
     if problem.test is not None:
-        metric = problem.test.name.partition("/")[2]
+        metric = problem.test.score
         beyond = [
             Series(i, label, sorted(_scores(entry.certificate.get(f"val_{metric}"))))
             for i, label, entry in drawn_runs(problem)
@@ -145,9 +144,3 @@ def _findings(entry: Entry, kind: str) -> list[list[str]]:
             ]
         )
     return rows
-
-
-def shown(value: Estimate, metric: Metric, *, sign: bool = False) -> str:
-    """A mean with its interval."""
-    spread = "" if value.interval is None else f" ± {metric.show(value.interval)}"
-    return metric.show(value.mean, sign=sign) + spread

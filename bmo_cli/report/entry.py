@@ -60,6 +60,20 @@ class Metric:
     unit: str = ""
     layout: str = ".4g"
 
+    @property
+    def score(self) -> str:
+        """Its name without the split."""
+        return self.name.partition("/")[2]
+
+    @property
+    def titled(self) -> str:
+        """Its name with its unit."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def with_unit(self, text: str) -> str:
+        """A value that is shown, followed by the unit."""
+        return f"{text} {self.unit}" if self.unit else text
+
     def better(self, a: float, b: float) -> bool:
         """Whether `a` is better than `b`."""
         return a > b if self.larger_is_better else a < b

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,21 +45,14 @@ class Problem:
     def _split(self, split: str) -> Metric | None:
         if self.test is None:
             return None
-        name = f"{split}/{self.test.name.partition('/')[2]}"
-        return Metric(name, self.test.larger_is_better, self.test.unit, self.test.layout)
+        return replace(self.test, name=f"{split}/{self.test.score}")
 
     def _rank(self, entry: Entry) -> tuple[bool, float]:
-        value = self.chosen_by(entry)
-        sign = -1 if self.test is None or self.test.larger_is_better else 1
-        usable = value is not None and entry.finished
-        return not usable, sign * value if usable and value is not None else 0.0
-
-    def chosen_by(self, entry: Entry) -> float | None:
-        """The score that a run is chosen by: validation, so that test scores choose nothing."""
-        if self.test is None or self.validation is None:
-            return None
-        value = entry.value(self.validation.name)
-        return entry.value(self.test.name) if value is None else value
+        """By validation alone: test scores choose nothing."""
+        value = entry.value(self.validation.name) if self.validation and entry.finished else None
+        if value is None or self.validation is None:
+            return True, 0.0
+        return False, -value if self.validation.larger_is_better else value
 
     @cached_property
     def comparison(self) -> Comparison | None:

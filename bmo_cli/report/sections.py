@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bmo_cli.report.charts import COLOURS, Series, scatter
 from bmo_cli.report.comparison import COSTS, Estimate
-from bmo_cli.report.curves import certificates, curves, shown, swatch
+from bmo_cli.report.curves import certificates, curves, swatch
 from bmo_cli.report.entry import Metric, layout_of, mapping
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.pictures import Album
@@ -59,7 +59,7 @@ def _runs(problem: Problem) -> str:
         formats |= mapping(mapping(entry.run.result.get("metric")).get("formats"))
     names = [n for n in formats if any(e.value(f"test/{n}") is not None for e in problem.entries)]
     names = names[:8]
-    validation = [f"val {test.name.partition('/')[2]}"] if test else []
+    validation = [f"val {test.score}"] if test else []
     header = ["", "run", "status", *validation, *names, "converges", "seconds", "age"]
     rows = []
     for i, (entry, label) in enumerate(zip(problem.entries, problem.labels, strict=True)):
@@ -146,15 +146,14 @@ def _comparison(problem: Problem) -> str:
     if found is None or len(found.groups) < 2:
         return ""
     metric = found.metric
-    name = metric.name + (f" ({metric.unit})" if metric.unit else "")
+    name = metric.titled
     rows = []
     for group in found.groups:
-        done = sum(entry.finished for entry in group.entries)
         score, change = group.score, group.difference
         rows.append(
             [
                 cell(swatch(problem.first + group.indices[0]) + escaped(group.label), "run"),
-                cell(escaped(f"{done} of {len(group.entries)}"), "number"),
+                cell(escaped(f"{group.finished} of {len(group.entries)}"), "number"),
                 _mean(score, metric),
                 _mean(change, metric, sign=True),
                 *(_cost(group.costs.get(key), key in group.front) for key in COSTS),
@@ -188,7 +187,7 @@ def _comparison(problem: Problem) -> str:
 def _mean(value: Estimate | None, metric: Metric, *, sign: bool = False) -> str:
     if value is None:
         return cell("", "number")
-    text = escaped(shown(value, metric, sign=sign))
+    text = escaped(value.show(metric, sign=sign))
     if sign and value.is_clear:
         text = tag("b", text)
     return cell(text, "number", sort=value.mean)

@@ -97,8 +97,8 @@ def _differing(entries: Sequence[Entry]) -> str:
 
 def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str:
     metric, groups = comparison.metric, comparison.groups
-    unit = f" in {metric.unit}" if metric.unit else ""
     better = "larger" if metric.larger_is_better else "smaller"
+    unit = f" in {metric.unit}" if metric.unit else ""
     head = f"{metric.name}{unit} ({better} is better) of {len(entries)} runs"
     protocol = next((e.run.result.get("protocol") for e in entries if e.finished), None)
     lines = [head + (f", {printable(str(protocol))}" if protocol else "")]
@@ -110,7 +110,7 @@ def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str
         [
             printable(group.label),
             _count(group),
-            "-" if group.score is None else _shown(group.score, metric),
+            "-" if group.score is None else group.score.show(metric),
             *([_difference(group, comparison, metric)] if pairs else []),
             *(f"{group.costs[name]:.4g}" if name in group.costs else "-" for name in COSTS),
             _front(group),
@@ -130,7 +130,7 @@ def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str
                     [
                         printable(f"{one.key}={one.value}"),
                         printable(f"against {one.reference or 'none'}"),
-                        _shown(one.change, metric, sign=True),
+                        _change(one.change, metric),
                         f"({one.change.count} pairs)" if one.change.count > 1 else "(1 pair)",
                     ]
                     for one in comparison.effects
@@ -144,20 +144,18 @@ def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str
 
 
 def _count(group: Group) -> str:
-    done = sum(entry.finished for entry in group.entries)
-    return f"{done}" if done == len(group.entries) else f"{done} of {len(group.entries)}"
+    done, count = group.finished, len(group.entries)
+    return f"{done}" if done == count else f"{done} of {count}"
 
 
-def _shown(value: Estimate, metric: Metric, *, sign: bool = False) -> str:
-    spread = "" if value.interval is None else f" ± {metric.show(value.interval)}"
-    mark = " *" if sign and value.is_clear else "  " if sign else ""
-    return metric.show(value.mean, sign=sign) + spread + mark
+def _change(value: Estimate, metric: Metric) -> str:
+    return value.show(metric, sign=True) + (" *" if value.is_clear else "  ")
 
 
 def _difference(group: Group, comparison: Comparison, metric: Metric) -> str:
     if group.difference is None:
         return "  " if group.label == comparison.against else "-  "
-    return _shown(group.difference, metric, sign=True)
+    return _change(group.difference, metric)
 
 
 def _front(group: Group) -> str:
@@ -173,10 +171,9 @@ def _csv(comparison: Comparison) -> str:
     for group in comparison.groups:
         values = [factor.values[group.indices[0]] for factor in comparison.factors]
         score, change = group.score, group.difference
-        done = sum(entry.finished for entry in group.entries)
         rows.append(
             [
-                *(*values, len(group.entries), done, *_cells(score, first=True)),
+                *(*values, len(group.entries), group.finished, *_cells(score, first=True)),
                 *(*_cells(change), *(group.costs.get(name, "") for name in COSTS)),
                 *(int(name in group.front) for name in COSTS),
             ]

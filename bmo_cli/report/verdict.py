@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bmo_cli.report.comparison import Group
-from bmo_cli.report.curves import history, residuals, shown
+from bmo_cli.report.comparison import Estimate, Group
+from bmo_cli.report.curves import history, residuals
 from bmo_cli.report.markup import badge, escaped, tag
 from bmo_cli.report.problem import Problem, convergence, late_gain
 
@@ -20,14 +20,13 @@ def verdict(problem: Problem) -> str:
     entry = next(e for e in problem.entries if e in best.entries and e.finished)
     several = f" over {score.count} seeds" if score.count > 1 else ""
     split = "test" if metric.name.startswith("test/") else "validation"
-    unit = f" {metric.unit}" if metric.unit else ""
     parts = [
         tag("p", escaped(f"{problem.title}: best by validation"), "quiet"),
         tag("h2", escaped(best.label if len(found.groups) > 1 else problem.title)),
         tag(
             "p",
-            f"{tag('strong', escaped(shown(score, metric) + unit))} "
-            + escaped(f"{metric.name.partition('/')[2]} on {split} data{several}"),
+            f"{tag('strong', escaped(metric.with_unit(score.show(metric))))} "
+            + escaped(f"{metric.score} on {split} data{several}"),
             "score",
         ),
         tag("p", escaped(_margin(problem)), "margin") if len(found.groups) > 1 else "",
@@ -49,14 +48,13 @@ def _margin(problem: Problem) -> str:
     other, metric = others[0], found.metric
     assert other.score is not None
     ahead = metric.better(other.score.mean, best.score.mean)
-    gap = metric.show(abs(best.score.mean - other.score.mean))
     interval = None if other.difference is None else other.difference.interval
-    spread = "" if interval is None else f" ± {metric.show(interval)}"
-    unit = f" {metric.unit}" if metric.unit else ""
+    apart = Estimate(abs(best.score.mean - other.score.mean), interval, 0)
+    gap = metric.with_unit(apart.show(metric))
     if ahead:
-        text = f"{other.label} is {gap}{spread}{unit} better on these data, which choose nothing"
+        text = f"{other.label} is {gap} better on these data, which choose nothing"
     else:
-        text = f"{gap}{spread}{unit} ahead of {other.label}"
+        text = f"{gap} ahead of {other.label}"
     if other.difference is None or interval is None:
         return text + " (too few equal seeds for an interval)"
     return text + ("" if other.difference.is_clear else ", within the scatter of seeds")
@@ -75,8 +73,8 @@ def _converged(problem: Problem, best: Group) -> list[str]:
     entry = members[0]
     gain, fall = late_gain(problem, entry), entry.value("train/gradient_fall")
     if gain is not None and problem.test is not None:
-        unit = f" {problem.test.unit}" if problem.test.unit else ""
-        text = f"training: validation gained {problem.test.show(gain)}{unit} in its last quarter"
+        gained = problem.test.with_unit(problem.test.show(gain))
+        text = f"training: validation gained {gained} in its last quarter"
         if fall is not None:
             text += f", the hyper-gradient fell to {fall:.2g} of its first norm"
         facts.append(escaped(text))

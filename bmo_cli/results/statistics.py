@@ -19,9 +19,9 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_differences(a: Mapping[str, float], b: Mapping[str, float]) -> list[float]:
-    """a - b of the keys that both have: differences of equal seeds or equal cases.
+    """a - b of the keys that both have: differences of equal seeds.
 
-    What a pair shares (the initial weights, the photograph) is no part of their scatter.
+    What a pair shares (the initial weights, the order of the data) is no part of their scatter.
     """
     return [value - b[key] for key, value in a.items() if key in b]
 
