@@ -10,8 +10,8 @@ import atexit
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -70,7 +70,27 @@ class Beside:
             Interrupted: this process was asked to stop; every job that ran is saved.
         """
         self._record = record
-        self._wait_until_fewer_than(config["jobs"])
+        with self._stoppable() as stop:
+            self._wait_until_fewer_than(config["jobs"], stop)
+            if stop.signal is None:
+                self._begin(config, names, folder, logging_config)
+
+    def finish(self) -> None:
+        """Wait for all jobs.
+
+        Raises:
+            Interrupted: see `start`.
+        """
+        with self._stoppable() as stop:
+            self._wait_until_fewer_than(1, stop)
+
+    def _begin(
+        self,
+        config: Mapping[str, Any],
+        names: Mapping[str, str | None],
+        folder: RunFolder,
+        logging_config: Mapping[str, Any],
+    ) -> None:
         config, done = prepared(config, folder)
         if done is not None:
             _say("done before", folder)
@@ -85,37 +105,33 @@ class Beside:
         self._running.append(_Running(child, names, folder, place))
         _say("started", folder)
 
-    def finish(self) -> None:
-        """Wait for all jobs.
-
-        Raises:
-            Interrupted: see `start`.
-        """
-        self._wait_until_fewer_than(1)
-
     def _leave(self) -> None:
         for job in self._running:
             job.child.stop()  # each is saved
 
-    def _wait_until_fewer_than(self, count: int) -> None:
+    @contextmanager
+    def _stoppable(self) -> Iterator[StopRequest]:
+        """Context in which a request to stop reaches every job; it ends when they are saved."""
         with StopRequest() as stop:
             try:
-                while len(self._running) >= count and stop.signal is None:
-                    wait([job.child.channel for job in self._running], timeout=0.5)
+                yield stop
+                if stop.signal is None:
+                    return
+                self._leave()
+                while self._running:
+                    time.sleep(0.1)
                     self._collect()
-            except BaseException:  # a second Ctrl-C
+            except KeyboardInterrupt:  # a second Ctrl-C
                 for job in self._running:
                     job.child.kill()
                 raise
-            if stop.signal is None:
-                return
-            for job in self._running:
-                job.child.stop()
-            while self._running:
-                time.sleep(0.1)
-                self._collect()
         self.stopped = stop.exit_code
         raise Interrupted("stopped; what was in progress is saved", exit_code=self.stopped)
+
+    def _wait_until_fewer_than(self, count: int, stop: StopRequest) -> None:
+        while len(self._running) >= count and stop.signal is None:
+            wait([job.child.channel for job in self._running], timeout=0.5)
+            self._collect()
 
     def _collect(self) -> None:
         for job in [job for job in self._running if job.child.ended()]:

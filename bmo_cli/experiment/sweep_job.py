@@ -57,10 +57,10 @@ def run_sweep_job(
         return done
     if config["train"].get("devices", 1) > 1:
         return train_on_devices(config, names, folder, logging_config, None, lambda: None)
-    child = Child(
-        train_job, config, names, folder.path, logging_config, threads=torch.get_num_threads()
-    )
-    with StopRequest() as stop:
+    with StopRequest() as stop:  # from before there is a process to be stopped
+        child = Child(
+            train_job, config, names, folder.path, logging_config, threads=torch.get_num_threads()
+        )
         asked, parent = False, os.getppid()
         try:
             while not child.ended(timeout=0.2):
