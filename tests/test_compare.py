@@ -258,7 +258,7 @@ def test_a_result_of_any_shape_is_data(tmp_path, damage):
 def test_results_about_other_runs_are_left_out(tmp_path):
     make_run(tmp_path / "a", 30.0)
     make_run(tmp_path / "e", 33.0, run="outputs/a")
-    assert "of 1 runs" in summary([str(tmp_path)])
+    assert "of 1 run," in summary([str(tmp_path)])
 
 
 def test_smaller_can_be_better(tmp_path):

@@ -24,7 +24,7 @@ from bmo_cli.report.sections import sections
 from bmo_cli.report.summary import trained
 from bmo_cli.report.verdict import verdict
 from bmo_cli.results.run_folder import write_atomically
-from bmo_cli.results.runs import select
+from bmo_cli.results.runs import counted, select
 
 USAGE = """bmo report: one HTML page about runs: which is best, did it converge, curves, images
 
@@ -62,7 +62,7 @@ def write_report(words: Sequence[str]) -> str:
         write_atomically(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}") from error
-    return f"{file}: {len(entries)} runs, {len(content) / 1e6:.1f} MB"
+    return f"{file}: {counted(len(entries))}, {len(content) / 1e6:.1f} MB"
 
 
 def page(entries: Sequence[Entry], title: str = "") -> str:
@@ -79,7 +79,7 @@ def page(entries: Sequence[Entry], title: str = "") -> str:
     albums = [collect(problem.ranked_labels) for problem in found]
     style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
     done = sum(entry.finished for entry in entries)
-    state = f"{len(entries)} runs, {done} finished"
+    state = f"{counted(len(entries))}, {done} finished"
     heading = title or " · ".join(dict.fromkeys(problem.title for problem in found))
     when = datetime.now().strftime("%Y-%m-%d %H:%M")
     body = [

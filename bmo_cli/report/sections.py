@@ -9,7 +9,7 @@ from bmo_cli.report.entry import Metric, layout_of, mapping
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.pictures import Album
 from bmo_cli.report.problem import Problem, convergence
-from bmo_cli.results.runs import since
+from bmo_cli.results.runs import counted, since
 
 _MOST_COLUMNS = 12
 COST_TITLES = {
@@ -38,7 +38,7 @@ def sections(problem: Problem, album: Album, page_number: int) -> str:
     built = {name: content for name, content in parts.items() if content}
     anchor = f"p{page_number}"
     links = "".join(f'<a href="#{anchor}-{name.lower()}">{escaped(name)}</a>' for name in built)
-    title = f"{problem.title}: {len(problem.entries)} runs"
+    title = f"{problem.title}: {counted(len(problem.entries))}"
     protocol = next((e.run.result.get("protocol") for e in problem.entries if e.finished), "")
     return (
         tag("h2", escaped(title))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bmo_cli.errors import InputError, printable
 from bmo_cli.report.comparison import COSTS, Comparison, Estimate, Group, compare, different_problem
 from bmo_cli.report.entry import Entry, Metric
-from bmo_cli.results.runs import Run, select
+from bmo_cli.results.runs import Run, counted, select
 from bmo_cli.results.tables import comma_separated, text_table
 
 USAGE = """bmo compare: groups of runs that differ in their seed alone, against one another
@@ -99,7 +99,7 @@ def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str
     metric, groups = comparison.metric, comparison.groups
     better = "larger" if metric.larger_is_better else "smaller"
     unit = f" in {metric.unit}" if metric.unit else ""
-    head = f"{metric.name}{unit} ({better} is better) of {len(entries)} runs"
+    head = f"{metric.name}{unit} ({better} is better) of {counted(len(entries))}"
     protocol = next((e.run.result.get("protocol") for e in entries if e.finished), None)
     lines = [head + (f", {printable(str(protocol))}" if protocol else "")]
     lines += [warning] if warning else []

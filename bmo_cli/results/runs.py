@@ -178,6 +178,11 @@ def _score(metrics: object) -> str:
     return ""
 
 
+def counted(count: int) -> str:
+    """So many runs, in words."""
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def since(seconds: float) -> str:
     """An age in its largest unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
