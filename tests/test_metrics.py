@@ -1,5 +1,8 @@
 """Linear maps and metrics against dense matrices."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -178,3 +181,72 @@ def test_gradients_reach_the_steps(rng):
         assert torch.autograd.gradcheck(
             lambda t, b, kind=kind: kind(t, b, a).smallest_eigenvalue, (tau, beta)
         )
+
+
+# --- float32 --------------------------------------------------------------------------------------
+
+
+class OfNorm:
+    """A linear map of which |A|^2 alone is known."""
+
+    def __init__(self, norm_squared):
+        self.norm_squared = norm_squared
+
+
+def steps(rng, count):
+    """Step sizes of float32 inside tau (sigma |A|^2 + L_f / 2) < 1, some of them near the limit."""
+    for _ in range(count):
+        norm, sigma = 10 ** rng.uniform(-1, 1.5), torch.tensor(float(10 ** rng.uniform(-4, 4)))
+        share = torch.tensor(float(1 / (1 + np.exp(-rng.uniform(0, 9)))))
+        tau = share / (sigma * norm + float(rng.choice([0.0, 1.0])) / 2)
+        yield tau, sigma, norm
+
+
+def test_smallest_eigenvalue_of_the_primal_dual_metric_in_float32(rng):
+    """The singular value |A| meets the matrix [[1/tau, -|A|], [-|A|, 1/sigma]]."""
+    for tau, sigma, norm in steps(rng, 2000):
+        p, q = Fraction(1) / Fraction(float(tau)), Fraction(1) / Fraction(float(sigma))
+        product, total = p * q - Fraction(norm), p + q
+        root = math.sqrt(total * total - 4 * product)
+        expected = 2 * product / (total + Fraction(root))
+        found = PrimalDual(tau, sigma, OfNorm(norm)).smallest_eigenvalue.item()
+        assert found > 0
+        assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_smallest_eigenvalue_of_a_linearised_block_in_float32(rng):
+    for tau, beta, norm in steps(rng, 2000):
+        expected = Fraction(1) / Fraction(float(tau)) - Fraction(float(beta)) * Fraction(norm)
+        found = LinearizedBlock(tau, beta, OfNorm(norm)).smallest_eigenvalue.item()
+        assert found > 0
+        assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_norm_of_a_matrix_is_that_of_float64(rng):
+    entries = normal(rng, 60, 80).float()
+    expected = np.linalg.norm(entries.double().numpy(), 2) ** 2
+    found = Matrix(entries).norm_squared
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+    assert (entries[:1] * found).dtype is torch.float32  # a scalar promotes nothing
+
+
+def test_an_indefinite_metric_has_no_norm(rng):
+    """tau twice as long as the limit: <u, G u> < 0 along the first singular vector."""
+    a, _, _ = wide(rng)
+    _, _, right = torch.linalg.svd(a.a)
+    g = LinearizedBlock(scalar(2 / float(a.norm_squared)), scalar(1.0), a)
+    assert torch.isnan(g.norm((right[:1],))).all()
+    assert (g.norm((right[-1:],)) > 0).all()
+
+
+def test_a_norm_is_not_rounded_to_zero(rng):
+    """A quarter of a rounding inside the limit, in float32, the norm is at most that large."""
+    a = Matrix(normal(rng, 4, 7).float())
+    _, _, right = torch.linalg.svd(a.a)
+    for share in (1 - 1e-7, 1 - 3e-8, 1.0, 1 + 3e-8):
+        g = LinearizedBlock(torch.tensor(share / float(a.norm_squared)), torch.tensor(1.0), a)
+        norm = g.norm((right[:1],))
+        assert (norm > 0).all()
+        assert (norm <= 1e-2 * float(a.norm_squared) ** 0.5).all()
+    assert ScaledIdentity(torch.tensor(4.0)).norm((right[:1],)).item() == pytest.approx(2)
+    assert ScaledIdentity(torch.tensor(4.0)).norm((0 * right[:1],)).item() == 0

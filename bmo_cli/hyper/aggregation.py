@@ -73,7 +73,14 @@ class BMO(Unrolled):
                 f"hyper.box needs a diagonal metric, but {type(metric).__name__} is not: "
                 "the G-projection onto a box is then no clamp; use hyper.box=null"
             )
-        s = self.s * metric.smallest_eigenvalue / loss.lipschitz
+        limit = metric.smallest_eigenvalue
+        if limit.item() <= 0:
+            raise InputError(
+                f"lambda_min(G) = {limit.item():.3g} of {type(metric).__name__} is not positive: a "
+                "step on the loss would climb. The operator's step sizes break their condition; "
+                "state the norms of its linear maps right, or use shorter steps"
+            )
+        s = self.s * limit / loss.lipschitz
 
         def combine(k: int, u: State, averaged: State) -> State:
             direction = metric.solve(loss.grad(u))

@@ -54,7 +54,11 @@ class PeriodicBlur(LinearMap):
 
     @cached_property
     def norm_squared(self) -> float:  # type: ignore[override]
-        return float(self.power.max())
+        return self.computed_norm_squared()
+
+    def computed_norm_squared(self) -> float:
+        transfer = self.transfer.detach().to("cpu", torch.complex128)
+        return float((transfer.real.square() + transfer.imag.square()).max())
 
     def __call__(self, u: Tensor) -> Tensor:
         return filtered(u, self.transfer)

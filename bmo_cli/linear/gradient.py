@@ -37,6 +37,9 @@ class PeriodicGradient(LinearMap):
 
     @cached_property
     def norm_squared(self) -> float:  # type: ignore[override]
+        return self.computed_norm_squared()
+
+    def computed_norm_squared(self) -> float:
         return float(laplacian_symbol(self.size).max())
 
     def __call__(self, u: Tensor) -> Tensor:

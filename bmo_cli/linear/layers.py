@@ -24,7 +24,10 @@ class SumOfLayers(LinearMap):
 
     def __init__(self, layers: int) -> None:
         self.layers = layers
-        self.norm_squared = float(layers)
+        self.norm_squared = self.computed_norm_squared()
+
+    def computed_norm_squared(self) -> float:
+        return float(self.layers)  # A A^T = n I
 
     def __call__(self, u: Tensor) -> Tensor:
         return torch.stack(u.chunk(self.layers, 1)).sum(0)
@@ -54,7 +57,10 @@ class StreakGradient(LinearMap):
     def __init__(self, size: tuple[int, int]) -> None:
         self.size = size
         self._gradient = PeriodicGradient(size)
-        self.norm_squared = self._gradient.norm_squared
+        self.norm_squared = self.computed_norm_squared()
+
+    def computed_norm_squared(self) -> float:
+        return self._gradient.computed_norm_squared()  # the block of r is a part of that of b
 
     def __call__(self, u: Tensor) -> Tensor:
         b, r = u.chunk(2, 1)

@@ -10,11 +10,24 @@ from torch import Tensor
 from bmo_cli.errors import InputError
 
 
+def in_double(x: Tensor) -> Tensor:
+    """x in float64 with its graph; as it is on a device that has no float64 (MPS)."""
+    return x if x.device.type == "mps" else x.double()
+
+
 class LinearMap(ABC):
     """A, its adjoint, and what solvers need of A^T A."""
 
     norm_squared: float | Tensor
     """|A|^2, the largest eigenvalue of A^T A over the whole batch: a number or a scalar tensor."""
+
+    def computed_norm_squared(self) -> float | None:
+        """|A|^2 computed anew in float64 from what defines A, whatever `norm_squared` says.
+
+        Returns:
+            None: the map states its norm and computes none, so that nothing rests on it as proved.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, u: Tensor) -> Tensor:

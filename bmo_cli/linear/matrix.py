@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli.errors import InputError
-from bmo_cli.linear.map import LinearMap
+from bmo_cli.linear.map import LinearMap, in_double
 
 
 class Matrix(LinearMap):
@@ -29,8 +29,12 @@ class Matrix(LinearMap):
 
     @cached_property
     def norm_squared(self) -> Tensor:  # type: ignore[override]
-        norm: Tensor = torch.linalg.matrix_norm(self.a, 2)
+        norm: Tensor = torch.linalg.matrix_norm(in_double(self.a), 2)
         return norm.square()
+
+    def computed_norm_squared(self) -> float:
+        norm = torch.linalg.matrix_norm(self.a.detach().to("cpu", torch.float64), 2)
+        return float(norm.square())
 
     def __call__(self, u: Tensor) -> Tensor:
         return u @ self.a.mT

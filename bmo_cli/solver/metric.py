@@ -1,4 +1,8 @@
-"""Metrics G > 0 on states: |u|_G^2 = <u, G u> (method: section 2)."""
+"""Metrics G > 0 on states: |u|_G^2 = <u, G u> (method: section 2).
+
+The smallest eigenvalues are computed in float64: near the limit of a step size they are small
+differences of large numbers, and the aggregation step of BMO has to stay below them.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bmo_cli.linear.map import LinearMap
+from bmo_cli.linear.map import LinearMap, in_double
 from bmo_cli.solver.state import State, inner, scale
 
 _Map = Callable[[Tensor], Tensor]
+_ROUNDINGS = 4
+"""errors of one rounding each that a sum over a state adds up to, relative to its terms"""
 
 
 class _OfEachMode:
@@ -43,7 +49,7 @@ class Metric(ABC):
     @property
     @abstractmethod
     def smallest_eigenvalue(self) -> Tensor:
-        """lambda_min(G), a scalar tensor."""
+        """lambda_min(G), a scalar tensor; not positive where a step size breaks its condition."""
 
     @property
     @abstractmethod
@@ -51,8 +57,21 @@ class Metric(ABC):
         """Whether the G-projection onto a box is the entrywise clamp."""
 
     def norm(self, u: State) -> Tensor:
-        """|u|_G for each problem, shape (B,)."""
-        return inner(u, self.apply(u)).clamp_min(0).sqrt()
+        """|u|_G for each problem, shape (B,); nan where <u, G u> < 0, as G is no metric then.
+
+        Where G is nearly singular, rounding decides the sign of <u, G u>. What lies within the
+        rounding of |u| |G u| counts as that much, so that no norm is taken for 0 by rounding.
+        """
+        weighted = self.apply(u)
+        square, rounding = inner(u, weighted), rounding_of(u, weighted)
+        least = torch.where(square < -rounding, torch.nan, rounding)
+        return torch.maximum(square, least).sqrt()
+
+
+def rounding_of(u: State, v: State) -> Tensor:
+    """How far rounding may move <u, v>, as a multiple of |u| |v|, shape (B,)."""
+    kind = torch.finfo(u[0].dtype)
+    return _ROUNDINGS * kind.eps * (inner(u, u) * inner(v, v)).sqrt()
 
 
 @dataclass(frozen=True)
@@ -60,10 +79,10 @@ class ScaledIdentity(Metric):
     """G = weight * I, the metric I/gamma of proximal gradient and resolvent steps.
 
     Args:
-        weight: positive scalar tensor.
+        weight: positive, a scalar tensor or a number.
     """
 
-    weight: Tensor
+    weight: Tensor | float
 
     def apply(self, u: State) -> State:
         return scale(u, self.weight)
@@ -71,9 +90,12 @@ class ScaledIdentity(Metric):
     def solve(self, u: State) -> State:
         return scale(u, 1 / self.weight)
 
+    def norm(self, u: State) -> Tensor:
+        return inner(u, self.apply(u)).sqrt()
+
     @property
     def smallest_eigenvalue(self) -> Tensor:
-        return self.weight
+        return torch.as_tensor(self.weight)
 
     @property
     def is_diagonal(self) -> bool:
@@ -109,7 +131,8 @@ class LinearizedBlock(Metric):
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
-        return 1 / self.tau - self.beta * self.a.norm_squared
+        lowest: Tensor = 1 / in_double(self.tau) - in_double(self.beta) * self.a.norm_squared
+        return lowest.to(self.tau)
 
     @property
     def is_diagonal(self) -> bool:
@@ -174,9 +197,15 @@ class PrimalDual(Metric):
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
-        """That of [[1/tau, -|A|], [-|A|, 1/sigma]]: the singular values of A decouple G."""
-        p, q = 1 / self.tau, 1 / self.sigma
-        return (p + q - ((p - q).square() + 4 * self.a.norm_squared).sqrt()) / 2
+        """That of [[p, -|A|], [-|A|, q]], p = 1/tau, q = 1/sigma: A's singular values decouple G.
+
+        As the product of both eigenvalues, p q - |A|^2, over the larger one: their difference would
+        cancel where p and q differ much.
+        """
+        p, q, norm = 1 / in_double(self.tau), 1 / in_double(self.sigma), self.a.norm_squared
+        largest = (p + q + ((p - q).square() + 4 * norm).sqrt()) / 2
+        lowest: Tensor = (p * q - norm) / largest
+        return lowest.to(self.tau)
 
     @property
     def is_diagonal(self) -> bool:
