@@ -43,11 +43,25 @@ def norm_squared_bound(weight: Tensor, grid: int = 128) -> Tensor:
     phase = steps * (2 * math.pi * (k - 1) / grid)
     shift = torch.polar(torch.ones_like(phase), phase).to(spectrum.dtype)
     blocks = (spectrum * shift[:, None] * shift).permute(2, 3, 0, 1)
+    if not torch.isfinite(torch.view_as_real(blocks)).all():  # whose eigenvalues are an error
+        lost: Tensor = blocks.real.sum() * torch.nan
+        return lost
     if blocks.shape[-1] == 1:
         largest: Tensor = blocks.real.amax()
     else:
         largest = torch.linalg.eigvalsh((blocks + blocks.mH) / 2).amax()
     return largest / math.cos(math.pi * (k - 1) / grid) ** 2
+
+
+def norm_bound(weight: Tensor, grid: int = 128) -> float:
+    """Upper bound of |W| in float64, on which certificates rest; nan where a weight is not finite.
+
+    Args:
+        weight: (out, in, k, k) of a convolution with stride 1.
+        grid: as in `norm_squared_bound`.
+    """
+    exact = weight.detach().to("cpu", torch.float64)
+    return math.sqrt(float(norm_squared_bound(exact, grid=grid)))
 
 
 def periodic_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.convolution import bound_convolution
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 from bmo_cli.nets.weights import copy_weights, read_weights
@@ -96,7 +96,7 @@ class DnCNN(Network):
         how = "norm of the convolution on images of every size"
         weights = [p.detach() for name, p in self.convs.named_parameters() if "weight" in name]
         layers = tuple(
-            LayerBound(f"convs.{i}", norm_squared_bound(weight, grid=32).sqrt().item(), how)
+            LayerBound(f"convs.{i}", norm_bound(weight, grid=32), how)
             for i, weight in enumerate(weights)
         )
         return NormBound(1 + product(layers).value, layers, "1 + product of the layers")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, checked
-from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 
 
@@ -67,7 +67,7 @@ class ISTANet(Network):
         layers = tuple(
             LayerBound(
                 name,
-                norm_squared_bound(weight.detach(), grid=32).sqrt().item(),
+                norm_bound(weight, grid=32),
                 "norm of the convolution on images of every size",
             )
             for name, weight in (("a", self.a), ("b", self.b), ("c", self.c), ("d", self.d))

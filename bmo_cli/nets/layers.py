@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bmo_cli.errors import InputError
-from bmo_cli.nets.network import Identity, LayerBound, Network, NormBound
+from bmo_cli.nets.network import Identity, LayerBound, Network, NormBound, largest
 
 
 class Layers(Network):
@@ -77,7 +77,7 @@ class Layers(Network):
             for layer in bound.layers
         )
         how = f"largest of the networks' ({known[0].how})"
-        return NormBound(max(bound.value for bound in known), layers, how)
+        return NormBound(largest(*(bound.value for bound in known)), layers, how)
 
     def project_(self) -> None:
         for net in self.networks:

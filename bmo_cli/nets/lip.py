@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_squared_bound
-from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit, product
+from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
+from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
 
 
 @checked
@@ -115,7 +115,7 @@ class ConvexPotential(Network):
         layers = tuple(
             LayerBound(
                 f"step {i}",
-                max(1.0, (rho * norm_squared_bound(unit, grid=192)).item() - 1),
+                largest(1.0, rho.item() * norm_bound(unit, grid=192) ** 2 - 1),
                 "max(1, rho |W|^2 - 1), |W| on images of every size",
             )
             for i, (unit, rho) in enumerate(zip(self._units(), self._rho(), strict=True))

@@ -49,6 +49,11 @@ def product(layers: tuple[LayerBound, ...]) -> NormBound:
     return NormBound(math.prod(layer.value for layer in layers), layers)
 
 
+def largest(*values: float) -> float:
+    """The largest value; nan where one is nan, which Python's `max` may pass over."""
+    return math.nan if any(math.isnan(value) for value in values) else max(values)
+
+
 def open_unit(theta: Tensor) -> Tensor:
     """A number in (0, 1) that never reaches the ends, where a sigmoid rounds to 1."""
     return 1e-6 + (1 - 2e-6) * theta.sigmoid()

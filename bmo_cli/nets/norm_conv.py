@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, OpenUnit, checked
-from bmo_cli.nets.conv_norm import norm_squared_bound
+from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit
 
 _GRID = 32  # frequencies a dimension at which norms are sampled; 2 % above the norm for 3 x 3
@@ -86,7 +86,7 @@ class NormalizedConv(Network):
     def bound(self) -> NormBound:
         """(1 - theta) + theta |W_1| ... |W_depth|."""
         how = "norm of the convolution on images of every size"
-        norms = [norm_squared_bound(unit, grid=2 * _GRID).sqrt().item() for unit in self._units()]
+        norms = [norm_bound(unit, grid=2 * _GRID) for unit in self._units()]
         layers = tuple(LayerBound(f"conv {i}", norm, how) for i, norm in enumerate(norms))
         theta, chain = open_unit(self.logit).item(), 1.0
         for norm in norms:
