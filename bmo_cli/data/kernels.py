@@ -5,6 +5,7 @@ Every kernel is a 2-D array, non-negative, with sum 1; its centre is pixel (h //
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -161,6 +162,14 @@ def read_kernels(file: Path) -> dict[str, Kernel]:
         if abs(total - 1) > 1e-3:
             log.info("%s has sum %.4g; normalised to 1", name, total)
     return kernels
+
+
+def kernels_digest(kernels: Mapping[str, Kernel]) -> str:
+    """A hash of the values, which a file of the same kernels under another name shares."""
+    digest = hashlib.sha256()
+    for kernel in kernels.values():
+        digest.update(f"{kernel.shape}\0".encode() + np.ascontiguousarray(kernel).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def choose_kernel(kernels: dict[str, Kernel], which: int | str, key: str) -> dict[str, Kernel]:

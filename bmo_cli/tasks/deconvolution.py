@@ -16,7 +16,7 @@ from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
-from bmo_cli.data.kernels import choose_kernel, make_kernels
+from bmo_cli.data.kernels import choose_kernel, kernels_digest, kernels_file, make_kernels
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
@@ -153,6 +153,8 @@ class Deconvolution(Task):
         )
         chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
+        of_file = kernels_file(kernels, data.root) is not None
+        self.kernel_content = kernels_digest(chosen) if of_file else None  # else the keys say it
         self._kernel_numbers = [list(found).index(name) for name in chosen]
         stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
@@ -237,7 +239,10 @@ class Deconvolution(Task):
         }
 
     def fingerprints(self) -> dict[str, Any]:
-        return self._photographs.fingerprints() | {"kernels": self.kernel_names}
+        return self._photographs.fingerprints() | {
+            "kernels": self.kernel_names,
+            "kernel_content": self.kernel_content,
+        }
 
     def _fold(self, images: Tensor) -> Tensor:
         """Colour images for a gray network: every channel is a problem of its own."""

@@ -113,6 +113,7 @@ class PatchCoding(Task):
         self.corrupted, self.kappa, self.form = corrupted, kappa, form
         self.file, self.dictionary_seed = dictionary, dictionary_seed
         self.learning = (dictionary_steps, dictionary_batch, dictionary_kappa)
+        self._file_content: str | None = None
         self.dictionary: Tensor
         self.register_buffer("dictionary", torch.zeros(rows, columns))  # until it is known
         self._map: Matrix | None = None
@@ -136,7 +137,9 @@ class PatchCoding(Task):
         """Read or learned, (m, n), on the CPU, so that devices agree."""
         rows, columns = self.dictionary.shape
         if self.file is not None:
-            return read_dictionary(Path(self.file), rows=rows, columns=columns)
+            matrix = read_dictionary(Path(self.file), rows=rows, columns=columns)
+            self._file_content = _digest(matrix)
+            return matrix
         steps, batch, kappa = self.learning
         log.info("learning a dictionary of %d atoms from the training photographs", columns)
         start = time.perf_counter()
@@ -185,9 +188,10 @@ class PatchCoding(Task):
         }
 
     def fingerprints(self) -> dict[str, Any]:
-        content = self.dictionary.detach().cpu().float().contiguous().numpy().tobytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        return self._photographs.fingerprints() | {"dictionary": digest}
+        return self._photographs.fingerprints() | {
+            "dictionary": _digest(self.dictionary),
+            "dictionary_file": self._file_content,
+        }
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -226,6 +230,11 @@ class PatchCoding(Task):
     def _degraded(self, case: Case) -> Tensor:
         observed = torch.cat([_observation(problem) for problem, _ in case.parts])
         return self._grid(case.reference).join(observed)
+
+
+def _digest(matrix: Tensor) -> str:
+    content = matrix.detach().cpu().float().contiguous().numpy().tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _observation(problem: Problem) -> Tensor:

@@ -1,0 +1,74 @@
+"""What a run was made from, by content: photographs, kernels, dictionaries, weights, plug-ins.
+
+A run goes on, and is certified, with the inputs that it began with; where they lie may change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bmo_cli.config.schema import plugin_files
+from bmo_cli.errors import InputError
+
+_DERIVED = ("shared", "similar", "kernels", "dictionary")
+"""Entries of a task's fingerprints that follow from others, from the configuration or from the name
+of a file; a dictionary that is learned again on another machine differs by rounding."""
+
+
+def differing(
+    recorded: object, present: Mapping[str, Any], keys: Collection[str] | None = None
+) -> list[str]:
+    """Names of the inputs that are others now.
+
+    Args:
+        recorded: `data` of result.json.
+        present: `Task.fingerprints` now.
+        keys: that are compared; None: all that both have, but those that follow from others.
+
+    Raises:
+        InputError: what is recorded is no mapping.
+    """
+    if not isinstance(recorded, Mapping):
+        raise InputError(f"result.json is damaged: 'data' must be a mapping, got {recorded!r}")
+    compared = [key for key in recorded if key not in _DERIVED] if keys is None else keys
+    return [
+        key
+        for key in compared
+        if key in recorded
+        and (keys is not None or key in present)
+        and _content(recorded[key]) != _content(json.loads(json.dumps(present.get(key))))
+    ]
+
+
+def _content(entry: Any) -> Any:
+    """The hash of a split, else the entry itself."""
+    return entry["hash"] if isinstance(entry, Mapping) and "hash" in entry else entry
+
+
+def weights_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Digest of every file of initial weights that a configuration names, by dotted key."""
+    return {key: _digest(Path(file).expanduser()) for key, file in _weights(config, prefix)}
+
+
+def _weights(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _weights(value, f"{prefix}{key}.")
+        elif key == "weights" and isinstance(value, str):
+            yield f"{prefix}{key}", value
+
+
+def plugins_of(plugins: Sequence[str]) -> dict[str, str]:
+    """Digest of every plug-in that is a file, by the name of the file."""
+    return {file.name: _digest(file) for file in plugin_files(plugins)}
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
