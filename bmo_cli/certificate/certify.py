@@ -5,8 +5,10 @@ in a metric G > 0 and T = (1 - alpha) I + alpha D is averaged and has a fixed po
 u^k -> Fix T from every start and |u^{k+1} - u^k|_G never grows; with 0 < s < lambda_min(G) / L_l
 the aggregated iteration inherits this.
 
-A bound made from the weights can prove that D is nonexpansive. A measured pair can only refute it,
-and one that refutes a bound shows that the program is wrong: then the certificate is refused.
+What the theory assumes of all states is proved, by a bound made from the weights and from constants
+computed in float64, or declared by a class from outside of the package, or open. That T has a fixed
+point is measured, problem by problem. A measured pair can only refute; one that refutes a bound
+shows that a program does not compute what it says: then the certificate is refused.
 """
 
 from __future__ import annotations
@@ -19,29 +21,23 @@ from typing import Literal
 
 import torch
 
-from bmo_cli.certificate.findings import (
-    MEASURED,
-    Bound,
-    Finding,
-    averaged,
-    breaks_promise,
-    convex,
-    nonexpansive,
-    positive,
-    promise,
-    residual,
-    slowness,
-    solvable,
-    stationary,
-    step,
-    steps,
-    unique,
-)
-from bmo_cli.certificate.horizon import TASK_START, Trajectory, distance, follow, starts
+from bmo_cli.certificate import assumptions as assumed
+from bmo_cli.certificate import predictions as predicted
+from bmo_cli.certificate.bound import bound_of
+from bmo_cli.certificate.declared import Check, checks, one_map, stated_constants
+from bmo_cli.certificate.findings import MEASURED, Bound, Finding
+from bmo_cli.certificate.trajectory import TASK_START, Trajectory, distance, follow, starts
+from bmo_cli.config.schema import Certify as Settings
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.fixed_point import FixedPointMap, iterate
 from bmo_cli.solver.metric import Metric, ScaledIdentity
-from bmo_cli.solver.nonexpansive import Pair, compare, worst_pair
+from bmo_cli.solver.nonexpansive import (
+    Pair,
+    compare,
+    constant_direction,
+    krylov_pair,
+    worst_pair,
+)
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
 
@@ -50,25 +46,10 @@ log = logging.getLogger("bmo")
 PATIENCE = 20
 """times the horizon for which a fixed point is looked for, where T must reach one if it has one"""
 
+_FEW = 5
+"""turns that follow a constant direction, of which the first one matters most"""
 
-@dataclass(frozen=True)
-class Settings:
-    """How hard the search is; the keys are those of the configuration's `certificate`.
-
-    Attributes:
-        horizon: iterations followed, as a multiple of the K trained with; up to 20 times as many
-            until `tolerance` is met, where D is proved nonexpansive.
-        cases: validation problems looked at.
-        turns: of the adversarial search at each of them.
-        tolerance: residual that counts as converged.
-        seed: of random states.
-    """
-
-    horizon: int = 10
-    cases: int = 2
-    turns: int = 20
-    tolerance: float = 1e-5
-    seed: int = 0
+Verdict = Literal["certified", "as declared", "not certified", "refused"]
 
 
 @dataclass(frozen=True)
@@ -77,12 +58,14 @@ class Subject:
 
     Attributes:
         scheme: trained.
-        convex: whether the functions of every problem are convex.
+        convex: whether the task declares the functions of every problem convex.
         iterations: K of training.
         step: s of the aggregation as a share of its limit; None: nothing is aggregated.
         problems: with their starts, as the solver sees them.
         sample: a training sample, for L_l; None: not looked at.
         gradients: |grad phi_K| along training, in order; None: phi_K was not what was minimised.
+        hyper: the hyper-optimiser, which states `step`; None where nothing is aggregated.
+        available: validation problems that there are; None: those in `problems`.
     """
 
     scheme: GKM
@@ -92,6 +75,8 @@ class Subject:
     problems: Sequence[tuple[Problem, State]]
     sample: Sample | None
     gradients: Sequence[float] | None
+    hyper: object = None
+    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,28 +84,108 @@ class Certificate:
     """What was found.
 
     Attributes:
-        verdict: certified: every assumption holds. refused: a measured pair contradicts a bound.
-            Otherwise not certified.
+        verdict: certified: every assumption holds, and what is about all states is proved. as
+            declared: every assumption holds, but some are declared by a class from outside of the
+            package. refused: a measurement contradicts a bound or a declaration. Otherwise not
+            certified.
         assumptions: that the theory makes.
         predictions: that it makes, held against measurements.
         bound: of D.
         pairs: the worst of every kind: random, data, adversarial.
         network: the worst pair of the network alone, in I; None: there is no network.
         trajectories: by start, the slowest of all problems.
+        checks: of what is declared.
     """
 
-    verdict: Literal["certified", "not certified", "refused"]
+    verdict: Verdict
     assumptions: tuple[Finding, ...]
     predictions: tuple[Finding, ...]
     bound: Bound
     pairs: dict[str, Pair]
     network: Pair | None
     trajectories: dict[str, Trajectory]
+    checks: tuple[Check, ...] = ()
 
     @property
     def ratio(self) -> float:
         """The largest measured |D(a) - D(b)|_G / |a - b|_G."""
         return max(pair.ratio for pair in self.pairs.values())
+
+    @property
+    def declared_by(self) -> tuple[str, ...]:
+        """Classes from outside of the package that an assumption rests on."""
+        by = [name for finding in self.assumptions for name in finding.declared_by]
+        return tuple(dict.fromkeys(by))
+
+    @property
+    def measurements(self) -> int:
+        """How many were held against what is declared."""
+        return sum(check.count for check in self.checks)
+
+
+class _Search:
+    """Measurements at one problem after the other.
+
+    Args:
+        subject: what is certified.
+        settings: how hard to search.
+    """
+
+    def __init__(self, subject: Subject, settings: Settings) -> None:
+        self.subject, self.settings, self.scheme = subject, settings, subject.scheme
+        problems = [problem for problem, _ in subject.problems]
+        self.bound = bound_of(subject.scheme, subject.convex, problems)
+        self.pairs: dict[str, Pair] = {}
+        self.trajectories: dict[str, Trajectory] = {}
+        self.network: Pair | None = None
+        self.from_task: list[Trajectory] = []
+        self.metrics: list[Metric] = []
+        self.checks: list[Check] = []
+        self.maps: list[Check] = []
+        self.apart = 0.0
+
+    def look_at(self, number: int, problem: Problem, initial: State) -> None:
+        """Follow T from several starts, and look for pairs that D pushes apart."""
+        subject, settings, scheme = self.subject, self.settings, self.scheme
+        k = max(subject.iterations - 1, 0)
+        with torch.no_grad():
+            mapping = scheme.bind(problem)
+        self.metrics.append(mapping.metric)
+        begin = starts(initial, settings.seed + number)
+        self._follow(mapping, begin)
+        for kind, pair in _pairs(mapping, begin, k, settings).items():
+            known = self.pairs.get(kind)
+            if known is None or pair.surely > known.surely:
+                self.pairs[kind] = pair
+        alone = _network_pair(scheme, problem, initial, settings)
+        if alone is not None and (self.network is None or alone.surely > self.network.surely):
+            self.network = alone
+        self.checks += stated_constants(problem)
+        self.checks += checks(problem, initial, scheme.operator, mapping, settings.turns)
+        if self.bound.nonexpansive:
+            name = type(scheme.operator).__name__
+            self.maps.append(one_map(name, mapping, initial, subject.iterations))
+        log.info(
+            "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
+            number + 1,
+            len(subject.problems),
+            self.from_task[-1].residuals[-1],
+            len(self.from_task[-1].residuals),
+            max(pair.ratio for pair in self.pairs.values()),
+        )
+
+    def _follow(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
+        limit = self.settings.tolerance
+        followed = _trajectories(mapping, begin, self.bound, self.subject.iterations, self.settings)
+        self.from_task.append(followed[TASK_START])
+        for name, trajectory in followed.items():
+            kept = self.trajectories.get(name)
+            slower = predicted.slowness(trajectory, limit)
+            if kept is None or slower > predicted.slowness(kept, limit):
+                self.trajectories[name] = trajectory
+        ends = [mapping.estimate(trajectory.end) for trajectory in followed.values()]
+        apart = distance(ends) if all(map(_finite, ends)) else math.inf
+        self.apart = max(self.apart, apart)
 
 
 def certify(subject: Subject, settings: Settings) -> Certificate:
@@ -130,89 +195,58 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         subject: what is certified.
         settings: how hard to search.
     """
-    scheme, k = subject.scheme, max(subject.iterations - 1, 0)
-    bound = bound_of(scheme, subject.convex)
-    pairs: dict[str, Pair] = {}
-    trajectories: dict[str, Trajectory] = {}
-    network: Pair | None = None
-    searched: list[Trajectory] = []
-    apart = 0.0
-    metric: Metric | None = None
+    search, scheme = _Search(subject, settings), subject.scheme
     for i, (problem, initial) in enumerate(subject.problems):
-        with torch.no_grad():
-            mapping = scheme.bind(problem)
-        if metric is None or mapping.metric.smallest_eigenvalue < metric.smallest_eigenvalue:
-            metric = mapping.metric
-        begin = starts(initial, settings.seed + i)
-        followed = _trajectories(mapping, begin, bound, subject.iterations, settings)
-        searched.append(followed[TASK_START])
-        for name, found in followed.items():
-            kept, limit = trajectories.get(name), settings.tolerance
-            if kept is None or slowness(found, limit) > slowness(kept, limit):
-                trajectories[name] = found
-        ends = [mapping.estimate(found.end) for found in followed.values()]
-        apart = max(apart, distance(ends)) if all(map(_finite, ends)) else math.inf
-        for kind, pair in _pairs(mapping, begin, k, settings).items():
-            if kind not in pairs or pair.ratio > pairs[kind].ratio:
-                pairs[kind] = pair
-        alone = _network_pair(scheme, problem, initial, settings)
-        if alone is not None and (network is None or alone.ratio > network.ratio):
-            network = alone
-        log.info(
-            "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
-            i + 1,
-            len(subject.problems),
-            searched[-1].residuals[-1],
-            len(searched[-1].residuals),
-            max(pair.ratio for pair in pairs.values()),
-        )
-    assert metric is not None
+        search.look_at(i, problem, initial)
+    problems = [problem for problem, _ in subject.problems]
+    declared = (*search.checks, *(check for check in search.maps if check.contradicts))
+    available = len(problems) if subject.available is None else subject.available
     assumptions = (
-        *([] if network is None else [promise(scheme, network)]),
-        nonexpansive(bound, pairs),
-        averaged(scheme, bound, pairs),
-        solvable(searched, settings.tolerance),
-        positive(metric),
-        convex(subject.convex),
-        step(subject.step, subject.sample, metric),
+        *([] if search.network is None else [assumed.promise(scheme, search.network)]),
+        assumed.nonexpansive(search.bound, search.pairs),
+        assumed.averaged(scheme, search.bound, search.pairs),
+        assumed.solvable(search.from_task, settings.tolerance),
+        assumed.positive(search.metrics, [scheme.operator.step_share(p) for p in problems]),
+        assumed.convex(subject.convex, problems),
+        assumed.step(subject.step, subject.sample, search.metrics, subject.hyper),
+        assumed.finite_weights(scheme),
+        assumed.agrees(declared),
+        assumed.searched(settings.weaker(available)),
     )
     predictions = (
-        residual(trajectories, settings.tolerance),
-        steps(trajectories),
-        unique(trajectories, settings.tolerance, apart),
-        stationary(subject.gradients),
+        predicted.residual(search.trajectories, settings.tolerance),
+        predicted.steps(search.trajectories),
+        predicted.unique(search.trajectories, settings.tolerance, search.apart),
+        predicted.stationary(subject.gradients),
     )
-    refuted = bound.proves and max(pair.ratio for pair in pairs.values()) > 1 + MEASURED
-    refuted = refuted or (network is not None and breaks_promise(scheme, network))
-    needed = assumptions if network is None else assumptions[1:]  # D decides, not the network
-    held = all(finding.verdict in ("holds", "not used") for finding in needed)
-    verdict: Literal["certified", "not certified", "refused"] = "not certified"
+    return Certificate(
+        _verdict(search, assumptions, declared),
+        assumptions,
+        predictions,
+        search.bound,
+        search.pairs,
+        search.network,
+        search.trajectories,
+        declared,
+    )
+
+
+def _verdict(search: _Search, assumptions: Sequence[Finding], declared: Sequence[Check]) -> Verdict:
+    largest = max(pair.surely for pair in search.pairs.values())
+    network = search.network
+    refuted = (
+        (search.bound.nonexpansive and not largest <= 1 + MEASURED)
+        or (network is not None and assumed.breaks_promise(search.scheme, network))
+        or any(check.contradicts for check in declared)
+    )
     if refuted:
-        verdict = "refused"
-    elif held:
-        verdict = "certified"
-    return Certificate(verdict, assumptions, predictions, bound, pairs, network, trajectories)
-
-
-def bound_of(scheme: GKM, convex: bool) -> Bound:
-    """The best upper bound of the Lipschitz constant of D in G that the weights give."""
-    operator, net = scheme.operator, scheme.net
-    name = type(operator).__name__
-    if len(scheme.stages) > 1:
-        return Bound(None, f"{len(scheme.stages)} sets of weights: there is no single map")
-    if not convex:
-        return Bound(None, f"the problems are not convex, which {name} assumes")
-    if not operator.nonexpansive:
-        return Bound(None, f"{name} promises nothing about its norm")
-    if net is None:
-        return Bound(1.0, f"{name} is nonexpansive in G for {operator.condition}")
-    if not operator.keeps_nonexpansive:
-        return Bound(None, f"the network is bounded in I, and the metric of {name} is another")
-    found = net.bound()
-    if found is None:
-        return Bound(None, f"no bound is known for {type(net).__name__}")
-    why = f"{name} is nonexpansive in G for {operator.condition}; {type(net).__name__}: {found.how}"
-    return Bound(found.value, why, found.layers)
+        return "refused"
+    # D decides, and not the network, which comes first where there is one.
+    needed = assumptions if network is None else assumptions[1:]
+    if not all(finding.verdict in ("holds", "not used") for finding in needed):
+        return "not certified"
+    is_declared = any(finding.evidence == "declared" for finding in needed)
+    return "as declared" if is_declared else "certified"
 
 
 def _trajectories(
@@ -228,12 +262,12 @@ def _trajectories(
     the other starts only if it has one.
     """
     horizon, limit = settings.horizon * trained, settings.tolerance
-    search = (PATIENCE - 1) * horizon if bound.proves else 0
-    found: dict[str, Trajectory] = {}
+    search = (PATIENCE - 1) * horizon if bound.nonexpansive else 0
+    by_start: dict[str, Trajectory] = {}
     for name, start in begin.items():
-        found[name] = follow(mapping, start, horizon, search=search, tolerance=limit)
-        search = search if found[TASK_START].met(limit) is not None else 0
-    return found
+        by_start[name] = follow(mapping, start, horizon, search=search, tolerance=limit)
+        search = search if by_start[TASK_START].has_stopped(limit) else 0
+    return by_start
 
 
 def _pairs(
@@ -245,16 +279,26 @@ def _pairs(
         later = iterate(mapping, first, iterations=k + 1).value
         noise = mapping.lift(begin["noise"])
         data = (first, later) if not _equal(first, later) else (first, noise)
-    found = {
-        "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=settings.seed, k=k),
-        "data": compare(mapping, *data, k=k),
-    }
-    searched = [
-        worst_pair(mapping, point, turns=settings.turns, radius=radius, seed=settings.seed, k=k)
-        for point, radius in ((later, 0.01), (first, 0.1), (noise, 0.1))
+        far = tuple(100 * (block + 1) for block in noise)
+        farther = tuple(block + 1 for block in far)
+    turns, seed = settings.turns, settings.seed
+    adversarial = [
+        *(
+            worst_pair(mapping, point, turns=turns, radius=radius, seed=seed, k=k)
+            for point, radius in ((later, 0.01), (first, 0.1), (noise, 0.1))
+        ),
+        *(
+            worst_pair(mapping, u, turns=_FEW, radius=0.1, k=k, direction=constant_direction(u))
+            for u in (first, later)
+        ),
+        krylov_pair(mapping, later, turns=turns, radius=0.01, seed=seed, k=k),
+        compare(mapping, far, farther, k=k),
     ]
-    found["adversarial"] = max(searched, key=lambda pair: pair.ratio)
-    return found
+    return {
+        "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=seed, k=k),
+        "data": compare(mapping, *data, k=k),
+        "adversarial": max(adversarial, key=lambda pair: pair.surely),
+    }
 
 
 def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Pair | None:
@@ -267,12 +311,14 @@ def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Setti
         network = scheme.net.bind(guide)
         point = scheme.bind(problem).lift(initial)[:1]
     mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
-    brighter = tuple(block + 0.1 for block in point)  # nothing contracts a constant image
-    searched = [compare(mapping, point, brighter)] + [
-        worst_pair(mapping, point, turns=settings.turns, radius=radius, seed=settings.seed)
-        for radius in (0.01, 0.3)
+    ones = constant_direction(point)  # nothing contracts a constant image
+    turns, seed = settings.turns, settings.seed
+    searched = [
+        worst_pair(mapping, point, turns=_FEW, radius=0.1, direction=ones),
+        *(worst_pair(mapping, point, turns=turns, radius=r, seed=seed) for r in (0.01, 0.3)),
+        krylov_pair(mapping, point, turns=turns, radius=0.01, seed=seed),
     ]
-    return max(searched, key=lambda pair: pair.ratio)
+    return max(searched, key=lambda pair: pair.surely)
 
 
 def _finite(u: State) -> bool:

@@ -81,18 +81,38 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Certify:
-    """`certificate.*`: how hard `bmo certify` searches."""
+    """`certificate.*`: how hard `bmo certify` searches. A weaker search certifies nothing."""
 
-    horizon: Count
-    """iterations followed, as a multiple of `train.iterations`"""
-    cases: Count
+    horizon: Count = 10
+    """iterations followed, as a multiple of `train.iterations`; up to 20 times as many until
+    `tolerance` is met, where D is nonexpansive"""
+    cases: Count = 2
     """validation problems looked at"""
-    turns: Count
-    """of the adversarial search at each of them"""
-    tolerance: Positive
-    """residual that counts as converged"""
-    seed: Index
+    turns: Count = 20
+    """of every adversarial search at each of them"""
+    tolerance: Positive = 1e-5
+    """|D(u) - u|_G that counts as none, in units of |u^0|_G or |D(u^0)|_G"""
+    seed: Index = 0
     """of random states"""
+
+    def weaker(self, available: int) -> list[str]:
+        """Settings that are weaker than the defaults, each with the default.
+
+        Args:
+            available: validation problems that there are.
+        """
+        usual = Certify()
+        lower = {
+            "horizon": self.horizon < usual.horizon,
+            "cases": self.cases < min(usual.cases, available),
+            "turns": self.turns < usual.turns,
+            "tolerance": self.tolerance > usual.tolerance,
+        }
+        return [
+            f"{key}={getattr(self, key):g} ({getattr(usual, key):g})"
+            for key, is_lower in lower.items()
+            if is_lower
+        ]
 
 
 @dataclass(frozen=True)
@@ -383,6 +403,11 @@ def plugin_module(plugin: str) -> str:
     """Module name of a plug-in given as a file (`folder/my_file.py`) or as a module name."""
     stem = plugin.replace("\\", "/").rsplit("/", 1)[-1]
     return stem.removesuffix(".py") if plugin.endswith(".py") else plugin
+
+
+def plugin_files(plugins: Sequence[str]) -> list[Path]:
+    """Those of the plug-ins that are given as files."""
+    return [Path(plugin) for plugin in plugins if plugin.endswith(".py")]
 
 
 def plugin_file(target: str, plugins: Sequence[str]) -> Path | None:

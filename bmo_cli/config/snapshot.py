@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, OVERLAYS, choices
-from bmo_cli.config.schema import Config
+from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
 
 
@@ -161,7 +161,9 @@ _ADDED = ("certify", "certificate", "logger")
 """of them those that runs made by an earlier version do not have"""
 
 
-def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictConfig:
+def with_changes(
+    run: Path, composed: DictConfig, typed: Sequence[str], *, own_search: bool = True
+) -> DictConfig:
     """The run's own snapshot, changed only where the user typed something.
 
     Args:
@@ -169,6 +171,8 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
             the user's files (plug-ins, output, overwrite, ...) comes from the command line alone.
         composed: today's composition of the recorded and the typed overrides.
         typed: overrides of this command line; a group choice replaces the whole group.
+        own_search: whether `certificate` is the run's; otherwise it has its own defaults, since a
+            run that was made to be quick would be certified by a weak search.
     """
     file = run / ".hydra" / "config.yaml"
     snapshot, merged = _load(file), OmegaConf.create(composed)
@@ -176,6 +180,8 @@ def with_changes(run: Path, composed: DictConfig, typed: Sequence[str]) -> DictC
         for key in FROM_SNAPSHOT:
             if key in snapshot or key not in _ADDED:
                 merged[key] = snapshot[key]
+        if not own_search:
+            merged["certificate"] = asdict(Certify())
         for text in typed:
             _apply(text, composed, merged)
         for key in FROM_SNAPSHOT:

@@ -14,12 +14,14 @@ from typing import Any
 
 from safetensors.torch import save
 
-from bmo_cli.certificate.certify import PATIENCE, Certificate, Settings, Subject, certify
+from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
 from bmo_cli.certificate.findings import Finding
+from bmo_cli.config.schema import Certify
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import along
+from bmo_cli.experiment.inputs import differing, plugins_of
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
 from bmo_cli.results.tables import markdown
@@ -58,20 +60,22 @@ def certify_run(
     experiment.task.prepare(["val"])
     best = run.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
-    _require_data(experiment.task.fingerprints(), trained)
+    _require_inputs(trained, experiment.task.fingerprints(), config["plugins"])
     history = run.read_history()
     begin()
-    result = {
+    result: dict[str, Any] = {
         "status": "ok",
         "message": "",
         "run": str(run.path),
         **names,
         "steps": progress.step,
+        "identity": trained["identity"],
     }
-    found = write_certificate(experiment, config, history, folder)
-    if found["message"]:
-        raise BmoError(f"{found['message']}; see {folder.path}")
-    return result | found
+    result |= write_certificate(experiment, config, history, folder)
+    if result["message"]:
+        folder.write_result(result)  # a refusal is a result, too
+        raise BmoError(f"{result['message']}; see {folder.path}")
+    return result
 
 
 def write_certificate(
@@ -92,9 +96,10 @@ def write_certificate(
         `metrics` (certificate/bound, certificate/ratio), `certificate` (the verdict) and `message`
         (why it is refused, if it is).
     """
-    settings, train = Settings(**(config.get("certificate") or {})), config["train"]
+    settings, train = Certify(**(config.get("certificate") or {})), config["train"]
     task, k = experiment.task, train["iterations"]
-    cases = list(islice(task.cases("val"), settings.cases))
+    cases = list(islice(task.cases("val"), max(settings.cases, Certify.cases)))
+    available, cases = len(cases), cases[: settings.cases]
     gradients = [row["hypergrad_norm"] for row in history]
     subject = Subject(
         scheme=experiment.scheme,
@@ -104,6 +109,8 @@ def write_certificate(
         problems=[(case.problem, case.initial) for case in cases],
         sample=_sample(experiment),
         gradients=gradients if experiment.hyper.minimises_phi else None,
+        hyper=experiment.hyper,
+        available=available,
     )
     log.info("certifying on validation problems, %d iterations or more", settings.horizon * k)
     certificate = certify(subject, settings)
@@ -117,7 +124,7 @@ def write_certificate(
     write_atomically(folder.path / "certificate.json", text.encode())
     page = _page(certificate, scores, experiment, k, settings)
     write_atomically(folder.path / "certificate.md", page.encode())
-    worst = max(certificate.pairs.values(), key=lambda pair: pair.ratio)
+    worst = max(certificate.pairs.values(), key=lambda pair: pair.surely)
     tensors = {
         f"{name}.{i}": block.contiguous().cpu()
         for name, state in (("a", worst.a), ("b", worst.b))
@@ -136,7 +143,8 @@ def write_certificate(
     reason = ""
     if certificate.verdict == "refused":
         broken = next(f for f in certificate.assumptions if f.verdict == "violated")
-        reason = f"the certificate is refused: {broken.meaning} (ratio {broken.number:.6f})"
+        number = "" if broken.number is None else f" ({broken.number:.6f})"
+        reason = f"the certificate is refused: {broken.name}: {broken.meaning}{number}"
         log.warning(reason)
     return {
         "metrics": {
@@ -183,15 +191,22 @@ def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
             )
 
 
-def _require_data(found: Mapping[str, Any], trained: Mapping[str, Any]) -> None:
-    recorded = trained.get("data", {})
-    if not isinstance(recorded, Mapping):
-        raise InputError(f"result.json is damaged: 'data' must be a mapping, got {recorded!r}")
-    for key in ("val", "kernels", "dictionary"):
-        if key in recorded and recorded[key] != json.loads(json.dumps(found.get(key))):
+def _require_inputs(
+    trained: Mapping[str, Any], fingerprints: Mapping[str, Any], plugins: Sequence[str]
+) -> None:
+    keys = ("val", "val_rain", "kernel_content", "dictionary")
+    others = differing(trained.get("data", {}), fingerprints, keys)
+    if others:
+        raise InputError(
+            f"the run was trained with other data ({', '.join(others)}) than are found now; name "
+            "those that it was trained with (data.val=..., task.kernels=...)"
+        )
+    recorded, present = trained.get("plugins"), plugins_of(plugins)
+    for name, digest in recorded.items() if isinstance(recorded, Mapping) else ():
+        if present.get(name, digest) != digest:
             raise InputError(
-                f"the run was trained with other data ({key}) than are found now; name those that "
-                "it was trained with (data.val=..., task.kernels=...)"
+                f"the plug-in {name} is not the one that the run was trained with; a certificate "
+                "needs the run as it was trained"
             )
 
 
@@ -210,14 +225,17 @@ def _content(
     scores: Mapping[int, float],
     experiment: Experiment,
     k: int,
-    settings: Settings,
+    settings: Certify,
 ) -> dict[str, Any]:
     net = experiment.scheme.net
     return {
         "verdict": certificate.verdict,
         "assumptions": [asdict(finding) for finding in certificate.assumptions],
         "predictions": [asdict(finding) for finding in certificate.predictions],
-        "bound": asdict(certificate.bound),
+        "bound": asdict(certificate.bound) | {"evidence": certificate.bound.evidence},
+        "declared": [asdict(check) for check in certificate.checks],
+        "measurements": certificate.measurements,
+        "search": asdict(settings),
         "network": None if net is None else {"name": type(net).__name__, "promise": net.guarantee},
         "network_ratio": None if certificate.network is None else certificate.network.ratio,
         "ratios": {kind: pair.ratio for kind, pair in certificate.pairs.items()},
@@ -228,6 +246,8 @@ def _content(
             name: {
                 "rate": t.rate,
                 "growth": t.growth,
+                "behaviour": t.behaviour(settings.tolerance),
+                "motion": asdict(t.motion),
                 "iterations_to_tolerance": t.met(settings.tolerance),
                 "residuals": list(t.residuals),
             }
@@ -242,24 +262,25 @@ def _page(
     scores: Mapping[int, float],
     experiment: Experiment,
     k: int,
-    settings: Settings,
+    settings: Certify,
 ) -> str:
     task, net, bound = experiment.task, experiment.scheme.net, certificate.bound
     operator = type(experiment.scheme.operator).__name__
     name = operator if net is None else f"{operator} with {type(net).__name__}"
-    parts = [f"# Convergence certificate: {certificate.verdict.upper()}"]
+    parts = [f"# Convergence certificate: {_title(certificate)}"]
     parts += [_meaning(certificate), f"{name}, K = {k}."]
     if net is not None:
         parts.append(f"The network promises: {net.guarantee}.")
-    header = ["", "verdict", "number", "why"]
+    header = ["", "verdict", "evidence", "number", "why"]
     parts.append("## What the theory assumes")
     parts.append(markdown(header, [_line(finding) for finding in certificate.assumptions]))
     parts.append("## What it predicts, measured")
     parts.append(markdown(header, [_line(finding) for finding in certificate.predictions]))
     parts.append(_searched(certificate, k, settings))
     parts.append("## How far D stretches")
-    rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", bound.why]]
-    rows += [[f"bound, {one.layer}", f"{one.value:.7g}", one.how] for one in bound.layers]
+    on = "" if bound.value is None else f"{bound.evidence}: "
+    rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", on + bound.why]]
+    rows += [[f"bound, {layer.layer}", f"{layer.value:.7g}", layer.how] for layer in bound.layers]
     rows += [
         [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _averaging(pair)]
         for kind, pair in certificate.pairs.items()
@@ -269,6 +290,19 @@ def _page(
         rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
     parts.append(markdown(["", "constant", "how"], rows))
     parts.append(_LEGEND)
+    if certificate.checks:
+        parts.append("## What is declared, measured")
+        rows = [
+            [
+                check.what,
+                f"{check.declared:.6g}",
+                f"{check.measured:.6g}",
+                "contradicted" if check.contradicts else "not contradicted",
+                str(check.count),
+            ]
+            for check in certificate.checks
+        ]
+        parts.append(markdown(["", "declared", "measured", "", "measurements"], rows))
     shown = f"validation {task.metric} {task.unit}".strip()
     layout = task.columns.get(task.metric, ".4g")
     parts.append(f"## {shown} beyond the K = {k} trained with")
@@ -282,6 +316,9 @@ def _page(
 
 
 _LEGEND = (
+    "proved: by this package, from weights and from constants that it computed in float64. "
+    "declared: by a class from outside of the package, or by a constant that it states. measured: "
+    "on the problems looked at; a measurement can contradict, and proves nothing about all states. "
     "constant: of |D(a) - D(b)|_G <= constant |a - b|_G; the upper bound is that of D, composed of "
     "the operator's and those of the network's layers (a step is a layer of net=lip and "
     "net=guided, conv one of net=norm_conv). averaging: the least theta in (0, 1) for which that "
@@ -290,21 +327,36 @@ _LEGEND = (
 )
 
 
+def _title(certificate: Certificate) -> str:
+    """The verdict in words."""
+    if certificate.verdict != "as declared":
+        return certificate.verdict.upper()
+    by = ", ".join(certificate.declared_by)
+    return f"as declared by {by}, not contradicted by {certificate.measurements} measurements"
+
+
 def _meaning(certificate: Certificate) -> str:
     """What the verdict says, in words."""
     if certificate.verdict == "certified":
         return (
             "Every assumption of the convergence theory holds: from every start, iterating T leads "
-            "to a fixed point. A bound made from the weights proves that D is nonexpansive; that "
-            "there is a fixed point was found numerically on the problems looked at, and that they "
-            "are convex is declared by the task. Nothing is said about how good a fixed point is: "
-            "see the last table."
+            "to a fixed point. Proved, from the weights and from constants computed in float64: "
+            "the problems are convex, G is positive definite, D is nonexpansive in G, and T is "
+            "averaged. Measured, on the problems looked at: T has a fixed point. Nothing is said "
+            "about how good a fixed point is: see the last table."
+        )
+    if certificate.verdict == "as declared":
+        by = ", ".join(certificate.declared_by)
+        return (
+            f"This is no certificate: {by} is not a part of this package, and what it declares is "
+            "not proved. If it is true, every assumption of the convergence theory holds, and "
+            "iterating T leads to a fixed point from every start."
         )
     if certificate.verdict == "refused":
         return (
-            "A measured pair of states contradicts a bound made from the weights: the network or "
-            "the operator does not compute what it declares, so that nothing below can be relied "
-            "on. The pair is in worst_pair.safetensors."
+            "A measurement contradicts a bound or a declaration: the network, the operator or a "
+            "part of the problem does not compute what it declares, so that nothing below can be "
+            "relied on. The worst pair of states is in worst_pair.safetensors."
         )
     lacking = [f for f in certificate.assumptions if f.verdict in ("violated", "not verifiable")]
     named = "; ".join(f"{finding.name} ({finding.verdict})" for finding in lacking)
@@ -314,14 +366,15 @@ def _meaning(certificate: Certificate) -> str:
     )
 
 
-def _searched(certificate: Certificate, k: int, settings: Settings) -> str:
+def _searched(certificate: Certificate, k: int, settings: Certify) -> str:
     """How far the iteration was followed."""
     text = f"Followed for {settings.horizon * k} iterations (certificate.horizon={settings.horizon}"
     text += f" times K = {k}) from every start"
-    if certificate.bound.proves:
+    if certificate.bound.nonexpansive:
         text += (
-            f" and, because D is proved nonexpansive, up to {PATIENCE} times as long until the "
-            f"residual is at most certificate.tolerance={settings.tolerance:g}"
+            f" and, because D is nonexpansive, up to {PATIENCE} times as long until |D(u) - u|_G "
+            f"is at most certificate.tolerance={settings.tolerance:g} of its scale, the larger one "
+            "of |u^0|_G and |D(u^0)|_G"
         )
     return text + "."
 
@@ -334,4 +387,4 @@ def _averaging(pair: Pair) -> str:
 
 def _line(finding: Finding) -> list[str]:
     number = "-" if finding.number is None else f"{finding.number:.5g}"
-    return [finding.name, finding.verdict, number, finding.meaning]
+    return [finding.name, finding.verdict, finding.evidence or "-", number, finding.meaning]

@@ -76,6 +76,8 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         plain = _plain(command, effective)
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
+        if command in ("eval", "certify"):
+            names["run"] = existing  # a result about a run, also where it fails
         snapshot = None if existing is None else OmegaConf.to_yaml(effective)
 
         def begin() -> None:
@@ -177,7 +179,9 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
     run = config.get(key)
     if run is not None and not isinstance(run, str):
         raise InputError(f"'{key}' must be a run folder, got {run!r}")
-    return config if run is None else with_changes(Path(run), config, typed)
+    if run is None:
+        return config
+    return with_changes(Path(run), config, typed, own_search=command != "certify")
 
 
 def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:

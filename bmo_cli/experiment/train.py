@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from bmo_cli.certificate.findings import fall
+from bmo_cli.certificate.predictions import fall
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import (
     Experiment,
@@ -34,6 +34,7 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.hypergradient import HyperGradient
+from bmo_cli.experiment.inputs import differing, plugins_of, weights_of
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
@@ -110,6 +111,8 @@ def _train(
         "devices": ranks.count,
     }
     result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
+    result |= {"data": task.fingerprints(), "plugins": plugins_of(config["plugins"])}
+    result["weights"] = weights_of(config) or folder.read_result().get("weights") or {}
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
         *(names.get(key) for key in ("task", "hyper", "gkm", "net")),
@@ -199,6 +202,8 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     experiment = build(config)
     task = experiment.task
     task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
+    if config["resume"] is not None:
+        _require_inputs(folder, config, task)
     logger = Logger()
     if ranks.first and config.get("logger"):
         logger = instantiate(config["logger"], "logger", config["plugins"], Logger)
@@ -252,6 +257,29 @@ def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
     except Damaged as error:
         log.warning("%s; the best one from now on takes its place", error)
         progress.best = math.nan
+
+
+def _require_inputs(folder: RunFolder, config: Mapping[str, Any], task: Task) -> None:
+    """A run goes on with what it began with: another input would make another experiment.
+
+    Raises:
+        InputError: naming what was exchanged.
+    """
+    recorded = folder.read_result()
+    others = differing(recorded.get("data", {}), task.fingerprints())
+    known = recorded.get("weights")
+    for key, digest in weights_of(config).items():
+        if isinstance(known, Mapping) and known.get(key) != digest:
+            others.append(key)
+    if others:
+        raise InputError(
+            f"{folder.path} began with other inputs than are found now ({', '.join(others)}); "
+            "put those back, or start a new run with these"
+        )
+    before = recorded.get("plugins")
+    for name, digest in plugins_of(config["plugins"]).items():
+        if isinstance(before, Mapping) and before.get(name, digest) != digest:
+            log.warning("the plug-in %s has changed since the run began", name)
 
 
 def _has_begun(folder: RunFolder) -> bool:

@@ -28,7 +28,6 @@ class FISTA(NumericalOperator):
         learn_weight: whether the weight is a hyper-parameter, kept positive.
     """
 
-    nonexpansive = False
     uses_g = True
     stationary = False
 

@@ -19,6 +19,9 @@ from bmo_cli.gkm.operator import (
     Exponential,
     NumericalOperator,
     coupling_of,
+    curvature,
+    inside,
+    norm_squared,
 )
 from bmo_cli.solver.functions import AtZero
 from bmo_cli.solver.metric import BlockDiagonal, LinearizedBlock, PrimalDual, ScaledIdentity
@@ -38,6 +41,7 @@ class _Linearized(NumericalOperator):
     """
 
     condition = "1/tau - beta |A|^2 > L_f/2"
+    nonexpansive = True
     averaged = True
     uses_g = True
     keeps_nonexpansive = False  # G is no multiple of the identity on the first block
@@ -61,6 +65,12 @@ class _Linearized(NumericalOperator):
         beta = self.beta()
         limit = 1 / (beta * coupling.a.norm_squared + problem.f.lipschitz / 2)
         return beta, self.share() * limit
+
+    def step_share(self, problem: Problem) -> float:
+        coupling = coupling_of(problem, self)
+        beta, tau = self._step(problem, coupling)
+        inverse_limit = beta.item() * norm_squared(coupling.a) + curvature(problem.f) / 2
+        return tau.item() * inverse_limit + inside(tau) + inside(beta)
 
 
 @checked

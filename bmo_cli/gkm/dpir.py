@@ -48,7 +48,6 @@ class DPIR(NumericalOperator):
         learn: whether first, last and weight are hyper-parameters.
     """
 
-    nonexpansive = False
     uses_g = True
     stationary = False
 

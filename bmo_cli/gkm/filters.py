@@ -31,7 +31,9 @@ class Filter(NumericalOperator):
     """D(u) = F(y), a constant map: nonexpansive with constant 0 in every metric."""
 
     condition = "none: D is constant"
+    nonexpansive = True
     averaged = True
+    keeps_nonexpansive = True
 
     def bind(self, problem: Problem) -> BoundOperator:
         f = least_squares_of(problem, self)
@@ -50,6 +52,9 @@ class Filter(NumericalOperator):
         one = torch.ones((), dtype=f.y.dtype, device=f.y.device)
         # 0 u: the derivative that certificates ask for exists, and is 0.
         return BoundOperator(lambda u, k: (output + 0 * u[0],), ScaledIdentity(one))
+
+    def step_share(self, problem: Problem) -> float:
+        return 0.0  # there is no step
 
     @abstractmethod
     def filtered(self, y: Array, kernel: Array) -> Array:

@@ -42,7 +42,6 @@ class LISTA(NumericalOperator):
         threshold: initial, in units of kappa / L.
     """
 
-    nonexpansive = False
     uses_g = True
 
     def __init__(self, *, rows: Count, columns: Count, threshold: Positive = 1.0) -> None:
@@ -78,7 +77,6 @@ class LISTACP(NumericalOperator):
         threshold: initial, in units of kappa / L.
     """
 
-    nonexpansive = False
     uses_g = True
 
     def __init__(self, *, rows: Count, columns: Count, threshold: Positive = 1.0) -> None:
@@ -111,7 +109,6 @@ class ALISTA(NumericalOperator):
         threshold: initial, in units of kappa / L.
     """
 
-    nonexpansive = False
     uses_g = True
 
     def __init__(self, *, gamma: Positive = 1.0, threshold: Positive = 1.0) -> None:
@@ -155,7 +152,6 @@ class LearnedLADMM(NumericalOperator):
         share: initial tau as a share of 1 / (beta |A|^2), in (0, 1).
     """
 
-    nonexpansive = False
     uses_g = True
 
     def __init__(

@@ -26,7 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from bmo_cli.errors import InputError
-from bmo_cli.solver.functions import LeastSquares, StateMap, Zero
+from bmo_cli.linear.map import LinearMap
+from bmo_cli.solver.functions import LeastSquares, Smooth, StateMap, Zero
 from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.solver.state import State
@@ -57,11 +58,13 @@ class NumericalOperator(nn.Module, ABC):
     """D_num. Its parameters are the numerical hyper-parameters (step sizes, thresholds, ...).
 
     A subclass keeps its parameters inside its condition whatever value an optimiser gives them, by
-    a reparametrisation (`Bounded`, `Exponential`), and declares what then holds.
+    a reparametrisation (`Bounded`, `Exponential`), and declares what then holds. What it does not
+    declare is not promised. What a class of this package declares counts as proved where its
+    `step_share` is below 1; what another class declares is measured, and stays a declaration.
 
     Attributes:
         condition: on the step sizes, in words.
-        nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every problem and all parameters.
+        nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every convex problem and all parameters.
         averaged: D is (1 - t) I + t N with N nonexpansive in G and t < 1: it converges undamped.
         converges_undamped: D is nonexpansive only, and still converges with gkm.alpha=null by its
             own theory (as ADMM does, whose iterates stay in a subset of all states).
@@ -73,11 +76,11 @@ class NumericalOperator(nn.Module, ABC):
     """
 
     condition: ClassVar[str] = ""
-    nonexpansive: ClassVar[bool] = True
+    nonexpansive: ClassVar[bool] = False
     averaged: ClassVar[bool] = False
     converges_undamped: ClassVar[bool] = False
     uses_g: ClassVar[bool] = False
-    keeps_nonexpansive: ClassVar[bool] = True
+    keeps_nonexpansive: ClassVar[bool] = False
     stationary: ClassVar[bool] = True
 
     @abstractmethod
@@ -87,6 +90,18 @@ class NumericalOperator(nn.Module, ABC):
         Raises:
             InputError: the operator does not apply to this kind of problem.
         """
+
+    def step_share(self, problem: Problem) -> float | None:
+        """The step size at a problem as a share of its limit; the condition holds below 1.
+
+        The present step, in float64, against the limit made from the constants that the problem's
+        parts compute (`computed_lipschitz`, `computed_norm_squared`), or state where they compute
+        none.
+
+        Returns:
+            None: the operator does not say.
+        """
+        return None
 
 
 class Bounded(nn.Module):
@@ -145,6 +160,27 @@ def lipschitz_of(problem: Problem, operator: NumericalOperator) -> float | Tenso
     if isinstance(problem.f, Zero):
         raise InputError(f"{name} needs a smooth term f, and this problem has none")
     return problem.f.lipschitz
+
+
+def curvature(f: Smooth) -> float:
+    """L_f in float64: computed where f computes it, else as stated."""
+    computed = f.computed_lipschitz()
+    return _number(f.lipschitz) if computed is None else computed
+
+
+def norm_squared(a: LinearMap) -> float:
+    """|A|^2 in float64: computed where A computes it, else as stated."""
+    computed = a.computed_norm_squared()
+    return _number(a.norm_squared) if computed is None else computed
+
+
+def _number(value: float | Tensor) -> float:
+    return value.item() if isinstance(value, Tensor) else value
+
+
+def inside(step: Tensor) -> float:
+    """`step_share` of a step that may have any finite positive length."""
+    return 0.0 if 0 < step.item() < math.inf else math.inf
 
 
 def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:

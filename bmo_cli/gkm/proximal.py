@@ -11,6 +11,8 @@ from bmo_cli.gkm.operator import (
     BoundOperator,
     Exponential,
     NumericalOperator,
+    curvature,
+    inside,
     lipschitz_of,
 )
 from bmo_cli.solver.metric import ScaledIdentity
@@ -30,8 +32,10 @@ class ProximalGradient(NumericalOperator):
     """
 
     condition = "0 < gamma < 2/L_f"
+    nonexpansive = True
     averaged = True
     uses_g = True
+    keeps_nonexpansive = True
 
     def __init__(
         self,
@@ -56,6 +60,10 @@ class ProximalGradient(NumericalOperator):
 
         return BoundOperator(apply, ScaledIdentity(1 / gamma))
 
+    def step_share(self, problem: Problem) -> float:
+        gamma: Tensor = self.gamma() / lipschitz_of(problem, self)
+        return float(gamma.item()) * curvature(problem.f) / 2 + inside(gamma)
+
 
 @checked
 class Resolvent(NumericalOperator):
@@ -67,7 +75,9 @@ class Resolvent(NumericalOperator):
     """
 
     condition = "gamma > 0"
+    nonexpansive = True
     averaged = True
+    keeps_nonexpansive = True
 
     def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
         super().__init__()
@@ -77,6 +87,9 @@ class Resolvent(NumericalOperator):
         gamma = self.gamma() / lipschitz_of(problem, self)
         resolvent = problem.f.resolvent(gamma)
         return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
+
+    def step_share(self, problem: Problem) -> float:
+        return inside(self.gamma() / lipschitz_of(problem, self))
 
 
 @checked
@@ -94,6 +107,7 @@ class DouglasRachford(NumericalOperator):
     """
 
     condition = "gamma > 0"
+    nonexpansive = True
     averaged = True
     uses_g = True
     keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N expands
@@ -123,3 +137,6 @@ class DouglasRachford(NumericalOperator):
 
         one: Tensor = torch.ones_like(gamma.detach())
         return BoundOperator(apply, ScaledIdentity(one), readout=resolvent)
+
+    def step_share(self, problem: Problem) -> float:
+        return inside(self.gamma() / lipschitz_of(problem, self))

@@ -1,5 +1,8 @@
 """Convex functions that problems are made of, with gradients and proximal maps in closed form.
 
+What a certificate rests on is computed anew, in float64, from what defines a function: a class that
+does not override `computed_lipschitz` and `is_convex` declares its constants and proves none.
+
 Shape legend: see `solver.state`; n entries of a block.
 """
 
@@ -40,6 +43,14 @@ class Smooth(ABC):
     def grad(self, u: State) -> State:
         """Gradient of f at u."""
 
+    def computed_lipschitz(self) -> float | None:
+        """L_f computed anew in float64, whatever `lipschitz` says; None: it is stated alone."""
+        return None
+
+    def is_convex(self) -> bool | None:
+        """Whether f is convex, by what defines it; None: nothing is computed."""
+        return None
+
     def resolvent(self, gamma: Tensor) -> StateMap:
         """The map prox_{gamma f}; what depends on gamma alone is computed once, here.
 
@@ -60,6 +71,10 @@ class Proximable(ABC):
     def prox(self, u: State, gamma: Tensor) -> State:
         """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
 
+    def is_convex(self) -> bool | None:
+        """Whether g is convex, by what defines it; None: nothing is computed."""
+        return None
+
 
 class Zero(Smooth, Proximable):
     """The function 0."""
@@ -77,6 +92,12 @@ class Zero(Smooth, Proximable):
 
     def prox(self, u: State, gamma: Tensor) -> State:
         return u
+
+    def computed_lipschitz(self) -> float:
+        return 0.0
+
+    def is_convex(self) -> bool:
+        return True
 
 
 class LeastSquares(Smooth):
@@ -108,6 +129,12 @@ class LeastSquares(Smooth):
         shift = gamma * self._back
         return lambda v: (solve(v[0] + shift),)
 
+    def computed_lipschitz(self) -> float | None:
+        return self.a.computed_norm_squared()
+
+    def is_convex(self) -> bool:
+        return True
+
 
 class Quadratic(Smooth):
     """f(u) = 1/2 u^T H u - c^T u on a state of one block.
@@ -115,9 +142,14 @@ class Quadratic(Smooth):
     Args:
         h: H, symmetric positive semidefinite, (n, n).
         c: (B, n).
+
+    Raises:
+        InputError: H is not finite.
     """
 
     def __init__(self, h: Tensor, c: Tensor) -> None:
+        if not torch.isfinite(h).all():
+            raise InputError("a quadratic function needs a finite matrix H")
         self.h, self.c = h, c
         self.lipschitz = torch.linalg.matrix_norm(h, 2)
 
@@ -133,6 +165,20 @@ class Quadratic(Smooth):
         identity = torch.eye(len(self.h), dtype=self.h.dtype, device=self.h.device)
         inverse = torch.linalg.inv(identity + gamma * self.h)
         return lambda v: ((v[0] + gamma * self.c) @ inverse,)
+
+    def computed_lipschitz(self) -> float:
+        return float(self._eigenvalues().abs().max())
+
+    def is_convex(self) -> bool:
+        """H is symmetric positive semidefinite, up to the rounding of its entries."""
+        eigenvalues = self._eigenvalues()
+        rounding = 4 * torch.finfo(self.h.dtype).eps * eigenvalues.abs().max()
+        asymmetry = (self.h - self.h.mT).detach().abs().max().cpu().double()
+        return bool(eigenvalues.min() >= -rounding and asymmetry <= rounding)
+
+    def _eigenvalues(self) -> Tensor:
+        eigenvalues: Tensor = torch.linalg.eigvalsh(self.h.detach().to("cpu", torch.float64))
+        return eigenvalues
 
 
 class L1(Proximable):
@@ -151,6 +197,9 @@ class L1(Proximable):
 
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(soft_threshold(a, gamma * self.weight) for a in u)
+
+    def is_convex(self) -> bool:
+        return is_weight(self.weight)
 
 
 class TotalVariation(Proximable):
@@ -176,6 +225,9 @@ class TotalVariation(Proximable):
         kept = (1 - gamma * self.weight / length).clamp_min(0)
         return (z * torch.cat([kept, kept], 1),)
 
+    def is_convex(self) -> bool:
+        return is_weight(self.weight)
+
 
 class SquaredNorm(Proximable):
     """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
@@ -186,6 +238,9 @@ class SquaredNorm(Proximable):
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(a / (1 + gamma) for a in u)
 
+    def is_convex(self) -> bool:
+        return True
+
 
 class AtZero(Proximable):
     """The indicator of {0}: a linear relation that holds exactly."""
@@ -195,6 +250,15 @@ class AtZero(Proximable):
 
     def prox(self, u: State, gamma: Tensor) -> State:
         return tuple(torch.zeros_like(a) for a in u)
+
+    def is_convex(self) -> bool:
+        return True
+
+
+def is_weight(weight: float | Tensor) -> bool:
+    """Whether all values are finite and >= 0, as weights of norms have to be."""
+    values = torch.as_tensor(weight)
+    return bool((torch.isfinite(values) & (values >= 0)).all())
 
 
 def soft_threshold(v: Tensor, threshold: float | Tensor) -> Tensor:

@@ -26,7 +26,15 @@ from bmo_cli.errors import InputError
 from bmo_cli.linear.boundary import continue_periodically, interior
 from bmo_cli.linear.gradient import laplacian_symbol
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
-from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, SquaredNorm, Zero
+from bmo_cli.solver.functions import (
+    L1,
+    AtZero,
+    LeastSquares,
+    Proximable,
+    SquaredNorm,
+    Zero,
+    is_weight,
+)
 from bmo_cli.solver.problem import Charbonnier, Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Posed, Task
@@ -50,6 +58,9 @@ class SparseRain(Proximable):
     def prox(self, u: State, gamma: Tensor) -> State:
         b, r = u[0].chunk(2, 1)
         return (torch.cat([b, (r - gamma * self.weight).clamp_min(0)], 1), *u[1:])
+
+    def is_convex(self) -> bool:
+        return is_weight(self.weight)
 
 
 def rain_problem(

@@ -14,8 +14,10 @@ class HalfStep(NumericalOperator):
     """
 
     condition = "0 < share < 1"
+    nonexpansive = True
     averaged = True
     uses_g = True
+    keeps_nonexpansive = True
 
     def __init__(self, *, share: OpenUnit = 0.5) -> None:
         super().__init__()

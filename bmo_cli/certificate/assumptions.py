@@ -1,0 +1,310 @@
+"""What the convergence theory assumes, held against a scheme and its problems."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from bmo_cli.certificate.declared import Check
+from bmo_cli.certificate.evidence import (
+    declarers,
+    functions_of,
+    is_own,
+    parts_of_metric,
+    parts_of_network,
+)
+from bmo_cli.certificate.findings import (
+    MEASURED,
+    PROVED,
+    Bound,
+    Finding,
+    finite,
+    nan_first,
+    nan_last,
+    resting_on,
+)
+from bmo_cli.certificate.trajectory import Trajectory
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.nonexpansive import Pair
+from bmo_cli.solver.problem import Loss, Problem, Sample
+from bmo_cli.solver.state import State, inner, subtract
+
+
+def finite_weights(scheme: GKM) -> Finding:
+    """A bound of weights that are not finite says nothing."""
+    name = "all weights are finite"
+    tensors = [*scheme.named_parameters(), *scheme.named_buffers()]
+    lost = [key for key, value in tensors if not torch.isfinite(value).all()]
+    if not lost:
+        return Finding(name, "holds", None, f"{len(tensors)} tensors", "proved")
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return Finding(name, "violated", None, f"{lost[0]}{more}: nan or infinite", "proved")
+
+
+def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """A bound proves it, a pair refutes it."""
+    name = "D is nonexpansive in G"
+    kind, pair = max(pairs.items(), key=lambda item: item[1].surely)
+    expands = not pair.surely <= 1 + MEASURED
+    if bound.nonexpansive and expands:
+        by = f"declared by {', '.join(bound.declared_by)}" if bound.declared_by else "proved"
+        return Finding(
+            name,
+            "violated",
+            pair.ratio,
+            f"the bound {bound.value:.7f} ({by}) is contradicted by a measured pair ({kind}): the "
+            "network or the operator does not compute what it declares",
+            "measured",
+        )
+    if bound.proves:
+        return Finding(name, "holds", bound.value, f"proved by a bound: {bound.why}", "proved")
+    if bound.nonexpansive:
+        return Finding(
+            name,
+            "holds",
+            bound.value,
+            f"as declared by {', '.join(bound.declared_by)}, not proved: {bound.why}",
+            "declared",
+            bound.declared_by,
+        )
+    if expands:
+        return Finding(
+            name,
+            "violated",
+            pair.ratio,
+            f"two states ({kind}) are pushed apart by this factor: iterates may drift or diverge",
+            "measured",
+        )
+    why = bound.why if bound.value is None else f"the bound is only {bound.value:.3g}"
+    return Finding(
+        name, "not verifiable", pair.ratio, f"no measured pair is pushed apart, but {why}"
+    )
+
+
+def declared_bound(scheme: GKM) -> float:
+    """What the network says of its Lipschitz constant; infinite where it says nothing."""
+    net = scheme.net
+    if net is None:
+        return math.inf
+    bound = net.bound()
+    known = [bound.value] if bound is not None and math.isfinite(bound.value) else []
+    return min([*known, *([1.0] if net.nonexpansive else [])], default=math.inf)
+
+
+def breaks_promise(scheme: GKM, pair: Pair) -> bool:
+    """Whether a pair of the network alone is above the bound that the network declares."""
+    return not pair.surely <= declared_bound(scheme) * (1 + MEASURED)
+
+
+def promise(scheme: GKM, pair: Pair) -> Finding:
+    """The network alone, in the Euclidean norm."""
+    net = scheme.net
+    assert net is not None
+    name, bound = "the network alone is nonexpansive", net.bound()
+    if breaks_promise(scheme, pair):
+        declared = f"{declared_bound(scheme):.7g}"
+        text = f"a measured pair contradicts the bound {declared} of {type(net).__name__}"
+        return Finding(name, "violated", pair.ratio, text, "measured")
+    by = declarers(parts_of_network(net))
+    if by and declared_bound(scheme) <= 1 + PROVED:
+        text = f"as declared by {', '.join(by)}"
+        return Finding(name, "holds", declared_bound(scheme), text, "declared", by)
+    if bound is not None and bound.value <= 1 + PROVED:
+        return Finding(name, "holds", bound.value, f"bound from the weights: {bound.how}", "proved")
+    if pair.surely > 1 + MEASURED:
+        text = "a measured pair is pushed apart by this factor"
+        return Finding(name, "violated", pair.ratio, text, "measured")
+    text = "no measured pair is pushed apart, and no bound proves that none is"
+    return Finding(name, "not verifiable", pair.ratio, text)
+
+
+def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """By alpha < 1, or because D itself is averaged."""
+    name, alpha, net = "T is averaged", scheme.alpha, scheme.net
+    theta = alpha * max(pair.averaging for pair in pairs.values())
+    if not max(pair.surely for pair in pairs.values()) <= 1 + MEASURED:
+        return Finding(name, "violated", theta, "D is not nonexpansive", "measured")
+    if not bound.nonexpansive:
+        text = "no bound proves D nonexpansive; the pairs measured allow this constant, at least"
+        return Finding(name, "not verifiable", theta, text)
+    if alpha < 1:
+        text = "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
+        return Finding(name, "holds", alpha, text, bound.evidence, bound.declared_by)
+    if scheme.operator.averaged and (net is None or net.averaged):
+        if theta > 1 - MEASURED:
+            text = "declared averaged, but a measured pair allows no constant below 1"
+            return Finding(name, "violated", theta, text, "measured")
+        text = "a composition of averaged maps is averaged; the pairs measured allow this constant"
+        return Finding(name, "holds", theta, text, bound.evidence, bound.declared_by)
+    if scheme.operator.converges_undamped and net is None:
+        operator = type(scheme.operator).__name__
+        text = f"not averaged on all states, but {operator} converges undamped by its own theory"
+        return Finding(name, "not used", theta, text)
+    return Finding(name, "not verifiable", theta, "undamped, and D is only nonexpansive")
+
+
+def positive(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
+    """lambda_min(G) > 0 at the trained omega, on every problem.
+
+    Args:
+        metrics: of the problems.
+        shares: the step size as a share of its limit at each of them, see
+            `NumericalOperator.step_share`.
+    """
+    lowest = min((float(metric.smallest_eigenvalue) for metric in metrics), key=nan_first)
+    by = declarers(part for metric in metrics for part in parts_of_metric(metric))
+    known = [share for share in shares if share]  # 0: any step is short enough
+    used = f"; the step size is {max(known, key=nan_last):.6g} of its limit" if known else ""
+    text = f"lambda_min(G) > 0: |.|_G is a norm{used}"
+    text += f"; as declared by {', '.join(by)}" if by else ""
+    return Finding(
+        "G is positive definite",
+        "holds" if 0 < lowest < math.inf else "violated",
+        finite(lowest),
+        text,
+        resting_on(by),
+        by,
+    )
+
+
+def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
+    """Whether f, g and h are convex: by what defines them, or as the task declares.
+
+    Args:
+        declared: by the task.
+        problems: that it poses.
+    """
+    name = "the problems are convex"
+    if not declared:
+        text = "operators promise nothing, iterations may find local solutions"
+        return Finding(name, "violated", None, f"declared by the task: {text}", "declared")
+    functions = [function for problem in problems for function in functions_of(problem)]
+    concave = [f for f in functions if is_own(f) and f.is_convex() is False]
+    if concave:
+        text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
+        return Finding(name, "violated", None, text, "proved")
+    by = declarers(functions)
+    if by:
+        text = f"declared by the task for {', '.join(by)}"
+        return Finding(name, "holds", None, text, "declared", by)
+    kinds = ", ".join(dict.fromkeys(type(function).__name__ for function in functions))
+    return Finding(name, "holds", None, f"f, g and h are, by what defines them: {kinds}", "proved")
+
+
+def step(
+    share: float | None, sample: Sample | None, metrics: Sequence[Metric], hyper: object
+) -> Finding:
+    """The condition on the aggregation step, and L_l against measured gradients."""
+    name = "0 < s < lambda_min(G) / L_l"
+    if share is None:
+        return Finding(name, "not used", None, "nothing is aggregated by this hyper-optimiser")
+    limit = min((float(metric.smallest_eigenvalue) for metric in metrics), key=nan_first)
+    if sample is None:
+        return Finding(name, "not verifiable", share, "no training data at hand for L_l")
+    declared, measured = float(sample.loss.lipschitz), _smoothness(sample)
+    ok = measured <= declared * (1 + 1e-3) and 0 < share < 1 and limit > 0
+    by = declarers([hyper, sample.loss, *(part for m in metrics for part in parts_of_metric(m))])
+    return Finding(
+        name,
+        "holds" if ok else "violated",
+        share,
+        f"s as a share of the limit; lambda_min(G) = {limit:.5g}, L_l = {declared:.3g} "
+        f"(measured {measured:.3g}) for the unnormalised loss"
+        + (f"; as declared by {', '.join(by)}" if by else ""),
+        resting_on(by),
+        by,
+    )
+
+
+def agrees(checks: Sequence[Check]) -> Finding:
+    """Whether a measurement contradicts what is declared."""
+    name, count = "what is declared agrees with measurements", sum(check.count for check in checks)
+    broken = [check for check in checks if check.contradicts]
+    if not checks:
+        return Finding(name, "not used", None, "every part is of this package")
+    if not broken:
+        text = f"{count} measurements of {len(checks)} declarations contradict none"
+        return Finding(name, "holds", None, text, "measured")
+    worst = broken[0]
+    more = f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
+    text = f"{worst.what}: declared {worst.declared:.6g}, measured {worst.measured:.6g}{more}"
+    return Finding(name, "violated", finite(worst.measured), text, "measured")
+
+
+def searched(weaker: Sequence[str]) -> Finding:
+    """A certificate needs a search as hard as the default one.
+
+    Args:
+        weaker: settings that are weaker than the defaults, as `turns=3 (20)`.
+    """
+    name = "the search is as hard as the default one"
+    if not weaker:
+        return Finding(name, "holds", None, "horizon, cases, turns and tolerance", "measured")
+    text = f"certificate.{', certificate.'.join(weaker)}: a weak search finds little"
+    return Finding(name, "violated", None, text, "measured")
+
+
+def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
+    """Whether T has a fixed point, up to the tolerance: |D(u) - u|_G falls to nothing.
+
+    Args:
+        searched: from the task's start, one a problem.
+        tolerance: of |D(u) - u|_G, in units of |u^0|_G or |D(u^0)|_G.
+    """
+    name = "T has a fixed point"
+    most = max(len(trajectory.residuals) for trajectory in searched)
+    if not all(trajectory.finite for trajectory in searched):
+        text = f"iterates diverge within {most} iterations from the task's start"
+        return Finding(name, "not verifiable", None, text)
+    worst = max((t.motion for t in searched), key=lambda m: (m.runs_away, nan_last(m.relative)))
+    if worst.is_uniform:
+        text = (
+            f"none: after {most} iterations from the task's start u moves on in one direction with "
+            f"equal steps, |D(u) - u|_G = {worst.displacement:.3g}: the problem has no solution"
+        )
+        return Finding(name, "violated", worst.displacement, text, "measured")
+    if worst.runs_away:
+        text = (
+            f"after {most} iterations from the task's start u still moves on in one direction, and "
+            f"|D(u) - u|_G hardly falls ({worst.displacement:.3g}); look further with a larger "
+            "certificate.horizon"
+        )
+        return Finding(name, "not verifiable", worst.displacement, text)
+    if all(trajectory.has_stopped(tolerance) for trajectory in searched):
+        text = (
+            f"numerically: |D(u) - u|_G fell to {tolerance:g} of its scale or less on every "
+            f"problem, within {most} iterations from the task's start"
+        )
+        return Finding(name, "holds", worst.relative, text, "measured")
+    text = (
+        f"|D(u) - u|_G is {worst.relative:.1e} of its scale after {most} iterations from the "
+        "task's start; look further with a larger certificate.horizon"
+    )
+    return Finding(name, "not verifiable", finite(worst.relative), text)
+
+
+def _smoothness(sample: Sample) -> float:
+    """Largest |grad l(u) - grad l(v)| / |u - v| over random pairs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> State:
+        return tuple(
+            (b + torch.randn(b.shape, generator=generator, dtype=torch.float64).to(b)).detach()
+            for b in sample.initial
+        )
+
+    def gradient(loss: Loss, u: State) -> State:
+        return tuple(block.detach() for block in loss.grad(u))
+
+    largest = 0.0
+    for _ in range(5):
+        u, v = draw(), draw()
+        up = subtract(gradient(sample.loss, u), gradient(sample.loss, v))
+        gap = subtract(u, v)
+        ratio: Tensor = (inner(up, up) / inner(gap, gap)).sqrt()
+        largest = max(largest, float(ratio.max()))
+    return largest

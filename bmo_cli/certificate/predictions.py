@@ -1,0 +1,122 @@
+"""What the convergence theory predicts, measured on trajectories and on the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from bmo_cli.certificate.findings import Finding, finite
+from bmo_cli.certificate.trajectory import Trajectory
+
+
+def residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:
+    """What the residual does far beyond K."""
+    name, slowest = "the residual goes to 0 from every start", _slowest(trajectories, tolerance)
+    trajectory = trajectories[slowest]
+    behaviour, done = trajectory.behaviour(tolerance), len(trajectory.residuals)
+    met, motion = trajectory.met(tolerance), trajectory.motion
+    last = trajectory.residuals[-1] if trajectory.residuals else math.nan
+    rate = f", about {trajectory.rate:.3f} an iteration" if math.isfinite(trajectory.rate) else ""
+    if behaviour == "converged":
+        after = f"at most {tolerance:g} after {met} iterations" if met is not None else ""
+        after = after or f"|D(u) - u|_G is {motion.relative:.0e} of |u^0|_G after {done} iterations"
+        text = f"{after} from {slowest}, the slowest{rate}"
+        return Finding(name, "holds", last, text, "measured")
+    if behaviour == "converging":
+        text = (
+            f"from {slowest} still falling after {done} iterations{rate}: follow it longer with a "
+            "larger certificate.horizon"
+        )
+        return Finding(name, "not verifiable", last, text)
+    if behaviour == "runs away":
+        text = (
+            f"from {slowest} u runs away: |D(u) - u|_G stays at {motion.displacement:.3g}, and "
+            "only |u| grows"
+        )
+        return Finding(name, "violated", last, text, "measured")
+    text = f"from {slowest} it {behaviour} within {done} iterations"
+    text += f" (least {min(trajectory.residuals):.1e})" if trajectory.residuals else ""
+    return Finding(name, "violated", finite(last), text, "measured")
+
+
+def steps(trajectories: Mapping[str, Trajectory]) -> Finding:
+    """Fejer monotonicity, which one expansion would break."""
+    growths = [t.growth for t in trajectories.values() if not math.isnan(t.growth)]
+    growth = max(growths, default=math.nan)
+    name = "|u^{k+1} - u^k|_G never grows"
+    if math.isnan(growth):
+        return Finding(name, "not verifiable", None, "it stopped at once")
+    held = growth <= 1 + 1e-3
+    return Finding(
+        name,
+        "holds" if held else "violated",
+        growth,
+        "largest factor from one iteration to the next; at most 1 for an averaged map",
+        "measured",
+    )
+
+
+def unique(trajectories: Mapping[str, Trajectory], tolerance: float, apart: float) -> Finding:
+    """Whether the ends of all trajectories agree."""
+    name = "all starts lead to one fixed point (the theory allows several)"
+    behaviours = {t.behaviour(tolerance) for t in trajectories.values()}
+    if behaviours != {"converged"}:
+        text = "not all of them have converged; follow them with a larger certificate.horizon"
+        return Finding(name, "not verifiable", finite(apart), text)
+    if len(trajectories) < 2:
+        return Finding(name, "not verifiable", None, "only one start")
+    text = "largest relative distance of the ends"
+    if apart <= max(1e-2, 100 * tolerance):
+        return Finding(name, "holds", apart, text, "measured")
+    if apart <= 2 * max(_still_to_go(t) for t in trajectories.values()):
+        return Finding(
+            name, "not verifiable", apart, f"{text}, which creep: their limits may agree"
+        )
+    return Finding(name, "several", apart, f"{text}: several fixed points", "measured")
+
+
+def stationary(gradients: Sequence[float] | None) -> Finding:
+    """|grad phi_K| at the end of training against its beginning."""
+    name = "|grad phi_K| goes to 0 along training"
+    if gradients is None:
+        return Finding(name, "not used", None, "this method minimises another objective than phi_K")
+    share = fall(gradients)
+    if math.isnan(share):
+        return Finding(name, "not verifiable", None, "fewer than four recorded values")
+    text = "mean over the last tenth of training, as a share of that over the first tenth"
+    if share <= 0.1:
+        return Finding(name, "holds", share, text, "measured")
+    return Finding(
+        name, "not verifiable", share, f"{text}; where batches change, a noise floor remains"
+    )
+
+
+def fall(gradients: Sequence[float]) -> float:
+    """Mean of the last tenth of the values as a share of the first tenth's; nan for too few."""
+    known = [g for g in gradients if math.isfinite(g)]
+    part = max(1, len(known) // 10)
+    first = math.fsum(known[:part])
+    return math.fsum(known[-part:]) / first if len(known) >= 4 and first > 0 else math.nan
+
+
+def last_residual(trajectory: Trajectory) -> float:
+    """The last residual; infinite where an iterate was."""
+    return trajectory.residuals[-1] if trajectory.finite else math.inf
+
+
+def _still_to_go(trajectory: Trajectory) -> float:
+    """Relative distance of the end from its limit, by the geometric series of its rate."""
+    rate = trajectory.rate
+    return last_residual(trajectory) / max(1 - rate, 1e-30) if math.isfinite(rate) else 0.0
+
+
+def slowness(trajectory: Trajectory, tolerance: float) -> tuple[bool, float]:
+    """Orders trajectories: those that run away or never met the tolerance are the slowest."""
+    if trajectory.motion.is_uniform:
+        return True, math.inf
+    met = trajectory.met(tolerance)
+    return (True, last_residual(trajectory)) if met is None else (False, met)
+
+
+def _slowest(trajectories: Mapping[str, Trajectory], tolerance: float) -> str:
+    return max(trajectories, key=lambda name: slowness(trajectories[name], tolerance))
