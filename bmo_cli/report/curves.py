@@ -79,8 +79,8 @@ def certificates(problem: Problem) -> str:
     if not known:
         return tag(
             "p",
-            "No run has a certificate: train with <code>certify=true</code>, or make one by "
-            "<code>bmo train resume=DIR certify=true</code>.",
+            "No run has a certificate: train with <code>certify=true</code>, or make one with "
+            "<code>bmo certify run=DIR</code> and give its folder to this report as well.",
         )
     panels = [residuals(problem)]
     if problem.test is not None:
@@ -94,7 +94,8 @@ def certificates(problem: Problem) -> str:
         )
     best = known[0][2]
     details = "".join(
-        tag("h4", escaped(title)) + table(["", "verdict", "number", "why"], _findings(best, key))
+        tag("h4", escaped(title))
+        + table(["", "verdict", "evidence", "number", "why"], _findings(best, key))
         for key, title in (("assumptions", "What the theory assumes"),
                            ("predictions", "What it predicts, measured"))
     )  # fmt: skip
@@ -139,6 +140,7 @@ def _findings(entry: Entry, kind: str) -> list[list[str]]:
             [
                 escaped(row.get("name")),
                 badge(kinds.get(verdict, "none"), verdict),
+                escaped(row.get("evidence") or ""),
                 cell("" if value is None else f"{value:.4g}", "number"),
                 escaped(row.get("meaning")),
             ]

@@ -89,9 +89,11 @@ class Entry:
 
     Attributes:
         run: its folder's name, result and age.
+        certificates: results of `bmo certify` about it, the newest first.
     """
 
     run: Run
+    certificates: Sequence[Run] = ()
 
     @property
     def folder(self) -> RunFolder:
@@ -121,14 +123,21 @@ class Entry:
 
     @cached_property
     def certificate(self) -> Mapping[str, Any]:
-        """Content of certificate.json, empty where there is none that can be read."""
-        file = self.run.path / "certificate.json"
+        """Content of the newest certificate.json, empty where there is none that can be read."""
+        newest = self.certificates[0] if self.certificates else self.run
+        file = newest.path / "certificate.json"
         try:
             if file.is_symlink() or file.stat().st_size > _LARGEST:
                 return {}
             return mapping(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             return {}
+
+    @property
+    def verdict(self) -> object:
+        """Of the newest certificate; None: there is none."""
+        newest = self.certificates[0] if self.certificates else self.run
+        return newest.result.get("certificate")
 
     @property
     def seed(self) -> str:
@@ -177,6 +186,28 @@ class Entry:
             str(described.get("unit", "")),
             layout_of(mapping(described.get("formats")).get(name)),
         )
+
+
+def with_certificates(entries: Sequence[Entry], runs: Sequence[Run]) -> list[Entry]:
+    """The entries, each with what `bmo certify` found about it.
+
+    A certificate belongs to the run whose checkpoint and configuration it names by their hashes,
+    wherever both lie; one that is older than the run's own is left out.
+
+    Args:
+        entries: runs.
+        runs: all that there are, results of `bmo certify` among them.
+    """
+    certificates = [run for run in runs if {"run", "certificate"} <= set(run.result)]
+    certificates.sort(key=lambda run: run.age)
+
+    def about(entry: Entry) -> list[Run]:
+        identity = mapping(entry.run.result.get("identity"))
+        own = [run for run in certificates if identity and run.result.get("identity") == identity]
+        has_own = entry.run.result.get("certificate") is not None
+        return [run for run in own if not has_own or run.age <= entry.run.age]
+
+    return [Entry(entry.run, about(entry)) for entry in entries]
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

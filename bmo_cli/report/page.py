@@ -16,7 +16,7 @@ from pathlib import Path
 from bmo_cli import __version__
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
-from bmo_cli.report.entry import Entry
+from bmo_cli.report.entry import Entry, with_certificates
 from bmo_cli.report.markup import escaped, tag
 from bmo_cli.report.pictures import Album, collect
 from bmo_cli.report.problem import Problem
@@ -55,7 +55,7 @@ def write_report(words: Sequence[str]) -> str:
     roots = selection.roots
     given = selection.values.get("output")
     file = Path(given) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
-    entries = trained(selection.runs)
+    entries = with_certificates(trained(selection.runs), selection.runs)
     _require_place(file, force="--force" in selection.flags)
     content = page(entries, selection.values.get("title", "")).encode()
     try:

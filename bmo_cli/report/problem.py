@@ -113,14 +113,14 @@ class Problem:
 
 def convergence(entry: Entry) -> Convergence:
     """What the certificate says of a run."""
-    verdict = entry.run.result.get("certificate")
+    verdict = entry.verdict
     if verdict is None:
         last, count = entry.value("test/residual"), entry.value("test/iterations")
         measured = last is not None and count is not None
         why = f"test residual {last:.0e} after {count:.0f} iterations" if measured else ""
         return Convergence("none", "no certificate", why)
     if verdict == "refused":
-        return Convergence("bad", "certificate refused", "a measured pair contradicts a bound")
+        return Convergence("bad", "certificate refused", "a measurement contradicts a bound")
     ends = [points[-1] for points in residual_curves(entry).values() if points]
     seen = ""
     if ends:
@@ -128,6 +128,11 @@ def convergence(entry: Entry) -> Convergence:
         seen = f"residual {largest:.0e} after {count:.0f} iterations"
     if verdict == "certified":
         return Convergence("good", "converges (certified)", seen)
+    if verdict == "as declared":
+        names = [row.get("declared_by") for row in findings(entry, "assumptions")]
+        listed = dict.fromkeys(str(n) for part in names if isinstance(part, list) for n in part)
+        why = f"not proved: declared by {', '.join(listed) or 'a plug-in'}"
+        return Convergence("unsure", "as declared, not certified", f"{seen}; {why}")
     found = {row.get("name"): row for row in findings(entry, "predictions")}
     falls = found.get("the residual goes to 0 from every start", {}).get("verdict")
     found = {row.get("name"): row for row in findings(entry, "assumptions")}

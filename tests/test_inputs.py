@@ -1,0 +1,185 @@
+"""A run goes on, and is certified, with the inputs that it began with; others are named."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_photos, result, run_bmo, tiny_words
+from PIL import Image
+
+from bmo_cli.data.kernels import kernels_digest
+from bmo_cli.experiment.inputs import differing, plugins_of, weights_of
+
+PLUGIN = """
+from bmo_cli.nets.lip import ConvexPotential
+
+
+class Mine(ConvexPotential):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run that was interrupted after its training began, with a kernel file and a plug-in."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_photos(folder / "photos")
+    np.save(folder / "k.npy", np.ones((3, 3)) / 9)
+    (folder / "mine.py").write_text(PLUGIN)
+    words = [word for word in tiny_words(folder / "photos") if "kernel" not in word]
+    words = [word.replace(str(folder) + "/", "") for word in words if "net." not in word]
+    done = run_bmo(
+        "train", *words, "task.kernels=k.npy", "net=lip", "net._target_=mine.Mine", "net.width=3",
+        "net.size=3", "plugins=[mine.py]", "hydra.run.dir=run", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def folder(begun, tmp_path):
+    shutil.copytree(begun, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def exchange_kernel(folder):
+    np.save(folder / "k.npy", np.eye(5) / 5)
+
+
+def exchange_photograph(split):
+    def exchange(folder):
+        pixels = np.random.default_rng(7).integers(0, 256, (40, 36), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / split / f"{split}0.png")
+
+    return exchange
+
+
+PLUGINS = "plugins=[mine.py]"
+
+
+@pytest.mark.parametrize(
+    ("exchange", "named"),
+    [
+        (exchange_kernel, "kernel_content"),
+        (exchange_photograph("train"), "train"),
+        (exchange_photograph("val"), "val"),
+        (exchange_photograph("test"), "test"),
+    ],
+)
+def test_resume_refuses_other_inputs(folder, exchange, named):
+    before = (folder / "run" / "result.json").read_bytes()
+    exchange(folder)
+    done = run_bmo("train", "resume=run", "train.steps=6", PLUGINS, cwd=folder)
+    assert done.returncode == 2
+    assert f"began with other inputs than are found now ({named})" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert (folder / "run" / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("exchange", "named"),
+    [(exchange_kernel, "kernel_content"), (exchange_photograph("val"), "val")],
+)
+def test_certify_refuses_other_inputs(folder, exchange, named):
+    exchange(folder)
+    done = run_bmo("certify", "run=run", PLUGINS, cwd=folder)
+    assert done.returncode == 2
+    assert f"trained with other data ({named})" in done.stderr
+
+
+def test_equal_inputs_elsewhere_are_the_same(folder):
+    (folder / "photos").rename(folder / "moved")
+    (folder / "k.npy").rename(folder / "kernel.npy")
+    where = [f"data.{split}=moved/{split}" for split in ("train", "val", "test")]
+    done = run_bmo(
+        "train", "resume=run", "train.steps=6", PLUGINS, *where, "task.kernels=kernel.npy",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert result(folder / "run")["steps"] == 6
+
+
+def test_a_changed_plugin_is_said_at_resume_and_certified_never(folder):
+    (folder / "mine.py").write_text(PLUGIN + "\n# changed\n")
+    done = run_bmo("certify", "run=run", PLUGINS, cwd=folder)
+    assert done.returncode == 2
+    assert "the plug-in mine.py is not the one" in done.stderr
+    done = run_bmo("train", "resume=run", "train.steps=6", PLUGINS, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "the plug-in mine.py has changed since the run began" in done.stdout
+
+
+def test_what_a_run_was_made_from_is_written_when_it_begins(folder):
+    data = result(folder / "run")["data"]
+    assert data["kernels"] == ["k"]
+    assert data["kernel_content"] == kernels_digest({"k": np.ones((3, 3)) / 9})
+    assert set(result(folder / "run")["plugins"]) == {"mine.py"}
+    assert result(folder / "run")["weights"] == {}
+
+
+def test_digest_of_kernels_is_that_of_their_values():
+    box, line = np.ones((3, 3)) / 9, np.eye(3) / 3
+    assert kernels_digest({"a": box}) == kernels_digest({"b": box.copy()})
+    assert kernels_digest({"a": box}) != kernels_digest({"a": line})
+    assert kernels_digest({"a": box}) != kernels_digest({"a": box.reshape(1, 9)})
+
+
+def test_inputs_that_differ():
+    recorded = {"train": {"hash": "a", "images": 2}, "kernels": ["k"], "shared": [], "extra": 1}
+    present = {"train": {"hash": "a", "images": 2}, "kernels": ["l"], "shared": ["x"]}
+    assert differing(recorded, present) == []
+    assert differing(recorded, {**present, "train": {"hash": "b"}}) == ["train"]
+    assert differing(recorded, {}, ["train"]) == ["train"]
+    assert differing({}, present) == []
+
+
+def test_initial_weights_are_known_by_content(tmp_path):
+    file = tmp_path / "w.pth"
+    torch.save({"a": torch.zeros(2)}, file)
+    config = {"net": {"weights": str(file), "rain": {"weights": None}}, "weights": 3}
+    found = weights_of(config)
+    assert set(found) == {"net.weights"}
+    torch.save({"a": torch.ones(2)}, file)
+    assert weights_of(config) != found
+    assert plugins_of(["a.module"]) == {}
+
+
+def test_reports_show_what_certify_found_elsewhere(folder):
+    done = run_bmo("certify", "run=run", PLUGINS, "hydra.run.dir=certificate", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads((folder / "certificate" / "certificate.json").read_text())["verdict"]
+    assert verdict in ("as declared", "not certified")  # the network is a plug-in
+    done = run_bmo("report", "run", "output=alone.html", cwd=folder)
+    assert done.returncode == 0 and "no certificate" in (folder / "alone.html").read_text()
+    (folder / "run").rename(folder / "renamed")  # the certificate knows it by its hashes
+    done = run_bmo("report", "renamed", "certificate", "output=both.html", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "both.html").read_text()
+    assert "no certificate" not in page
+    assert "What the theory assumes" in page
+    other = result(folder / "certificate")
+    other["identity"] = {"checkpoint": "0", "config": "0"}
+    (folder / "certificate" / "result.json").write_text(json.dumps(other))
+    done = run_bmo("report", "renamed", "certificate", "output=other.html", cwd=folder)
+    assert "no certificate" in (folder / "other.html").read_text()
+
+
+def test_a_refused_certificate_is_a_result_about_a_run(folder):
+    """It was recorded as a failed training run."""
+    (folder / "mine.py").write_text(
+        PLUGIN.replace("pass", "def bind(self, guide=None):\n"
+                       "        apply = super().bind(guide)\n"
+                       "        return lambda x: 1.05 * apply(x)")
+    )  # fmt: skip
+    content = result(folder / "run")
+    content["plugins"] = plugins_of([str(folder / "mine.py")])
+    (folder / "run" / "result.json").write_text(json.dumps(content))
+    done = run_bmo("certify", "run=run", PLUGINS, "hydra.run.dir=refused", cwd=folder)
+    assert done.returncode == 1 and "the certificate is refused" in done.stderr
+    found = result(folder / "refused")
+    assert (found["run"], found["certificate"], found["status"]) == ("run", "refused", "failed")
+    done = run_bmo("report", "run", "refused", "output=r.html", cwd=folder)
+    page = (folder / "r.html").read_text()
+    assert "certificate refused" in page and "1 run, 1 finished" in page
