@@ -27,6 +27,7 @@ from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.nets.network import Network, NormBound, largest
 from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import (
     L1,
     AtZero,
@@ -636,6 +637,16 @@ def test_the_krylov_pair_of_a_linear_map_is_its_norm():
     expected = torch.linalg.matrix_norm(m, 2).item()
     assert pair.ratio == pytest.approx(expected, rel=1e-9)
     assert pair.surely == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_exhausted_krylov_space_refutes_nothing(dtype):
+    """A multiple of the identity has one of dimension 1: what follows is 0, no infinite ratio."""
+    one = ScaledIdentity(torch.ones((), dtype=dtype))
+    mapping = FixedPointMap(lambda u, k: (u[0] / 2,), one, 0.9)
+    for turns in (1, 2, 20):
+        pair = krylov_pair(mapping, (torch.full((2, 1), 1e5, dtype=dtype),), turns=turns)
+        assert pair.ratio == pytest.approx(0.5, rel=1e-5)
 
 
 def test_a_map_without_a_derivative_is_searched_at_random():

@@ -126,7 +126,7 @@ def krylov_pair(
         pair, turned = search.turn(search.resized(v))
         best = pair if best is None or pair.surely > best.surely else best
         size = metric.norm(v)
-        unit = torch.isfinite(size) & (size > 0)
+        unit = torch.isfinite(size) & (size > 0)  # 0 where the space is exhausted
         if turned is None or pair.ratio == float("inf") or not unit.all():
             break
         length = inner(v, v).sqrt()  # `turned` is of v over its length
@@ -173,8 +173,9 @@ class _Search:
         self._size = radius * (inner(self.a, self.a).sqrt() + 1)
 
     def resized(self, d: State) -> State:
-        """d scaled to the length of all pairs."""
-        return _scaled(d, self._size / _positive(inner(d, d).sqrt()))
+        """d scaled to the length of all pairs; 0 stays 0."""
+        length = inner(d, d).sqrt()
+        return _scaled(d, torch.where(length > 0, self._size / length, 0.0))
 
     def turn(self, d: State) -> tuple[Pair, State | None]:
         """The pair (a + d, a), and G^{-1} J^T G (D(a + d) - D(a)); None: D has no derivative."""
@@ -255,10 +256,6 @@ def _where(chosen: Tensor, u: State, v: State) -> State:
 def _scaled(d: State, factor: Tensor) -> State:
     """d times `factor`, (B,)."""
     return tuple(x * _per_problem(factor, x) for x in d)
-
-
-def _positive(size: Tensor) -> Tensor:
-    return size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
 def _per_problem(values: Tensor, like: Tensor) -> Tensor:
