@@ -170,12 +170,33 @@ def test_a_scheme_without_fixed_point_is_not_certified():
     problem = Problem(Quadratic(h, torch.tensor([[0.0, 1.0]], dtype=torch.float64)))
     found = certify(subject(problem), Certify())
     assert found.verdict == "not certified"
-    assert found.assumptions[2].verdict == "violated"
-    assert "no solution" in found.assumptions[2].meaning
+    assert found.assumptions[2].verdict == "not verifiable"
+    assert "none found" in found.assumptions[2].meaning
     # D moves u_2 by gamma = 1 for ever, and G = I.
     assert found.assumptions[2].number == pytest.approx(1, rel=1e-6)
-    assert found.predictions[0].verdict == "violated"
-    assert "runs away" in found.predictions[0].meaning
+    assert found.predictions[0].verdict == "not verifiable"
+    assert "moves on" in found.predictions[0].meaning
+
+
+def test_a_far_solution_is_not_said_to_be_none():
+    """prox_{|.|} moves u_1 by 1 an iteration, from 1e5 to 0: equal steps, and a solution."""
+    h = torch.diag(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    problem = Problem(Quadratic(h, torch.zeros(1, 2, dtype=torch.float64)), L1(1.0))
+    far = (torch.tensor([[1e5, 0.0]], dtype=torch.float64),)
+    found = certify(subject(problem, problems=[(problem, far)]), Certify())
+    assert "none found" in finding(found, "has a fixed point").meaning
+    assert found.verdict == "not certified"
+    assert "violated" not in {f.verdict for f in (*found.assumptions, *found.predictions)}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_rounding_is_no_growth(size):
+    """A slow contraction far from 0 in float32: its last steps are a few roundings of u."""
+    shift = torch.tensor([[size, 0.0]])
+    one = ScaledIdentity(torch.ones(()))
+    mapping = FixedPointMap(lambda u, k: (0.995 * (u[0] - shift) + shift,), one, 0.9)
+    trajectory = follow(mapping, (torch.tensor([[0.9 * size, 0.1 * size]]),), 4000)
+    assert trajectory.growth <= 1
 
 
 @pytest.mark.parametrize("shift", [1e-3, 1e-2, 1.0])
@@ -189,7 +210,7 @@ def test_no_fixed_point_is_seen_behind_a_decaying_transient(shift, start):
     begin = (torch.tensor([[start, 0.0]], dtype=torch.float64),)
     trajectory = follow(mapping, begin, 200, search=3800, tolerance=1e-5)
     assert not trajectory.has_stopped(1e-5)
-    assert trajectory.behaviour(1e-5) == "runs away"
+    assert trajectory.behaviour(1e-5) == "moves on"
     assert trajectory.motion.displacement == pytest.approx(shift, rel=1e-3)
     assert min(trajectory.residuals) < 1e-2  # the relative residual falls all the same
 
@@ -218,7 +239,7 @@ def test_steps_that_fall_like_a_power_stop():
     assert trajectory.motion.alignment > 0.999 and trajectory.motion.fall < 0.75
 
 
-def test_a_rotation_neither_stops_nor_runs_away():
+def test_a_rotation_neither_stops_nor_moves_on():
     c, s = math.cos(0.3), math.sin(0.3)
     trajectory = follow(linear([[c, -s], [s, c]], shift=0.0), POINT, 400)
     assert trajectory.behaviour(1e-5) == "does not settle"
@@ -239,7 +260,7 @@ def test_an_inconsistent_constraint_is_not_certified(kind):
         subject(problem, scheme=scheme, problems=[(problem, initial)]), Certify(horizon=25)
     )
     assert found.verdict == "not certified"
-    assert finding(found, "has a fixed point").verdict == "violated"
+    assert "none found" in finding(found, "has a fixed point").meaning
     assert found.trajectories[TASK_START].residuals[-1] < 1e-2  # relative to |u|, which grows
 
 

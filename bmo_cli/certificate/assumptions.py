@@ -131,6 +131,8 @@ def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     if not bound.nonexpansive:
         text = "no bound proves D nonexpansive; the pairs measured allow this constant, at least"
         return Finding(name, "not verifiable", theta, text)
+    if not 0 < alpha <= 1:
+        return Finding(name, "violated", alpha, "alpha must lie in (0, 1]", "proved")
     if alpha < 1:
         text = "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
         return Finding(name, "holds", alpha, text, bound.evidence, bound.declared_by)
@@ -260,18 +262,13 @@ def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
     if not all(trajectory.finite for trajectory in searched):
         text = f"iterates diverge within {most} iterations from the task's start"
         return Finding(name, "not verifiable", None, text)
-    worst = max((t.motion for t in searched), key=lambda m: (m.runs_away, nan_last(m.relative)))
-    if worst.is_uniform:
+    worst = max((t.motion for t in searched), key=lambda m: (m.moves_on, nan_last(m.relative)))
+    if worst.moves_on:
+        how = "stays at" if worst.is_uniform else "hardly falls, to"
         text = (
-            f"none: after {most} iterations from the task's start u moves on in one direction with "
-            f"equal steps, |D(u) - u|_G = {worst.displacement:.3g}: the problem has no solution"
-        )
-        return Finding(name, "violated", worst.displacement, text, "measured")
-    if worst.runs_away:
-        text = (
-            f"after {most} iterations from the task's start u still moves on in one direction, and "
-            f"|D(u) - u|_G hardly falls ({worst.displacement:.3g}); look further with a larger "
-            "certificate.horizon"
+            f"none found: after {most} iterations from the task's start u moves on in one "
+            f"direction, and |D(u) - u|_G {how} {worst.displacement:.3g}; the problem has no "
+            "solution, or one that is further away (look with a larger certificate.horizon)"
         )
         return Finding(name, "not verifiable", worst.displacement, text)
     if all(trajectory.has_stopped(tolerance) for trajectory in searched):

@@ -23,13 +23,13 @@ from bmo_cli.solver.state import State, inner, subtract
 
 TASK_START = "the task's start"
 
-Behaviour = Literal["converged", "converging", "runs away", "does not settle", "diverges"]
+Behaviour = Literal["converged", "converging", "moves on", "does not settle", "diverges"]
 
 _STRETCH = 4
 """A trajectory is judged by the last of so many parts."""
 _ALIGNED, _CONSTANT = 0.9, 0.8
-"""Steps run away where they go in one direction and have not fallen below this share: steps that
-add up to a finite way fall at least to 3/4 over the last quarter of a trajectory."""
+"""An iterate moves on where its steps go in one direction and have not fallen below this share:
+steps that fall as 1/k add up to an infinite way, and fall to 3/4 over the last quarter of it."""
 _UNIFORM = 0.999
 _ENOUGH = 8
 """steps whose directions are compared, at least"""
@@ -56,15 +56,19 @@ class Motion:
     rounded: bool = False
 
     @property
-    def runs_away(self) -> bool:
-        """Whether the iterate moves on in one direction with steps that do not fall."""
+    def moves_on(self) -> bool:
+        """Whether the iterate goes on in one direction with steps that do not fall.
+
+        Where T has no fixed point it does so for ever. Where f, g and h are piecewise linear it
+        also does so on its way, from one kink to the next: no finite number of steps tells.
+        """
         constant = self.alignment > _ALIGNED and self.fall > _CONSTANT
         return constant and not self.rounded and self.displacement > 0
 
     @property
     def is_uniform(self) -> bool:
-        """Whether it runs away with equal steps, so that going on would show nothing else."""
-        return self.runs_away and min(self.alignment, self.fall) > _UNIFORM
+        """Whether it moves on with equal steps."""
+        return self.moves_on and min(self.alignment, self.fall) > _UNIFORM
 
     @property
     def is_over(self) -> bool:
@@ -86,8 +90,8 @@ class Trajectory:
     Attributes:
         residuals: |D(u^k) - u^k|_G / |u^k|_G for k = 0, 1, ..., the largest of the batch.
         motion: what is left of it at the end.
-        growth: largest factor by which |u^{k+1} - u^k|_G grew from one iteration to the next; at
-            most 1 for an averaged map, up to rounding.
+        growth: largest factor by which |u^{k+1} - u^k|_G grew from one iteration to the next, by
+            more than the rounding of u; at most 1 for an averaged map.
         end: the last state.
         finite: whether all iterates were.
     """
@@ -104,25 +108,28 @@ class Trajectory:
 
     def has_stopped(self, tolerance: float) -> bool:
         """Whether what is left of the motion is at most `tolerance` of its scale, and falls."""
-        return self.finite and self.motion.relative <= tolerance and not self.motion.runs_away
+        return self.finite and self.motion.relative <= tolerance and not self.motion.moves_on
 
     def behaviour(self, tolerance: float) -> Behaviour:
         """What the iteration does.
 
-        converged: see `has_stopped`. runs away: see `Motion.is_uniform`. diverges: an iterate is
-        not finite, or the last residual is more than twice the least one. converging: the residual
-        fell by at least 2 % over the last half. Otherwise it does not settle.
+        converged: see `has_stopped`. diverges: an iterate is not finite, or the last residual is
+        more than twice the least one. moves on: see `Motion.is_uniform`. converging: the residual
+        fell by at least 2 % over the last half. If it did not, it moves on after all where
+        `Motion.moves_on`, and does not settle otherwise.
         """
         if not self.finite:
             return "diverges"
         if self.has_stopped(tolerance):
             return "converged"
-        if self.motion.is_uniform:
-            return "runs away"
         last, half = self.residuals[-1], self.residuals[len(self.residuals) // 2]
         if last > 2 * min(self.residuals):
             return "diverges"
-        return "converging" if last < 0.98 * half else "does not settle"
+        if self.motion.is_uniform:
+            return "moves on"
+        if last < 0.98 * half:
+            return "converging"
+        return "moves on" if self.motion.moves_on else "does not settle"
 
     @property
     def rate(self) -> float:
@@ -187,7 +194,7 @@ class _Walk:
         self._mapping, self._u = mapping, mapping.lift(start)
         image = mapping.D(self._u, 0)
         sizes = mapping.metric.norm(self._u), mapping.metric.norm(image)
-        self._scale = torch.maximum(*sizes)
+        self._scale = self._largest = torch.maximum(*sizes)
         self._steps: list[Tensor] = []
         self._residuals: tuple[float, ...] = ()
         self.finite = True
@@ -201,7 +208,7 @@ class _Walk:
     @property
     def trajectory(self) -> Trajectory:
         """What there is so far."""
-        growth = _growth(self._steps)
+        growth = _growth(self._steps, _rounding(self._largest, self._u))
         return Trajectory(self._residuals, self.motion, growth, self._u, self.finite)
 
     def go(self, iterations: int) -> None:
@@ -216,6 +223,7 @@ class _Walk:
         self.finite = solution.status is not Status.NONFINITE
         taken = self._steps[done:]
         if taken:
+            self._largest = torch.maximum(self._largest, self._mapping.metric.norm(self._u))
             stretch = torch.stack(taken)
             motion = _motion(self._mapping, begin, self._u, stretch, self._scale)
             self.before, self.motion = self.motion, motion
@@ -234,24 +242,30 @@ def _motion(
     distance = mapping.metric.norm(subtract(end, begin)).double()
     displacement = torch.minimum(last, distance / len(steps)) / mapping.alpha
     tiny = torch.finfo(steps.dtype).tiny
-    rounding = _ROUNDING * torch.finfo(end[0].dtype).eps * mapping.metric.norm(end).double()
+    rounding = _rounding(mapping.metric.norm(end), end)
     # Few steps always seem to go straight on.
     alignment = distance / way.clamp_min(tiny) if len(steps) >= _ENOUGH else torch.zeros_like(way)
     fall = last / steps[0].clamp_min(tiny)
     columns = (displacement, scale, alignment, fall, last <= rounding)
     motions = [Motion(*row) for row in zip(*(x.tolist() for x in columns), strict=True)]
-    return max(motions, key=lambda motion: (motion.runs_away, _or_infinite(motion.relative)))
+    return max(motions, key=lambda motion: (motion.moves_on, _or_infinite(motion.relative)))
 
 
 def _or_infinite(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _growth(steps: Sequence[Tensor]) -> float:
-    sizes = torch.stack(list(steps)).double() if steps else torch.zeros(0, 1)
-    # Below float32's rounding of the first step, growth is noise.
-    grown = sizes[1:] / sizes[:-1].clamp_min(1e-30)
-    real = sizes[1:] > 1e-5 * sizes[:1]
+def _rounding(size: Tensor, u: State) -> Tensor:
+    """Of |u|_G, (B,), below which a step is none."""
+    return _ROUNDING * torch.finfo(u[0].dtype).eps * size.double()
+
+
+def _growth(steps: Sequence[Tensor], rounding: Tensor) -> float:
+    if len(steps) < 2:
+        return math.nan
+    sizes = torch.stack(list(steps)).double()
+    real = sizes[1:] > rounding
+    grown = (sizes[1:] - rounding) / sizes[:-1].clamp_min(1e-30)
     return float(grown[real].max()) if real.any() else math.nan
 
 
