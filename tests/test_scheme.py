@@ -32,6 +32,8 @@ ROWS, COLUMNS = 4, 6
 class Rotation(NumericalOperator):
     """Nonexpansive and not averaged: undamped, it goes round for ever."""
 
+    nonexpansive = True
+
     def bind(self, problem):
         c, s = math.cos(2.0), math.sin(2.0)
         turn = torch.tensor([[c, -s], [s, c]])

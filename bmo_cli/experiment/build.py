@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from bmo_cli.certificate.evidence import declarers, parts_of_scheme
 from bmo_cli.config.schema import check_allowed, plugin_module
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
@@ -41,8 +42,12 @@ class Experiment:
 
     @property
     def nonexpansive(self) -> bool:
-        """Whether D is nonexpansive by construction on the problems of the task."""
-        return self.scheme.nonexpansive and self.task.convex
+        """Whether D is nonexpansive by construction on the problems of the task.
+
+        What a class from outside of the package declares does not count.
+        """
+        own = not declarers((*parts_of_scheme(self.scheme), self.task))
+        return own and self.scheme.nonexpansive and self.task.convex
 
     @property
     def omega(self) -> nn.ModuleDict:
@@ -66,6 +71,9 @@ def build(config: Node) -> Experiment:
     scheme = instantiate(config["gkm"], "gkm", plugins, GKM, layers=task.layers)
     hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
     notes = list(hyper.check(scheme))
+    outside = declarers(parts_of_scheme(scheme))
+    if outside and scheme.nonexpansive:
+        notes.append(f"D is nonexpansive as declared by {', '.join(outside)}, not proved")
     if not task.convex:
         notes.append("the problems of this task are not convex: D need not be nonexpansive")
     stages, iterations = len(scheme.stages), config["train"]["iterations"]
