@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
+from bmo_cli.gkm.accelerated import FISTA
+from bmo_cli.gkm.dpir import DPIR
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
@@ -235,8 +237,18 @@ def test_truncated_says_which_stages_it_leaves_out():
     assert Truncated(last=3).check(scheme) == ()
 
 
-def test_separate_needs_a_level_where_the_metric_has_none(sample):
-    scheme = GKM(operator=DouglasRachford(), net=NETS["dncnn"]()).double()
+def test_separate_takes_its_level_from_the_metric_of_fista(sample):
+    """Steps of 1/L_f: the same level as from a resolvent with gamma = 1."""
+    levels = [
+        Separate()._level(GKM(operator=kind(), net=NETS["dncnn"]()).double(), sample)
+        for kind in (FISTA, lambda: Resolvent(gamma=1.0))
+    ]
+    torch.testing.assert_close(*levels)
+
+
+@pytest.mark.parametrize("kind", [DouglasRachford, DPIR])
+def test_separate_needs_a_level_where_the_metric_has_none(sample, kind):
+    scheme = GKM(operator=kind(), net=NETS["dncnn"]()).double()
     with pytest.raises(InputError, match=r"give hyper\.sigma"):
         Separate().objective(scheme, sample, 1)
     assert Separate(sigma=10.0).objective(scheme, sample, 1).objective.item() > 0

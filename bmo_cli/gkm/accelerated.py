@@ -29,6 +29,7 @@ class FISTA(NumericalOperator):
     """
 
     uses_g = True
+    keeps_nonexpansive = True  # a denoiser acts in the metric I/gamma; D itself may expand
     stationary = False
 
     def __init__(self, *, weight: Positive = 1.0, learn_weight: bool = False) -> None:
