@@ -224,6 +224,7 @@ class RestoreConfig(EvalConfig):
     """`bmo restore`: as `bmo eval`, and the user's files."""
 
     input: str
+    white: Count | None
     kernel: str | None
     kernel_name: Index | str | None
     output: str

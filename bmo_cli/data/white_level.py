@@ -1,0 +1,77 @@
+"""How bright photographs are against the white of their files, and what is worth a line of it.
+
+Twelve bits of a camera in a file of sixteen look like a photograph in the dark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bmo_cli.data.photograph import Photograph
+
+_DARK = 1 / 4
+"""Share of white: 14 bits in a file of 16 are just below."""
+_NAMED = 4
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """Of one photograph, in the values of its file.
+
+    Attributes:
+        name: of the photograph.
+        largest: value of it.
+        white: value that stands for white.
+        stated: whether the file or the user says so.
+        clipped: how many values were above white.
+    """
+
+    name: str
+    largest: int
+    white: int
+    stated: bool
+    clipped: int
+
+    @staticmethod
+    def of(name: str, photograph: Photograph, white: int | None = None) -> Brightness:
+        """Of a photograph; `white`: as the user gave it."""
+        said = photograph.description
+        level = photograph.levels if said is None else said.white or said.levels
+        largest = round(int(photograph.pixels.max()) * level / photograph.levels)
+        stated = white is not None or (said is not None and said.white is not None)
+        return Brightness(name, largest, level, stated, photograph.clipped)
+
+    @property
+    def is_dark(self) -> bool:
+        """Whether white may be lower than the file makes one think; black says nothing of it."""
+        return not self.stated and 0 < self.largest <= self.white * _DARK
+
+
+def remarks(photographs: Sequence[Brightness], key: str | None) -> list[str]:
+    """Lines about dark photographs and clipped values.
+
+    Args:
+        photographs: that were read.
+        key: of the configuration that sets white; None: there is none.
+    """
+    lines = []
+    dark = [image for image in photographs if image.is_dark]
+    if dark:
+        guess = 2 ** max(image.largest for image in dark).bit_length() - 1
+        option = f"say {key}={guess}" if key else f"read it with data=folder data.white={guess}"
+        values = [f"{image.name}: {image.largest} of {image.white}" for image in dark]
+        lines.append(
+            f"less than a quarter of white is the largest value of {_list(values)}; if {guess} is "
+            f"white there, {option}"
+        )
+    clipped = [image for image in photographs if image.clipped]
+    if clipped:
+        counts = [f"{image.name}: {image.clipped}" for image in clipped]
+        lines.append(f"values above {key}={clipped[0].white} were clipped in {_list(counts)}")
+    return lines
+
+
+def _list(items: Sequence[str]) -> str:
+    more = f" and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return ", ".join(items[:_NAMED]) + more
