@@ -227,6 +227,7 @@ class RestoreConfig(EvalConfig):
     white: Count | None
     kernel: str | None
     kernel_name: Index | str | None
+    kernel_clip: bool
     output: str
     overwrite: bool
     boundary: Literal["periodic", "pad"]

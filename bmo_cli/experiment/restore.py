@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli.data.image_file import check_writable, read_image, write_image
-from bmo_cli.data.kernels import choose_kernel, read_kernels
+from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.data.white_level import Brightness, remarks
@@ -51,7 +51,7 @@ def restore(config: Mapping[str, Any]) -> None:
     photograph = _read(config)
     output = Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
-    kernel = _one_kernel(config["kernel"], config["kernel_name"])
+    kernel = _one_kernel(config["kernel"], config["kernel_name"], config["kernel_clip"])
     if kernel is not None:
         _require_larger(photograph, kernel, config["kernel"])
     channels = config["task"].get("channels") or 1
@@ -135,7 +135,7 @@ def _require_larger(photograph: Photograph, kernel: Tensor, file: str) -> None:
         )
 
 
-def _one_kernel(file: str | None, name: int | str | None) -> Tensor | None:
+def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
     if file is None:
         if name is not None:
             raise InputError(
@@ -143,7 +143,7 @@ def _one_kernel(file: str | None, name: int | str | None) -> Tensor | None:
                 "kernel=FILE, or leave kernel_name out"
             )
         return None
-    kernels = read_kernels(Path(file))
+    kernels: Mapping[str, Any] = read_kernels(Path(file), name, clip=clip, clip_key="kernel_clip")
     if name is not None:
         kernels = choose_kernel(kernels, name, "kernel_name")
     if len(kernels) > 1:
