@@ -194,10 +194,10 @@ class Folder(PhotographData):
 
 @checked
 class Paired(PhotographData):
-    """Degraded photographs with their clean partners: DIR/rain and DIR/clean, equal names.
+    """Degraded photographs with their clean partners: DIR/rain and DIR/clean.
 
-    Files are matched by name without the ending. Gray beside colour and different sizes within a
-    pair are refused; an alpha channel is left out.
+    Files are matched by name without the ending, see `pair_files`. Gray beside colour and different
+    sizes within a pair are refused; an alpha channel is left out.
 
     Args:
         train: folder that holds the two folders of pairs.
