@@ -113,6 +113,8 @@ def _changed_by_writing(photograph: Photograph, file: Path) -> str:
             if suffix in (".png", ".tif") or "cannot hold" not in str(error):
                 return f"writing {suffix}: {error}"
             continue
+        except Exception as error:
+            return f"writing {suffix}: {type(error).__name__}: {error}"
         change = _change(photograph, read_image(copy), suffix)
         if change:
             return f"writing {suffix}: {change}"
@@ -144,8 +146,9 @@ def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
 def _on_black(photograph: Photograph) -> NDArray[np.float64]:
     """Colour times alpha, which is all that premultiplied colour holds of it."""
     assert photograph.alpha is not None
-    weight: NDArray[np.float64] = photograph.alpha[..., None] / photograph.levels
-    return photograph.pixels * weight
+    weight = photograph.alpha[..., None].astype(np.float64) / photograph.levels
+    shown: NDArray[np.float64] = photograph.pixels * weight
+    return shown
 
 
 def _flaw(case: Case, photograph: Photograph) -> str:

@@ -103,11 +103,9 @@ def _rows(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _bmp_palette(rng: Random, how: str, height: int, width: int, down: bool) -> Case:
     bits = pick(rng, 4, 8) if how == "runs" else pick(rng, 1, 4, 8)
-    values = integers(rng, (height, width), 2**bits - 1)
-    colours = rng.integers(0, 256, (2**bits, 3))
-    if rng.random() < 0.2:
-        colours = np.repeat(np.linspace(0, 255, 2**bits).astype(int)[:, None], 3, axis=1)
-    table = np.pad(colours[:, ::-1], ((0, 0), (0, 0 if how == "core" else 1)))
+    core = how == "core"
+    colours, few = _colours(rng, 2**bits if core else int(pick(rng, 2, 2**bits, 2**bits)))
+    values = integers(rng, (height, width), min(2**bits, len(colours)) - 1)
     if how == "runs":
         values = np.repeat(values, 3, axis=1)[:, :width]
         data: Any = _runs(rng, values[::-1], bits)
@@ -115,16 +113,30 @@ def _bmp_palette(rng: Random, how: str, height: int, width: int, down: bool) -> 
         shifts = np.arange(bits - 1, -1, -1)
         digits = (values[..., None] >> shifts & 1).reshape(height, -1).astype(np.uint8)
         data = _rows(np.packbits(digits, axis=1))
-    pixels = colours[values] / 255
+    table = np.pad(colours[:, ::-1], ((0, 0), (0, 0 if core else 1)))
     palette = table.astype(np.uint8).tobytes()
-    if how == "core":
+    pixels = colours[values] / 255
+    if core:
         size_of_all = 26 + len(palette) + data.size
         head = b"BM" + struct.pack("<IHHI", size_of_all, 0, 0, 26 + len(palette))
         head += struct.pack("<IHHHH", 12, width, height, 1, bits)
         content = head + palette + data[::-1].tobytes()
-        return Case(kind="BMP", suffix=".bmp", content=content, pixels=pixels)
+        case = Case(kind="BMP", suffix=".bmp", content=content, pixels=pixels)
+        return replace(case, may_refuse=few)
     compression = {8: 1, 4: 2}[bits] if how == "runs" else 0
-    return _bmp(rng, data, bits, pixels, down, compression=compression, palette=palette)
+    case = _bmp(rng, data, bits, pixels, down, compression=compression, palette=palette)
+    return replace(case, may_refuse=few)
+
+
+def _colours(rng: Random, count: int) -> tuple[NDArray[np.int64], bool]:
+    """A palette, and whether it is of grays that a decoder may take for the image's own bits."""
+    ramp = np.repeat(np.arange(count)[:, None], 3, axis=1)
+    kind = pick(rng, "any", "any", "any", "gray", "index")
+    if kind == "any":
+        return rng.integers(0, 256, (count, 3)), False
+    if kind == "gray":
+        return ramp * 255 // (count - 1), count == 2
+    return ramp, count < 256
 
 
 def _runs(rng: Random, rows: NDArray[np.int64], bits: int) -> bytes:
@@ -204,7 +216,7 @@ def _bmp(
         len(data),
         x,
         y,
-        0,
+        len(palette) // 4,
         0,
     )
     if header > 40:

@@ -16,7 +16,7 @@ from made_tiff import Layout, Page, tiff
 from PIL import Image
 from png_cases import chunk
 
-from bmo_cli.data.image_file import read_image
+from bmo_cli.data.image_file import read_image, write_image
 from bmo_cli.data.image_set import image_files
 from bmo_cli.errors import InputError
 
@@ -128,6 +128,11 @@ def test_layouts_that_programs_read_differently_are_refused(tmp_path, rng, layou
         content = content.replace(struct.pack("<I", 16384), struct.pack("<I", 1 << 24))
         reason = "has tiles of 16 x 16777216 pixels"
     assert reason in refusal(tmp_path, content)
+
+
+def test_values_that_mean_nothing_are_refused(tmp_path, rng):
+    values = rng.integers(0, 256, (9, 7, 1))
+    assert "PhotometricInterpretation" in refusal(tmp_path, tiff(Page(values, Layout(bits=8))))
 
 
 @pytest.mark.parametrize(
@@ -348,3 +353,15 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path, monkeypatch, rng):
     monkeypatch.setattr("pathlib.Path.read_bytes", denied)
     with pytest.raises(InputError, match=r"a\.png cannot be read: Permission denied"):
         read_image(file)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5, 3), (5, 1, 3), (1, 4, 1)])
+def test_narrow_images_of_any_orientation_are_written(tmp_path, rng, orientation, shape):
+    upright = rng.integers(0, 256, shape)
+    tags = [GRAY if shape[2] == 1 else RGB, (274, "H", orientation)]
+    content = tiff(Page(stored(upright, orientation), Layout(bits=8), tags))
+    image = read_image(save(tmp_path, content))
+    for suffix in (".png", ".tif", ".bmp"):
+        write_image(tmp_path / f"out{suffix}", image)
+        np.testing.assert_array_equal(read_image(tmp_path / f"out{suffix}").pixels, upright)

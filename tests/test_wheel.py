@@ -43,6 +43,7 @@ def test_contents(built):
         members = archive.getnames()
     assert any(name.endswith("configs/train.yaml") for name in members)
     assert any(name.endswith("scripts/bmo") for name in members)
+    assert any(name.endswith("stress/images.py") for name in members)
 
 
 def test_installed_wheel_trains_from_another_directory(built, photos, tmp_path):

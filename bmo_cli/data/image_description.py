@@ -181,9 +181,11 @@ _UPRIGHT = {
 
 def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     """(H, W, ...) rows as they are seen, from rows stored with this EXIF orientation."""
+    if orientation == 1:
+        return array
     turns, mirrored = _UPRIGHT[orientation]
     turned = np.rot90(array, turns)
-    return np.fliplr(turned) if mirrored else turned
+    return (np.fliplr(turned) if mirrored else turned).copy()  # encoders want plain strides
 
 
 def orientation_of(value: Any) -> int:

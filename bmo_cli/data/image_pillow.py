@@ -38,7 +38,7 @@ def read_jpeg(content: bytes) -> ImageSource:
         Exception: of Pillow, where it is damaged.
     """
     bits, height, width, planes, scan = _frame_header(content)
-    if _END not in content[scan:]:
+    if content.find(_END, scan) < 0:
         raise ValueError("it is cut off: it has no end marker")
     description = Description(
         container="JPEG",

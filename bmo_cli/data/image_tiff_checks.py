@@ -8,6 +8,7 @@ from typing import Any
 
 WHITE_LEVEL = 281
 """The tag MaxSampleValue."""
+_PHOTOMETRIC = 262
 JPEG = 7
 _CCITT = (2, 3, 4)
 _WITH_PREDICTOR = (5, 8, 32946, 34925, 50000)
@@ -45,6 +46,8 @@ def unsupported(tiff: Any, page: Any, colour: str, content: bytes) -> str | None
         content: of the file.
     """
     compression = int(page.compression)
+    if _PHOTOMETRIC not in page.tags:
+        return "does not say what its values mean (PhotometricInterpretation)"
     if page.is_reduced:
         return "begins with the preview of an image that lies elsewhere in the file"
     if isinstance(page.bitspersample, tuple):

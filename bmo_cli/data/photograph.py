@@ -111,11 +111,23 @@ def photograph(samples: NDArray[Any], description: Description, white: int) -> P
     colour, alpha = (values[..., :-1], values[..., -1]) if description.extra else (values, None)
     if description.colour == "white-is-zero gray":
         colour = white - colour
-    table = np.rint(np.arange(white + 1) * (np.iinfo(dtype).max / white)).astype(dtype)
-    pixels = _divided(colour, alpha, dtype) if description.premultiplied else table[colour]
+    if description.premultiplied:
+        pixels = _divided(colour, alpha, dtype)
+    else:
+        pixels = _full_range(colour, white, dtype)
     said = description.upright()
     said = replace(said, white=None if white == description.levels else white)
-    return Photograph(pixels, None if alpha is None else table[alpha], said, clipped)
+    return Photograph(
+        pixels, None if alpha is None else _full_range(alpha, white, dtype), said, clipped
+    )
+
+
+def _full_range(values: NDArray[Any], white: int, dtype: type) -> NDArray[Any]:
+    largest = np.iinfo(dtype).max
+    if white == largest:
+        return values.astype(dtype, copy=False)
+    table = np.rint(np.arange(white + 1) * (largest / white)).astype(dtype)
+    return table[values]
 
 
 def _divided(colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type) -> NDArray[Any]:
