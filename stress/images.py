@@ -98,9 +98,9 @@ def _numbers_flaw(case: Case, file: Path) -> str:
     """What the reader of numbers makes of the file that it should not."""
     if case.values is None or case.may_refuse:
         return ""
-    found = read_values(file)
-    same = found.shape == case.values.shape and np.array_equal(found, case.values)
-    return "" if same else f"numbers: {found.shape}, not as they were made"
+    actual = read_values(file)
+    same = actual.shape == case.values.shape and np.array_equal(actual, case.values)
+    return "" if same else f"numbers: {actual.shape}, not as they were made"
 
 
 def _changed_by_writing(photograph: Photograph, file: Path) -> str:
@@ -155,16 +155,16 @@ def _flaw(case: Case, photograph: Photograph) -> str:
     """What of a photograph is not as it was made."""
     assert case.pixels is not None
     pairs = [("pixels", photograph.pixels, case.pixels), ("alpha", photograph.alpha, case.alpha)]
-    for name, found, right in pairs:
-        if (found is None) != (right is None):
-            return f"{name}: {'none' if found is None else 'some'} read"
-        if found is None or right is None:
+    for name, actual, right in pairs:
+        if (actual is None) != (right is None):
+            return f"{name}: {'none' if actual is None else 'some'} read"
+        if actual is None or right is None:
             continue
-        if name == "pixels" and found.shape[2] == 1 and (right == right[..., :1]).all():
+        if name == "pixels" and actual.shape[2] == 1 and (right == right[..., :1]).all():
             right = right[..., :1]  # a palette of grays is gray
-        if found.shape != right.shape:
-            return f"{name}: {found.shape} instead of {right.shape}"
-        off = float(np.abs(found / photograph.levels - right).max())
+        if actual.shape != right.shape:
+            return f"{name}: {actual.shape} instead of {right.shape}"
+        off = float(np.abs(actual / photograph.levels - right).max())
         if off > case.tolerance:
             return f"{name}: wrong by {off:.4f} of white, {case.tolerance:.4f} allowed"
     said = photograph.description
@@ -172,13 +172,13 @@ def _flaw(case: Case, photograph: Photograph) -> str:
         return ""
     if case.profile != said.profile and case.profile is not None:
         return "another profile"
-    found_resolution = said.resolution and (
+    resolution = said.resolution and (
         said.resolution.x,
         said.resolution.y,
         said.resolution.unit,
     )
-    if case.resolution is not None and case.resolution != found_resolution:
-        return f"resolution {found_resolution} instead of {case.resolution}"
+    if case.resolution is not None and case.resolution != resolution:
+        return f"resolution {resolution} instead of {case.resolution}"
     return ""
 
 
@@ -196,12 +196,12 @@ def main() -> int:
         for number in range(given.files):
             case = make(np.random.default_rng([given.seed, number]))
             faulthandler.dump_traceback_later(_SECONDS, exit=True)
-            found = judge(case, Path(scratch) / f"made{case.suffix}")
-            counts.setdefault(case.kind, Counter())[found if found in GOOD else "wrong"] += 1
-            if found in GOOD:
+            verdict = judge(case, Path(scratch) / f"made{case.suffix}")
+            counts.setdefault(case.kind, Counter())[verdict if verdict in GOOD else "wrong"] += 1
+            if verdict in GOOD:
                 continue
             bad += 1
-            print(f"WRONG {number}, {case.kind}: {found}", flush=True)
+            print(f"WRONG {number}, {case.kind}: {verdict}", flush=True)
             if given.keep:
                 (given.keep / f"{given.seed}-{number}{case.suffix}").write_bytes(case.content)
     faulthandler.cancel_dump_traceback_later()

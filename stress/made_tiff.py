@@ -199,18 +199,18 @@ def _bits_packed(part: NDArray[Any], bits: int) -> bytes:
 
 def pack_bits(data: bytes) -> bytes:
     """PackBits, with runs and literals."""
-    found, place = bytearray(), 0
+    packed, place = bytearray(), 0
     while place < len(data):
         run = 1
         while run < 128 and data[place : place + 1] == data[place + run : place + run + 1]:
             run += 1
         if run > 1:
-            found += bytes([257 - run, data[place]])
+            packed += bytes([257 - run, data[place]])
         else:
             run = min(7, len(data) - place)
-            found += bytes([run - 1]) + data[place : place + run]
+            packed += bytes([run - 1]) + data[place : place + run]
         place += run
-    return bytes(found)
+    return bytes(packed)
 
 
 def lzw(data: bytes) -> bytes:

@@ -141,7 +141,7 @@ def _colours(rng: Random, count: int) -> tuple[NDArray[np.int64], bool]:
 
 def _runs(rng: Random, rows: NDArray[np.int64], bits: int) -> bytes:
     """Run-length code of rows from the bottom up: runs, literals and ends of lines."""
-    found = bytearray()
+    code = bytearray()
     for row in rows.tolist():
         place = 0
         while place < len(row):
@@ -151,13 +151,13 @@ def _runs(rng: Random, rows: NDArray[np.int64], bits: int) -> bytes:
             literal = row[place : place + int(rng.integers(3, 9))]
             if run < 3 and len(literal) >= 3 and rng.random() < 0.5:
                 data = bytes(literal) if bits == 8 else _nibbles(literal)
-                found += bytes([0, len(literal)]) + data + b"\0" * (len(data) % 2)
+                code += bytes([0, len(literal)]) + data + b"\0" * (len(data) % 2)
                 place += len(literal)
                 continue
-            found += bytes([run, row[place] if bits == 8 else row[place] * 17])
+            code += bytes([run, row[place] if bits == 8 else row[place] * 17])
             place += run
-        found += b"\0\0"
-    return bytes(found + b"\0\1")
+        code += b"\0\0"
+    return bytes(code + b"\0\1")
 
 
 def _nibbles(values: list[int]) -> bytes:

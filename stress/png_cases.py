@@ -58,7 +58,7 @@ def _filtered(rng: Random, part: NDArray[Any], bits: int) -> bytes:
         rows = np.packbits(digits.reshape(len(part), -1).astype(np.uint8), axis=1)
     step = max(1, bits * part.shape[2] // 8)
     above = np.zeros_like(rows[0])
-    found = bytearray()
+    filtered = bytearray()
     for row in rows:
         left = np.concatenate([np.zeros(step, np.uint8), row[:-step]])[: len(row)]
         corner = np.concatenate([np.zeros(step, np.uint8), above[:-step]])[: len(row)]
@@ -66,9 +66,9 @@ def _filtered(rng: Random, part: NDArray[Any], bits: int) -> bytes:
         predicted = (0 * row, left, above, _average(left, above), _paeth(left, above, corner))[
             number
         ]
-        found += bytes([number]) + (row - predicted).astype(np.uint8).tobytes()
+        filtered += bytes([number]) + (row - predicted).astype(np.uint8).tobytes()
         above = row
-    return bytes(found)
+    return bytes(filtered)
 
 
 def _average(left: NDArray[np.uint8], above: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -137,23 +137,23 @@ def _transparent(
 
 def _metadata(rng: Random, gray: bool) -> tuple[bytes, dict[str, Any], bytes]:
     """Chunks before the pixels, what a reader finds in them, and chunks behind the pixels."""
-    found: dict[str, Any] = {}
+    truth: dict[str, Any] = {}
     chunks = b""
     if rng.random() < 0.3:
         chunks += chunk(b"gAMA", struct.pack(">I", pick(rng, 45455, 100000)))
     if rng.random() < 0.2:
         chunks += chunk(b"sBIT", b"\5" * 1) if gray else b""
     if rng.random() < 0.3:
-        found["profile"] = GRAY_LIKE if gray else SRGB_LIKE
-        chunks += chunk(b"iCCP", b"name\0\0" + zlib.compress(found["profile"]))
+        truth["profile"] = GRAY_LIKE if gray else SRGB_LIKE
+        chunks += chunk(b"iCCP", b"name\0\0" + zlib.compress(truth["profile"]))
     elif rng.random() < 0.2:
         chunks += chunk(b"sRGB", b"\0")
     if rng.random() < 0.4:
         x, y, unit = *map(int, rng.integers(1, 20000, 2)), int(rng.integers(2))
         chunks += chunk(b"pHYs", struct.pack(">IIB", x, y, unit))
-        found["resolution"] = (Fraction(x), Fraction(y), "m" if unit else "")
+        truth["resolution"] = (Fraction(x), Fraction(y), "m" if unit else "")
     behind = chunk(b"tEXt", b"Comment\0made") if rng.random() < 0.3 else b""
-    return chunks, found, behind
+    return chunks, truth, behind
 
 
 def _exif(orientation: int) -> bytes:

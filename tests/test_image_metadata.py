@@ -110,9 +110,9 @@ def test_units_of_imagej(tmp_path, rng, unit, caplog):
     lost = metres is None or 10 * metres > 2**31
     assert ("does not hold the resolution" in caplog.text) == lost
     if not lost:
-        found = read_image(tmp_path / "out.png").description.resolution
-        assert float(found.x) == pytest.approx(10 * metres, abs=0.5)
-        assert float(found.y) == pytest.approx(7.5 * metres, abs=0.5)
+        actual = read_image(tmp_path / "out.png").description.resolution
+        assert float(actual.x) == pytest.approx(10 * metres, abs=0.5)
+        assert float(actual.y) == pytest.approx(7.5 * metres, abs=0.5)
 
 
 def test_size_of_a_pixel_in_an_ome_tiff(tmp_path, rng):
@@ -121,8 +121,8 @@ def test_size_of_a_pixel_in_an_ome_tiff(tmp_path, rng):
     metadata["PhysicalSizeYUnit"] = "µm"
     tifffile.imwrite(tmp_path / "in.ome.tif", values, ome=True, metadata=metadata)
     write_image(tmp_path / "out.tif", read_image(tmp_path / "in.ome.tif"))
-    found = read_image(tmp_path / "out.tif").description.resolution
-    assert found == Resolution(Fraction(10), Fraction(5), "um")
+    actual = read_image(tmp_path / "out.tif").description.resolution
+    assert actual == Resolution(Fraction(10), Fraction(5), "um")
 
 
 def test_what_a_jpeg_cannot_hold_is_said(tmp_path, rng, caplog):
@@ -131,6 +131,24 @@ def test_what_a_jpeg_cannot_hold_is_said(tmp_path, rng, caplog):
     (tmp_path / "in.tif").write_bytes(tiff(Page(values, Layout(bits=8), tags)))
     write_image(tmp_path / "out.jpg", read_image(tmp_path / "in.tif"))
     assert "does not hold the resolution (254000 x 254000 pixels per cm)" in caplog.text
+
+
+def test_a_square_pixel_without_a_unit_is_nothing_to_lose(tmp_path, rng, caplog):
+    values = rng.integers(0, 256, (9, 7, 1))
+    for x, lost in ((30, False), (31, True)):
+        tags = [(262, "H", 1), (282, "R", [x, 1]), (283, "R", [30, 1]), (296, "H", 1)]
+        (tmp_path / "in.tif").write_bytes(tiff(Page(values, Layout(bits=8), tags)))
+        write_image(tmp_path / "out.bmp", read_image(tmp_path / "in.tif"), overwrite=True)
+        assert ("does not hold the resolution" in caplog.text) == lost
+
+
+def test_a_resolution_that_rounds_by_more_than_a_hundredth_is_left_out(tmp_path, rng, caplog):
+    values = rng.integers(0, 256, (9, 7, 1))
+    tags = [(262, "H", 1), (282, "R", [3, 200]), (283, "R", [3, 200]), (296, "H", 3)]  # 1.5 a metre
+    (tmp_path / "in.tif").write_bytes(tiff(Page(values, Layout(bits=8), tags)))
+    for suffix in (".png", ".bmp", ".jpg"):
+        write_image(tmp_path / f"out{suffix}", read_image(tmp_path / "in.tif"))
+    assert len(caplog.messages) == 3
 
 
 @pytest.mark.parametrize(("unit", "expected"), [(1, (0, 3, 2)), (2, (1, 30, 20)), (3, (2, 30, 20))])
@@ -162,9 +180,9 @@ def test_resolution_turns_with_the_image(tmp_path, rng):
 
 def test_resolution_follows_the_size(tmp_path, colour):
     image = source(tmp_path, colour, ".png")
-    twice = image.with_pixels(colour.repeat(2, axis=0).repeat(2, axis=1), None)
-    write_image(tmp_path / "out.png", twice)
-    assert said_by_pillow(tmp_path / "out.png")[1] == pytest.approx((600, 600), abs=0.02)
+    larger = image.with_pixels(colour.repeat(2, axis=0).repeat(3, axis=1), None)
+    write_image(tmp_path / "out.png", larger)
+    assert said_by_pillow(tmp_path / "out.png")[1] == pytest.approx((900, 600), abs=0.03)
     same = image.with_pixels(colour, None)
     assert same.description == image.description
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import struct
 import zlib
 from dataclasses import replace
@@ -108,6 +109,10 @@ def test_premultiplied_alpha_is_divided_out(tmp_path, rng, bits):
     seen = colour[1:] / np.maximum(alpha[1:, :, None], 1)
     assert np.abs(image.pixels[1:] / image.levels - seen).max() <= 0.51 / image.levels
     assert not image.pixels[0].any()
+    brighter = Page(
+        np.full((2, 2, 2), [white, white // 2]), Layout(bits=bits), [GRAY, (338, "H", 1)]
+    )
+    assert (read_image(save(tmp_path, tiff(brighter))).pixels == image.levels).all()
     assert np.abs(image.alpha / image.levels - alpha / white).max() <= 0.51 / image.levels
 
 
@@ -153,6 +158,7 @@ def planes(rng, count=3):
     [
         [(270, "A", "ImageJ=1.53t\nimages=3\nslices=3\n")],
         [(270, "A", "ImageJ=1.53t\nchannels=3\nhyperstack=true\n")],
+        [(270, "A", "ImageJ=1.53t\nimages=6\nchannels=3\nframes=2\n")],
         [(270, "A", json.dumps({"shape": [3, 9, 7], "truncated": True}))],
         [(32997, "I", 3)],
     ],
@@ -161,9 +167,27 @@ def test_one_page_that_stands_for_three_planes(tmp_path, rng, tags):
     first, *others = planes(rng)
     more = b"".join(v.astype("<u2").tobytes() for v in others)
     content = tiff(Page(first, Layout(bits=16), [GRAY, *tags]), tail=more)
-    assert "holds 3 pages or frames" in refusal(tmp_path, content)
+    assert re.search("holds [36] pages or frames", refusal(tmp_path, content))
     alone = read_image(save(tmp_path, tiff(Page(first, Layout(bits=16), [GRAY]))))
     np.testing.assert_array_equal(alone.pixels, first)
+
+
+@pytest.mark.parametrize(
+    ("note", "frames"),
+    [
+        ("images=3\nslices=3", 3),
+        ("images=3\nchannels=3", 1),
+        ("images=6\nchannels=3\nslices=2", 2),
+        ("images=1", 1),
+    ],
+)
+def test_bands_of_imagej_are_no_planes_but_planes_of_colour_are(tmp_path, rng, note, frames):
+    values = rng.integers(0, 256, (9, 7, 3))
+    content = tiff(Page(values, Layout(bits=8), [RGB, (270, "A", f"ImageJ=1.53t\n{note}\n")]))
+    if frames > 1:
+        assert f"holds {frames} pages or frames" in refusal(tmp_path, content)
+    else:
+        np.testing.assert_array_equal(read_image(save(tmp_path, content)).pixels, values)
 
 
 def test_a_smaller_copy_is_no_second_page_but_comes_second(tmp_path, rng):
@@ -316,6 +340,15 @@ def test_the_fourth_byte_of_a_bmp_is_alpha_only_where_it_is_declared(tmp_path, r
     image = read_image(save(tmp_path, declared, "a.bmp"))
     np.testing.assert_array_equal(image.alpha, rows[..., 3])
     np.testing.assert_array_equal(image.pixels, rows[..., 2::-1])
+
+
+def test_alpha_that_the_decoder_leaves_out_is_not_lost(tmp_path, rng):
+    rows = rng.integers(0, 256, (9, 8, 2), dtype=np.uint8)
+    masks = (0x7C00, 0x3E0, 0x1F, 0x8000)
+    content = bitmap(rows, 16, compression=3, masks=masks, header=108)
+    assert "its header says 8 x 9 with 4 samples a pixel" in refusal(tmp_path, content, "a.bmp")
+    opaque = bitmap(rows, 16, compression=3, masks=(*masks[:3], 0), header=108)
+    assert read_image(save(tmp_path, opaque, "a.bmp")).alpha is None
 
 
 def test_a_bmp_that_pillow_takes_for_other_bits_is_refused(tmp_path, rng):

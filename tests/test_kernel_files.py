@@ -128,8 +128,8 @@ def test_kernels_as_pictures_of_other_kinds(tmp_path, rng):
     tagged = tiff(Page(values, Layout(bits=16), [(262, "H", 1), (281, "H", 50)]))
     (tmp_path / "tagged.tif").write_bytes(tagged)
     for name in ("inverted", "tagged"):
-        found = read_kernels(tmp_path / f"{name}.tif")[name]
-        np.testing.assert_allclose(found, values[..., 0] / values.sum())
+        actual = read_kernels(tmp_path / f"{name}.tif")[name]
+        np.testing.assert_allclose(actual, values[..., 0] / values.sum())
     Image.fromarray(np.uint8(values[..., 0] // 16)).convert("RGBA").save(tmp_path / "rgb.png")
     gray = values[..., 0] // 16
     np.testing.assert_allclose(read_kernels(tmp_path / "rgb.png")["rgb"], gray / gray.sum())

@@ -100,15 +100,15 @@ def test_restore_writes_what_the_input_says(bmo, trained, tmp_path, rng):
     assert done.returncode == 0, done.stderr
     assert "16 bit, white is 4095)" in done.stdout
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
-        page, found = file.pages[0], file.asarray()
+        page, written = file.pages[0], file.asarray()
         assert page.extrasamples == (1,)
         assert page.tags[281].value == (4095,) * 4
         assert page.iccprofile == SRGB_LIKE
         assert (page.tags[282].value, page.tags[283].value) == ((118, 1), (59, 1))
         assert page.tags[296].value == 3
-    np.testing.assert_array_equal(found[..., 3:], alpha)
-    assert (found[..., :3] <= alpha).all()
-    assert 10 < np.abs(found[..., :3] - colour).mean() < 1000  # restored, at the same scale
+    np.testing.assert_array_equal(written[..., 3:], alpha)
+    assert (written[..., :3] <= alpha).all()
+    assert 10 < np.abs(written[..., :3] - colour).mean() < 1000  # restored, at the same scale
 
 
 def test_restore_asks_for_the_white_level(bmo, trained, tmp_path, rng):

@@ -15,9 +15,9 @@ def test_made_files_are_read_right_or_refused(tmp_path):
     counts = Counter()
     for number in range(150):
         case = images.make(np.random.default_rng([2024, number]))
-        found = images.judge(case, tmp_path / f"made{case.suffix}")
-        assert found in images.GOOD, f"{number}, {case.kind}: {found}"
-        counts[found] += 1
+        verdict = images.judge(case, tmp_path / f"made{case.suffix}")
+        assert verdict in images.GOOD, f"{number}, {case.kind}: {verdict}"
+        counts[verdict] += 1
     assert counts[images.RIGHT] > 60
     assert counts[images.REFUSED] > 30
 
@@ -42,12 +42,12 @@ def ordinary():
     ],
 )
 def test_files_that_are_not_as_they_were_made_are_found(tmp_path, change):
-    found = 0
+    flagged = 0
     for case in (case for case, _ in zip(ordinary(), range(20), strict=False)):
         changed = replace(case, **change(case))
         verdict = images.judge(changed, tmp_path / f"made{case.suffix}")
-        found += verdict not in images.GOOD
-    assert found >= 18
+        flagged += verdict not in images.GOOD
+    assert flagged >= 18
 
 
 def test_its_command_ends_with_its_count(tmp_path):

@@ -62,6 +62,15 @@ class Resolution:
         factor = _METRES[unit] / _METRES[self.unit]
         return self.x * factor, self.y * factor
 
+    def whole(self, unit: str, limit: int) -> tuple[int, int] | None:
+        """`per` in whole numbers up to `limit`; None: rounding would change them by over 1 %."""
+        exact = self.per(unit)
+        if exact is None:
+            return None
+        x, y = map(round, exact)
+        near = all(abs(n - v) <= v / 100 for n, v in zip((x, y), exact, strict=True))
+        return (x, y) if near and max(x, y) <= limit else None
+
     def ratio(self, limit: int) -> tuple[int, int]:
         """x : y in whole numbers from 1 to `limit`, as near as they come."""
         near = (self.x / self.y).limit_denominator(limit)
@@ -163,13 +172,13 @@ class ImageSource:
         """
         array = self.decode()
         array = array[..., None] if array.ndim == 2 else array
-        said = self.description
-        if array.shape != (said.height, said.width, said.samples):
+        header = self.description
+        if array.shape != (header.height, header.width, header.samples):
             raise ValueError(
-                f"its header says {said.width} x {said.height} with {said.samples} samples a "
+                f"its header says {header.width} x {header.height} with {header.samples} samples a "
                 f"pixel, its data have the shape {array.shape}"
             )
-        return upright(array, said.orientation)
+        return upright(array, header.orientation)
 
 
 _UPRIGHT = {
@@ -184,8 +193,9 @@ def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
     if orientation == 1:
         return array
     turns, mirrored = _UPRIGHT[orientation]
-    turned = np.rot90(array, turns)
-    return (np.fliplr(turned) if mirrored else turned).copy()  # encoders want plain strides
+    turned: NDArray[Any] = np.rot90(array, turns)
+    seen = np.fliplr(turned) if mirrored else turned
+    return np.array(seen, order="C")  # encoders want plain strides
 
 
 def orientation_of(value: Any) -> int:

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,16 +83,16 @@ def read_image(
             kind, or `white` does not suit it.
     """
     source = _described(file, max_megapixels, key)
-    said = source.description
-    if white is not None and white > said.levels:
+    description = source.description
+    if white is not None and white > description.levels:
         raise InputError(
             f"{white_key}={white} is more than the largest value that {file} can hold, "
-            f"{said.levels}"
+            f"{description.levels}"
         )
-    level = white or said.white or said.levels
-    image = photograph(_samples(source, file), said, level)
+    level = white or description.white or description.levels
+    image = photograph(_decoded(file, source.samples), description, level)
     if image.clipped and white is None:
-        option = f"; {white_key}={said.levels} reads it at full range" if white_key else ""
+        option = f"; {white_key}={description.levels} reads it at full range" if white_key else ""
         raise InputError(
             f"{file} says that white is {level} (MaxSampleValue), but holds {image.clipped} larger "
             f"values{option}"
@@ -101,20 +101,20 @@ def read_image(
 
 
 def read_values(file: Path) -> NDArray[np.float64]:
-    """The values of a picture of numbers, (H, W) or (H, W, 3), upright: a blur kernel.
+    """The stored values of an image, (H, W) or (H, W, 3), upright, as for a blur kernel.
 
-    Integers and floating-point numbers of any size are read as they are; where white is zero, they
-    are turned round. An alpha channel is left out.
+    Integers and floating-point numbers of any size are read. Where white is zero, values are
+    subtracted from the largest one. An alpha channel is left out.
 
     Raises:
         InputError: as `read_image`.
     """
     source = _described(file, of_values=True)
-    said = source.description
-    samples = _samples(source, file)
-    values = (samples[..., : -len(said.extra)] if said.extra else samples).astype(np.float64)
-    if said.colour == "white-is-zero gray":
-        values = said.levels - values
+    description = source.description
+    samples = _decoded(file, source.samples)
+    values = (samples[..., :-1] if description.extra else samples).astype(np.float64)
+    if description.colour == "white-is-zero gray":
+        values = description.levels - values
     return values[..., 0] if values.shape[2] == 1 else values
 
 
@@ -128,15 +128,14 @@ def _described(
     """A file whose header is read, and nothing in it refused."""
     content = _content(file)
     source = _decoded(file, lambda: _reader(content, file)(content))
-    said = source.description
-    reason = refusal(said, of_values=of_values)
+    reason = refusal(source.description, of_values=of_values)
     if reason:
         raise InputError(f"{file} {reason}")
-    if said.width * said.height > max_megapixels * 1e6:
-        needed = math.ceil(said.width * said.height / 1e6)
-        more = f"; {key}={needed} allows it" if key else ""
+    width, height = source.description.width, source.description.height
+    if width * height > max_megapixels * 1e6:
+        more = f"; {key}={math.ceil(width * height / 1e6)} allows it" if key else ""
         raise InputError(
-            f"{file} claims {said.width} x {said.height} pixels, more than the {max_megapixels:g} "
+            f"{file} claims {width} x {height} pixels, more than the {max_megapixels:g} "
             f"megapixels that are read{more}"
         )
     return source
@@ -163,10 +162,6 @@ def _reader(content: bytes, file: Path) -> Callable[[bytes], ImageSource]:
         if re.match(beginning, content, re.DOTALL):
             raise InputError(f"{file} is a {name} file; expected {FORMATS}")
     raise InputError(f"{file} cannot be decoded as {FORMATS}: it is no such image")
-
-
-def _samples(source: ImageSource, file: Path) -> NDArray[Any]:
-    return _decoded(file, source.samples)
 
 
 def _decoded(file: Path, work: Callable[[], _T]) -> _T:
@@ -212,23 +207,23 @@ def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> No
 
 
 def _fitting(image: Photograph, suffix: str) -> tuple[Photograph, list[str]]:
-    """The photograph without what its file says of other colours, and what that is.
+    """The photograph without metadata that do not fit its colours or the format, and what they are.
 
     A profile must be of the image's own colour space; PNG's colour chunks are for PNG.
     """
-    said, misfits = image.description, list[str]()
-    if said is None:
+    description, misfits = image.description, list[str]()
+    if description is None:
         return image, misfits
     own = "GRAY" if image.pixels.shape[2] == 1 else "RGB"
-    space = colour_space(said.profile) if said.profile else own
+    space = colour_space(description.profile) if description.profile else own
     if space != own:
         reason = f"is for {space} images, this one is {own}" if space else "is damaged"
         misfits.append(f"the ICC profile, which {reason}")
-        said = replace(said, profile=None)
-    chunks = [name.decode() for name, _ in said.colour_chunks]
+        description = replace(description, profile=None)
+    chunks = [name.decode() for name, _ in description.colour_chunks]
     if suffix != ".png" and chunks and "sRGB" not in chunks:
         misfits.append(f"the PNG's {', '.join(chunks)}")
-    return replace(image, description=said), misfits
+    return replace(image, description=description), misfits
 
 
 def check_writable(file: Path, image: Photograph, *, overwrite: bool) -> None:

@@ -6,7 +6,6 @@ import io
 import struct
 import warnings
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -101,33 +100,34 @@ def _jfif_resolution(info: dict[Any, Any]) -> Resolution | None:
 def write_jpeg(photograph: Photograph) -> tuple[bytes, list[str]]:
     """The file, and what of the photograph's description it cannot hold."""
     stream, left_out = io.BytesIO(), []
-    said = photograph.description
-    profile = said.profile if said and said.profile else None
+    description = photograph.description
+    profile = description.profile if description else None
     image = Image.fromarray(photograph.samples())
     image.save(stream, "JPEG", quality=95, subsampling=0, icc_profile=profile)
     content = bytearray(stream.getvalue())
-    if said and said.resolution:
-        density = _jfif_density(said.resolution)
+    if description and description.resolution:
+        density = _jfif_density(description.resolution)
         if density is None:
-            left_out.append(f"the resolution ({said.resolution})")
+            left_out.append(f"the resolution ({description.resolution})")
         else:
             content[_JFIF_DENSITY : _JFIF_DENSITY + len(density)] = density
     return bytes(content), left_out
 
 
 def _jfif_density(pixels: Resolution) -> bytes | None:
-    """Unit and whole pixels per inch or centimetre, whichever rounds less; None: none fits."""
+    """Unit and whole pixels per inch or centimetre, whichever is nearer; None: neither is near."""
     if pixels.unit == "":
         return struct.pack(">BHH", 0, *pixels.ratio(65535))
-    best: tuple[Fraction, int, int, int] | None = None
-    for unit, name in _JFIF_UNITS.items():
-        values = pixels.per(name)
-        if values is None or not all(0.5 <= value < 65535 for value in values):
-            continue
-        x, y = map(round, values)
-        error = max(abs(x / values[0] - 1), abs(y / values[1] - 1))
-        best = min(filter(None, (best, (error, unit, x, y))))
-    return struct.pack(">BHH", *best[1:]) if best else None
+    candidates = []
+    for code, name in _JFIF_UNITS.items():
+        whole, exact = pixels.whole(name, 65535), pixels.per(name)
+        if whole and exact:
+            error = sum(abs(n / v - 1) for n, v in zip(whole, exact, strict=True))
+            candidates.append((error, code, whole))
+    if not candidates:
+        return None
+    _, code, whole = min(candidates)
+    return struct.pack(">BHH", code, *whole)
 
 
 def read_bmp(content: bytes) -> ImageSource:
@@ -192,12 +192,12 @@ def write_bmp(photograph: Photograph) -> tuple[bytes, list[str]]:
     """The file, and what of the photograph's description it cannot hold."""
     stream = io.BytesIO()
     Image.fromarray(photograph.samples()).save(stream, "BMP")
-    content, said = bytearray(stream.getvalue()), photograph.description
-    left_out = ["the ICC profile"] if said and said.profile else []
-    if said and said.resolution and not said.resolution.is_trivial:
-        per_metre = said.resolution.per("m")
-        if per_metre is None or not all(0.5 <= value < 2**31 - 1 for value in per_metre):
-            left_out.append(f"the resolution ({said.resolution})")
+    content, description = bytearray(stream.getvalue()), photograph.description
+    left_out = ["the ICC profile"] if description and description.profile else []
+    if description and description.resolution and not description.resolution.is_trivial:
+        per_metre = description.resolution.whole("m", 2**31 - 1)
+        if per_metre:
+            struct.pack_into("<ii", content, 38, *per_metre)
         else:
-            struct.pack_into("<ii", content, 38, *map(round, per_metre))
+            left_out.append(f"the resolution ({description.resolution})")
     return bytes(content), left_out

@@ -44,11 +44,13 @@ def read_png(content: bytes) -> ImageSource:
         Exception: of Pillow, where the metadata are damaged.
     """
     chunks = list(_chunks(content))
-    found = dict(chunks)
-    width, height, bits, kind, *_ = _HEADER.unpack(found[b"IHDR"])
+    content_of = dict(chunks)
+    width, height, bits, kind, *_ = _HEADER.unpack(content_of[b"IHDR"])
     image = Image.open(io.BytesIO(content), formats=("PNG",))
-    if b"eXIf" in found:
-        image.info["exif"] = found[b"eXIf"]  # Pillow decodes all pixels to find one behind them
+    if b"eXIf" in content_of:
+        image.info["exif"] = content_of[
+            b"eXIf"
+        ]  # Pillow decodes all pixels to find one behind them
     exif = Image.Image.getexif(image)
     description = Description(
         container="PNG",
@@ -57,11 +59,11 @@ def read_png(content: bytes) -> ImageSource:
         colour=_COLOURS.get(kind, f"colour type {kind}"),
         bits=bits,
         levels=65535 if bits == 16 else 255,
-        extra=("alpha",) if kind in _WITH_ALPHA or b"tRNS" in found else (),
+        extra=("alpha",) if kind in _WITH_ALPHA or b"tRNS" in content_of else (),
         orientation=exif_orientation(exif),
         frames=getattr(image, "n_frames", 1),
         profile=image.info.get("icc_profile"),
-        resolution=_resolution(found.get(b"pHYs")) or exif_resolution(exif),
+        resolution=_resolution(content_of.get(b"pHYs")) or exif_resolution(exif),
         colour_chunks=tuple((name, data) for name, data in chunks if name in _COLOUR_CHUNKS),
     )
     return ImageSource(description, lambda: _decode(chunks))
@@ -144,17 +146,17 @@ def _resolution(density: bytes | None) -> Resolution | None:
 def write_png(photograph: Photograph) -> tuple[bytes, list[str]]:
     """The file, and what of the photograph's description it cannot hold."""
     content, left_out = bytes(png_encode(photograph.samples())), []
-    said, added = photograph.description, list[Chunk]()
+    description, added = photograph.description, list[Chunk]()
     if photograph.white != photograph.levels:
         left_out.append(f"the white level {photograph.white} (values are written at full range)")
-    if said is not None:
-        added += said.colour_chunks
-        if said.profile:
-            added.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(said.profile)))
-        if said.resolution:
-            density = _density(said.resolution)
+    if description is not None:
+        added += description.colour_chunks
+        if description.profile:
+            added.append((b"iCCP", b"ICC profile\0\0" + zlib.compress(description.profile)))
+        if description.resolution:
+            density = _density(description.resolution)
             added += [(b"pHYs", density)] if density else []
-            left_out += [] if density else [f"the resolution ({said.resolution})"]
+            left_out += [] if density else [f"the resolution ({description.resolution})"]
     end = len(MAGIC) + 12 + _HEADER.size
     return content[:end] + b"".join(_chunk(*pair) for pair in added) + content[end:], left_out
 
@@ -163,10 +165,8 @@ def _density(pixels: Resolution) -> bytes | None:
     """Whole pixels per metre; without a unit, the ratio alone."""
     if pixels.unit == "":
         return _DENSITY.pack(*pixels.ratio(2**31 - 1), 0)
-    per_metre = pixels.per("m")
-    if per_metre is None or not all(0.5 <= value < 2**31 - 1 for value in per_metre):
-        return None
-    return _DENSITY.pack(*map(round, per_metre), 1)
+    per_metre = pixels.whole("m", 2**31 - 1)
+    return _DENSITY.pack(*per_metre, 1) if per_metre else None
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -83,7 +83,7 @@ def _extra(page: Any, colour: str) -> tuple[str, ...]:
 
 
 def _stated_white(page: Any, largest: int) -> int | None:
-    """MaxSampleValue, where it says something; several values are `_unsupported`."""
+    """MaxSampleValue, where it is a possible white; see `unsupported` for several values."""
     values = stated_whites(page)
     return values[0] if values and 0 < values[0] < largest else None
 
@@ -99,11 +99,12 @@ def _frames(tiff: Any, page: Any) -> int:
 def _stacked(tiff: Any, page: Any) -> int:
     """Planes that one page stands for: of ImageJ, tifffile, MetaMorph and NIH Image."""
     if page.is_imagej:
-        said = tiff.imagej_metadata or {}
-        sizes = {key: value for key, value in said.items() if isinstance(value, int)}
-        planes = math.prod(sizes.get(key, 1) for key in ("frames", "slices", "channels"))
-        planes = max(planes, sizes.get("images", 1))
-        return 1 if planes == page.samplesperpixel else planes  # bands declared as channels
+        metadata = tiff.imagej_metadata or {}
+        sizes = {key: value for key, value in metadata.items() if isinstance(value, int)}
+        frames, slices, channels = (sizes.get(key, 1) for key in ("frames", "slices", "channels"))
+        planes = max(frames * slices * channels, sizes.get("images", 1))
+        bands_are_channels = channels == page.samplesperpixel
+        return planes // channels if bands_are_channels else planes
     if page.is_shaped:
         shape: Sequence[int] = (tiff.shaped_metadata or [{}])[0].get("shape", ())
         return math.prod(shape) // math.prod(map(int, page.shape))
@@ -130,12 +131,12 @@ def _resolution(tiff: Any, page: Any) -> Resolution | None:
 
 def _ome_resolution(xml: str) -> Resolution | None:
     """Of PhysicalSizeX and Y, lengths of a pixel; micrometres unless it says another unit."""
-    said = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)\s*=\s*"([^"]{1,40})"', xml[:100_000]))
+    sizes = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)\s*=\s*"([^"]{1,40})"', xml[:100_000]))
     try:
-        x, y = (1 / Fraction(said[f"PhysicalSize{axis}"]) for axis in "XY")
+        x, y = (1 / Fraction(sizes[f"PhysicalSize{axis}"]) for axis in "XY")
     except (KeyError, ValueError, ZeroDivisionError):
         return None
-    units = {said.get(f"PhysicalSize{axis}Unit", "um") for axis in "XY"}
+    units = {sizes.get(f"PhysicalSize{axis}Unit", "um") for axis in "XY"}
     return resolution(x, y, units.pop()) if len(units) == 1 else None
 
 
@@ -161,10 +162,11 @@ def write_tiff(photograph: Photograph) -> tuple[bytes, list[str]]:
     stream, left_out = io.BytesIO(), []
     array = photograph.samples(as_stored=True)
     channels = 1 if array.ndim == 2 else array.shape[2]
-    said = photograph.description
+    description = photograph.description
     options: dict[str, Any] = {}
     if channels in (2, 4):
-        options["extrasamples"] = ["assocalpha" if said and said.premultiplied else "unassalpha"]
+        premultiplied = description is not None and description.premultiplied
+        options["extrasamples"] = ["assocalpha" if premultiplied else "unassalpha"]
     if channels > 1:
         options["planarconfig"] = "contig"
     if photograph.white != photograph.levels:
@@ -172,16 +174,16 @@ def write_tiff(photograph: Photograph) -> tuple[bytes, list[str]]:
         options["extratags"] = [
             (WHITE_LEVEL, "H", channels, values if channels > 1 else values[0], True)
         ]
-    if said and said.resolution:
-        stated = _resolution_options(said.resolution)
-        left_out += [] if stated else [f"the resolution ({said.resolution})"]
+    if description and description.resolution:
+        stated = _resolution_options(description.resolution)
+        left_out += [] if stated else [f"the resolution ({description.resolution})"]
         options |= stated
     tifffile.imwrite(
         stream,
         array,
         photometric="minisblack" if channels < 3 else "rgb",
         metadata=None,
-        iccprofile=said.profile if said else None,
+        iccprofile=description.profile if description else None,
         **options,
     )
     return stream.getvalue(), left_out

@@ -43,8 +43,7 @@ class Photograph:
     @property
     def white(self) -> int:
         """The value of white in a file of this depth: `levels`, or less where one is stated."""
-        said = self.description.white if self.description else None
-        return self.levels if said is None else said
+        return (self.description and self.description.white) or self.levels
 
     def channels_first(self, channels: int | None = None) -> NDArray[Any]:
         """(C, H, W) of the stored type; gray or colour as asked for, by default as it is.
@@ -69,14 +68,15 @@ class Photograph:
             pixels: (H', W', C) of the same type.
             alpha: (H', W') of the same type, or None.
         """
-        said = self.description
-        if said is not None and said.resolution is not None:
+        description = self.description
+        if description is not None and description.resolution is not None:
             down, across = (
                 Fraction(new, old)
                 for new, old in zip(pixels.shape[:2], self.pixels.shape[:2], strict=True)
             )
-            said = replace(said, resolution=said.resolution.scaled(across, down))
-        return replace(self, pixels=pixels, alpha=alpha, description=said)
+            resolution = description.resolution.scaled(across, down)
+            description = replace(description, resolution=resolution)
+        return replace(self, pixels=pixels, alpha=alpha, description=description)
 
     def samples(self, *, as_stored: bool = False) -> NDArray[Any]:
         """(H, W) or (H, W, samples), alpha last.
@@ -85,12 +85,14 @@ class Photograph:
             as_stored: with the white level and the premultiplied alpha of the file, where it has
                 them.
         """
-        array = self.pixels if self.alpha is None else np.dstack([self.pixels, self.alpha])
+        pixels, alpha, scale = self.pixels, self.alpha, 1.0
         if as_stored:
-            factor = np.full(array.shape, self.white / self.levels)
-            if self.alpha is not None and self.description and self.description.premultiplied:
-                factor[..., :-1] *= self.alpha[..., None] / self.levels
-            array = np.rint(array * factor).astype(array.dtype)  # rounded once: invertible
+            scale = self.white / self.levels
+            if alpha is not None and self.description and self.description.premultiplied:
+                pixels = pixels * (alpha[..., None] / self.levels)
+        array = pixels if alpha is None else np.dstack([pixels, alpha])
+        if array.dtype != self.pixels.dtype or scale != 1:
+            array = np.rint(array * scale).astype(self.pixels.dtype)  # rounded once: invertible
         return np.ascontiguousarray(array[..., 0] if array.shape[2] == 1 else array)
 
 
@@ -115,10 +117,12 @@ def photograph(samples: NDArray[Any], description: Description, white: int) -> P
         pixels = _divided(colour, alpha, dtype)
     else:
         pixels = _full_range(colour, white, dtype)
-    said = description.upright()
-    said = replace(said, white=None if white == description.levels else white)
+    stated = None if white == description.levels else white
     return Photograph(
-        pixels, None if alpha is None else _full_range(alpha, white, dtype), said, clipped
+        pixels,
+        None if alpha is None else _full_range(alpha, white, dtype),
+        replace(description.upright(), white=stated),
+        clipped,
     )
 
 
@@ -126,8 +130,8 @@ def _full_range(values: NDArray[Any], white: int, dtype: type) -> NDArray[Any]:
     largest = np.iinfo(dtype).max
     if white == largest:
         return values.astype(dtype, copy=False)
-    table = np.rint(np.arange(white + 1) * (largest / white)).astype(dtype)
-    return table[values]
+    scaled: NDArray[Any] = np.rint(np.arange(white + 1) * (largest / white)).astype(dtype)[values]
+    return scaled
 
 
 def _divided(colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type) -> NDArray[Any]:

@@ -17,7 +17,7 @@ _NAMED = 4
 
 @dataclass(frozen=True)
 class Brightness:
-    """Of one photograph, in the values of its file.
+    """Of a photograph, in the values of its file.
 
     Attributes:
         name: of the photograph.
@@ -36,15 +36,17 @@ class Brightness:
     @staticmethod
     def of(name: str, photograph: Photograph, white: int | None = None) -> Brightness:
         """Of a photograph; `white`: as the user gave it."""
-        said = photograph.description
-        level = photograph.levels if said is None else said.white or said.levels
+        description = photograph.description
+        level, stated = photograph.levels, white is not None
+        if description is not None:
+            level = description.white or description.levels
+            stated = stated or description.white is not None
         largest = round(int(photograph.pixels.max()) * level / photograph.levels)
-        stated = white is not None or (said is not None and said.white is not None)
         return Brightness(name, largest, level, stated, photograph.clipped)
 
     @property
     def is_dark(self) -> bool:
-        """Whether white may be lower than the file makes one think; black says nothing of it."""
+        """Whether white may be lower than the file suggests; a black image tells nothing."""
         return not self.stated and 0 < self.largest <= self.white * _DARK
 
 
