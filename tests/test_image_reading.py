@@ -368,6 +368,67 @@ def test_what_is_missing_in_a_tiff_is_not_filled_with_zeros(tmp_path, rng):
         refusal(tmp_path, content[:length])
 
 
+def test_a_strip_without_bytes_and_a_page_that_is_not_there(tmp_path, rng):
+    values = rng.integers(0, 65536, (9, 7, 1))
+    content = tiff(Page(values, Layout(bits=16, rows=2), [GRAY]))
+    for place, number in ((1, 0), (4, 1 << 20)):
+        counts = [28, 28, 28, 28, 14]
+        whole = struct.pack("<5I", *counts)
+        counts[place] = number
+        damaged = content.replace(whole, struct.pack("<5I", *counts))
+        assert "a strip or tile lies outside the file" in refusal(tmp_path, damaged)
+    pages = tiff(*[Page(values, Layout(bits=16), [GRAY])] * 2)
+    second = pages.index(struct.pack("<HHII", 256, 4, 1, 7), len(pages) // 2) - 2
+    assert "it names a second page that is not there" in refusal(tmp_path, pages[:second])
+
+
+@pytest.mark.parametrize("reduced", [False, True])
+def test_pages_below_a_page(tmp_path, rng, reduced):
+    values = rng.integers(0, 256, (8, 6)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(values, subifds=1, photometric="minisblack", metadata=None)
+        file.write(values[::2], subfiletype=int(reduced), photometric="minisblack", metadata=None)
+    if reduced:
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif").pixels[..., 0], values)
+        return
+    with pytest.raises(InputError, match="holds 2 pages or frames"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize(
+    ("bands", "bits", "tags", "reason"),
+    [
+        (3, 16, [RGB, (281, "H", [100, 200, 300])], "states a white level .MaxSampleValue. for"),
+        (3, 16, [RGB, (258, "H", [5, 6, 5])], "has bands of 5, 6, 5 bits"),
+        (1, 8, [GRAY, (259, "H", 4)], "compressed as a fax, but not black and white"),
+        (1, 8, [GRAY, (259, "H", 34712)], "is compressed by the method JPEG2000"),
+        (1, 8, [GRAY, (259, "H", 6)], "is compressed by the method OJPEG"),
+        (1, 8, [GRAY, (259, "H", 65432)], "is compressed by the method 65432"),
+        (2, 8, [(262, "H", 3), (320, "H", [0] * 768)], "has a palette and more bands"),
+        (4, 8, [RGB, (259, "H", 7), (338, "H", 2)], "holds a JPEG of 8 bits, a palette or alpha"),
+        (3, 12, [RGB, (259, "H", 7)], "holds a JPEG of 12 bits"),
+        (1, 8, [GRAY, (339, "H", 5)], "complex8 samples"),
+    ],
+)
+def test_kinds_of_tiff_that_are_refused(tmp_path, rng, bands, bits, tags, reason):
+    values = rng.integers(0, 32, (9, 7, bands))
+    said = refusal(tmp_path, tiff(Page(values, Layout(bits=bits), tags)))
+    assert re.search(reason, said)
+
+
+@pytest.mark.parametrize("photometric", ["rgb", "minisblack"])
+def test_a_jpeg_in_a_tiff(tmp_path, scene, photometric):
+    """Its YCbCr is the codec's own, and comes out as RGB."""
+    bands = [scene, scene[::-1], scene.T] if photometric == "rgb" else [scene]
+    pixels = np.uint8(255 * np.dstack(bands))
+    array = pixels if photometric == "rgb" else pixels[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric, compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.pages[0].photometric.name == {"rgb": "YCBCR"}.get(photometric, "MINISBLACK")
+    image = read_image(tmp_path / "a.tif")
+    assert np.abs(image.pixels.astype(int) - pixels).max() < 12
+
+
 def test_a_tag_that_cannot_be_read_is_not_left_out(tmp_path, rng):
     values = rng.integers(0, 65536, (9, 7, 2))
     content = tiff(Page(values, Layout(bits=16), [GRAY, (338, "H", 2), (34675, "B", bytes(200))]))

@@ -24,7 +24,7 @@ Chunk = tuple[bytes, bytes]
 """Name and content."""
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray", 6: "RGB"}
-_WITH_ALPHA = (4, 6)
+_PALETTE, _WITH_ALPHA = 3, (4, 6)
 _COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP")
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = (
@@ -93,7 +93,7 @@ def _decode(chunks: Sequence[Chunk]) -> NDArray[Any]:
 
 
 def _tables(kind: int) -> tuple[bytes, ...]:
-    return (b"PLTE",) if kind in _WITH_ALPHA else (b"PLTE", b"tRNS")
+    return ((b"PLTE",) if kind == _PALETTE else ()) + (() if kind in _WITH_ALPHA else (b"tRNS",))
 
 
 def _decode_plain(header: Sequence[int], tables: Sequence[Chunk], packed: bytes) -> NDArray[Any]:

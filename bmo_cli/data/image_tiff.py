@@ -38,6 +38,7 @@ _STORED_PLANES = {"gray": 1, "white-is-zero gray": 1, "palette": 1, "RGB": 3}
 _EXTRA = {1: "premultiplied alpha", 2: "alpha"}
 _FORMATS: Mapping[int, SampleFormat] = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _UNITS = {1: "", 2: "inch", 3: "cm"}
+_PROFILE = 34675
 _STK_PLANES = 33629
 """The tag UIC2Tag of MetaMorph, which has an entry for each plane."""
 
@@ -116,7 +117,7 @@ def _stacked(tiff: Any, page: Any) -> int:
 
 
 def _profile(page: Any) -> bytes | None:
-    value = page.tags.valueof(34675)
+    value = page.tags.valueof(_PROFILE)
     return bytes(value) if isinstance(value, bytes | tuple) and value else None
 
 
@@ -163,7 +164,7 @@ def write_tiff(photograph: Photograph) -> tuple[bytes, list[str]]:
     array = photograph.samples(as_stored=True)
     channels = 1 if array.ndim == 2 else array.shape[2]
     description = photograph.description
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"extratags": []}
     if channels in (2, 4):
         premultiplied = description is not None and description.premultiplied
         options["extrasamples"] = ["assocalpha" if premultiplied else "unassalpha"]
@@ -171,9 +172,11 @@ def write_tiff(photograph: Photograph) -> tuple[bytes, list[str]]:
         options["planarconfig"] = "contig"
     if photograph.white != photograph.levels:
         values = [photograph.white] * channels
-        options["extratags"] = [
-            (WHITE_LEVEL, "H", channels, values if channels > 1 else values[0], True)
-        ]
+        white = (WHITE_LEVEL, "H", channels, values if channels > 1 else values[0], True)
+        options["extratags"].append(white)
+    if description and description.profile:
+        size = len(description.profile)
+        options["extratags"].append((_PROFILE, 7, size, description.profile, True))
     if description and description.resolution:
         stated = _resolution_options(description.resolution)
         left_out += [] if stated else [f"the resolution ({description.resolution})"]
@@ -183,7 +186,6 @@ def write_tiff(photograph: Photograph) -> tuple[bytes, list[str]]:
         array,
         photometric="minisblack" if channels < 3 else "rgb",
         metadata=None,
-        iccprofile=description.profile if description else None,
         **options,
     )
     return stream.getvalue(), left_out
