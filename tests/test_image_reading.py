@@ -11,7 +11,7 @@ import numpy as np
 import png_cases
 import pytest
 import tifffile
-from image_case import stored
+from image_case import SRGB_LIKE, stored
 from imagecodecs import jpeg8_encode
 from made_tiff import Layout, Page, tiff
 from PIL import Image
@@ -232,8 +232,10 @@ def test_orientation_of_png_and_tiff_of_any_depth(tmp_path, rng, orientation, bi
     upright = rng.integers(0, 2**bits, (9, 7, 1))
     rows = stored(upright, orientation)
     exif = chunk(b"eXIf", png_cases._exif(orientation))
+    plain = png_cases.png(rng, rows, bits, 0, b"")
     contents = [
         png_cases.png(rng, rows, bits, 0, exif),
+        plain[:-12] + exif + plain[-12:],
         tiff(Page(rows, Layout(bits=bits), [GRAY, (274, "H", orientation)])),
     ]
     for content in contents:
@@ -289,11 +291,16 @@ def test_every_checksum_of_a_png_counts(tmp_path, rng):
 
 def test_a_png_whose_pixels_are_incomplete(tmp_path):
     header = struct.pack(">IIBBBBB", 7, 9, 8, 0, 0, 0, 1)
-    for data in (zlib.compress(bytes(9)), zlib.compress(bytes(999)), zlib.compress(bytes(80))[:-2]):
+    whole = zlib.compress(bytes(82))  # seven passes of 4, 4, 3, 9, 10, 20 and 32 bytes
+    wrong_sum = whole[:-1] + bytes([whole[-1] ^ 1])
+    for data in (zlib.compress(bytes(81)), zlib.compress(bytes(83)), whole[:-2], wrong_sum):
         content = (
             b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND")
         )
-        assert "pixels are incomplete" in refusal(tmp_path, content)
+        reason = refusal(tmp_path, content)
+        assert "pixels are incomplete" in reason or "incorrect data check" in reason
+    content = content.replace(chunk(b"IDAT", wrong_sum), chunk(b"IDAT", whole))
+    assert read_image(save(tmp_path, content)).pixels.shape == (9, 7, 1)
 
 
 def test_kinds_of_jpeg(tmp_path, scene):
@@ -349,6 +356,17 @@ def test_alpha_that_the_decoder_leaves_out_is_not_lost(tmp_path, rng):
     assert "its header says 8 x 9 with 4 samples a pixel" in refusal(tmp_path, content, "a.bmp")
     opaque = bitmap(rows, 16, compression=3, masks=(*masks[:3], 0), header=108)
     assert read_image(save(tmp_path, opaque, "a.bmp")).alpha is None
+
+
+def test_a_profile_in_a_bmp_is_read_whole(tmp_path, rng):
+    rows = rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    content = bitmap(rows, 24, header=124)
+    place = struct.pack("<II", len(content) - 14, len(SRGB_LIKE))
+    content = content[:70] + b"DEBM" + content[74:126] + place + content[134:] + SRGB_LIKE
+    image = read_image(save(tmp_path, content, "a.bmp"))
+    assert image.description.profile == SRGB_LIKE
+    np.testing.assert_array_equal(image.pixels, rows[..., ::-1])
+    assert "its ICC profile is cut off" in refusal(tmp_path, content[:-1], "a.bmp")
 
 
 def test_a_bmp_that_pillow_takes_for_other_bits_is_refused(tmp_path, rng):
