@@ -95,6 +95,12 @@ def test_rows_and_columns_are_kernels_where_nothing_else_is(tmp_path, caplog):
     assert read_kernels(tmp_path / "one.npy")["one"] == 1
 
 
+def test_text_of_matlab_7_3_is_no_row_of_numbers(tmp_path, caplog):
+    mat73(tmp_path / "k.mat", k=np.ones((1, 7)), note="motion")
+    assert list(read_kernels(tmp_path / "k.mat")) == ["k"]
+    assert "note (text)" in caplog.text
+
+
 def test_a_file_without_a_kernel_says_what_it_holds(tmp_path):
     np.savez(tmp_path / "k.npz", sigma=2.0, note="x")
     with pytest.raises(InputError, match=r"holds no kernel: sigma \(a number\), note \(text\)"):

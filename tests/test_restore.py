@@ -62,6 +62,7 @@ def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channel
         (["kernel=estimated.npy"], "0.03 of its sum; kernel_clip=true sets it to zero"),
         (["kernel=negative.npy", "kernel_clip=true"], "kernel_clip is for at most 0.05 of it"),
         (["input=frames.gif"], "frames.gif is a GIF file; expected PNG, JPEG, BMP or TIFF"),
+        (["kernel=null", "kernel_clip=true"], "is for the kernel of a file; give kernel=FILE"),
         (["kernel=null", "kernel_name=a"], "give kernel=FILE, or leave kernel_name out"),
         (["input=cmyk.jpg"], "cmyk.jpg is a CMYK image; expected gray or RGB"),
         (["max_megapixels=1e-4"], "0.0001 megapixels that are read; max_megapixels=1 allows it"),

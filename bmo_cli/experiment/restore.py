@@ -142,6 +142,8 @@ def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor 
                 f"kernel_name={name} chooses a kernel of a file, but there is none; give "
                 "kernel=FILE, or leave kernel_name out"
             )
+        if clip:
+            raise InputError("kernel_clip=true is for the kernel of a file; give kernel=FILE")
         return None
     kernels: Mapping[str, Any] = read_kernels(Path(file), name, clip=clip, clip_key="kernel_clip")
     if name is not None:
