@@ -222,6 +222,26 @@ def test_what_a_png_says_of_its_colours_stays(tmp_path, rng, caplog):
     assert "does not hold the PNG's gAMA" in caplog.text
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_metadata_that_are_not_written_are_named(tmp_path, colour, suffix, caplog):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(tmp_path / "plain.png", source(tmp_path, colour, suffix, exif=exif))
+    assert caplog.text == ""
+    exif[0x010F] = "a camera"
+    write_image(tmp_path / "camera.png", source(tmp_path, colour, suffix, exif=exif))
+    (line,) = caplog.messages
+    assert line.endswith("camera.png does not hold the EXIF")
+
+
+def test_a_geographic_reference_that_is_not_written_is_named(tmp_path, rng, caplog):
+    values = rng.integers(0, 256, (9, 7, 1))
+    tags = [(262, "H", 1), (34735, "H", [1, 1, 0, 0]), (700, "B", b"<xmp/>")]
+    (tmp_path / "in.tif").write_bytes(tiff(Page(values, Layout(bits=8), tags)))
+    write_image(tmp_path / "out.tif", read_image(tmp_path / "in.tif"))
+    assert caplog.messages[0].endswith("does not hold the XMP; the geographic reference")
+
+
 def test_a_photograph_without_a_file_is_written_as_before(tmp_path, rng, caplog):
     pixels = rng.integers(0, 65536, (9, 7, 3)).astype(np.uint16)
     for suffix in (".png", ".tif"):

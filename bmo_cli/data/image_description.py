@@ -111,6 +111,7 @@ class Description:
         profile: ICC profile.
         resolution: pixels per unit of length.
         colour_chunks: of a PNG: name and content of what says how values become light.
+        unwritten: names of metadata in the file that an output never holds.
     """
 
     container: str
@@ -128,6 +129,7 @@ class Description:
     profile: bytes | None = field(default=None, repr=False)
     resolution: Resolution | None = None
     colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    unwritten: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:

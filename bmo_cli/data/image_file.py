@@ -202,8 +202,9 @@ def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> No
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {file}: {error.strerror or error}") from error
-    if misfits or left_out:
-        log.warning("%s does not hold %s", file, "; ".join(misfits + left_out))
+    unwritten = [f"the {name}" for name in image.description.unwritten] if image.description else []
+    if misfits or left_out or unwritten:
+        log.warning("%s does not hold %s", file, "; ".join(misfits + left_out + unwritten))
 
 
 def _fitting(image: Photograph, suffix: str) -> tuple[Photograph, list[str]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bmo_cli.data.image_description import Description, ImageSource, Resolution, resolution
-from bmo_cli.data.image_exif import exif_orientation, exif_resolution
+from bmo_cli.data.image_exif import exif_orientation, exif_resolution, unwritten_metadata
 from bmo_cli.data.photograph import Photograph
 
 JPEG_MAGIC, BMP_MAGIC = b"\xff\xd8\xff", b"BM"
@@ -58,6 +58,7 @@ def read_jpeg(content: bytes) -> ImageSource:
         frames=_frames(image),
         profile=image.info.get("icc_profile"),
         resolution=_jfif_resolution(image.info) or exif_resolution(exif),
+        unwritten=unwritten_metadata(exif, image.info),
     )
     return ImageSource(description, lambda: np.asarray(image))
 

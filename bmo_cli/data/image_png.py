@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bmo_cli.data.image_description import Description, ImageSource, Resolution, resolution
-from bmo_cli.data.image_exif import exif_orientation, exif_resolution
+from bmo_cli.data.image_exif import exif_orientation, exif_resolution, unwritten_metadata
 from bmo_cli.data.photograph import Photograph
 
 Chunk = tuple[bytes, bytes]
@@ -64,6 +64,7 @@ def read_png(content: bytes) -> ImageSource:
         frames=getattr(image, "n_frames", 1),
         profile=image.info.get("icc_profile"),
         resolution=_resolution(content_of.get(b"pHYs")) or exif_resolution(exif),
+        unwritten=unwritten_metadata(exif, image.info),
         colour_chunks=tuple((name, data) for name, data in chunks if name in _COLOUR_CHUNKS),
     )
     return ImageSource(description, lambda: _decode(chunks))

@@ -39,6 +39,7 @@ _EXTRA = {1: "premultiplied alpha", 2: "alpha"}
 _FORMATS: Mapping[int, SampleFormat] = {1: "uint", 2: "int", 3: "float", 4: "uint"}
 _UNITS = {1: "", 2: "inch", 3: "cm"}
 _PROFILE = 34675
+_UNWRITTEN = {34665: "EXIF", 700: "XMP", 33723: "IPTC", 34735: "geographic reference"}
 _STK_PLANES = 33629
 """The tag UIC2Tag of MetaMorph, which has an entry for each plane."""
 
@@ -71,6 +72,7 @@ def read_tiff(content: bytes) -> ImageSource:
         unsupported=unsupported(tiff, page, colour, content),
         profile=_profile(page),
         resolution=_resolution(tiff, page),
+        unwritten=tuple(name for code, name in _UNWRITTEN.items() if code in page.tags),
     )
     return ImageSource(description, lambda: _decode(page))
 
