@@ -101,6 +101,15 @@ def test_text_of_matlab_7_3_is_no_row_of_numbers(tmp_path, caplog):
     assert "note (text)" in caplog.text
 
 
+def test_a_kernel_is_normalised_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    np.savez(tmp_path / "k.npz", a=BOX * 3, b=BOX)
+    kernels = read_kernels(tmp_path / "k.npz")
+    assert kernels["a"] is kernels["a"]
+    dict(kernels)
+    assert len([line for line in caplog.messages if "has sum 3; normalised" in line]) == 1
+
+
 def test_a_file_without_a_kernel_says_what_it_holds(tmp_path):
     np.savez(tmp_path / "k.npz", sigma=2.0, note="x")
     with pytest.raises(InputError, match=r"holds no kernel: sigma \(a number\), note \(text\)"):
