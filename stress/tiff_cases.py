@@ -177,10 +177,7 @@ def frames(rng: Random) -> Case:
         "ImageJ": [(270, "A", f"ImageJ=1.53t\nimages={count}\nslices={count}\nloop=false\n")],
         "tifffile": [(270, "A", json.dumps({"shape": [count, *shape], "truncated": True}))],
         "depth": [(32997, "I", count)],
-        "MetaMorph": [
-            (33628, "I", [0, 1] * count),
-            (33629, "R", [1, 1, 0, 0, 0, 0] * count),
-        ],
+        "MetaMorph": [(33629, "R", [1, 1, 0, 0, 0, 0] * count)],
     }[how]
     order = ">" if plain.big_endian else "<"
     more = b"".join(v.astype(f"{order}u{bits // 8}").tobytes() for v in planes[1:])
@@ -188,11 +185,10 @@ def frames(rng: Random) -> Case:
     if how == "depth":
         first, more = np.concatenate(planes), b""
         tags += [(257, "I", shape[0]), (278, "I", shape[0] * count)]
+    content = tiff(Page(first, plain, gray + tags), tail=more)
     if how == "MetaMorph":  # its tag counts planes, not numbers
-        content = tiff(Page(first, plain, gray + tags[:0] + [tags[1]]), tail=more)
         content = _with_count(content, order, 33629, count)
-        return _refused("TIFF frames", content)
-    return _refused("TIFF frames", tiff(Page(first, plain, gray + tags), tail=more))
+    return _refused("TIFF frames", content)
 
 
 def pages_of_one(rng: Random) -> Case:

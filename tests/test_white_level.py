@@ -129,6 +129,17 @@ def test_what_counts_as_dark(tmp_path, caplog, largest, options, white, dark):
     assert len(dark_lines(caplog)) == dark
 
 
+def test_an_unusual_white_of_files_is_named_in_one_line(tmp_path, rng, caplog):
+    for white in (4095, 3921, 1000):
+        save(tmp_path, rng.integers(0, white + 1, (9, 7)), white=white, name=f"{white}.tif")
+    Folder(test=str(tmp_path)).load("test")
+    line = "white is what MaxSampleValue says in 1000.tif: 1000, 3921.tif: 3921; data.white=N sets"
+    assert [message.startswith(line) for message in caplog.messages] == [True]
+    caplog.clear()
+    Folder(test=str(tmp_path), white=4095).load("test")
+    assert caplog.messages == []
+
+
 def test_clipped_values_are_counted_in_one_line(tmp_path, caplog):
     for i in range(2):
         save(tmp_path, np.array([[0, 4095, 5000, 6000]]), name=f"{i}.tif")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from bmo_cli.data.photograph import Photograph
 
@@ -23,35 +24,43 @@ class Brightness:
         name: of the photograph.
         largest: value of it.
         white: value that stands for white.
-        stated: whether the file or the user says so.
+        stated: who says so: the user, the file, or nobody, so that it is the largest that fits.
         clipped: how many values were above white.
     """
 
     name: str
     largest: int
     white: int
-    stated: bool
+    stated: Literal["user", "file", "nobody"]
     clipped: int
 
     @staticmethod
     def of(name: str, photograph: Photograph, white: int | None = None) -> Brightness:
         """Of a photograph; `white`: as the user gave it."""
         description = photograph.description
-        level, stated = photograph.levels, white is not None
+        level, in_file = photograph.levels, False
         if description is not None:
-            level = description.white or description.levels
-            stated = stated or description.white is not None
+            level, in_file = description.white or description.levels, description.white is not None
         largest = round(int(photograph.pixels.max()) * level / photograph.levels)
-        return Brightness(name, largest, level, stated, photograph.clipped)
+        stated: Literal["user", "file", "nobody"] = "file" if in_file else "nobody"
+        return Brightness(name, largest, level, "user" if white else stated, photograph.clipped)
 
     @property
     def is_dark(self) -> bool:
         """Whether white may be lower than the file suggests; a black image tells nothing."""
-        return not self.stated and 0 < self.largest <= self.white * _DARK
+        return self.stated == "nobody" and 0 < self.largest <= self.white * _DARK
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether the file states a white that is not the largest value of some number of bits.
+
+        Some programs write the largest value of the image there.
+        """
+        return self.stated == "file" and self.white & (self.white + 1) != 0
 
 
 def remarks(photographs: Sequence[Brightness], key: str | None) -> list[str]:
-    """Lines about dark photographs and clipped values.
+    """Lines about dark photographs, unusual whites and clipped values.
 
     Args:
         photographs: that were read.
@@ -67,6 +76,10 @@ def remarks(photographs: Sequence[Brightness], key: str | None) -> list[str]:
             f"less than a quarter of white is the largest value of {_list(values)}; if {guess} is "
             f"white there, {option}"
         )
+    unusual = [f"{image.name}: {image.white}" for image in photographs if image.is_unusual]
+    if unusual:
+        option = f"; {key}=N sets another" if key else ""
+        lines.append(f"white is what MaxSampleValue says in {_list(unusual)}{option}")
     clipped = [image for image in photographs if image.clipped]
     if clipped:
         counts = [f"{image.name}: {image.clipped}" for image in clipped]
