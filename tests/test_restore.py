@@ -118,7 +118,7 @@ def test_restore_asks_for_the_white_level(bmo, trained, tmp_path, rng):
     np.save(tmp_path / "k.npy", np.ones((1, 1)))
     words = ["restore", "run=run", "input=in.tif", "kernel=k.npy", "output=out.tif"]
     done = bmo(*words)
-    assert "in.tif: 3900 of 65535; if 4095 is white there, say white=4095" in done.stdout
+    assert "in.tif: 3900 of 65535; if white is 4095 there, say white=4095" in done.stdout
     done = bmo(*words, "white=3000", "overwrite=true")
     assert f"values above white=3000 were clipped in in.tif: {(pixels > 3000).sum()}" in done.stdout
     assert "of 65535" not in done.stdout

@@ -93,7 +93,7 @@ def test_folders_and_pairs_take_white(tmp_path, rng):
 
 
 def dark_lines(caplog):
-    return [message for message in caplog.messages if "of white" in message]
+    return [message for message in caplog.messages if "a quarter of white" in message]
 
 
 def test_dark_photographs_are_named_in_one_line(tmp_path, rng, caplog):
@@ -106,7 +106,7 @@ def test_dark_photographs_are_named_in_one_line(tmp_path, rng, caplog):
     assert "0.tif: 39" in line
     assert "of 65535" in line
     assert "and 2 more" in line
-    assert line.endswith("if 4095 is white there, say data.white=4095")
+    assert line.endswith("if white is 4095 there, say data.white=4095")
     assert "bright" not in line
 
 

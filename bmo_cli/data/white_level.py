@@ -73,8 +73,8 @@ def remarks(photographs: Sequence[Brightness], key: str | None) -> list[str]:
         option = f"say {key}={guess}" if key else f"read it with data=folder data.white={guess}"
         values = [f"{image.name}: {image.largest} of {image.white}" for image in dark]
         lines.append(
-            f"less than a quarter of white is the largest value of {_list(values)}; if {guess} is "
-            f"white there, {option}"
+            f"the largest value is less than a quarter of white in {_list(values)}; if white is "
+            f"{guess} there, {option}"
         )
     unusual = [f"{image.name}: {image.white}" for image in photographs if image.is_unusual]
     if unusual:
