@@ -105,7 +105,7 @@ def test_a_run_on_names_of_any_bytes_ends_well(bmo, tmp_path, photos):
     names = [NOT_UTF8, "漢字" * 40 + ".png", "q'\"<b>&$x_1$.png", "b\nc.png", "%s {x}.png"]
     fill(photos / "test", *names)
     kernels = tmp_path / "k.npz"
-    np.savez(kernels, **{"a/b": np.ones((3, 3)), "c": np.ones((5, 5))})
+    np.savez(kernels, **{"a/b": np.ones((3, 3))})
     places = [f"data.{split}={photos / split}" for split in ("train", "val", "test")]
     words = [*TINY, *SMALL_NET, *places, f"task.kernels={kernels}", "task.eval_kernels=each"]
     done = bmo("train", *words, "eval.images=20", "hydra.run.dir=r")
@@ -114,7 +114,7 @@ def test_a_run_on_names_of_any_bytes_ends_well(bmo, tmp_path, photos):
     assert "no picture" not in done.stdout
     content = result(tmp_path / "r")
     assert content["status"] == "ok"
-    assert len(content["images"]) == 2 * (len(names) + 2)
+    assert len(content["images"]) == len(names) + 2
     assert "caf\\udce9.png a/b" in content["images"]
     assert len(list((tmp_path / "r" / "images").iterdir())) == 4 * len(content["images"])
     json.dumps(content, ensure_ascii=False).encode()
