@@ -219,8 +219,10 @@ def _matching(place: str, key: str) -> list[Path]:
     path = Path(place).expanduser()
     if path.is_dir():
         entries = list(path.iterdir())
-    elif path.is_file() or path.is_symlink():
+    elif path.is_file():
         return [path]
+    elif path.is_symlink():
+        raise InputError(f"{key}={place} is a link to nothing; fetch it, or remove the link")
     else:
         entries = list(path.parent.glob(path.name))
         if not entries:
