@@ -36,7 +36,8 @@ import bmo_cli.experiment.evaluate
 import bmo_cli.experiment.job
 import bmo_cli.experiment.train
 from bmo_cli.config.locate import GROUPS, choices
-from bmo_cli.data.image_file import Photograph, read_image, write_image
+from bmo_cli.data.image_file import read_image, write_image
+from bmo_cli.data.photograph import Photograph
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.nets.dncnn import DnCNN

@@ -111,8 +111,7 @@ def test_files_beyond_the_limit_are_refused_before_they_are_decoded(tmp_path, ki
     def decoded(*_args, **_kwargs):
         raise AssertionError("decoded")
 
-    for name in ("png_decode", "_split"):
-        monkeypatch.setattr(f"bmo_cli.data.image_file.{name}", decoded)
+    monkeypatch.setattr("bmo_cli.data.image_png.png_decode", decoded)
     monkeypatch.setattr(tifffile.TiffPage, "asarray", decoded)
     message = r"claims 400 x 300 pixels, more than the 0.1 megapixels.*; data.max_megapixels=1 allo"
     with pytest.raises(InputError, match=message):

@@ -13,14 +13,8 @@ from PIL import Image, ImageOps
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.kernels import (
-    choose_kernel,
-    disk_kernel,
-    gaussian_kernel,
-    make_kernels,
-    normalised,
-    read_kernels,
-)
+from bmo_cli.data.kernel_files import choose_kernel, normalised, read_kernels
+from bmo_cli.data.kernels import disk_kernel, gaussian_kernel, make_kernels
 from bmo_cli.data.patches import Patches, batches, central
 from bmo_cli.data.splits import Embedded, Folder
 from bmo_cli.errors import InputError

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bmo_cli.data.image_file import Photograph, write_image
+from bmo_cli.data.image_file import write_image
+from bmo_cli.data.named import Named
 from bmo_cli.data.patches import Patches
+from bmo_cli.data.photograph import Photograph
 from bmo_cli.data.splits import Paired
 from bmo_cli.errors import InputError
 
@@ -101,3 +103,59 @@ def test_missing_folders_and_too_few_pairs(pairs):
         Paired(train=str(pairs), val_count=4).load("train")
     with pytest.raises(InputError, match=r"data\.test is not set"):
         Paired(train=str(pairs)).load("test")
+
+
+def named(folder, clean, rain):
+    """Pairs of these names without ending; partners have one value."""
+    for kind, names in (("clean", clean), ("rain", rain)):
+        for name in names:
+            number = int(name.rsplit("-", 1)[-1])
+            write(folder, kind, f"{name}.png", np.full((24, 30, 3), number, np.uint8))
+    return Paired(test=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("clean", "rain"),
+    [
+        (["norain-001", "norain-002"], ["rain-001", "rain-002"]),
+        (["norain-1", "norain-10", "norain-2"], ["rain-1", "rain-10", "rain-2"]),
+        (["norain-001", "002"], ["rain-001", "rain-002"]),
+        (["norain-001", "norain-002"], ["001", "002"]),
+        (["norain-001", "norain-002"], ["norain-001", "norain-002"]),
+        (["rain-001", "norain-001"], ["norain-001", "rain-001"]),
+    ],
+)
+def test_the_published_names_of_rain_match(tmp_path, clean, rain):
+    data = named(tmp_path, clean, rain)
+    images, degraded = data.load("test"), data.observed("test")
+    assert len(images) == len(clean)
+    for i in range(len(images)):
+        np.testing.assert_array_equal(images[i], degraded[i])
+
+
+@pytest.mark.parametrize(
+    ("clean", "rain", "message"),
+    [
+        (["norain-1", "1"], ["rain-1", "2"], "holds 1.png and norain-1.png, which could both be"),
+        (["norain-1", "norain-2"], ["rain-1", "1"], "which could both be the partner of '1'"),
+        (["rain-1"], ["norain-1"], "2 images have no partner .norain-1, rain-1."),
+        (["norain-1"], ["rain-01"], "2 images have no partner .01, 1."),
+        (["norain-1"], ["rain-1", "rain-2"], "1 images have no partner .2."),
+    ],
+)
+def test_names_of_rain_that_do_not_match(tmp_path, clean, rain, message):
+    with pytest.raises(InputError, match=message):
+        named(tmp_path, clean, rain).load("test")
+
+
+def test_a_named_set_takes_the_published_names(tmp_path):
+    names = [f"{i:03d}" for i in range(1, 4)]
+    named(
+        tmp_path / "rain100l",
+        [f"norain-{name}" for name in names],
+        [f"rain-{name}" for name in names],
+    )
+    data = Named(root=str(tmp_path), test_set="rain100l", train_set=None, channels=3)
+    assert data.load("test").names == ["norain-001.png", "norain-002.png", "norain-003.png"]
+    for i in range(3):
+        np.testing.assert_array_equal(data.load("test")[i], data.observed("test")[i])

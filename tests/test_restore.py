@@ -5,7 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import scipy.ndimage
+import tifffile
 from conftest import TINY, result
+from image_case import SRGB_LIKE
+from made_tiff import Layout, Page, tiff
 from PIL import Image
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
@@ -55,6 +58,11 @@ def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channel
         (["output=out.gif"], "must end in one of"),
         (["output=nowhere/out.png"], "the folder of the output does not exist"),
         (["kernel=two.npz"], "choose one: kernel_name=a, b"),
+        (["white=4095"], "white=4095 is more than the largest value that in.png can hold, 255"),
+        (["kernel=estimated.npy"], "0.03 of its sum; kernel_clip=true sets it to zero"),
+        (["kernel=negative.npy", "kernel_clip=true"], "kernel_clip is for at most 0.05 of it"),
+        (["input=frames.gif"], "frames.gif is a GIF file; expected PNG, JPEG, BMP or TIFF"),
+        (["kernel=null", "kernel_clip=true"], "is for the kernel of a file; give kernel=FILE"),
         (["kernel=null", "kernel_name=a"], "give kernel=FILE, or leave kernel_name out"),
         (["input=cmyk.jpg"], "cmyk.jpg is a CMYK image; expected gray or RGB"),
         (["max_megapixels=1e-4"], "0.0001 megapixels that are read; max_megapixels=1 allows it"),
@@ -65,7 +73,9 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     np.save(tmp_path / "big.npy", np.ones((99, 3)))
     np.save(tmp_path / "negative.npy", -np.ones((3, 3)))
     np.savez(tmp_path / "two.npz", a=np.ones((3, 3)), b=np.ones((3, 3)))
+    np.save(tmp_path / "estimated.npy", [[-0.3, 10.3]])
     Image.new("CMYK", (16, 12)).save(tmp_path / "cmyk.jpg")
+    Image.new("L", (16, 12)).save(tmp_path / "frames.gif")
     shutil.copy(photos / "test" / "test0.png", tmp_path / "in.png")
     base = {"run": "run", "input": "in.png", "kernel": "k.npy", "output": "out.png"}
     base |= dict(word.split("=") for word in words)
@@ -75,6 +85,44 @@ def test_restore_refuses(bmo, trained, photos, tmp_path, words, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert set(tmp_path.iterdir()) == before
+
+
+def test_restore_writes_what_the_input_says(bmo, trained, tmp_path, rng):
+    """White level, premultiplied alpha, profile and resolution; a kernel beside other things."""
+    alpha = rng.integers(2000, 4096, (31, 45, 1))
+    colour = rng.integers(0, 4096, (31, 45, 3)) * alpha // 4095
+    tags = [(262, "H", 2), (281, "H", [4095] * 4), (338, "H", 1), (34675, "B", SRGB_LIKE)]
+    tags += [(282, "R", [118, 1]), (283, "R", [59, 1]), (296, "H", 3)]
+    page = Page(np.concatenate([colour, alpha], 2), Layout(bits=16), tags)
+    (tmp_path / "in.tif").write_bytes(tiff(page))
+    np.savez(tmp_path / "k.npz", psf=np.array([[-0.1, 10.1]]), sigma=2.0)
+    kernel = ["kernel=k.npz", "kernel_name=psf", "kernel_clip=true"]
+    done = bmo("restore", "run=run", "input=in.tif", *kernel, "output=out.tif")
+    assert done.returncode == 0, done.stderr
+    assert "16 bit, white is 4095)" in done.stdout
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        page, written = file.pages[0], file.asarray()
+        assert page.extrasamples == (1,)
+        assert page.tags[281].value == (4095,) * 4
+        assert page.iccprofile == SRGB_LIKE
+        assert (page.tags[282].value, page.tags[283].value) == ((118, 1), (59, 1))
+        assert page.tags[296].value == 3
+    np.testing.assert_array_equal(written[..., 3:], alpha)
+    assert (written[..., :3] <= alpha).all()
+    assert 10 < np.abs(written[..., :3] - colour).mean() < 1000  # restored, at the same scale
+
+
+def test_restore_asks_for_the_white_level(bmo, trained, tmp_path, rng):
+    pixels = np.clip(rng.integers(0, 4000, (31, 45)), 0, 3900).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "in.tif", pixels)
+    np.save(tmp_path / "k.npy", np.ones((1, 1)))
+    words = ["restore", "run=run", "input=in.tif", "kernel=k.npy", "output=out.tif"]
+    done = bmo(*words)
+    assert "in.tif: 3900 of 65535; if white is 4095 there, say white=4095" in done.stdout
+    done = bmo(*words, "white=3000", "overwrite=true")
+    assert f"values above white=3000 were clipped in in.tif: {(pixels > 3000).sum()}" in done.stdout
+    assert "of 65535" not in done.stdout
+    assert tifffile.imread(tmp_path / "out.tif").max() <= 3000
 
 
 def test_restore_of_a_run_without_photographs_says_so(bmo, tmp_path):

@@ -17,7 +17,7 @@ from conftest import ROOT, tiny_words
 def built(tmp_path_factory):
     """Wheel and sdist of a clean copy of the sources; the wheel is built from the sdist."""
     source, out = tmp_path_factory.mktemp("source") / "bmo", tmp_path_factory.mktemp("dist")
-    keep = ("bmo_cli", "configs", "scripts", "tests")
+    keep = ("bmo_cli", "configs", "scripts", "stress", "tests")
     source.mkdir()
     for name in keep:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -43,6 +43,7 @@ def test_contents(built):
         members = archive.getnames()
     assert any(name.endswith("configs/train.yaml") for name in members)
     assert any(name.endswith("scripts/bmo") for name in members)
+    assert any(name.endswith("stress/images.py") for name in members)
 
 
 def test_installed_wheel_trains_from_another_directory(built, photos, tmp_path):

@@ -224,8 +224,10 @@ class RestoreConfig(EvalConfig):
     """`bmo restore`: as `bmo eval`, and the user's files."""
 
     input: str
+    white: Count | None
     kernel: str | None
     kernel_name: Index | str | None
+    kernel_clip: bool
     output: str
     overwrite: bool
     boundary: Literal["periodic", "pad"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_file import FORMATS, SUFFIXES, Photograph
+from bmo_cli.data.image_file import FORMATS, SUFFIXES
 from bmo_cli.data.perceptual import look_alikes, perceptual_hash
-from bmo_cli.errors import InputError
+from bmo_cli.data.photograph import Photograph
+from bmo_cli.data.white_level import Brightness
+from bmo_cli.errors import InputError, printable
 
 log = logging.getLogger(__name__)
 _WORKERS = 4
@@ -33,6 +36,7 @@ class _Entry:
     bands: int
     digest: str
     perceptual: str | None
+    brightness: Brightness
     pixels: NDArray[Any] | None
     load: Callable[[], Photograph]
 
@@ -43,6 +47,7 @@ class ImageSet:
     Args:
         sources: of every image.
         channels: 1 gray or 3 colour; every image is converted.
+        white: value that stands for white, as the user gave it; `load` heeds it.
         cache_mib: decoded images are kept up to this much memory; the rest is decoded when asked
             for. Every image is decoded once at construction, so a damaged one is found at once.
 
@@ -55,9 +60,10 @@ class ImageSet:
         sources: Sequence[Source],
         *,
         channels: int,
+        white: int | None = None,
         cache_mib: float = 2048,
     ) -> None:
-        self.channels = channels
+        self.channels, self._white = channels, white
         self._entries: list[_Entry] = []
         budget = cache_mib * 2**20
         with ThreadPoolExecutor(_WORKERS) as pool:
@@ -79,7 +85,8 @@ class ImageSet:
         height, width = pixels.shape[:2]
         kept = image.channels_first(self.channels)
         hashes = digest.hexdigest()[:16], perceptual_hash(pixels)
-        return _Entry(name, (height, width), pixels.shape[2], *hashes, kept, load)
+        brightness = Brightness.of(name, image, self._white)
+        return _Entry(name, (height, width), pixels.shape[2], *hashes, brightness, kept, load)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,6 +110,11 @@ class ImageSet:
     def bands(self) -> list[int]:
         """Channels of every image as it is stored: 1 gray, 3 colour."""
         return [entry.bands for entry in self._entries]
+
+    @property
+    def brightness(self) -> list[Brightness]:
+        """Of every image."""
+        return [entry.brightness for entry in self._entries]
 
     @property
     def in_memory(self) -> bool:
@@ -139,17 +151,46 @@ class ImageSet:
 def image_files(place: str, key: str) -> list[Path]:
     """The image files of a folder, or those that a pattern matches, sorted by name.
 
+    Names that begin with a dot are hidden and do not count. What else is no image is named in a
+    line.
+
     Raises:
-        InputError: missing or empty folder, or nothing matches.
+        InputError: missing or empty folder, nothing matches, or an image that is a dead link.
     """
-    files = _matching(place, key)
-    other = [file.name for file in files if file.suffix.lower() not in SUFFIXES]
-    files = [file for file in files if file.suffix.lower() in SUFFIXES]
+    entries = _matching(place, key)
+    named = [entry for entry in entries if entry.suffix.lower() in SUFFIXES]
+    dead = [entry.name for entry in named if entry.is_symlink() and not entry.exists()]
+    if dead:
+        raise InputError(
+            f"{key}={place}: {len(dead)} of {len(named)} images are links to nothing: "
+            f"{_listed(dead)}; fetch them, or remove the links"
+        )
+    files = [entry for entry in named if entry.is_file()]
     if not files:
         raise InputError(f"{key}={place} holds no images ({FORMATS})")
+    images = set(files)
+    other = [entry.name for entry in entries if entry not in images]
     if other:
-        log.warning("%s=%s: ignored %d other files: %s", key, place, len(other), ", ".join(other))
+        where = printable(f"{key}={place}")
+        log.warning("%s: ignored %d other files: %s", where, len(other), _listed(other))
     return files
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return printable(", ".join(names[:most])) + more
+
+
+def shown_names(files: Sequence[Path]) -> list[str]:
+    """Names of files as text that can be printed and encoded, no two of them alike."""
+    names: dict[str, None] = {}
+    for file in files:
+        name, number = printable(file.name), 1
+        while name in names:
+            number += 1
+            name = printable(f"{file.stem}~{number}{file.suffix}")
+        names[name] = None
+    return list(names)
 
 
 def files_digest(parts: Mapping[str, Sequence[Path]]) -> str:
@@ -170,21 +211,23 @@ def files_digest(parts: Mapping[str, Sequence[Path]]) -> str:
                 content = hashlib.sha256(file.read_bytes()).hexdigest()
             except OSError as error:
                 raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
-            digest.update(f"{file.name}\0{content}\0".encode())
+            digest.update(os.fsencode(file.name) + f"\0{content}\0".encode())
     return digest.hexdigest()[:16]
 
 
 def _matching(place: str, key: str) -> list[Path]:
     path = Path(place).expanduser()
     if path.is_dir():
-        found = list(path.iterdir())
+        entries = list(path.iterdir())
     elif path.is_file():
-        found = [path]
+        return [path]
+    elif path.is_symlink():
+        raise InputError(f"{key}={place} is a link to nothing; fetch it, or remove the link")
     else:
-        found = list(path.parent.glob(path.name))
-        if not found:
+        entries = list(path.parent.glob(path.name))
+        if not entries:
             raise InputError(f"{key}={place} does not exist; expected a folder or a file pattern")
-    return sorted(file for file in found if file.is_file() and not file.name.startswith("."))
+    return sorted(entry for entry in entries if not entry.name.startswith("."))
 
 
 def shared_images(splits: dict[str, ImageSet]) -> list[str]:

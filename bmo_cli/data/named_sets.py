@@ -27,7 +27,7 @@ class Part:
     """Images of a set that one purpose takes.
 
     Attributes:
-        folder: under the root; pairs have the folders `rain` and `clean` in it.
+        folder: under the root; pairs have the folders `rain` and `clean` in it, see `pair_files`.
         counts: numbers of images that are accepted, the published one first; another one is a part
             of it, whose scores are not comparable with published averages.
     """
@@ -212,7 +212,10 @@ def kernel_file(name: str, root: str | None) -> Path:
 def _layout(entry: NamedSet, part: Part) -> str:
     counts = " or ".join(map(str, part.counts))
     if entry.kind == "pairs":
-        return f"{part.folder}/rain and {part.folder}/clean with {counts} images each, equal names"
+        return (
+            f"{part.folder}/rain and {part.folder}/clean with {counts} images each, of equal names "
+            "or rain-NAME and norain-NAME"
+        )
     return f"{part.folder} with {counts} {entry.kind} images"
 
 

@@ -14,6 +14,9 @@ def pair_files(
 ) -> tuple[list[Path], list[Path]]:
     """Clean and degraded files of `place` in the same order, matched by name without the ending.
 
+    Where the names are not all equal, norain-NAME and rain-NAME are partners, as in the published
+    sets of rain.
+
     Args:
         place: folder that holds both folders.
         key: of the configuration that names it, for messages.
@@ -30,18 +33,42 @@ def pair_files(
                 f"{place}/{clean} (data.degraded and data.clean name them)"
             )
     files = [image_files(str(folder), key) for folder in folders]
-    by_stem = [{file.stem: file for file in found} for found in files]
-    for found, known, folder in zip(files, by_stem, folders, strict=True):
-        if len(known) < len(found):
-            raise InputError(f"{folder} holds two images of one name with different endings")
-    alone = sorted(set(by_stem[0]) ^ set(by_stem[1]))
+    if {file.stem for file in files[0]} == {file.stem for file in files[1]}:
+        prefixes = ("", "")
+    else:
+        prefixes = _PREFIXES
+    by_name = [
+        _by_name(listed, folder, prefix)
+        for listed, folder, prefix in zip(files, folders, prefixes, strict=True)
+    ]
+    alone = sorted(set(by_name[0]) ^ set(by_name[1]))
     if alone:
         listed = ", ".join(alone[:4]) + (", ..." if len(alone) > 4 else "")
         raise InputError(
             f"{key}={place}: {len(alone)} images have no partner ({listed}); every name must occur "
-            f"in {degraded}/ and in {clean}/"
+            f"in {degraded}/ and in {clean}/, or as rain-NAME there and norain-NAME here"
         )
-    return list(by_stem[0].values()), [by_stem[1][stem] for stem in by_stem[0]]
+    return list(by_name[0].values()), [by_name[1][name] for name in by_name[0]]
+
+
+_PREFIXES = ("norain-", "rain-")
+"""Of clean and degraded files."""
+
+
+def _by_name(files: Sequence[Path], folder: Path, prefix: str) -> dict[str, Path]:
+    """Files by their names without the prefix and the ending."""
+    by_name: dict[str, Path] = {}
+    for file in files:
+        name = file.stem.removeprefix(prefix)
+        other = by_name.setdefault(name, file)
+        if other is not file:
+            reason = (
+                "two images of one name with different endings"
+                if other.stem == file.stem
+                else f"{other.name} and {file.name}, which could both be the partner of '{name}'"
+            )
+            raise InputError(f"{folder} holds {reason}")
+    return by_name
 
 
 def require_alike(

@@ -5,6 +5,7 @@ A data set is a class with `load(split) -> ImageSet`; only the splits that are u
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,12 @@ import skimage.data
 
 from bmo_cli.config.checks import Channels, Count, Flips, Positive, Workers, checked
 from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
-from bmo_cli.data.image_set import ImageSet, files_digest, image_files
+from bmo_cli.data.image_set import ImageSet, files_digest, image_files, shown_names
 from bmo_cli.data.pairs import pair_files, require_alike
+from bmo_cli.data.white_level import remarks
 from bmo_cli.errors import InputError
 
+log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 
 
@@ -34,9 +37,13 @@ class PhotographData(ABC):
         workers: processes that prepare batches; None: none when all images fit in memory, else 2.
         max_megapixels: files that claim more million pixels are refused before they are decoded.
         root: folder of the data sets with names, where the data are told one.
+        white: value that stands for white in the files; None: as each of them says.
+        white_key: of the configuration that sets it; None: it cannot be set.
     """
 
     root: str | None = None
+    white: int | None = None
+    white_key: str | None = None
 
     def __init__(
         self,
@@ -71,12 +78,19 @@ class PhotographData(ABC):
         self, files: Sequence[Path], cache_mib: float, names: Sequence[str] | None = None
     ) -> ImageSet:
         """These files as a split, under their own names or others."""
-        readers = [
-            partial(read_image, file, self.max_megapixels, "data.max_megapixels") for file in files
-        ]
-        names = [file.name for file in files] if names is None else names
-        sources = list(zip(names, readers, strict=True))
-        return ImageSet(sources, channels=self.channels, cache_mib=cache_mib)
+        read = partial(
+            read_image,
+            max_megapixels=self.max_megapixels,
+            key="data.max_megapixels",
+            white=self.white,
+            white_key=self.white_key,
+        )
+        names = shown_names(files) if names is None else names
+        sources = [(name, partial(read, file)) for name, file in zip(names, files, strict=True)]
+        images = ImageSet(sources, channels=self.channels, white=self.white, cache_mib=cache_mib)
+        for line in remarks(images.brightness, self.white_key):
+            log.warning("%s", line)
+        return images
 
     def _read_pairs(
         self, files: tuple[Sequence[Path], Sequence[Path]], cache_mib: float
@@ -131,6 +145,8 @@ class Folder(PhotographData):
         val: the same for validation.
         test: the same for the final evaluation.
         cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
+        white: value that stands for white (4095 for 12 bits in a file of 16); None: as each file
+            says.
         channels: as `PhotographData`.
         crop: as `PhotographData`.
         eval_crop: as `PhotographData`.
@@ -139,6 +155,8 @@ class Folder(PhotographData):
         max_megapixels: as `PhotographData`.
     """
 
+    white_key = "data.white"
+
     def __init__(
         self,
         *,
@@ -146,6 +164,7 @@ class Folder(PhotographData):
         val: str | None = None,
         test: str | None = None,
         cache_mib: Positive = 2048.0,
+        white: Count | None = None,
         channels: Channels = 1,
         crop: Count = 64,
         eval_crop: Count | None = None,
@@ -162,7 +181,7 @@ class Folder(PhotographData):
             max_megapixels=max_megapixels,
         )
         self.places = {"train": train, "val": val, "test": test}
-        self.cache_mib = cache_mib
+        self.cache_mib, self.white = cache_mib, white
 
     def load(self, split: Split) -> ImageSet:
         return self._read(image_files(_given(self.places, split), f"data.{split}"), self.cache_mib)
@@ -175,10 +194,10 @@ class Folder(PhotographData):
 
 @checked
 class Paired(PhotographData):
-    """Degraded photographs with their clean partners: DIR/rain and DIR/clean, equal names.
+    """Degraded photographs with their clean partners: DIR/rain and DIR/clean.
 
-    Files are matched by name without the ending. Gray beside colour and different sizes within a
-    pair are refused; an alpha channel is left out.
+    Files are matched by name without the ending, see `pair_files`. Gray beside colour and different
+    sizes within a pair are refused; an alpha channel is left out.
 
     Args:
         train: folder that holds the two folders of pairs.
@@ -188,6 +207,8 @@ class Paired(PhotographData):
         degraded: name of the folder of degraded photographs.
         clean: name of the folder of clean photographs.
         cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
+        white: value that stands for white (4095 for 12 bits in a file of 16); None: as each file
+            says.
         channels: as `PhotographData`.
         crop: as `PhotographData`.
         eval_crop: as `PhotographData`.
@@ -195,6 +216,8 @@ class Paired(PhotographData):
         workers: as `PhotographData`.
         max_megapixels: as `PhotographData`.
     """
+
+    white_key = "data.white"
 
     def __init__(
         self,
@@ -206,6 +229,7 @@ class Paired(PhotographData):
         degraded: str = "rain",
         clean: str = "clean",
         cache_mib: Positive = 2048.0,
+        white: Count | None = None,
         channels: Channels = 3,
         crop: Count = 96,
         eval_crop: Count | None = None,
@@ -223,6 +247,7 @@ class Paired(PhotographData):
         )
         self.places = {"train": train, "val": val, "test": test}
         self.val_count, self.kinds, self.cache_mib = val_count, (clean, degraded), cache_mib
+        self.white = white
         self._sets: dict[str, tuple[ImageSet, ImageSet]] = {}
 
     def load(self, split: Split) -> ImageSet:

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmo_cli.data.image_file import Photograph, check_writable, read_image, write_image
-from bmo_cli.data.kernels import choose_kernel, read_kernels
+from bmo_cli.data.image_file import check_writable, read_image, write_image
+from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
+from bmo_cli.data.photograph import Photograph
+from bmo_cli.data.white_level import Brightness, remarks
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import choose_device, instantiate, load_plugins, target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
@@ -31,6 +33,8 @@ _SMOOTHING = 32  # pixels over which what a guided network sees has smoothed its
 def restore(config: Mapping[str, Any]) -> None:
     """Restore `input` with the scheme of `run` and write `output` at the input's bit depth.
 
+    ICC profile, resolution, white level and the kind of alpha are those of the input.
+
     Colour photographs are restored channel by channel by a network for gray images, gray ones by a
     network for colour as three equal channels. An alpha channel is kept as it is.
 
@@ -44,10 +48,10 @@ def restore(config: Mapping[str, Any]) -> None:
     device, plugins = choose_device(config["device"]), load_plugins(config["plugins"])
     task = target_class(config["task"], "task", plugins, Task)
     _require_photographs(task)
-    photograph = read_image(Path(config["input"]), config["max_megapixels"], "max_megapixels")
+    photograph = _read(config)
     output = Path(config["output"])
     check_writable(output, photograph, overwrite=config["overwrite"])
-    kernel = _one_kernel(config["kernel"], config["kernel_name"])
+    kernel = _one_kernel(config["kernel"], config["kernel_name"], config["kernel_clip"])
     if kernel is not None:
         _require_larger(photograph, kernel, config["kernel"])
     channels = config["task"].get("channels") or 1
@@ -57,7 +61,16 @@ def restore(config: Mapping[str, Any]) -> None:
     found = restored(scheme, task, y, None if kernel is None else kernel.to(device), config)
     _write(output, photograph, found, overwrite=config["overwrite"])
     height, width = photograph.pixels.shape[:2]
-    log.info("wrote %s (%d x %d, %d bit)", output, width, height, photograph.depth)
+    white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
+    log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
+
+
+def _read(config: Mapping[str, Any]) -> Photograph:
+    file, white = Path(config["input"]), config["white"]
+    photograph = read_image(file, config["max_megapixels"], "max_megapixels", white=white)
+    for line in remarks([Brightness.of(str(file), photograph, white)], "white"):
+        log.warning("%s", line)
+    return photograph
 
 
 def restored(
@@ -122,15 +135,17 @@ def _require_larger(photograph: Photograph, kernel: Tensor, file: str) -> None:
         )
 
 
-def _one_kernel(file: str | None, name: int | str | None) -> Tensor | None:
+def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
     if file is None:
         if name is not None:
             raise InputError(
                 f"kernel_name={name} chooses a kernel of a file, but there is none; give "
                 "kernel=FILE, or leave kernel_name out"
             )
+        if clip:
+            raise InputError("kernel_clip=true is for the kernel of a file; give kernel=FILE")
         return None
-    kernels = read_kernels(Path(file))
+    kernels: Mapping[str, Any] = read_kernels(Path(file), name, clip=clip, clip_key="kernel_clip")
     if name is not None:
         kernels = choose_kernel(kernels, name, "kernel_name")
     if len(kernels) > 1:
@@ -144,4 +159,4 @@ def _write(output: Path, source: Photograph, restored: Tensor, *, overwrite: boo
     if image.shape[0] > source.pixels.shape[2]:
         image = image.mean(0, keepdims=True)  # a colour network on a gray photograph
     pixels = np.round(image * source.levels).astype(source.pixels.dtype).transpose(1, 2, 0)
-    write_image(output, Photograph(pixels, source.alpha), overwrite=overwrite)
+    write_image(output, source.with_pixels(pixels, source.alpha), overwrite=overwrite)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmo_cli.data.image_file import Photograph, write_image
+from bmo_cli.data.image_file import write_image
+from bmo_cli.data.photograph import Photograph
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.console import table

@@ -103,11 +103,8 @@ def _pictured(cell: Cell) -> dict[str, dict[str, Path]]:
     """Files of pictures by kind, of every test image that has a clean and a restored one."""
     found = {}
     for number, name in enumerate((cell.result or {}).get("images", {}), 1):
-        stem = f"{number:02d}_{name.rsplit('.', 1)[0][:80]}_"
-        files = {
-            kind: cell.folder.images / f"{stem}{kind}.png"
-            for kind in ("clean", "restored", *_OBSERVED)
-        }
+        kinds = ("clean", "restored", *_OBSERVED)
+        files = {kind: cell.folder.picture(number, name, kind) for kind in kinds}
         files = {kind: file for kind, file in files.items() if file.is_file()}
         if "clean" in files and "restored" in files:
             found[name] = files

@@ -103,7 +103,7 @@ def _files(entry: Entry, cases: int) -> Mapping[str, Mapping[str, Path]]:
     listed = mapping(entry.run.result.get("pictures"))
     found = {}
     for i, (case, names) in enumerate(list(listed.items())[:cases], 1):
-        if isinstance(names, list) and "/" not in case:
+        if isinstance(names, list):
             plain = [str(name) for name in names[:6] if _NAME.fullmatch(str(name))]
             found[str(case)] = {name: entry.folder.picture(i, case, name) for name in plain}
     return found

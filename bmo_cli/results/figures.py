@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ def _new_figure(**options: Any) -> Figure:
 def save_figure(figure: Figure, file: Path, dpi: int) -> None:
     """Write a PNG, whole or not at all."""
     content = io.BytesIO()
-    figure.savefig(content, dpi=dpi, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box
+        figure.savefig(content, dpi=dpi, format="png")
     write_atomically(file, content.getvalue())
 
 

@@ -95,9 +95,14 @@ class RunFolder:
         return self.path / "images"
 
     def picture(self, number: int, case: str, name: str) -> Path:
-        """File of a picture of the test case with this number, from 1 on."""
-        stem = case.rsplit(".", 1)[0][:80]
-        return self.images / f"{number:02d}_{stem}_{name}.png"
+        """File of a picture of the test case with this number, from 1 on.
+
+        What a name of a file cannot hold becomes a low line; 255 bytes are the limit of most file
+        systems.
+        """
+        stem = "".join(c if c.isprintable() and c != "/" else "_" for c in case.rsplit(".", 1)[0])
+        short = stem[:80].encode()[:200].decode(errors="ignore")
+        return self.images / f"{number:02d}_{short}_{name}.png"
 
     def write_snapshot(self, text: str | None) -> None:
         """Replace the configuration in .hydra/config.yaml; None: the one there is stays."""

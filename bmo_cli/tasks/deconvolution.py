@@ -16,7 +16,8 @@ from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
 from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
-from bmo_cli.data.kernels import choose_kernel, kernels_digest, kernels_file, make_kernels
+from bmo_cli.data.kernel_files import choose_kernel
+from bmo_cli.data.kernels import kernels_digest, kernels_file, make_kernels
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
@@ -92,6 +93,8 @@ class Deconvolution(Task):
         kernels: motion, gaussian, disk, levin (published, under the root of the data sets with
             names), or a file (.npz, .npy, .mat, image).
         kernel: index or name of the one kernel to use; None: one for every image at random.
+        kernel_clip: whether a negative part of a kernel of a file, of at most 5 % of its sum, is
+            set to zero; else it is refused.
         kernel_count: how many motion kernels are generated.
         kernel_size: window of generated kernels in pixels.
         kernel_width: standard deviation (gaussian) or radius (disk) in pixels.
@@ -120,6 +123,7 @@ class Deconvolution(Task):
         channels: Channels = 1,
         kernels: str = "motion",
         kernel: Index | str | None = None,
+        kernel_clip: bool = False,
         kernel_count: Count = 8,
         kernel_size: Count = 19,
         kernel_width: Positive = 2.0,
@@ -150,6 +154,8 @@ class Deconvolution(Task):
             width=kernel_width,
             seed=kernel_seed,
             root=data.root,
+            which=kernel,
+            clip=kernel_clip,
         )
         chosen = found if kernel is None else choose_kernel(found, kernel, "task.kernel")
         self.kernel_names = list(chosen)
