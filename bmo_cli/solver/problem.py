@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bmo_cli.config.optional import Extensible
 from bmo_cli.errors import InputError
-from bmo_cli.linear.map import LinearMap
+from bmo_cli.linear.map import NOT_DIVIDED, LinearMap
 from bmo_cli.solver.functions import Proximable, Smooth, Zero
 from bmo_cli.solver.state import State
 
@@ -77,8 +79,13 @@ class Problem:
         )
 
 
-class Loss(ABC):
-    """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it."""
+class Loss(Extensible, ABC):
+    """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it.
+
+    A loss of one's own may leave out `take`.
+    """
+
+    optional: ClassVar = {"take": NOT_DIVIDED}
 
     lipschitz: float | Tensor = 1.0
     """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
@@ -95,7 +102,7 @@ class Loss(ABC):
         Raises:
             InputError: the loss does not say how it is divided.
         """
-        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+        raise NotImplementedError
 
     def grad(self, u: State) -> State:
         """grad_u l(u), differentiable."""
