@@ -58,7 +58,8 @@ class Stage(nn.Module):
             execution: of the network's layers.
 
         Raises:
-            InputError: the operator does not apply to this kind of problem.
+            InputError: the operator does not apply to this kind of problem, or a network not to its
+                iterate.
         """
         if not self.operator.uses_g and not isinstance(problem.g, Zero):
             raise InputError(
@@ -71,6 +72,12 @@ class Stage(nn.Module):
         if self.operator.uses_g:
             return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
         bound = self.operator.bind(problem)
+        if bound.readout is not None:
+            raise InputError(
+                f"a network after {type(self.operator).__name__} would be applied to its iterate, "
+                "which is not the estimate of u; use net=none, or an operator that applies prox_g "
+                "(gkm=pg, gkm=dr), in whose place the network then is"
+            )
 
         def composed(u: State, k: int) -> State:
             first, *others = bound.apply(u, k)
