@@ -20,6 +20,7 @@ from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import along
+from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
 from bmo_cli.results.tables import markdown
@@ -29,6 +30,7 @@ from bmo_cli.solver.problem import Sample
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def certify_run(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],

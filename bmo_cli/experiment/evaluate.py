@@ -11,6 +11,7 @@ from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.results.run_folder import RunFolder
@@ -18,6 +19,7 @@ from bmo_cli.results.run_folder import RunFolder
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def evaluate_run(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],

@@ -16,9 +16,10 @@ from bmo_cli.data.image_file import Photograph, check_writable, read_image, writ
 from bmo_cli.data.kernels import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import choose_device, instantiate, load_plugins, target_class
+from bmo_cli.experiment.build import choose_device, instantiate, target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.boundary import (
     aligned,
@@ -34,6 +35,7 @@ log = logging.getLogger("bmo")
 _SMOOTHING = 32  # pixels over which what a guided network sees has smoothed itself out
 
 
+@names_plugins
 def restore(config: Mapping[str, Any]) -> None:
     """Restore `input` with the scheme of `run` and write `output` at the input's bit depth.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import re
@@ -18,8 +17,9 @@ from bmo_cli.config.schema import plugin_module
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import instantiate, load_plugins, target_class
+from bmo_cli.experiment.build import instantiate, takes, target_class
 from bmo_cli.experiment.compose import Composed
+from bmo_cli.experiment.plugins import load_plugins
 from bmo_cli.experiment.provenance import source_hash
 from bmo_cli.experiment.standing import is_done
 from bmo_cli.results.run_folder import RunFolder
@@ -134,7 +134,7 @@ class Identity:
     def _data(self, config: Mapping[str, Any]) -> str | InputError | None:
         """Digest of the data of a task that takes photographs; None: it takes none."""
         task = target_class(config["task"], "task", self._plugins, Task)
-        if "data" not in inspect.signature(task).parameters:
+        if not takes(task, "data", self._plugins):
             return None
         node = config["data"]
         where = json.dumps(node, sort_keys=True)

@@ -35,6 +35,7 @@ from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
@@ -51,6 +52,7 @@ from bmo_cli.tasks.task import Task
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def train(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
@@ -172,6 +174,7 @@ def _train(
         result |= {"certificate": found["certificate"], "message": found["message"]}
 
 
+@names_plugins
 def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
     """Differentiate this process's part of every batch; the first process does the rest.
 
