@@ -29,7 +29,7 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built and on its device."""
+    """What a configuration describes, built, on its device and in evaluation mode."""
 
     task: Task
     scheme: GKM
@@ -73,7 +73,7 @@ def build(config: Node) -> Experiment:
             f"gkm.stages={stages}, but train.iterations={iterations} trains only the first "
             f"{iterations} of them"
         )
-    return Experiment(task.to(device), scheme.to(device), hyper, device, tuple(notes))
+    return Experiment(task.to(device).eval(), scheme.to(device), hyper, device, tuple(notes))
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from bmo_cli.certificate.certify import PATIENCE, Certificate, Settings, Subject, certify
 from bmo_cli.certificate.findings import Finding
 from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import along
@@ -62,6 +63,7 @@ def certify_run(
     progress = load_checkpoint(best, experiment.omega)
     _require_data(experiment.task.fingerprints(), trained)
     history = run.read_history()
+    require_map_of(experiment, "val")
     begin()
     result = {
         "status": "ok",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.data.perceptual import look_alikes
+from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
 from bmo_cli.experiment.interrupt import StopRequest
@@ -42,6 +43,7 @@ def evaluate_run(
     experiment.task.prepare(["test"])
     progress = load_checkpoint(run.checkpoints / "best.safetensors", experiment.omega)
     trained = run.read_result()
+    require_map_of(experiment, "test")
     begin()
     result: dict[str, Any] = {
         "status": "ok",

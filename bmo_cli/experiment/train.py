@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bmo_cli.certificate.findings import fall
 from bmo_cli.errors import InputError, Interrupted
+from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
 from bmo_cli.experiment.build import (
     Experiment,
     build,
@@ -158,7 +159,8 @@ def _train(
     result["best_step"] = progress.best_step
     result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
-        log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
+        if flag not in trainer.said:
+            log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
     if config.get("certify"):
         folder.write_result(result)  # a certificate that fails does not undo the training
@@ -231,19 +233,12 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
-    _require_fit(experiment, first)
-    gradient = _gradient(experiment, optimizer, config, first)
+    _require_images(experiment, first)
+    require_map_of(experiment, "val")
+    gradient = _gradient(experiment, optimizer, config, _shared(experiment, first, ranks), ranks)
     if experiment.hyper.trains:
-        cores, iterations = gradient.cores, config["train"]["iterations"]
         sharing = ranks.count if experiment.device.type == "cpu" else 1
-        experiment.hyper.plan(
-            experiment.scheme,
-            cores.parts(first)[0],
-            iterations,
-            free_memory(experiment.device),
-            cores.count * sharing,
-        )
-        gradient.warm_up(first)
+        gradient.prepare(first, free_memory(experiment.device), sharing)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
 
@@ -279,15 +274,35 @@ def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: 
         )
 
 
-def _require_fit(experiment: Experiment, sample: Sample) -> None:
-    """Refuse an operator or a network that the task's problems do not fit."""
-    scheme, shape = experiment.scheme, tuple(sample.initial[0].shape)
-    if scheme.net is not None and len(shape) != 4:
+def _require_images(experiment: Experiment, sample: Sample) -> None:
+    """Refuse a network where the task's unknown is no image."""
+    net, shape = experiment.scheme.net, tuple(sample.initial[0].shape)
+    if net is not None and len(shape) != 4:
         raise InputError(
-            f"{type(scheme.net).__name__} works on images (B, C, H, W), but the unknown of this "
+            f"{type(net).__name__} works on images (B, C, H, W), but the unknown of this "
             f"task has shape {shape}; use net=none"
         )
-    scheme.bind(sample.problem)
+
+
+def _shared(experiment: Experiment, sample: Sample, ranks: Ranks) -> Cores:
+    """The threads that share a batch; one, where a network does not let batches be divided.
+
+    Raises:
+        InputError: an operator or a network does not fit the task's problems, or is no map.
+    """
+    scheme, cores = experiment.scheme, Cores.of(sample)
+    if not experiment.hyper.trains:
+        require_map(scheme, sample.problem, sample.initial)
+        return cores
+    observe(scheme, sample)
+    if scheme.behaviour.divisible or cores.count * ranks.count == 1:
+        return cores
+    what = f"in training {scheme.learned_part} {scheme.behaviour}"
+    if ranks.count > 1:
+        log.info("%s: every device does so on its part of a batch", what)
+    else:
+        log.info("%s: batches are not divided among threads", what)
+    return Cores()
 
 
 def _described(task: Task) -> dict[str, Any]:
@@ -307,7 +322,11 @@ def _show(task: Task) -> Callable[[float], str]:
 
 
 def _gradient(
-    experiment: Experiment, optimizer: Optimizer | None, config: Mapping[str, Any], sample: Sample
+    experiment: Experiment,
+    optimizer: Optimizer | None,
+    config: Mapping[str, Any],
+    cores: Cores,
+    ranks: Ranks,
 ) -> HyperGradient:
     groups = [] if optimizer is None else optimizer.param_groups
     clock = Profile if config.get("profile") else Untimed
@@ -319,8 +338,9 @@ def _gradient(
         precision=config.get("precision", "fp32"),
         compiled=config.get("compile", False),
         penalty=config["train"].get("penalty", 0.0),
-        cores=Cores.of(sample),
+        cores=cores,
         profile=clock(experiment.device),
+        seed=(config["seed"], ranks.index),
     )
 
 

@@ -18,6 +18,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.nets.execution import AS_WRITTEN, Execution
 from bmo_cli.nets.layers import Layers
+from bmo_cli.nets.mode import Behaviour
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
@@ -99,6 +100,8 @@ class Stage(nn.Module):
 class GKM(nn.Module):
     """The scheme; its parameters, and those of its parts, are omega.
 
+    A scheme is in evaluation mode but in training steps, see `nets.mode`.
+
     Args:
         operator: D_num.
         net: D_net, see `Stage`; None: numerical operator alone.
@@ -108,6 +111,10 @@ class GKM(nn.Module):
             averaged by construction or about which nothing is promised.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
             weights, which start equal, and iterations beyond the n-th use the last.
+
+    Attributes:
+        cost: of what was computed.
+        behaviour: what D does in training mode beside computing a map, as far as it was observed.
 
     Raises:
         InputError: a combination that the theory excludes.
@@ -131,11 +138,14 @@ class GKM(nn.Module):
             )
         if isinstance(net, Identity) or (isinstance(net, Layers) and net.identity):
             net = None
+        if net is not None:
+            _refuse_lazy_layers(net)
         if net is not None and net.nonexpansive:
             _refuse_batch_norm(net)
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
         self.cost = Cost()
+        self.behaviour = Behaviour()
         self._execution = AS_WRITTEN
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
@@ -146,6 +156,7 @@ class GKM(nn.Module):
                 f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "
                 "undamped iterations may circle: use gkm.alpha in (0, 1)"
             )
+        self.eval()  # training steps alone compute in training mode
 
     @property
     def operator(self) -> NumericalOperator:
@@ -156,6 +167,11 @@ class GKM(nn.Module):
     def net(self) -> Network | None:
         """D_net of the last stage; None: there is no network."""
         return cast(Stage, self.stages[-1]).net
+
+    @property
+    def learned_part(self) -> str:
+        """The class of the network, or where there is none of the operator."""
+        return type(self.operator if self.net is None else self.net).__name__
 
     @property
     def stationary(self) -> bool:
@@ -192,10 +208,21 @@ class GKM(nn.Module):
         bound = [cast(Stage, stage).bind(problem, self._execution) for stage in self.stages]
 
         def apply(u: State, k: int) -> State:
-            return self.cost.count(bound[min(k, len(bound) - 1)].apply(u, k))
+            image = bound[min(k, len(bound) - 1)].apply(u, k)
+            self._require_alike(u, image)
+            return self.cost.count(image)
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
+
+    def _require_alike(self, u: State, image: State) -> None:
+        """Refuse an image that arithmetic with u would broadcast."""
+        shapes, found = ([tuple(block.shape) for block in state] for state in (u, image))
+        if shapes != found:
+            raise InputError(
+                f"{type(self.operator).__name__} returned blocks of shapes {found} for an iterate "
+                f"of shapes {shapes}; expected the same"
+            )
 
     @contextmanager
     def executed(self, execution: Execution) -> Iterator[None]:
@@ -220,6 +247,15 @@ class GKM(nn.Module):
             net = cast(Stage, stage).net
             if net is not None:
                 net.project_()
+
+
+def _refuse_lazy_layers(net: Network) -> None:
+    for name, tensor in net.named_parameters():
+        if isinstance(tensor, nn.UninitializedParameter):
+            raise InputError(
+                f"{type(net).__name__} has a layer without a size ({name}), which no optimiser and "
+                "no checkpoint can take: use nn.Conv2d for nn.LazyConv2d, say"
+            )
 
 
 def _refuse_batch_norm(net: Network) -> None:

@@ -72,6 +72,11 @@ class Implicit(HyperOptimizer):
                 "hyper=implicit differentiates at a fixed point of one map, but this scheme "
                 "changes with the iteration; use gkm.stages=1 and no FISTA"
             )
+        if scheme.behaviour.random:
+            raise InputError(
+                "hyper=implicit differentiates at a fixed point of one map, but in training "
+                f"{scheme.learned_part} {scheme.behaviour}; use hyper=unrolled or hyper=bmo"
+            )
         reason = scheme.expansive_because
         return () if reason is None else (f"implicit needs a fixed point, but {reason}",)
 

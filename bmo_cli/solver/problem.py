@@ -141,7 +141,7 @@ class SquaredError(Loss):
         return (first, *(torch.zeros_like(block) for block in u[1:]))
 
     def _error(self, u: State) -> Tensor:
-        return (u[0] if self.a is None else self.a(u[0])) - self.target
+        return _difference(u[0] if self.a is None else self.a(u[0]), self.target)
 
 
 class Charbonnier(Loss):
@@ -164,13 +164,23 @@ class Charbonnier(Loss):
         return Charbonnier(self.target[problems], self.width)
 
     def value(self, u: State) -> Tensor:
-        error = u[0] - self.target
+        error = _difference(u[0], self.target)
         return ((error.square() + self.width**2).sqrt() - self.width).flatten(1).sum(1)
 
     def grad(self, u: State) -> State:
-        error = u[0] - self.target
+        error = _difference(u[0], self.target)
         first = error * (error.square() + self.width**2).rsqrt()
         return (first, *(torch.zeros_like(block) for block in u[1:]))
+
+
+def _difference(estimate: Tensor, target: Tensor) -> Tensor:
+    """estimate - target, which broadcasting must not make of other shapes."""
+    if estimate.shape != target.shape:
+        raise InputError(
+            f"the loss compares an estimate of shape {tuple(estimate.shape)} with a target of "
+            f"shape {tuple(target.shape)}; expected the same shape"
+        )
+    return estimate - target
 
 
 @dataclass(frozen=True)
