@@ -265,11 +265,19 @@ def test_reading_imports_nothing(folder, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_syntax_errors_are_said_with_their_line(tmp_path):
+def test_syntax_errors_are_said_with_their_line(tmp_path, monkeypatch):
     file = tmp_path / "broken.py"
     file.write_text("class A:\n    def f(self:\n        pass\n")
     with pytest.raises(InputError, match=r"plug-in broken\.py, line 2: not valid Python"):
         read_signature("broken.A", (file,))
+    package = tmp_path / "folder" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("x = 1\ny = = 2\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "folder"))
+    with pytest.raises(InputError, match=r"package/__init__\.py, line 2: not valid Python"):
+        read_signature("package.A")
+    (tmp_path / "good.py").write_text("import package\nclass A(package.B): pass\n")
+    assert not read_signature("good.A", (tmp_path / "good.py",)).complete
     with pytest.raises(InputError, match=r"no plug-in file gone\.py"):
         plugin_files(["gone.py"])
 

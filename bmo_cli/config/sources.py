@@ -85,10 +85,10 @@ class Sources:
         return None
 
     def module(self, name: str) -> Module | None:
-        """The module of this name; None: no file, or one that cannot be read.
+        """The module of this name; None: there is no file.
 
         Raises:
-            InputError: a plug-in file that cannot be read, with the place.
+            InputError: the file cannot be read as Python.
         """
         if name not in self._modules:
             file = self.file(name)
@@ -100,7 +100,7 @@ class Sources:
         place = f"{module}.{name}"
         if place in WITHOUT_ARGUMENTS:
             return None
-        known = None if place in passed else self.module(module)
+        known = None if place in passed else self._readable(module)
         if known is None:
             return UNKNOWN
         if name in known.classes:
@@ -140,11 +140,20 @@ class Sources:
     def _submodule(self, module: str, name: str) -> str:
         """The module that `module.name` is: a file of its own, or imported under that name."""
         place = f"{module}.{name}"
-        known = self.module(module) if self.file(place) is None else None
+        known = self._readable(module) if self.file(place) is None else None
         if known is None or name not in known.imported:
             return place
         origin, attribute = known.imported[name]
         return origin if attribute is None else f"{origin}.{attribute}"
+
+    def _readable(self, name: str) -> Module | None:
+        """`module`; None also for a file that cannot be read, unless it is a plug-in's."""
+        try:
+            return self.module(name)
+        except InputError:
+            if name in self._files:
+                raise
+            return None
 
     def _places(self, first: str) -> Iterator[tuple[Path | None, list[Path]]]:
         """Files and folders of submodules of top-level modules of this name."""
@@ -157,19 +166,16 @@ class Sources:
             yield file, [Path(folder) for folder in spec.submodule_search_locations or ()]
         yield from _inside(first, self._folders)
 
-    def _read(self, name: str, file: Path) -> Module | None:
+    def _read(self, name: str, file: Path) -> Module:
+        shown = f"plug-in {file.name}" if name in self._files else str(file)
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
         except SyntaxError as error:
-            if name not in self._files:
-                return None
             raise InputError(
-                f"plug-in {file.name}, line {error.lineno}: not valid Python: {error.msg}"
+                f"{shown}, line {error.lineno}: not valid Python: {error.msg}"
             ) from error
         except (OSError, ValueError) as error:
-            if name not in self._files:
-                return None
-            raise InputError(f"plug-in {file} cannot be read as Python: {error}") from error
+            raise InputError(f"{shown} cannot be read as Python: {error}") from error
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         module = Module(name, package)
         for statement in _statements(tree.body):

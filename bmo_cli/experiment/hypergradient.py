@@ -114,7 +114,7 @@ class HyperGradient:
             InputError: the hyper-gradient would not fit.
         """
         part, device = self.cores.parts(sample)[0], sample.initial[0].device
-        with rehearsal(self.scheme, device), training(self.scheme):
+        with rehearsal(self.scheme, device):
             self.hyper.plan(self.scheme, part, self.iterations, free, self.cores.count * sharing)
         if self.execution.compiled:
             with rehearsal(self.scheme, device):
