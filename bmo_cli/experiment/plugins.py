@@ -151,10 +151,9 @@ def _is_beside(file: Path, folders: set[Path]) -> bool:
     """Whether a source file is below one of these folders and none of Python, a package or bmo."""
     if not file.is_absolute() or not any(folder in file.parents for folder in folders):
         return False
-    paths = sysconfig.get_paths()
-    others = [Path(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    others.append(Path(bmo_cli.__file__).parent)
-    return not any(other in file.parents for other in others)
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    others = (Path(sysconfig.get_path("stdlib")), Path(bmo_cli.__file__).parent)
+    return not installed and not any(other in file.parents for other in others)
 
 
 def _shown(file: str) -> str:
