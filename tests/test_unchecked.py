@@ -292,6 +292,10 @@ class LearnedMatrix(NumericalOperator):
 
 def test_learned_matrices_count_and_numbers_do_not():
     assert looked_at(None, operator=LearnedMatrix(use=True))[0] == []
+    fitted_alone = looked_at(
+        DnCNN(depth=2, width=3), operator=LearnedMatrix(use=False), hyper=Separate(sigma=10.0)
+    )
+    assert fitted_alone[0] == []
     (remark,) = looked_at(None, operator=LearnedMatrix(use=False))[0]
     assert remark == "no gradient reaches 1 of 1 weights, which stay as they are: operator.matrix"
 
