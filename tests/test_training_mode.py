@@ -207,9 +207,15 @@ class Calls(nn.Module):
         ),
         (Drawing, "Own is no map in evaluation mode: called again with the same image"),
         (Calls, "Own is no map in evaluation mode"),
-        (Unsaved, r"in training Own changes stages\.0\.net\.body\.1\.mean, which checkpoints lack"),
+        (
+            Unsaved,
+            r"in training Resolvent with Own changes stages\.0\.net\.body\.1\.mean, which c",
+        ),
         (Hidden, "Own keeps something of training passes that is no parameter and no buffer"),
-        (Late, r"in training Own changes stages\.0\.net\.body\.1\.mean, which checkpoints lack"),
+        (
+            Late,
+            r"in training Resolvent with Own changes stages\.0\.net\.body\.1\.mean, which c",
+        ),
     ],
 )
 def test_what_is_no_map_is_refused(layer, message):
@@ -331,7 +337,9 @@ def test_iterations_are_not_repeated_where_they_would_be_others(layer):
     scheme = GKM(operator=Resolvent(), net=Own(layer))
     observe(scheme, sample())
     for memory in ("states", "segments"):
-        with pytest.raises(InputError, match=rf"in training Own .*hyper\.memory={memory} would do"):
+        with pytest.raises(
+            InputError, match=rf"in training Resolvent with Own .*hyper\.memory={memory} would do"
+        ):
             Unrolled(memory=memory).plan(scheme, sample(), 9, None)
         Unrolled(memory=memory).plan(scheme, sample(), 1, None)  # there is nothing to repeat
     tight = Unrolled(memory_mib=0.3)
@@ -378,7 +386,9 @@ def test_implicit_differentiation_needs_one_map():
     scheme = GKM(operator=Resolvent(), net=Own(nn.Dropout(0.5)))
     observe(scheme, sample())
     gradient = HyperGradient(Implicit(), scheme, list(scheme.parameters()), iterations=3)
-    with pytest.raises(InputError, match="but in training Own draws random numbers; use hyper=unr"):
+    with pytest.raises(
+        InputError, match="but in training Resolvent with Own draws random numbers; use hyper=unr"
+    ):
         gradient.prepare(sample(), None)
 
 
@@ -487,10 +497,8 @@ def test_batches_are_divided_only_where_that_changes_nothing(caplog, layer, coun
     if layer is None or count == 1:
         assert said == []
     else:
-        assert len(said) == 1
-        assert (
-            said[0] == f"in training Own {scheme.behaviour}: batches are not divided among threads"
-        )
+        what = f"in training Resolvent with Own {scheme.behaviour}"
+        assert said == [f"{what}: batches are not divided among threads"]
 
 
 def test_batches_of_several_devices_say_that_they_are_parts(caplog):

@@ -43,7 +43,7 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
                 differs = _differ(*_twice(scheme, problem, initial)[:2], _ROUNDING)
     if differs:
         raise InputError(
-            f"{scheme.learned_part} is no map in evaluation mode: called again with the same "
+            f"{scheme.title} is no map in evaluation mode: called again with the same "
             "image, it returns another one. It draws random numbers or counts its calls; let that "
             "depend on self.training (F.dropout(x, p, self.training))"
         )
@@ -99,12 +99,12 @@ def observe(scheme: GKM, sample: Sample) -> None:
         mixes = not drawn and _mixes(scheme, sample)
     if not changed <= saved:
         raise InputError(
-            f"in training {scheme.learned_part} changes {', '.join(sorted(changed - saved))}, "
+            f"in training {scheme.title} changes {', '.join(sorted(changed - saved))}, "
             "which checkpoints lack: register the buffer in __init__, and with persistent=True"
         )
     if _differ(before, require_map(scheme, problem, initial), _ROUNDING):
         raise InputError(
-            f"{scheme.learned_part} keeps something of training passes that is no parameter and no "
+            f"{scheme.title} keeps something of training passes that is no parameter and no "
             "buffer, and checkpoints would lack it: use self.register_buffer"
         )
     scheme.behaviour = Behaviour(drawn, bool(changed), mixes)

@@ -30,7 +30,7 @@ class GradientCheck:
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        self._net = experiment.scheme.learned_part
+        self._net = type(experiment.scheme.net).__name__
         network = {id(p) for net in _networks(experiment.scheme) for p in net.parameters()}
         self._weights: dict[str, list[nn.Parameter]] = defaultdict(list)
         self._network: set[str] = set()

@@ -156,8 +156,8 @@ class HyperGradient:
         objectives = [outcome.objective for outcome in outcomes]
         if not all(objective.requires_grad for objective in objectives):
             raise InputError(
-                f"no gradient of the loss reaches anything that is learned: {scheme.learned_part} "
-                "cuts its output off from the graph (detach, no_grad, .data, NumPy)"
+                f"no gradient of the loss reaches anything that is learned: {scheme.title} "
+                "is cut off from the graph (detach, no_grad, .data, NumPy)"
             )
         if self.penalty:
             objectives[0] = objectives[0] + self.penalty * expansion(scheme, sample, iterations)

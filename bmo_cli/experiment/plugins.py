@@ -147,6 +147,18 @@ def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
     return place
 
 
+def modules_beside(plugins: Sequence[str]) -> dict[str, Path]:
+    """Files by module of what was imported from the folders of plug-in files, but themselves."""
+    folders = {file.parent for file in plugin_files(plugins)}
+    names = {plugin_module(plugin) for plugin in plugins}
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    return {
+        name: Path(file)
+        for name, file in files.items()
+        if file is not None and name not in names and _is_beside(Path(file), folders)
+    }
+
+
 def _is_beside(file: Path, folders: set[Path]) -> bool:
     """Whether a source file is below one of these folders and none of Python, a package or bmo."""
     if not file.is_absolute() or not any(folder in file.parents for folder in folders):

@@ -19,7 +19,7 @@ from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate, takes, target_class
 from bmo_cli.experiment.compose import Composed
-from bmo_cli.experiment.plugins import load_plugins
+from bmo_cli.experiment.plugins import load_plugins, modules_beside
 from bmo_cli.experiment.provenance import source_hash
 from bmo_cli.experiment.standing import is_done
 from bmo_cli.results.run_folder import RunFolder
@@ -109,6 +109,8 @@ class Identity:
     def __init__(self, plugins: Sequence[str]) -> None:
         self._plugins = load_plugins(plugins)
         self._sources = {name: _module_contents(name) for name in map(plugin_module, plugins)}
+        beside = modules_beside(plugins)  # what a plug-in file imports
+        self._sources |= {name: {name: _content(file)} for name, file in beside.items()}
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Mapping[str, Any]) -> tuple[str, str]:

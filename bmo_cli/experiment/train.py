@@ -297,7 +297,7 @@ def _shared(experiment: Experiment, sample: Sample, ranks: Ranks) -> Cores:
     observe(scheme, sample)
     if scheme.behaviour.divisible or cores.count * ranks.count == 1:
         return cores
-    what = f"in training {scheme.learned_part} {scheme.behaviour}"
+    what = f"in training {scheme.title} {scheme.behaviour}"
     if ranks.count > 1:
         log.info("%s: every device does so on its part of a batch", what)
     else:

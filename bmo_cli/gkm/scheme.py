@@ -169,9 +169,10 @@ class GKM(nn.Module):
         return cast(Stage, self.stages[-1]).net
 
     @property
-    def learned_part(self) -> str:
-        """The class of the network, or where there is none of the operator."""
-        return type(self.operator if self.net is None else self.net).__name__
+    def title(self) -> str:
+        """The classes that D is made of."""
+        operator = type(self.operator).__name__
+        return operator if self.net is None else f"{operator} with {type(self.net).__name__}"
 
     @property
     def stationary(self) -> bool:

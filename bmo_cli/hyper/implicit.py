@@ -75,7 +75,7 @@ class Implicit(HyperOptimizer):
         if scheme.behaviour.random:
             raise InputError(
                 "hyper=implicit differentiates at a fixed point of one map, but in training "
-                f"{scheme.learned_part} {scheme.behaviour}; use hyper=unrolled or hyper=bmo"
+                f"{scheme.title} {scheme.behaviour}; use hyper=unrolled or hyper=bmo"
             )
         reason = scheme.expansive_because
         return () if reason is None else (f"implicit needs a fixed point, but {reason}",)

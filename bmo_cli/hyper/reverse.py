@@ -151,7 +151,7 @@ class ReverseMode(HyperOptimizer):
             return segment
         takes = in_words(need.total(iterations, iterations))
         raise InputError(
-            f"in training {scheme.learned_part} {scheme.behaviour}, so that iterations cannot be "
+            f"in training {scheme.title} {scheme.behaviour}, so that iterations cannot be "
             f"repeated, as hyper.memory={self.memory} would do; use hyper.memory=full, which takes "
             f"about {takes}, or hyper=truncated"
         )
