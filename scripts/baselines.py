@@ -54,8 +54,8 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     for name, candidates in CANDIDATES.items():
         setting, scheme = tuned(task, candidates)
-        found = evaluate(scheme, task, "test", ONCE)
-        rows[f"{name} {setting}".strip()] = averages(found, "test")
+        scores = evaluate(scheme, task, "test", ONCE)
+        rows[f"{name} {setting}".strip()] = averages(scores, "test")
     ours = evaluate(experiment.scheme, task, "test", Settings.of(config["eval"]))
     last = averages(ours, "test")
     print(f"{run}: test images {', '.join(ours)}\n\n| method | PSNR (dB) | SSIM |\n|---|---|---|")

@@ -146,8 +146,8 @@ def test_richardson_lucy_is_the_periodic_iteration_to_the_border(kernels, rng):
         u = np.full_like(y, 0.5)
         for _ in range(20):
             u = u * brute_correlation(y / brute_blur(u, kernel), kernel)
-        found = alone(RichardsonLucy(iterations=20), y, kernel)
-        assert np.abs(found - u).max() < 1e-10
+        restored = alone(RichardsonLucy(iterations=20), y, kernel)
+        assert np.abs(restored - u).max() < 1e-10
         wrong = restoration.richardson_lucy(y, kernel, num_iter=20, clip=False)
         assert np.abs(wrong - u).max() > 1e-2
 
@@ -159,9 +159,9 @@ def test_richardson_lucy_keeps_the_flux_of_a_sparse_image(kernels, rng):
     for kernel in (*kernels, halo(SIZE)):
         blurred = brute_blur(stars, kernel)
         for y in (blurred, blurred + 1e-3 * rng.standard_normal(SIZE)):
-            found = alone(RichardsonLucy(iterations=200), y, kernel)
-            assert found.sum() == pytest.approx(y.clip(0).sum(), rel=1e-9)
-            assert found.min() >= 0
+            restored = alone(RichardsonLucy(iterations=200), y, kernel)
+            assert restored.sum() == pytest.approx(y.clip(0).sum(), rel=1e-9)
+            assert restored.min() >= 0
         assert alone(RichardsonLucy(iterations=200), blurred, kernel).max() > 1.5
     nothing = alone(RichardsonLucy(iterations=5), np.zeros(SIZE), kernels[0])
     assert np.array_equal(nothing, np.zeros(SIZE))
@@ -177,10 +177,10 @@ def test_nothing_is_cut_off_a_kernel_as_large_as_the_image(operator, rng):
     clean = 0.5 + 0.2 * np.sin(2 * np.pi * rows)[:, None] + 0.2 * np.cos(4 * np.pi * columns)
     kernel = halo(SIZE)
     y = brute_blur(clean, kernel) + 1e-3 * rng.standard_normal(SIZE)
-    found = alone(operator, y, kernel)
-    assert found.mean() == pytest.approx(clean.mean(), rel=2e-3)
+    restored = alone(operator, y, kernel)
+    assert restored.mean() == pytest.approx(clean.mean(), rel=2e-3)
     if not isinstance(operator, RichardsonLucy):  # 3 updates of it
-        assert np.abs(found - clean).mean() < 0.6 * np.abs(y - clean).mean()
+        assert np.abs(restored - clean).mean() < 0.6 * np.abs(y - clean).mean()
 
 
 def test_wiener_with_a_halo_is_the_closed_form(rng):

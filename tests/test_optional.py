@@ -75,9 +75,9 @@ def test_who_needs_the_inverse_is_said(a, operator, hyper, h):
 @pytest.mark.parametrize("a", MAPS, ids=lambda a: type(a).__name__)
 def test_who_does_not_need_the_inverse_works(a):
     """1/2 |2 u - y|^2 + 1/10 |u|_1 has the solution soft(y / 2, 1 / 40)."""
-    found = solve(GKM(operator=ProximalGradient()), sample(a, False).problem, (Y,), Settings(60))
+    estimate = solve(GKM(operator=ProximalGradient()), sample(a, False).problem, (Y,), Settings(60))
     exact = torch.sign(Y) * (Y.abs() / 2 - 0.1 / 4).clamp_min(0)
-    torch.testing.assert_close(found.value[0], exact, rtol=0, atol=1e-5)
+    torch.testing.assert_close(estimate.value[0], exact, rtol=0, atol=1e-5)
     for operator, h in ((LADMM(), SquaredNorm()), (PDHG(), SquaredNorm()), (ALM(), AtZero())):
         outcome = Unrolled().objective(GKM(operator=operator), sample(a, True, h), 5)
         assert outcome.objective.isfinite()

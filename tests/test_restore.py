@@ -214,17 +214,17 @@ def test_a_task_that_enlarges_restores_at_its_own_size(bmo, tiny, tmp_path, rng)
     low = np.uint8(128 + 60 * np.sin(rows / 7) + 60 * np.cos(columns / 9))
     alpha = rng.integers(0, 256, low.shape, dtype=np.uint8)
     write_image(tmp_path / "in.png", Photograph(low[..., None], alpha))
-    found = {}
+    outputs = {}
     for name, more in {"whole": (), "pad": ("boundary=pad",), "tiles": ("tile=32",)}.items():
         words = ["run=run", "plugins=[larger.py]", "input=in.png", f"output={name}.png", *more]
         done = bmo("restore", *words, "tile_margin=16")
         assert done.returncode == 0, done.stderr
         assert f"wrote {name}.png (150 x 140, 8 bit)" in done.stdout
-        found[name] = read_image(tmp_path / f"{name}.png")
-        assert found[name].pixels.shape == (140, 150, 1)
+        outputs[name] = read_image(tmp_path / f"{name}.png")
+        assert outputs[name].pixels.shape == (140, 150, 1)
         expected = alpha.repeat(2, 0).repeat(3, 1)
-        np.testing.assert_array_equal(found[name].alpha, expected)
-    whole = found["whole"].pixels[..., 0].astype(float)
+        np.testing.assert_array_equal(outputs[name].alpha, expected)
+    whole = outputs["whole"].pixels[..., 0].astype(float)
     assert np.abs(whole - low.repeat(2, 0).repeat(3, 1)).mean() < 5
     for name in ("pad", "tiles"):
-        assert np.abs(found[name].pixels[..., 0] - whole)[16:-16, 16:-16].max() <= 2
+        assert np.abs(outputs[name].pixels[..., 0] - whole)[16:-16, 16:-16].max() <= 2

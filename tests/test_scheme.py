@@ -353,8 +353,10 @@ def test_a_solve_goes_on_from_where_another_ended(rng):
 def test_a_network_does_not_follow_an_iterate_that_is_no_estimate(rng):
     class Shifted(NumericalOperator):
         def bind(self, problem):
-            one = torch.ones((), dtype=torch.float64)
-            return BoundOperator(lambda u, k: u, ScaledIdentity(one), readout=lambda u: (u[0] - 1,))
+            unit = torch.ones((), dtype=torch.float64)
+            return BoundOperator(
+                lambda u, k: u, ScaledIdentity(unit), readout=lambda u: (u[0] - 1,)
+            )
 
     problem = blurred(rng)
     GKM(operator=Shifted()).bind(problem)

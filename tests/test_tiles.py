@@ -60,9 +60,9 @@ def test_tiles_of_a_map_that_enlarges(rng, size, factor):
     def larger(tile):
         return F.interpolate(F.conv2d(tile, kernel, padding=2), scale_factor=factor)
 
-    found = in_tiles(larger, y, side=32, margin=4)
-    assert found.shape == (2, 3, factor[0] * size[0], factor[1] * size[1])
-    torch.testing.assert_close(found, larger(y), rtol=0, atol=1e-12)
+    enlarged = in_tiles(larger, y, side=32, margin=4)
+    assert enlarged.shape == (2, 3, factor[0] * size[0], factor[1] * size[1])
+    torch.testing.assert_close(enlarged, larger(y), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("side", [32, 1024])

@@ -372,14 +372,14 @@ def test_the_gradient_through_batch_norm_is_that_of_finite_differences():
             return gradient(given).objective.item()
 
     gradient(given)
-    found = weight.grad.clone()
+    exact = weight.grad.clone()
     for index in ((0, 0, 1, 1), (3, 0, 0, 2)):
         kept, ends = weight.data[index].item(), []
         for sign in (1, -1):
             weight.data[index] = kept + sign * 1e-6
             ends.append(value())
         weight.data[index] = kept
-        assert found[index].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-12)
+        assert exact[index].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4, abs=1e-12)
 
 
 def test_implicit_differentiation_needs_one_map():
@@ -447,8 +447,8 @@ def test_scores_of_a_checkpoint_do_not_depend_on_the_seed(bmo, own, tmp_path, ph
     assert set((tmp_path / "modes").read_text().split()) == {"False"}
     scores = [result(tmp_path / name)["images"] for name in ("run", "same", "other")]
     for name in scores[0]:
-        assert len({found[name]["psnr"] for found in scores}) == 1
-        assert len({found[name]["residual"] for found in scores}) == 1
+        assert len({images[name]["psnr"] for images in scores}) == 1
+        assert len({images[name]["residual"] for images in scores}) == 1
 
 
 def test_a_resumed_run_has_the_random_numbers_of_the_uninterrupted_one(bmo, own, tmp_path):

@@ -158,8 +158,8 @@ def test_layers_without_a_size_are_refused():
 def test_the_image_of_an_operator_is_a_state_as_its_argument():
     class Shrinking(NumericalOperator):
         def bind(self, problem):
-            one = torch.ones(())
-            return BoundOperator(self.image, ScaledIdentity(one))
+            unit = torch.ones(())
+            return BoundOperator(self.image, ScaledIdentity(unit))
 
     mapping = GKM(operator=Shrinking())
     for image in (lambda u, k: (u[0].mean((2, 3), keepdim=True),), lambda u, k: (u[0], u[0])):

@@ -45,15 +45,15 @@ def test_gmres_finds_the_least_residual_in_every_unit(rng, kind, unit):
             products.append(v)
             return a @ v
 
-        found, defect = gmres(apply, b, iterations=30, tolerance=KINDS[kind] / 10)
+        solution, defect = gmres(apply, b, iterations=30, tolerance=KINDS[kind] / 10)
         exact = np.linalg.lstsq(matrix, right, rcond=1e-12)[0]
         left = np.linalg.norm(right - matrix @ exact) / np.linalg.norm(right)
         assert defect == pytest.approx(left, rel=1e-3, abs=KINDS[kind]), name
-        residual = right - matrix @ (found.double().numpy() / unit)
+        residual = right - matrix @ (solution.double().numpy() / unit)
         said = np.linalg.norm(residual) / np.linalg.norm(right)
         assert said == pytest.approx(defect, rel=1e-3, abs=KINDS[kind]), name
         if left < 1e-9:
-            error = np.linalg.norm(found.double().numpy() / unit - exact) / np.linalg.norm(exact)
+            error = np.linalg.norm(solution.double().numpy() / unit - exact) / np.linalg.norm(exact)
             assert error < 10 * KINDS[kind], name
         assert len(products) <= np.linalg.matrix_rank(matrix) + 2, name
         if "subspace" in name or "dimension" in name:

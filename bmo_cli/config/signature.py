@@ -61,10 +61,10 @@ def read_signature(target: str, files: tuple[Path, ...] = ()) -> Signature:
         InputError: no such module or file, or no such class in it.
     """
     reader = sources(files)
-    found = _target(target, reader)
-    if found is None:
+    definition = _target(target, reader)
+    if definition is None:
         return Signature({}, ())
-    return _constructor(_order(found, reader), reader)
+    return _constructor(_order(definition, reader), reader)
 
 
 def _target(target: str, reader: Sources) -> Base | None:

@@ -114,8 +114,8 @@ class Sources:
             return UNKNOWN if attribute is None else self.find(origin, attribute, passed)
         if name in known.assigned:
             return self.base(known.assigned[name], known, passed)
-        found = (self.find(star, name, passed) for star in known.stars)
-        return next((base for base in found if not isinstance(base, Unknown)), UNKNOWN)
+        candidates = (self.find(star, name, passed) for star in known.stars)
+        return next((base for base in candidates if not isinstance(base, Unknown)), UNKNOWN)
 
     def base(
         self, node: ast.expr, module: Module, passed: frozenset[str] = frozenset()

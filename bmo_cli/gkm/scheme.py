@@ -218,11 +218,11 @@ class GKM(nn.Module):
 
     def _require_alike(self, u: State, image: State) -> None:
         """Refuse an image that arithmetic with u would broadcast."""
-        shapes, found = ([tuple(block.shape) for block in state] for state in (u, image))
-        if shapes != found:
+        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, image))
+        if shapes != returned:
             raise InputError(
-                f"{type(self.operator).__name__} returned blocks of shapes {found} for an iterate "
-                f"of shapes {shapes}; expected the same"
+                f"{type(self.operator).__name__} returned blocks of shapes {returned} for an "
+                f"iterate of shapes {shapes}; expected the same"
             )
 
     @contextmanager

@@ -74,14 +74,14 @@ def enlargement(given: Tensor, made: Tensor) -> tuple[int, int]:
     Raises:
         InputError: a or b is no integer, or the images are of another number.
     """
-    shape, found = tuple(given.shape), tuple(made.shape)
-    fits = len(found) == 4 and found[:2] == shape[:2]
-    if not fits or any(b < a or b % a for a, b in zip(shape[2:], found[2:], strict=True)):
+    shape, size_made = tuple(given.shape), tuple(made.shape)
+    fits = len(size_made) == 4 and size_made[:2] == shape[:2]
+    if not fits or any(b < a or b % a for a, b in zip(shape[2:], size_made[2:], strict=True)):
         raise InputError(
-            f"images of shape {shape} were restored to {found}: expected as many channels, and "
-            "rows and columns as before or a whole number of times as many"
+            f"images of shape {shape} were restored to {size_made}: expected as many channels, "
+            "and rows and columns as before or a whole number of times as many"
         )
-    return found[2] // shape[2], found[3] // shape[3]
+    return size_made[2] // shape[2], size_made[3] // shape[3]
 
 
 def in_tiles(
