@@ -56,6 +56,12 @@ FILES = {
         except ImportError:
             from base import Left as Missing
 
+        try:
+            from base import Plain as Either
+        except ImportError:
+            class Either: pass
+
+        class First(Either): pass
         class FromImport(Plain): pass
         class Renamed(R): pass
         class Dotted(base.Plain): pass
@@ -105,9 +111,9 @@ FILES = {
     "reexport.py": "from own import Handing, Both as Renamed\n",
 }
 CLASSES = (
-    "FromImport Renamed Dotted DottedAs Aliased Subscript ThreeDots ThreeDotsAs Star Within Chain "
-    "LongChain NoArguments NoArguments2 NoArguments3 NoArguments4 Both Diamond DiamondBack Handing "
-    "HandingTwice Fixing ByName Positional Inheriting Overloaded"
+    "First FromImport Renamed Dotted DottedAs Aliased Subscript ThreeDots ThreeDotsAs Star Within "
+    "Chain LongChain NoArguments NoArguments2 NoArguments3 NoArguments4 Both Diamond DiamondBack "
+    "Handing HandingTwice Fixing ByName Positional Inheriting Overloaded"
 )
 NAMES = ("alpha", "beta", "gamma", "delta", "omega", "width", "depth", "other")
 

@@ -12,8 +12,11 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from bmo_cli.errors import InputError
+
+_T = TypeVar("_T")
 
 WITHOUT_ARGUMENTS = {
     *("abc.ABC", "typing.Generic", "typing.Protocol", "torch.nn.Module"),
@@ -41,6 +44,11 @@ class Module:
     imported: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     assigned: dict[str, ast.expr] = field(default_factory=dict)
     stars: list[str] = field(default_factory=list)
+
+    def bind(self, table: dict[str, _T], name: str, value: _T) -> None:
+        """Enter a name, unless it stands for something already."""
+        if not any(name in other for other in (self.classes, self.imported, self.assigned)):
+            table[name] = value
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,23 +221,23 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 def _note(statement: ast.stmt, module: Module) -> None:
     """Keep what a statement binds; of two bindings of one name, the first."""
     if isinstance(statement, ast.ClassDef):
-        module.classes.setdefault(statement.name, statement)
+        module.bind(module.classes, statement.name, statement)
     elif isinstance(statement, ast.Import):
         for name in statement.names:
             whole = (name.name, None) if name.asname else (name.name.split(".")[0], None)
-            module.imported.setdefault(name.asname or whole[0], whole)
+            module.bind(module.imported, name.asname or whole[0], whole)
     elif isinstance(statement, ast.ImportFrom):
         origin = _origin(statement, module)
         for name in statement.names:
             if name.name == "*":
                 module.stars.append(origin)
             else:
-                module.imported.setdefault(name.asname or name.name, (origin, name.name))
+                module.bind(module.imported, name.asname or name.name, (origin, name.name))
     elif isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         for target in targets:
             if isinstance(target, ast.Name):
-                module.assigned.setdefault(target.id, statement.value)
+                module.bind(module.assigned, target.id, statement.value)
 
 
 def _origin(statement: ast.ImportFrom, module: Module) -> str:
