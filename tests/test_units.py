@@ -9,7 +9,7 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.fixed_point import FixedPointMap, iterate
-from bmo_cli.solver.functions import Quadratic
+from bmo_cli.solver.functions import Quadratic, TotalVariation
 from bmo_cli.solver.gmres import gmres
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
@@ -125,3 +125,19 @@ def test_implicit_gradients_scale_with_the_loss(rng, solver, unit):
     (plain, _), (scaled, flags) = gradient(1.0), gradient(unit)
     assert flags == ()
     torch.testing.assert_close(scaled, plain, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("unit", [1e-18, 1e-6, 1e12])
+def test_the_shrinkage_of_gradients_has_no_unit(rng, kind, unit):
+    """prox of |z|_{2,1} against its formula, pixels without a gradient among them."""
+    z = rng.normal(size=(1, 2, 5, 4))
+    z[:, :, 2] = 0
+    length = np.sqrt((z**2).sum(1, keepdims=True))
+    shrunk = z * np.maximum(1 - 0.8 / np.where(length > 0, length, 1), 0)
+    assert 0.1 < (shrunk != 0).mean() < 0.9
+    given = torch.tensor(unit * z, dtype=kind).requires_grad_()
+    (result,) = TotalVariation(0.4).prox((given,), torch.tensor(2 * unit, dtype=kind))
+    np.testing.assert_allclose(result.detach().double() / unit, shrunk, rtol=0, atol=1e-5)
+    result.sum().backward()
+    assert given.grad.isfinite().all()

@@ -189,7 +189,7 @@ class TotalVariation(Proximable):
     def prox(self, u: State, gamma: Tensor) -> State:
         (z,) = u
         squares = torch.stack(z.chunk(2, 1)).square().sum(0)
-        length = squares.clamp_min(1e-30).sqrt()  # the root of 0 has no gradient
+        length = torch.where(squares > 0, squares, 1.0).sqrt()  # the root of 0 has no gradient
         kept = (1 - gamma * self.weight / length).clamp_min(0)
         return (z * torch.cat([kept, kept], 1),)
 
