@@ -28,6 +28,10 @@ class InputError(BmoError, ValueError):
     exit_code = 2
 
 
+class PluginError(InputError):
+    """The code of a plug-in failed; the message says in which file, line and function."""
+
+
 class DivergenceError(BmoError):
     """The loss or an iterate became non-finite. The last good checkpoint is kept."""
 

@@ -112,5 +112,23 @@ def test_content_of_plugin_modules_is_in_the_key(tmp_path, monkeypatch):
             sys.modules.pop(name, None)
 
 
+def test_content_of_modules_beside_plugin_files_is_in_the_key(tmp_path):
+    """Bases and helpers; other files of the folder, which nothing imports, are not."""
+    (tmp_path / "plugged_file.py").write_text("import plugged_helper\n")
+    helper, other = tmp_path / "plugged_helper.py", tmp_path / "plugged_other.py"
+    helper.write_text("VALUE = 1\n")
+    path = list(sys.path)
+    try:
+        before = key(plugins=[str(tmp_path / "plugged_file.py")])
+        other.write_text("VALUE = 1\n")
+        assert key(plugins=[str(tmp_path / "plugged_file.py")]) == before
+        helper.write_text("VALUE = 2\n")
+        assert key(plugins=[str(tmp_path / "plugged_file.py")]) != before
+    finally:
+        sys.path[:] = path
+        for name in ("plugged_file", "plugged_helper"):
+            sys.modules.pop(name, None)
+
+
 def test_modules_without_a_file_have_keys():
     assert key(plugins=["math"]) == key(plugins=["math"])

@@ -160,8 +160,8 @@ def test_a_process_that_fails_ends_the_job_with_its_traceback(bmo, tiny, tmp_pat
     (tmp_path / "failing.py").write_text(FAILING)
     words = ["hyper._target_=failing.Failing", "plugins=[failing.py]", "hydra.run.dir=bad"]
     done = bmo("train", *tiny, "hyper=unrolled", *PAIR, *words)
-    assert done.returncode == 1
-    assert "process 1: ZeroDivisionError: on purpose" in done.stderr
+    assert done.returncode == 2
+    assert "failing.py, line 10, in objective: ZeroDivisionError: on purpose" in done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     found = result(tmp_path / "bad")
     assert found["status"] == "failed"

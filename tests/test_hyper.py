@@ -15,10 +15,12 @@ from bmo_cli.hyper.none import Untrained
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity
-from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.solver.fixed_point import iterate
+from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.gmres import gmres
 from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
@@ -118,6 +120,37 @@ def test_box_is_refused_in_a_metric_that_is_not_diagonal(sample):
     assert issubclass(Coupled, Metric)
     with pytest.raises(InputError, match=r"hyper\.box needs a diagonal metric"):
         BMO(box=(0, 1)).objective(GKM(operator=Operator()), sample, 2)
+
+
+ONE_IMAGE = torch.tensor([[0.2, 0.5, 0.8]], dtype=torch.float64)
+OUTSIDE = torch.tensor([[3.7, 0.5, -2.2]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("operator", [ProximalGradient, DouglasRachford])
+def test_a_box_that_holds_the_solution_does_not_move_it(operator):
+    """argmin 1/2 |x - y|^2 + 3.2 |x|_1 = soft(y, 3.2) lies in [0, 1]; the s* of DR does not."""
+    f = LeastSquares(Matrix(torch.eye(3, dtype=torch.float64)), OUTSIDE)
+    mapping = GKM(operator=operator(gamma=1.0), alpha=0.9).double().bind(Problem(f, L1(3.2)))
+    loss = mapping.seen(SquaredError(ONE_IMAGE))
+
+    def end(box):
+        combine = BMO(mu=1e-9, s=0.5, box=box)._combine(mapping, loss)
+        start = (torch.zeros(1, 3, dtype=torch.float64),)
+        return mapping.estimate(iterate(mapping, start, iterations=400, combine=combine).value)[0]
+
+    solution = torch.tensor([[0.5, 0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(end(None), solution, rtol=0, atol=1e-6)
+    if operator is DouglasRachford:
+        with pytest.raises(InputError, match=r"hyper\.box bounds the estimate"):
+            end((0.0, 1.0))
+    else:
+        torch.testing.assert_close(end((0.0, 1.0)), solution, rtol=0, atol=1e-6)
+
+
+def test_a_box_is_refused_before_training(sample):
+    scheme = GKM(operator=DouglasRachford()).double()
+    with pytest.raises(InputError, match=r"use hyper\.box=null, or gkm=pg"):
+        BMO(box=(0, 1)).plan(scheme, sample, 3, None)
 
 
 def test_box_must_be_an_interval():

@@ -1,14 +1,17 @@
 """The penalty on a network's expansion against dense Jacobians."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bmo_cli.gkm.proximal import Resolvent
+from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.penalty import expansion, reflected_norm_squared
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 
@@ -77,3 +80,34 @@ def test_expansion_is_floored_and_sees_an_expansive_network():
     assert high.item() > 1.5
     again = expansion(bad, sample(), 3)
     assert again.item() == high.item()
+
+
+@pytest.mark.parametrize("operator", [ProximalGradient, DouglasRachford])
+def test_the_penalty_looks_at_estimates(operator):
+    """With Douglas-Rachford the iterate s is no image: x = prox_{gamma f}(s) is."""
+    seen = []
+
+    class Recording(DnCNN):
+        def bind(self, guide=None):
+            inside = super().bind(guide)
+
+            def apply(x):
+                seen.append(x.detach())
+                return inside(x)
+
+            return apply
+
+    given = replace(sample(), initial=(torch.zeros(3, 1, 8, 8),))
+    scheme = GKM(operator=operator(gamma=0.7), net=Recording(depth=2, width=3))
+    mapping = scheme.bind(given.problem)
+    start = mapping.lift(given.initial)
+    with torch.no_grad():
+        last = iterate(mapping, start, iterations=4).value
+    first, last = (mapping.estimate(u)[0].detach() for u in (start, last))
+    seen.clear()
+    expansion(scheme, given, 4)
+    generator = torch.Generator().manual_seed(given.seed)
+    share = torch.rand(3, 1, 1, 1, generator=generator)
+    torch.testing.assert_close(seen[-1], (1 - share) * first + share * last)
+    moved = operator is DouglasRachford
+    assert ((first - start[0]).abs().max() > 1e-2) == moved

@@ -182,3 +182,97 @@ def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_da
         estimate = read_image(out).pixels / 65535.0
         found.append(-10 * np.log10(((estimate - clean) ** 2).mean()))
     assert np.mean(found) == pytest.approx(expected, abs=0.05)
+
+
+TWICE = """
+import torch
+from torch.nn import functional as F
+
+from bmo_cli import metrics
+from bmo_cli.config.checks import Channels, Index, checked
+from bmo_cli.data.loaded import Photographs
+from bmo_cli.data.patches import as_tensor, central
+from bmo_cli.data.splits import PhotographData
+from bmo_cli.linear.map import LinearMap
+from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.solver.problem import Problem, Sample, SquaredError
+from bmo_cli.tasks.task import Case, Posed, Task
+
+ROWS, COLUMNS = 2, 3
+
+
+class Mean(LinearMap):
+    norm_squared = 1 / (ROWS * COLUMNS)
+
+    def __call__(self, u):
+        return F.avg_pool2d(u, (ROWS, COLUMNS))
+
+    def adjoint(self, y):
+        return F.interpolate(y, scale_factor=(ROWS, COLUMNS)) / (ROWS * COLUMNS)
+
+
+def pose(y):
+    return Problem(f=LeastSquares(Mean(), y)), (F.interpolate(y, scale_factor=(ROWS, COLUMNS)),)
+
+
+@checked
+class Larger(Task):
+    metric, columns = "psnr", metrics.COLUMNS
+
+    def __init__(self, *, data: PhotographData, seed: Index = 0, channels: Channels = 1):
+        super().__init__()
+        self.data, self.seed, self.channels = data, seed, channels
+        self.judge = metrics.protocol("float")
+        self.protocol, self.photographs = self.judge.text, Photographs(data)
+
+    def prepare(self, splits):
+        self.photographs.prepare(splits, (2, 2), "the factor", self.data.crop)
+
+    def samples(self, steps, batch):
+        for step, x in zip(steps, self.photographs.crops(steps, batch, self.seed, 24)):
+            yield Sample(*pose(Mean()(x)), SquaredError(x), step)
+
+    def cases(self, split):
+        for i, name in enumerate(self.photographs[split].names):
+            x = central(as_tensor(self.photographs[split][i]), 36)
+            yield Case(name, *pose(Mean()(x[None])), x)
+
+    @classmethod
+    def pose(cls, y, settings, kernel, margin):
+        return Posed(*pose(y), lambda u: u[0])
+
+    def score(self, estimate, case):
+        return metrics.scores(self.judge, {"": estimate[0]}, case.reference)
+"""
+
+
+def test_a_task_that_enlarges_restores_at_its_own_size(bmo, tiny, tmp_path, rng):
+    """Twice as many rows, three times as many columns: whole, continued and in tiles."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "larger.py").write_text(TWICE)
+    (tmp_path / "task" / "larger.yaml").write_text(
+        "_target_: larger.Larger\nchannels: ${net.channels}\n"
+    )
+    own = ["--config-dir", ".", "plugins=[larger.py]"]
+    # No width of the default network: this one keeps its argument nearly as it is.
+    words = [word for word in tiny if not word.startswith("task.")]
+    done = bmo("train", *own, *words, "task=larger", "gkm=pg", "hydra.run.dir=run", "eval.images=0")
+    assert done.returncode == 0, done.stderr
+    rows, columns = np.mgrid[:70, :50]
+    low = np.uint8(128 + 60 * np.sin(rows / 7) + 60 * np.cos(columns / 9))
+    alpha = rng.integers(0, 256, low.shape, dtype=np.uint8)
+    write_image(tmp_path / "in.png", Photograph(low[..., None], alpha))
+    outputs = {}
+    for name, more in {"whole": (), "pad": ("boundary=pad",), "tiles": ("tile=32",)}.items():
+        words = ["run=run", "plugins=[larger.py]", "input=in.png", f"output={name}.png", *more]
+        done = bmo("restore", *words, "tile_margin=16")
+        assert done.returncode == 0, done.stderr
+        assert f"wrote {name}.png (150 x 140, 8 bit)" in done.stdout
+        outputs[name] = read_image(tmp_path / f"{name}.png")
+        assert outputs[name].pixels.shape == (140, 150, 1)
+        expected = alpha.repeat(2, 0).repeat(3, 1)
+        np.testing.assert_array_equal(outputs[name].alpha, expected)
+    whole = outputs["whole"].pixels[..., 0].astype(float)
+    assert np.abs(whole - low.repeat(2, 0).repeat(3, 1)).mean() < 5
+    for name in ("pad", "tiles"):
+        assert np.abs(outputs[name].pixels[..., 0] - whole)[16:-16, 16:-16].max() <= 2

@@ -350,3 +350,17 @@ def test_a_solve_goes_on_from_where_another_ended(rng):
     cold = iterate(mapping, zero, iterations=5000, tolerance=1e-8)
     warm = iterate(mapping, whole.value, iterations=5000, tolerance=1e-8)
     assert warm.iterations == cold.iterations - 30
+
+
+def test_a_network_does_not_follow_an_iterate_that_is_no_estimate(rng):
+    class Shifted(NumericalOperator):
+        def bind(self, problem):
+            unit = torch.ones((), dtype=torch.float64)
+            return BoundOperator(
+                lambda u, k: u, ScaledIdentity(unit), readout=lambda u: (u[0] - 1,)
+            )
+
+    problem = blurred(rng)
+    GKM(operator=Shifted()).bind(problem)
+    with pytest.raises(InputError, match="after Shifted would be applied to its iterate"):
+        GKM(operator=Shifted(), net=DnCNN(width=2, depth=2)).bind(problem)

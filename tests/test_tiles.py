@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bmo_cli.errors import InputError
 from bmo_cli.experiment.restore import restored
 from bmo_cli.gkm.augmented import PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
@@ -48,6 +49,45 @@ def test_grid_of_the_tiles_is_that_of_the_image(rng):
         return big[..., : tile.shape[-2], : tile.shape[-1]]
 
     torch.testing.assert_close(in_tiles(coarse, y, 40, 10), coarse(y), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (130, 97)])
+@pytest.mark.parametrize("factor", [(2, 2), (3, 1), (1, 4)])
+def test_tiles_of_a_map_that_enlarges(rng, size, factor):
+    y = torch.tensor(rng.random((2, 3, *size)))
+    kernel = torch.tensor(rng.normal(size=(3, 3, 5, 5)))
+
+    def larger(tile):
+        return F.interpolate(F.conv2d(tile, kernel, padding=2), scale_factor=factor)
+
+    enlarged = in_tiles(larger, y, side=32, margin=4)
+    assert enlarged.shape == (2, 3, factor[0] * size[0], factor[1] * size[1])
+    torch.testing.assert_close(enlarged, larger(y), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [32, 1024])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[..., 1:, :], r"\(1, 1, \d+, \d+\) were restored to \(1, 1, \d+, \d+\): exp"),
+        (lambda t: F.avg_pool2d(t, 2), "whole number of times as many"),
+        (lambda t: F.interpolate(t, scale_factor=1.5), "whole number of times as many"),
+        (lambda t: t.mean((2, 3), keepdim=True), "whole number of times as many"),
+        (lambda t: t.repeat(1, 3, 1, 1), "expected as many channels"),
+        (lambda t: t[0], "expected as many channels"),
+    ],
+)
+def test_other_changes_of_size_are_refused(rng, side, change, message):
+    y = torch.tensor(rng.random((1, 1, 64, 50)))
+    with pytest.raises(InputError, match=message):
+        in_tiles(change, y, side=side, margin=4)
+
+
+def test_tiles_that_grow_differently_are_refused(rng):
+    """An output of a fixed size: four times the first tile (48 x 48), three times the next."""
+    y = torch.tensor(rng.random((1, 1, 96, 96)))
+    with pytest.raises(InputError, match=r"but the first one grew 4 x 4 times"):
+        in_tiles(lambda t: torch.zeros(1, 1, 192, 192), y, side=32, margin=16)
 
 
 @pytest.mark.parametrize("periodic", [False, True])

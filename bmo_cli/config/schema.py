@@ -380,7 +380,9 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
         for key, value in arguments.items():
             check(value, _TORCH_ARGUMENTS.get(key, Any), f"{name}.{key}")
         return
-    signature = read_signature(target, plugin_file(target, plugins))
+    signature = read_signature(target, plugin_files(plugins))
+    if not signature.complete:  # building the object tells about the others
+        arguments = {k: v for k, v in arguments.items() if k in signature.annotations}
     given_elsewhere = _GIVEN.get(name, ())
     required = [key for key in signature.required if key not in given_elsewhere]
     check_arguments(arguments, signature.annotations, required=required, prefix=f"{name}.")
@@ -407,16 +409,14 @@ def plugin_module(plugin: str) -> str:
     return stem.removesuffix(".py") if plugin.endswith(".py") else plugin
 
 
-def plugin_files(plugins: Sequence[str]) -> list[Path]:
-    """Those of the plug-ins that are given as files."""
-    return [Path(plugin) for plugin in plugins if plugin.endswith(".py")]
+def plugin_files(plugins: Sequence[str]) -> tuple[Path, ...]:
+    """Plug-ins that are files; the others are importable modules.
 
-
-def plugin_file(target: str, plugins: Sequence[str]) -> Path | None:
-    """The plug-in file that a target is defined in; None when it is in an importable module."""
-    for plugin in plugins:
-        if plugin.endswith(".py") and target.startswith(f"{plugin_module(plugin)}."):
-            if not Path(plugin).is_file():
-                raise InputError(f"no plug-in file {plugin}")
-            return Path(plugin).resolve()
-    return None
+    Raises:
+        InputError: there is no such file.
+    """
+    files = [Path(plugin) for plugin in plugins if plugin.endswith(".py")]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"no plug-in file {file}")
+    return tuple(file.resolve() for file in files)

@@ -8,15 +8,15 @@ before torch is imported and before anything is built.
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
-import importlib.util
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bmo_cli.config import checks
+from bmo_cli.config.sources import Base, Definition, Sources, Unknown, sources
 from bmo_cli.errors import InputError, nearest
 
 _NAMES: dict[str, Any] = {
@@ -33,73 +33,148 @@ class Signature:
     """Arguments by name with their annotations, and the required ones.
 
     A name that is not one of `config.checks` is a class of the program: a `Part`.
+
+    Attributes:
+        annotations: by argument.
+        required: arguments without a default.
+        complete: whether there are no other arguments; where a base or a use of `**kwargs` cannot
+            be read, only building the object tells.
     """
 
     annotations: dict[str, Any]
     required: tuple[str, ...]
+    complete: bool = True
+
+
+_UNREADABLE = Signature({}, (), complete=False)
 
 
 @functools.cache
-def read_signature(target: str, source: Path | None = None) -> Signature:
+def read_signature(target: str, files: tuple[Path, ...] = ()) -> Signature:
     """Constructor of the class `package.module.name`.
 
     Args:
         target: dotted name of the class.
-        source: its file, when the module is a plug-in and not importable by name.
+        files: plug-in files, in which it or its bases may be.
 
     Raises:
         InputError: no such module or file, or no such class in it.
     """
+    reader = sources(files)
+    definition = _target(target, reader)
+    if definition is None:
+        return Signature({}, ())
+    return _constructor(_order(definition, reader), reader)
+
+
+def _target(target: str, reader: Sources) -> Base | None:
     module, _, name = target.rpartition(".")
-    file = source or _source_file(module, target)
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{file} cannot be read as Python: {error}") from error
-    definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    if name not in definitions:
-        public = [known for known in definitions if not known.startswith("_")]
-        raise InputError(
-            f"'_target_: {target}' does not exist: {module} has no class '{name}'"
-            f"{nearest(name, public)}"
-        )
-    node = definitions[name]
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return _from_constructor(item)
-    return _inherited(node, tree, module, source)
-
-
-def _source_file(module: str, target: str) -> Path:
-    try:
-        spec = importlib.util.find_spec(module) if module else None
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    known = reader.module(module) if module else None
+    if known is None:
         raise InputError(
             f"'_target_: {target}' does not exist: no module '{module}' "
             "(a file of your own is named on the command line: plugins=[my_file.py])"
         )
-    return Path(spec.origin)
+    own = name in known.classes
+    elsewhere = not module.startswith("bmo_cli.")  # in the package a class is named where it is
+    bound = name in known.imported or name in known.assigned or known.stars
+    if own or (elsewhere and bound):
+        return reader.find(module, name)
+    public = [other for other in known.classes if not other.startswith("_")]
+    raise InputError(
+        f"'_target_: {target}' does not exist: {module} has no class '{name}'"
+        f"{nearest(name, public)}"
+    )
 
 
-def _inherited(node: ast.ClassDef, tree: ast.Module, module: str, source: Path | None) -> Signature:
-    """A class without `__init__` takes its first base's, here or imported from our own modules."""
-    for base in node.bases:
-        if not isinstance(base, ast.Name):
-            continue
-        local = [item.name for item in tree.body if isinstance(item, ast.ClassDef)]
-        if base.id in local:
-            return read_signature(f"{module}.{base.id}", source)
-        for item in tree.body:
-            if isinstance(item, ast.ImportFrom) and base.id in {name.name for name in item.names}:
-                with contextlib.suppress(InputError):  # abc.ABC and the like have no source file
-                    return read_signature(f"{item.module}.{base.id}")
+def _order(definition: Base, reader: Sources, above: tuple[Base, ...] = ()) -> list[Base]:
+    """The class and its bases in the order in which Python looks for methods (C3).
+
+    Bases without arguments are left out.
+    """
+    if isinstance(definition, Unknown) or definition in above:  # it would inherit from itself
+        return [Unknown()]
+    bases: list[Base] = [
+        base
+        for base in (reader.base(node, definition.module) for node in definition.node.bases)
+        if base is not None
+    ]
+    lines = [_order(base, reader, (*above, definition)) for base in bases]
+    return [definition, *_merged([*lines, bases])]
+
+
+def _merged(lines: list[list[Base]]) -> list[Base]:
+    """C3: again and again the first head that is in no tail."""
+    order: list[Base] = []
+    while lines := [line for line in lines if line]:
+        tails = {id(base) for line in lines for base in line[1:]}
+        heads = [line[0] for line in lines]
+        head = next((base for base in heads if id(base) not in tails), heads[0])
+        order.append(head)
+        lines = [[base for base in line if base is not head] for line in lines]
+    return order
+
+
+def _constructor(order: Sequence[Base], reader: Sources) -> Signature:
+    """The first `__init__` in this order, with what it hands on to the next one."""
+    for i, base in enumerate(order):
+        if isinstance(base, Unknown) or _is_generated(base.node):
+            return _UNREADABLE
+        for item in reversed(base.node.body):  # of several, overloads say, the last counts
+            if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+                return _with_inherited(item, base, order[i + 1 :], reader)
     return Signature({}, ())
 
 
+def _is_generated(node: ast.ClassDef) -> bool:
+    """Whether a decorator or an assignment makes the constructor."""
+    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    names = [d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "") for d in decorators]
+    assigned = [t for item in node.body if isinstance(item, ast.Assign) for t in item.targets]
+    written = any(isinstance(t, ast.Name) and t.id == "__init__" for t in assigned)
+    return written or "dataclass" in names
+
+
+def _with_inherited(
+    node: ast.FunctionDef, owner: Definition, further: Sequence[Base], reader: Sources
+) -> Signature:
+    """The arguments of an `__init__`, and through `**kwargs` those of the next."""
+    own = _from_constructor(node)
+    if node.args.kwarg is None:
+        return own
+    kwargs = node.args.kwarg.arg
+    uses = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == kwargs]
+    calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and _hands_on(n, kwargs)]
+    if not uses:  # what they hold is lost, and no key should be
+        return own
+    if len(calls) != 1 or len(uses) != 1:
+        return Signature(own.annotations, own.required, complete=False)
+    (call,) = calls
+    explicit = call.args
+    assert isinstance(call.func, ast.Attribute)
+    if not isinstance(call.func.value, ast.Call):  # Base.__init__(self, **kwargs)
+        base, explicit = reader.base(call.func.value, owner.module), call.args[1:]
+        further = [] if base is None else _order(base, reader)
+    inherited = _constructor(further, reader)
+    given = {keyword.arg for keyword in call.keywords} | set(own.annotations)
+    given |= set(list(inherited.annotations)[: len(explicit)])
+    left = {k: v for k, v in inherited.annotations.items() if k not in given}
+    required = [k for k in inherited.required if k not in given]
+    return Signature(
+        {**own.annotations, **left}, (*own.required, *required), complete=inherited.complete
+    )
+
+
+def _hands_on(call: ast.Call, kwargs: str) -> bool:
+    """Whether this is `super().__init__(..., **kwargs)`, or that of a base by name."""
+    if not isinstance(call.func, ast.Attribute) or call.func.attr != "__init__":
+        return False
+    last = [k.value for k in call.keywords if k.arg is None]
+    return any(isinstance(value, ast.Name) and value.id == kwargs for value in last)
+
+
 def _from_constructor(node: ast.FunctionDef) -> Signature:
-    positional = node.args.args[1:]
+    positional = [*node.args.posonlyargs, *node.args.args][1:]
     no_default = positional[: len(positional) - len(node.args.defaults)]
     required = [argument.arg for argument in no_default]
     required += [

@@ -15,8 +15,9 @@ from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, au
 from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.snapshot import quoted
 from bmo_cli.errors import BmoError, InputError, nearest
-from bmo_cli.experiment.build import instantiate, load_plugins
+from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.compose import compose
+from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
@@ -29,6 +30,7 @@ log = logging.getLogger("bmo")
 OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
 
 
+@names_plugins
 def audit(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
 import platform
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +15,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bmo_cli.certificate.evidence import declarers, parts_of_scheme
-from bmo_cli.config.schema import check_allowed, plugin_module
+from bmo_cli.config.schema import check_allowed, plugin_files, plugin_module
+from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.plugins import failing_place, import_module, load_plugins, plugin_error
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.nets.network import Network
@@ -31,7 +30,7 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built and on its device."""
+    """What a configuration describes, built, on its device and in evaluation mode."""
 
     task: Task
     scheme: GKM
@@ -82,7 +81,7 @@ def build(config: Node) -> Experiment:
             f"gkm.stages={stages}, but train.iterations={iterations} trains only the first "
             f"{iterations} of them"
         )
-    return Experiment(task.to(device), scheme.to(device), hyper, device, tuple(notes))
+    return Experiment(task.to(device).eval(), scheme.to(device), hyper, device, tuple(notes))
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:
@@ -105,17 +104,27 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         for key, value in node.items()
         if key != "_target_"
     }
-    accepted = inspect.signature(constructor).parameters
-    arguments |= {key: value for key, value in given.items() if key in accepted}
+    arguments |= {key: value for key, value in given.items() if takes(constructor, key, plugins)}
     try:
         return constructor(**arguments)
     except BmoError:
         raise
     except (TypeError, ValueError) as error:
-        text = f"{name}: {error}"
-        unexpected = re.search(r"unexpected keyword argument '(\w+)'", text)
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         hint = f" (drop it with '~{name}.{unexpected.group(1)}')" if unexpected else ""
-        raise InputError(text + hint) from error
+        place = failing_place(error, plugins)
+        if place is not None:
+            raise plugin_error(error, f"{name}: {place}", hint) from error
+        raise InputError(f"{name}: {error}{hint}") from error
+
+
+def takes(constructor: type, name: str, plugins: Sequence[str]) -> bool:
+    """Whether a constructor takes an argument, itself or through its `**kwargs`."""
+    parameters = inspect.signature(constructor).parameters
+    if name in parameters or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+        return name in parameters
+    target = f"{constructor.__module__}.{constructor.__qualname__}"
+    return name in read_signature(target, plugin_files(plugins)).annotations
 
 
 def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
@@ -124,44 +133,15 @@ def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> A
     check_allowed(target, name, plugins)
     module, _, attribute = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), attribute)
+        if any(target.startswith(f"{plugin_module(plugin)}.") for plugin in plugins):
+            found = getattr(import_module(module, plugins), attribute)
+        else:
+            found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
     if not isinstance(found, type) or not issubclass(found, kind):
         raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
     return found
-
-
-def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
-    """Import what the command line names: a file under the name of its stem, or a module."""
-    for plugin in plugins:
-        name = plugin_module(plugin)
-        try:
-            if plugin.endswith(".py"):
-                _load_file(Path(plugin), name)
-            else:
-                importlib.import_module(name)
-        except ImportError as error:
-            raise InputError(f"plug-in {plugin} cannot be imported: {error}") from error
-    return plugins
-
-
-def _load_file(file: Path, name: str) -> None:
-    if not file.is_file():
-        raise InputError(f"no plug-in file {file}")
-    file = file.resolve()
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
-        return
-    if loaded is not None or name in sys.stdlib_module_names:
-        raise InputError(f"plug-in {file} has the name of another module, '{name}'; rename it")
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))  # for what the plug-in itself imports
-    spec.loader.exec_module(module)
 
 
 def build_optimizer(

@@ -18,10 +18,12 @@ from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
 from bmo_cli.certificate.findings import Finding
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import along
-from bmo_cli.experiment.inputs import differing, plugins_of
+from bmo_cli.experiment.inputs import differing
+from bmo_cli.experiment.plugins import names_plugins, plugin_contents
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
 from bmo_cli.results.tables import markdown
@@ -31,6 +33,7 @@ from bmo_cli.solver.problem import Sample
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def certify_run(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
@@ -62,6 +65,7 @@ def certify_run(
     progress = load_checkpoint(best, experiment.omega)
     _require_inputs(trained, experiment.task.fingerprints(), config["plugins"])
     history = run.read_history()
+    require_map_of(experiment, "val")
     begin()
     result: dict[str, Any] = {
         "status": "ok",
@@ -201,7 +205,7 @@ def _require_inputs(
             f"the run was trained with other data ({', '.join(others)}) than are found now; name "
             "those that it was trained with (data.val=..., task.kernels=...)"
         )
-    recorded, present = trained.get("plugins"), plugins_of(plugins)
+    recorded, present = trained.get("plugins"), plugin_contents(plugins)
     for name, digest in recorded.items() if isinstance(recorded, Mapping) else ():
         if present.get(name, digest) != digest:
             raise InputError(

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.data.perceptual import look_alikes
+from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.results.run_folder import RunFolder
@@ -18,6 +20,7 @@ from bmo_cli.results.run_folder import RunFolder
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def evaluate_run(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
@@ -40,6 +43,7 @@ def evaluate_run(
     experiment.task.prepare(["test"])
     progress = load_checkpoint(run.checkpoints / "best.safetensors", experiment.omega)
     trained = run.read_result()
+    require_map_of(experiment, "test")
     begin()
     result: dict[str, Any] = {
         "status": "ok",

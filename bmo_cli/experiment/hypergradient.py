@@ -10,13 +10,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bmo_cli.errors import BmoError, OutOfMemory, is_out_of_memory
+from bmo_cli.errors import BmoError, InputError, OutOfMemory, is_out_of_memory
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
 from bmo_cli.nets.execution import Execution
+from bmo_cli.nets.mode import rehearsal, seeded, training
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
 
@@ -41,6 +42,8 @@ class HyperGradient:
         penalty: weight of the network's expansion; with one, batches are not divided.
         cores: threads that share a batch.
         profile: clock.
+        seed: what the networks' random numbers start from, with the number of the step: a resumed
+            run has those of the uninterrupted one.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class HyperGradient:
         penalty: float = 0.0,
         cores: Cores | None = None,
         profile: Profile | None = None,
+        seed: Sequence[int] = (0,),
     ) -> None:
         self.hyper, self.scheme, self.parameters = hyper, scheme, parameters
         self.iterations = iterations
@@ -62,22 +66,29 @@ class HyperGradient:
         self.penalty = penalty
         self.cores = Cores() if cores is None or penalty else cores
         self.profile = Untimed(torch.device("cpu")) if profile is None else profile
+        self.seed = tuple(seed)
 
-    def __call__(self, sample: Sample, scale: Callable[[Tensor], Tensor] = _unscaled) -> Outcome:
+    def __call__(
+        self, sample: Sample, scale: Callable[[Tensor], Tensor] = _unscaled, step: int = 0
+    ) -> Outcome:
         """The outcome of a batch; no gradient is written where it is not finite.
 
         Args:
             sample: the batch.
             scale: of the objective, for precisions in which small gradients vanish.
+            step: number of the hyper-training step.
 
         Raises:
+            InputError: nothing that is learned reaches the loss.
             OutOfMemory: memory ran out, and there is nothing less to keep.
         """
+        device = sample.initial[0].device
         while True:
             for p in self.parameters:
                 p.grad = None
             try:
-                return self._differentiate(sample, scale)
+                with training(self.scheme), seeded([*self.seed, step], device):
+                    return self._differentiate(sample, scale)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -91,8 +102,26 @@ class HyperGradient:
                 torch.cuda.empty_cache()
             log.info("memory ran out; keeping less from now on")
 
+    def prepare(self, sample: Sample, free: int | None, sharing: int = 1) -> None:
+        """Decide what to keep and compile the networks, before training and without a trace of it.
+
+        Args:
+            sample: a batch like those to come.
+            free: bytes that may be taken; None: not known.
+            sharing: processes that take them at the same time.
+
+        Raises:
+            InputError: the hyper-gradient would not fit.
+        """
+        part, device = self.cores.parts(sample)[0], sample.initial[0].device
+        with rehearsal(self.scheme, device):
+            self.hyper.plan(self.scheme, part, self.iterations, free, self.cores.count * sharing)
+        if self.execution.compiled:
+            with rehearsal(self.scheme, device):
+                self.warm_up(sample)
+
     def warm_up(self, sample: Sample) -> None:
-        """Compile the networks before training starts, or say why they stay as they are written.
+        """Compile the networks, or say why they stay as they are written.
 
         What is compiled cannot be differentiated twice, and needs a compiler: whether it works is
         found out by trying.
@@ -125,6 +154,11 @@ class HyperGradient:
         if merged.status is Status.NONFINITE or not torch.isfinite(merged.objective):
             return merged
         objectives = [outcome.objective for outcome in outcomes]
+        if not all(objective.requires_grad for objective in objectives):
+            raise InputError(
+                f"no gradient of the loss reaches anything that is learned: {scheme.title} "
+                "is cut off from the graph (detach, no_grad, .data, NumPy)"
+            )
         if self.penalty:
             objectives[0] = objectives[0] + self.penalty * expansion(scheme, sample, iterations)
         with self.profile.part("backward"):

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.schema import plugin_files
 from bmo_cli.errors import InputError
 
 _DERIVED = ("shared", "similar", "kernels", "dictionary")
@@ -60,11 +59,6 @@ def _weights(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
             yield from _weights(value, f"{prefix}{key}.")
         elif key == "weights" and isinstance(value, str):
             yield f"{prefix}{key}", value
-
-
-def plugins_of(plugins: Sequence[str]) -> dict[str, str]:
-    """Digest of every plug-in that is a file, by the name of the file."""
-    return {file.name: _digest(file) for file in plugin_files(plugins)}
 
 
 def _digest(file: Path) -> str:

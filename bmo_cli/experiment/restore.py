@@ -18,11 +18,18 @@ from bmo_cli.data.patches import as_tensor
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.data.white_level import Brightness, remarks
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import choose_device, instantiate, load_plugins, target_class
+from bmo_cli.experiment.build import choose_device, instantiate, target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
+from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.linear.boundary import aligned, continue_periodically, in_tiles, interior
+from bmo_cli.linear.boundary import (
+    aligned,
+    continue_periodically,
+    enlargement,
+    in_tiles,
+    interior,
+)
 from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
@@ -30,6 +37,7 @@ log = logging.getLogger("bmo")
 _SMOOTHING = 32  # pixels over which what a guided network sees has smoothed itself out
 
 
+@names_plugins
 def restore(config: Mapping[str, Any]) -> None:
     """Restore `input` with the scheme of `run` and write `output` at the input's bit depth.
 
@@ -59,8 +67,7 @@ def restore(config: Mapping[str, Any]) -> None:
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
     scheme = _trained(config, task.layers_of(config["task"]), device, plugins)
     found = restored(scheme, task, y, None if kernel is None else kernel.to(device), config)
-    _write(output, photograph, found, overwrite=config["overwrite"])
-    height, width = photograph.pixels.shape[:2]
+    height, width = _write(output, photograph, found, overwrite=config["overwrite"])
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
 
@@ -84,6 +91,12 @@ def restored(
         y: (B, C, H, W), C the channels of the scheme.
         kernel: (h, w) blur kernel of a task that needs one.
         config: with the sections `task` and `eval`, and `boundary`, `tile` and `tile_margin`.
+
+    Returns:
+        (B, C, a H, b W) with integers a and b, which are 1 where the task keeps the size.
+
+    Raises:
+        InputError: the task changes the size otherwise.
     """
     settings, side = Settings.of(config["eval"]), config["tile"]
     padded, margin = config["boundary"] == "pad", aligned(max(_SMOOTHING, *_shape(kernel)))
@@ -94,13 +107,17 @@ def restored(
     at_cuts = margin if periodic and max(wide.shape[-2:]) > side else 0
 
     def tile_restored(tile: Tensor) -> Tensor:
-        posed = task.pose(tile, config["task"], kernel, at_cuts)
+        try:
+            posed = task.pose(tile, config["task"], kernel, at_cuts)
+        except NotImplementedError as error:
+            raise _without_photographs(task) from error
         estimate = solve(scheme, posed.problem, posed.initial, settings, check=False)
         log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
         return posed.image(estimate.value)
 
     found = in_tiles(tile_restored, wide, side, config["tile_margin"], periodic=periodic)
-    return interior(found, around)
+    rows, columns = enlargement(wide, found)
+    return interior(found, (rows * around, columns * around))
 
 
 def _trained(
@@ -116,10 +133,14 @@ def _trained(
 
 def _require_photographs(task: type[Task]) -> None:
     if inspect.getattr_static(task, "pose") is inspect.getattr_static(Task, "pose"):
-        raise InputError(
-            f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo "
-            "eval, or a run of task=deconv or task=derain"
-        )
+        raise _without_photographs(task)
+
+
+def _without_photographs(task: type[Task]) -> InputError:
+    return InputError(
+        f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo eval, "
+        "or a run of task=deconv or task=derain"
+    )
 
 
 def _shape(kernel: Tensor | None) -> tuple[int, ...]:
@@ -154,9 +175,17 @@ def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor 
     return torch.tensor(next(iter(kernels.values())), dtype=torch.float32)
 
 
-def _write(output: Path, source: Photograph, restored: Tensor, *, overwrite: bool) -> None:
+def _write(
+    output: Path, source: Photograph, restored: Tensor, *, overwrite: bool
+) -> tuple[int, int]:
+    """Write the restored photograph, its alpha channel enlarged as the picture was; its size."""
     image = restored.reshape(-1, *restored.shape[-2:]).clamp(0, 1).cpu().double().numpy()
     if image.shape[0] > source.pixels.shape[2]:
         image = image.mean(0, keepdims=True)  # a colour network on a gray photograph
     pixels = np.round(image * source.levels).astype(source.pixels.dtype).transpose(1, 2, 0)
-    write_image(output, source.with_pixels(pixels, source.alpha), overwrite=overwrite)
+    (height, width), (rows, columns) = pixels.shape[:2], source.pixels.shape[:2]
+    alpha = source.alpha
+    if alpha is not None:
+        alpha = alpha.repeat(height // rows, 0).repeat(width // columns, 1)
+    write_image(output, source.with_pixels(pixels, alpha), overwrite=overwrite)
+    return height, width

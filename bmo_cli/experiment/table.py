@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
+from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.table_documents import csv_document, sheet
 from bmo_cli.experiment.table_estimate import listing
@@ -29,6 +30,7 @@ from bmo_cli.results.table_markdown import markdown_document
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def make_table(config: Mapping[str, Any], name: str) -> None:
     """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
 

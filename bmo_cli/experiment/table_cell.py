@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
-from bmo_cli.config.schema import plugin_module
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import instantiate, load_plugins, target_class
+from bmo_cli.experiment.build import instantiate, takes, target_class
 from bmo_cli.experiment.compose import Composed
+from bmo_cli.experiment.plugins import load_plugins, plugin_contents
 from bmo_cli.experiment.provenance import source_hash
 from bmo_cli.experiment.standing import is_done
 from bmo_cli.results.run_folder import RunFolder
@@ -108,7 +106,7 @@ class Identity:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self._plugins = load_plugins(plugins)
-        self._sources = {name: _module_contents(name) for name in map(plugin_module, plugins)}
+        self._sources = plugin_contents(self._plugins)
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Mapping[str, Any]) -> tuple[str, str]:
@@ -134,7 +132,7 @@ class Identity:
     def _data(self, config: Mapping[str, Any]) -> str | InputError | None:
         """Digest of the data of a task that takes photographs; None: it takes none."""
         task = target_class(config["task"], "task", self._plugins, Task)
-        if "data" not in inspect.signature(task).parameters:
+        if not takes(task, "data", self._plugins):
             return None
         node = config["data"]
         where = json.dumps(node, sort_keys=True)
@@ -163,19 +161,6 @@ def _named_kernels(config: Mapping[str, Any]) -> dict[str, str]:
     kind = config["task"].get("kernels")
     file = kernels_file(kind, config["data"].get("root")) if isinstance(kind, str) else None
     return {"kernels": _content(file)} if file is not None and file.is_file() else {}
-
-
-def _module_contents(name: str) -> dict[str, str]:
-    """Contents by file of an imported module, of all modules where it is a package."""
-    module = sys.modules[name]
-    found = {
-        file.relative_to(folder).as_posix(): file
-        for folder in getattr(module, "__path__", ())
-        for file in Path(folder).rglob("*.py")
-    }
-    if not found:
-        found = {name: Path(getattr(module, "__file__", None) or "")}
-    return {where: _content(file) for where, file in found.items() if file.is_file()}
 
 
 def _content(file: str | Path) -> str:

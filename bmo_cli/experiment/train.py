@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from bmo_cli.certificate.predictions import fall
 from bmo_cli.errors import InputError, Interrupted
+from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
 from bmo_cli.experiment.build import (
     Experiment,
     build,
@@ -34,8 +35,9 @@ from bmo_cli.experiment.console import Console
 from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.hypergradient import HyperGradient
-from bmo_cli.experiment.inputs import differing, plugins_of, weights_of
+from bmo_cli.experiment.inputs import differing, weights_of
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.plugins import names_plugins, plugin_contents
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
@@ -52,6 +54,7 @@ from bmo_cli.tasks.task import Task
 log = logging.getLogger("bmo")
 
 
+@names_plugins
 def train(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
@@ -111,7 +114,7 @@ def _train(
         "devices": ranks.count,
     }
     result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
-    result |= {"data": task.fingerprints(), "plugins": plugins_of(config["plugins"])}
+    result |= {"data": task.fingerprints(), "plugins": plugin_contents(config["plugins"])}
     result["weights"] = weights_of(config) or folder.read_result().get("weights") or {}
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
@@ -159,7 +162,8 @@ def _train(
     result["best_step"] = progress.best_step
     result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
-        log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
+        if flag not in trainer.said:
+            log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     result |= {"status": "ok", "peak_rss_mib": peak_rss_mib(), "identity": run_identity(folder)}
     if config.get("certify"):
         folder.write_result(result)  # a certificate that fails does not undo the training
@@ -175,6 +179,7 @@ def _train(
         result |= {"certificate": found["certificate"], "message": found["message"]}
 
 
+@names_plugins
 def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
     """Differentiate this process's part of every batch; the first process does the rest.
 
@@ -233,19 +238,12 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
-    _require_fit(experiment, first)
-    gradient = _gradient(experiment, optimizer, config, first)
+    _require_images(experiment, first)
+    require_map_of(experiment, "val")
+    gradient = _gradient(experiment, optimizer, config, _shared(experiment, first, ranks), ranks)
     if experiment.hyper.trains:
-        cores, iterations = gradient.cores, config["train"]["iterations"]
         sharing = ranks.count if experiment.device.type == "cpu" else 1
-        experiment.hyper.plan(
-            experiment.scheme,
-            cores.parts(first)[0],
-            iterations,
-            free_memory(experiment.device),
-            cores.count * sharing,
-        )
-        gradient.warm_up(first)
+        gradient.prepare(first, free_memory(experiment.device), sharing)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
 
@@ -277,7 +275,7 @@ def _require_inputs(folder: RunFolder, config: Mapping[str, Any], task: Task) ->
             "put those back, or start a new run with these"
         )
     before = recorded.get("plugins")
-    for name, digest in plugins_of(config["plugins"]).items():
+    for name, digest in plugin_contents(config["plugins"]).items():
         if isinstance(before, Mapping) and before.get(name, digest) != digest:
             log.warning("the plug-in %s has changed since the run began", name)
 
@@ -304,15 +302,35 @@ def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: 
         )
 
 
-def _require_fit(experiment: Experiment, sample: Sample) -> None:
-    """Refuse an operator or a network that the task's problems do not fit."""
-    scheme, shape = experiment.scheme, tuple(sample.initial[0].shape)
-    if scheme.net is not None and len(shape) != 4:
+def _require_images(experiment: Experiment, sample: Sample) -> None:
+    """Refuse a network where the task's unknown is no image."""
+    net, shape = experiment.scheme.net, tuple(sample.initial[0].shape)
+    if net is not None and len(shape) != 4:
         raise InputError(
-            f"{type(scheme.net).__name__} works on images (B, C, H, W), but the unknown of this "
+            f"{type(net).__name__} works on images (B, C, H, W), but the unknown of this "
             f"task has shape {shape}; use net=none"
         )
-    scheme.bind(sample.problem)
+
+
+def _shared(experiment: Experiment, sample: Sample, ranks: Ranks) -> Cores:
+    """The threads that share a batch; one, where a network does not let batches be divided.
+
+    Raises:
+        InputError: an operator or a network does not fit the task's problems, or is no map.
+    """
+    scheme, cores = experiment.scheme, Cores.of(sample)
+    if not experiment.hyper.trains:
+        require_map(scheme, sample.problem, sample.initial)
+        return cores
+    observe(scheme, sample)
+    if scheme.behaviour.divisible or cores.count * ranks.count == 1:
+        return cores
+    what = f"in training {scheme.title} {scheme.behaviour}"
+    if ranks.count > 1:
+        log.info("%s: every device does so on its part of a batch", what)
+    else:
+        log.info("%s: batches are not divided among threads", what)
+    return Cores()
 
 
 def _described(task: Task) -> dict[str, Any]:
@@ -332,7 +350,11 @@ def _show(task: Task) -> Callable[[float], str]:
 
 
 def _gradient(
-    experiment: Experiment, optimizer: Optimizer | None, config: Mapping[str, Any], sample: Sample
+    experiment: Experiment,
+    optimizer: Optimizer | None,
+    config: Mapping[str, Any],
+    cores: Cores,
+    ranks: Ranks,
 ) -> HyperGradient:
     groups = [] if optimizer is None else optimizer.param_groups
     clock = Profile if config.get("profile") else Untimed
@@ -344,8 +366,9 @@ def _gradient(
         precision=config.get("precision", "fp32"),
         compiled=config.get("compile", False),
         penalty=config["train"].get("penalty", 0.0),
-        cores=Cores.of(sample),
+        cores=cores,
         profile=clock(experiment.device),
+        seed=(config["seed"], ranks.index),
     )
 
 

@@ -5,6 +5,7 @@ omega <- Proj_Omega( omega - eta_t * grad phi_K(omega) )        (any torch optim
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import BEST, Progress, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.console import Console
+from bmo_cli.experiment.gradient_check import GradientCheck
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.ranks import Ranks, clock
@@ -26,6 +28,8 @@ from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
+
+log = logging.getLogger("bmo")
 
 
 class Trainer:
@@ -45,6 +49,8 @@ class Trainer:
         logger: hears every row of the history.
 
     Attributes:
+        flags: what training steps remarked, and how often.
+        said: flags that were logged when they came up.
         stopping: whether training ended because a process was asked to stop.
     """
 
@@ -77,6 +83,8 @@ class Trainer:
         if progress.scaler:
             self._scaler.load_state_dict(progress.scaler)
         self.flags = Counter(progress.flags)
+        self.said: set[str] = set()
+        self._look_at_gradients = GradientCheck(experiment)
         self.stopping = False
         if ranks.first:
             self._history = History(folder, experiment.task.metric, keep_until=progress.step)
@@ -137,9 +145,13 @@ class Trainer:
         self._lr = optimizer.param_groups[0]["lr"]
         cost = experiment.scheme.cost = Cost()
         while True:
-            outcome = self._gradient(sample, self._scaler.scale)
+            outcome = self._gradient(sample, self._scaler.scale, self.progress.step)
             if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
                 self._diverged("the loss or an iterate became non-finite", "the iteration expands")
+            for remark in self._look_at_gradients():
+                self.flags[remark] = 1
+                self.said.add(remark)
+                log.warning(remark)
             with self.profile.part("optimiser"):
                 norm = self._descend(optimizer)
             if math.isfinite(norm):

@@ -2,25 +2,30 @@
 
 D(u) = F(y) does not depend on u: one iteration (train.iterations=1, gkm.alpha=null, hyper=none)
 gives the output of the filter F, which reads the observation y and the blur of the data term
-1/2 |k * u - y|^2 and nothing else. The filters are scikit-image's, channel by channel in float64.
+1/2 |k * u - y|^2 and nothing else. Every filter works channel by channel in float64, with the
+periodic blur of the data term itself: no kernel is cut, and no border is made up.
 
-Shape legend: B images, C channels, H x W pixels, h x w kernel.
+Shape legend: B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from skimage import restoration
+from torch import Tensor
 
 from bmo_cli.config.checks import Count, Index, Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator, least_squares_of
 from bmo_cli.linear.blur import PeriodicBlur
+from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.gradient import laplacian_symbol
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem
 
@@ -42,13 +47,9 @@ class Filter(NumericalOperator):
                 f"{type(self).__name__} filters blurred images, and the data term of this task has "
                 "no blur; use task=deconv"
             )
-        kernels = impulse_responses(f.a)
-        images = f.y.detach().cpu().double().numpy()
-        channels = [
-            [self.filtered(channel, kernels[min(i, len(kernels) - 1)]) for channel in image]
-            for i, image in enumerate(images)
-        ]
-        output = torch.from_numpy(np.array(channels)).to(f.y)
+        transfer = f.a.transfer.detach().cpu().to(torch.complex128)
+        y = f.y.detach().cpu().double()
+        output = self.restored(y, PeriodicBlur(transfer, f.a.size)).to(f.y)
         one = torch.ones((), dtype=f.y.dtype, device=f.y.device)
         # 0 u: the derivative that certificates ask for exists, and is 0.
         return BoundOperator(lambda u, k: (output + 0 * u[0],), ScaledIdentity(one))
@@ -57,44 +58,21 @@ class Filter(NumericalOperator):
         return 0.0  # there is no step
 
     @abstractmethod
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        """F(y) of one channel.
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        """F(y), (B, C, H, W).
 
         Args:
-            y: (H, W).
-            kernel: (h, w), h and w odd, centred.
+            y: (B, C, H, W), float64, on the CPU.
+            blur: of the batch, in double precision.
         """
-
-
-def impulse_responses(blur: PeriodicBlur) -> list[Array]:
-    """The kernel of every image: the smallest window around the centre that holds what it has.
-
-    Returns:
-        B arrays (h, w) in float64, h and w odd; values below 1e-5 of the largest are rounding.
-    """
-    h, w = blur.size
-    transfer = blur.transfer.detach().cpu().to(torch.complex128)
-    centre = (h // 2, w // 2)
-    responses = torch.fft.irfft2(transfer, s=blur.size)[:, 0].roll(centre, (1, 2)).numpy()
-    found = []
-    for response in responses:
-        rows, columns = np.nonzero(np.abs(response) > 1e-5 * np.abs(response).max())
-        reach = [
-            min(int(np.abs(index - middle).max()), (size - 1) // 2)
-            for index, middle, size in zip((rows, columns), centre, (h, w), strict=True)
-        ]
-        window = [
-            slice(middle - r, middle + r + 1) for middle, r in zip(centre, reach, strict=True)
-        ]
-        found.append(response[window[0], window[1]])
-    return found
 
 
 @checked
 class Wiener(Filter):
-    """argmin_u |k * u - y|^2 + c |L u|^2 with the Laplacian L (skimage.restoration.wiener).
+    """argmin_u |k * u - y|^2 + c |L u|^2 with the discrete Laplacian L, in closed form.
 
-    (Orieux, Giovannelli & Rodet, J. Opt. Soc. Am. A 2010.)
+    Equal to skimage.restoration.wiener, which takes no transfer function. (Hunt, IEEE Trans.
+    Computers 1973; Orieux, Giovannelli & Rodet, J. Opt. Soc. Am. A 2010.)
 
     Args:
         balance: c; for a prior of fixed variance the best one grows with that of the noise.
@@ -104,11 +82,9 @@ class Wiener(Filter):
         super().__init__()
         self.balance = balance
 
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        restored: Array = restoration.wiener(  # type: ignore[no-untyped-call]
-            y, kernel, self.balance, clip=False
-        )
-        return restored
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        roughness = laplacian_symbol(blur.size).square()
+        return filtered(y, blur.transfer.conj() / (blur.power + self.balance * roughness))
 
 
 @checked
@@ -125,19 +101,38 @@ class UnsupervisedWiener(Filter):
         super().__init__()
         self.seed = seed
 
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        restored: Array = restoration.unsupervised_wiener(  # type: ignore[no-untyped-call]
-            y, kernel, clip=False, rng=self.seed
-        )[0]
-        return restored
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        """See `Filter.restored`.
+
+        Raises:
+            InputError: images of fewer than 3 x 3 pixels, on which no Laplacian fits.
+        """
+        if min(blur.size) < 3:
+            height, width = blur.size
+            raise InputError(
+                f"UnsupervisedWiener needs images of at least 3 x 3 pixels, got {height} x {width}"
+                "; use gkm=wiener"
+            )
+        # Scikit-image centres a kernel at (h // 2, w // 2); one of the image's size loses nothing.
+        centre = [side // 2 for side in blur.size]
+        kernels = torch.fft.irfft2(blur.transfer, s=blur.size).roll(centre, (2, 3))
+        kernels = kernels.expand(len(y), -1, -1, -1)[:, 0]
+
+        def sampled(channel: Array, i: int) -> Array:
+            restored: Array = restoration.unsupervised_wiener(  # type: ignore[no-untyped-call]
+                channel, kernels[i].numpy(), clip=False, rng=self.seed
+            )[0]
+            return restored
+
+        return each_channel(sampled, y)
 
 
 @checked
 class RichardsonLucy(Filter):
-    """Multiplicative updates towards the maximum of a Poisson likelihood, stopped early.
+    """Updates u <- u K^T(y / K u) from u = 1/2, stopped early: Poisson noise, K the periodic blur.
 
-    (skimage.restoration.richardson_lucy; Richardson, J. Opt. Soc. Am. 1972.) It convolves with a
-    zero border, so it is given the observation continued periodically, as the model says.
+    Negative values of the observation count as 0. Every update keeps the flux: sum u = sum y.
+    (Richardson, J. Opt. Soc. Am. 1972; Lucy, Astron. J. 1974.)
 
     Args:
         iterations: updates; more sharpen and amplify the noise.
@@ -147,14 +142,17 @@ class RichardsonLucy(Filter):
         super().__init__()
         self.iterations = iterations
 
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        # Two kernels wide: the zero border beyond it does not reach the image in a few updates.
-        h, w = (2 * side for side in kernel.shape)
-        padded = np.pad(y.clip(1e-4, None), ((h, h), (w, w)), mode="wrap")
-        restored: Array = restoration.richardson_lucy(  # type: ignore[no-untyped-call]
-            padded, kernel, num_iter=self.iterations, clip=False
-        )
-        return restored[h:-h, w:-w]
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        y = y.clamp_min(0)
+        u = torch.full_like(y, 0.5)
+        kind = torch.finfo(y.dtype)
+        for _ in range(self.iterations):
+            blurred = blur(u)
+            # Where nothing but rounding is left of K u, u vanishes, and so does the update.
+            rounding = 10 * kind.eps * blurred.amax((-2, -1), keepdim=True)
+            ratio = y / blurred.clamp_min(rounding.clamp_min(kind.tiny))
+            u = u * blur.adjoint(ratio).clamp_min(0)
+        return u
 
 
 @checked
@@ -172,12 +170,14 @@ class WienerTV(Wiener):
         super().__init__(balance=balance)
         self.weight = weight
 
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        first = super().filtered(y, kernel)
-        restored: Array = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
-            first, weight=self.weight
-        )
-        return restored
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        def denoised(channel: Array, _: int) -> Array:
+            restored: Array = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
+                channel, weight=self.weight
+            )
+            return restored
+
+        return each_channel(denoised, super().restored(y, blur))
 
 
 @checked
@@ -198,9 +198,17 @@ class WienerNLM(Wiener):
         super().__init__(balance=balance)
         self.strength, self.reach = strength, reach
 
-    def filtered(self, y: Array, kernel: Array) -> Array:
-        first = super().filtered(y, kernel)
-        restored: Array = restoration.denoise_nl_means(
-            first, patch_size=5, patch_distance=self.reach, h=self.strength, fast_mode=True
-        )
-        return restored
+    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        def denoised(channel: Array, _: int) -> Array:
+            restored: Array = restoration.denoise_nl_means(
+                channel, patch_size=5, patch_distance=self.reach, h=self.strength, fast_mode=True
+            )
+            return restored
+
+        return each_channel(denoised, super().restored(y, blur))
+
+
+def each_channel(function: Callable[[Array, int], Array], images: Tensor) -> Tensor:
+    """function((H, W), number of the image) for every channel of (B, C, H, W)."""
+    channels = [[function(c, i) for c in image] for i, image in enumerate(images.numpy())]
+    return torch.from_numpy(np.array(channels))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -18,6 +18,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.nets.execution import AS_WRITTEN, Execution
 from bmo_cli.nets.layers import Layers
+from bmo_cli.nets.mode import Behaviour
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import FixedPointMap
@@ -58,7 +59,8 @@ class Stage(nn.Module):
             execution: of the network's layers.
 
         Raises:
-            InputError: the operator does not apply to this kind of problem.
+            InputError: the operator does not apply to this kind of problem, or a network not to its
+                iterate.
         """
         if not self.operator.uses_g and not isinstance(problem.g, Zero):
             raise InputError(
@@ -71,6 +73,12 @@ class Stage(nn.Module):
         if self.operator.uses_g:
             return self.operator.bind(replace(problem, g=_Learned(problem.g, network)))
         bound = self.operator.bind(problem)
+        if bound.readout is not None:
+            raise InputError(
+                f"a network after {type(self.operator).__name__} would be applied to its iterate, "
+                "which is not the estimate of u; use net=none, or an operator that applies prox_g "
+                "(gkm=pg, gkm=dr), in whose place the network then is"
+            )
 
         def composed(u: State, k: int) -> State:
             first, *others = bound.apply(u, k)
@@ -79,17 +87,20 @@ class Stage(nn.Module):
         return BoundOperator(composed, bound.metric, bound.lift, bound.readout)
 
     def _guide(self, problem: Problem) -> Tensor:
-        if problem.guide is None:
-            raise InputError(
-                f"a guided network (net=guided; here {type(self.net).__name__}) adapts to a first "
-                "estimate of the image, which this task does not give; use net=lip"
-            )
-        return problem.guide()
+        with suppress(NotImplementedError):
+            if problem.guide is not None:
+                return problem.guide()
+        raise InputError(
+            f"a guided network (net=guided; here {type(self.net).__name__}) adapts to a first "
+            "estimate of the image, which this task does not give; use net=lip"
+        )
 
 
 @checked
 class GKM(nn.Module):
     """The scheme; its parameters, and those of its parts, are omega.
+
+    A scheme is in evaluation mode but in training steps, see `nets.mode`.
 
     Args:
         operator: D_num.
@@ -100,6 +111,10 @@ class GKM(nn.Module):
             averaged by construction or about which nothing is promised.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
             weights, which start equal, and iterations beyond the n-th use the last.
+
+    Attributes:
+        cost: of what was computed.
+        behaviour: what D does in training mode beside computing a map, as far as it was observed.
 
     Raises:
         InputError: a combination that the theory excludes.
@@ -123,11 +138,14 @@ class GKM(nn.Module):
             )
         if isinstance(net, Identity) or (isinstance(net, Layers) and net.identity):
             net = None
+        if net is not None:
+            _refuse_lazy_layers(net)
         if net is not None and net.nonexpansive:
             _refuse_batch_norm(net)
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
         self.cost = Cost()
+        self.behaviour = Behaviour()
         self._execution = AS_WRITTEN
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
@@ -138,6 +156,7 @@ class GKM(nn.Module):
                 f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "
                 "undamped iterations may circle: use gkm.alpha in (0, 1)"
             )
+        self.eval()  # training steps alone compute in training mode
 
     @property
     def operator(self) -> NumericalOperator:
@@ -148,6 +167,12 @@ class GKM(nn.Module):
     def net(self) -> Network | None:
         """D_net of the last stage; None: there is no network."""
         return cast(Stage, self.stages[-1]).net
+
+    @property
+    def title(self) -> str:
+        """The classes that D is made of."""
+        operator = type(self.operator).__name__
+        return operator if self.net is None else f"{operator} with {type(self.net).__name__}"
 
     @property
     def stationary(self) -> bool:
@@ -184,10 +209,21 @@ class GKM(nn.Module):
         bound = [cast(Stage, stage).bind(problem, self._execution) for stage in self.stages]
 
         def apply(u: State, k: int) -> State:
-            return self.cost.count(bound[min(k, len(bound) - 1)].apply(u, k))
+            image = bound[min(k, len(bound) - 1)].apply(u, k)
+            self._require_alike(u, image)
+            return self.cost.count(image)
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
+
+    def _require_alike(self, u: State, image: State) -> None:
+        """Refuse an image that arithmetic with u would broadcast."""
+        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, image))
+        if shapes != returned:
+            raise InputError(
+                f"{type(self.operator).__name__} returned blocks of shapes {returned} for an "
+                f"iterate of shapes {shapes}; expected the same"
+            )
 
     @contextmanager
     def executed(self, execution: Execution) -> Iterator[None]:
@@ -212,6 +248,15 @@ class GKM(nn.Module):
             net = cast(Stage, stage).net
             if net is not None:
                 net.project_()
+
+
+def _refuse_lazy_layers(net: Network) -> None:
+    for name, tensor in net.named_parameters():
+        if isinstance(tensor, nn.UninitializedParameter):
+            raise InputError(
+                f"{type(net).__name__} has a layer without a size ({name}), which no optimiser and "
+                "no checkpoint can take: use nn.Conv2d for nn.LazyConv2d, say"
+            )
 
 
 def _refuse_batch_norm(net: Network) -> None:

@@ -48,7 +48,8 @@ class BMO(Unrolled):
         mu: aggregation weight, in [0, 1).
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
-        box: bounds (low, high) of the first block, projected onto after every step; None: none.
+        box: bounds (low, high) of the estimate, which the first block is projected onto after
+            every step; for operators whose iterate is the estimate. None: none.
         memory, memory_mib: see `ReverseMode`.
     """
 
@@ -68,6 +69,12 @@ class BMO(Unrolled):
 
     def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
         metric = mapping.metric
+        if self.box is not None and mapping.readout is not None:
+            raise InputError(
+                "hyper.box bounds the estimate of u, and the iterate of this operator is another "
+                "quantity (gkm=dr iterates s, with the estimate prox_{gamma f}(s)), which need not "
+                "lie in the box; use hyper.box=null, or gkm=pg"
+            )
         if self.box is not None and not metric.is_diagonal:
             raise InputError(
                 f"hyper.box needs a diagonal metric, but {type(metric).__name__} is not: "

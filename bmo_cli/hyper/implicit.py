@@ -24,7 +24,7 @@ from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
 from bmo_cli.solver.gmres import gmres
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Sample
-from bmo_cli.solver.state import State, detach, inner, scale, subtract
+from bmo_cli.solver.state import State, binary_scale, detach, inner, scale, subtract
 
 UNCONVERGED = "implicit gradient at a point whose residual is above hyper.tolerance"
 UNSOLVED = "implicit gradient from a transposed system not solved to hyper.backward_tolerance"
@@ -71,6 +71,11 @@ class Implicit(HyperOptimizer):
             raise InputError(
                 "hyper=implicit differentiates at a fixed point of one map, but this scheme "
                 "changes with the iteration; use gkm.stages=1 and no FISTA"
+            )
+        if scheme.behaviour.random:
+            raise InputError(
+                "hyper=implicit differentiates at a fixed point of one map, but in training "
+                f"{scheme.title} {scheme.behaviour}; use hyper=unrolled or hyper=bmo"
             )
         reason = scheme.expansive_because
         return () if reason is None else (f"implicit needs a fixed point, but {reason}",)
@@ -123,6 +128,8 @@ class Implicit(HyperOptimizer):
                 tolerance=self.backward_tolerance,
             )
             return _unflat(flat, right), defect
+        size = binary_scale(right)  # tiny gradients have squares that vanish
+        right = scale(right, 1 / size)
         metric = ScaledIdentity(torch.ones_like(right[0][(0,) * right[0].dim()]))
         mapping = _Transposed(
             lambda q, k: tuple(a + b for a, b in zip(pull(q), right, strict=True)),
@@ -141,7 +148,7 @@ class Implicit(HyperOptimizer):
                 combine=combine,
             )
             q = solution.value
-            return q, float(mapping.residual(q, mapping.D(q, 0)).max())
+            return scale(q, size), float(mapping.residual(q, mapping.D(q, 0)).max())
 
 
 @dataclass(frozen=True)

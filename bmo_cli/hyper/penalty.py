@@ -22,8 +22,9 @@ def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
     """Mean over the batch of max(|2 J_R(x) - I|^2, 1 - 0.05), R the network, x along the iteration.
 
     2 R - I is nonexpansive where R is firmly nonexpansive. The norm is estimated from below by
-    power iteration; x is a random mixture of u^0 and u^K. (Pesquet, Repetti, Terris & Wiaux,
-    "Learning maximally monotone operators for image recovery", SIAM J. Imaging Sci. 2021.)
+    power iteration; x is a random mixture of the estimates at u^0 and u^K. (Pesquet, Repetti,
+    Terris & Wiaux, "Learning maximally monotone operators for image recovery", SIAM J. Imaging Sci.
+    2021.)
 
     Args:
         scheme: with a network.
@@ -39,8 +40,9 @@ def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
     generator = torch.Generator().manual_seed(sample.seed)
     with torch.no_grad():
         mapping = scheme.bind(problem)
-        first = mapping.lift(sample.initial)
-        last = iterate(mapping, first, iterations=iterations).value
+        begin = mapping.lift(sample.initial)
+        end = iterate(mapping, begin, iterations=iterations).value
+        first, last = mapping.estimate(begin), mapping.estimate(end)
         share = torch.rand(len(first[0]), 1, 1, 1, generator=generator).to(first[0])
         point = (1 - share) * first[0] + share * last[0]
         direction = torch.randn(point.shape, generator=generator).to(point)

@@ -17,6 +17,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.memory import MIB, free_memory, in_words
+from bmo_cli.nets.mode import rehearsal
 from bmo_cli.solver.cost import SavedBytes
 from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate
 from bmo_cli.solver.problem import Loss, Sample
@@ -83,6 +84,7 @@ class ReverseMode(HyperOptimizer):
     def __init__(self, memory: Memory = "auto", memory_mib: float | None = None) -> None:
         self.memory, self.memory_mib = memory, memory_mib
         self._segments: dict[tuple[object, ...], int] = {}
+        self._repeats = True
 
     def plan(
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
@@ -91,10 +93,15 @@ class ReverseMode(HyperOptimizer):
         combine = self._combine(mapping, mapping.seen(sample.loss))
         kept = self.differentiated(iterations)
         need = measured(mapping, sample.initial, combine).of(parts)
-        self._segments[_key(kept, mapping.lift(sample.initial))] = self._choose(need, kept, free)
+        key = _key(kept, mapping.lift(sample.initial))
+        self._segments[key] = self._choose(scheme, need, kept, free)
 
     def leaner(self) -> bool:
-        if self.memory != "auto" or max(self._segments.values(), default=1) == 1:
+        if (
+            not self._repeats
+            or self.memory != "auto"
+            or max(self._segments.values(), default=1) == 1
+        ):
             return False
         self._segments = {key: max(1, m // 2) for key, m in self._segments.items()}
         return True
@@ -117,8 +124,10 @@ class ReverseMode(HyperOptimizer):
         initial = mapping.lift(initial)
         key = _key(iterations, initial)
         if key not in self._segments and torch.is_grad_enabled():
-            need, free = measured(mapping, initial, combine), free_memory(initial[0].device)
-            self._segments[key] = self._choose(need, iterations, free)
+            device = initial[0].device
+            with rehearsal(scheme, device):
+                need = measured(mapping, initial, combine)
+            self._segments[key] = self._choose(scheme, need, iterations, free_memory(device))
         return iterate_lean(
             mapping,
             initial,
@@ -129,8 +138,26 @@ class ReverseMode(HyperOptimizer):
             start=start,
         )
 
-    def _choose(self, need: Need, iterations: int, free: int | None) -> int:
+    def _choose(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
         """m, the number of iterations whose graph is kept at a time.
+
+        Raises:
+            InputError: what was asked for does not fit, or nothing does; or iterations would be
+                repeated that are another time others.
+        """
+        self._repeats = scheme.behaviour.repeatable
+        segment = self._fitting(need, iterations, free)
+        if self._repeats or segment == iterations:
+            return segment
+        takes = in_words(need.total(iterations, iterations))
+        raise InputError(
+            f"in training {scheme.title} {scheme.behaviour}, so that iterations cannot be "
+            f"repeated, as hyper.memory={self.memory} would do; use hyper.memory=full, which takes "
+            f"about {takes}, or hyper=truncated"
+        )
+
+    def _fitting(self, need: Need, iterations: int, free: int | None) -> int:
+        """m, as the memory decides.
 
         Raises:
             InputError: what was asked for does not fit, or nothing does.
@@ -146,7 +173,7 @@ class ReverseMode(HyperOptimizer):
             budget = _SHARE * budget if given is None else min(given * MIB, budget)
         segment = need.longest(iterations, budget) if wanted is None else wanted
         if segment is not None and need.total(iterations, segment) <= budget:
-            if wanted is None and segment < iterations:
+            if wanted is None and segment < iterations and self._repeats:
                 _say(need, iterations, segment, budget)
             return segment
         lean = need.total(iterations, 1)

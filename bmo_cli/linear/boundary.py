@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bmo_cli.errors import InputError
+
 ALIGNMENT = 16
 """Tiles begin at multiples of this, so that networks that halve the grid see the same one."""
 
@@ -42,15 +44,44 @@ def continue_periodically(y: Tensor, margin: int) -> Tensor:
     return y
 
 
-def interior(y: Tensor, margin: int) -> Tensor:
-    """Images without `margin` pixels at every border, (B, C, H - 2 margin, W - 2 margin)."""
+def interior(y: Tensor, margin: int | tuple[int, int]) -> Tensor:
+    """Images without `margin` pixels at every border, (B, C, H - 2 margin, W - 2 margin).
+
+    Args:
+        y: (B, C, H, W).
+        margin: pixels; rows and columns, where they differ.
+    """
+    rows, columns = (margin, margin) if isinstance(margin, int) else margin
     height, width = y.shape[-2:]
-    return y[..., margin : height - margin, margin : width - margin]
+    return y[..., rows : height - rows, columns : width - columns]
 
 
 def aligned(pixels: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-pixels // ALIGNMENT) * ALIGNMENT
+
+
+def enlargement(given: Tensor, made: Tensor) -> tuple[int, int]:
+    """How many times more rows and columns an image has after a map.
+
+    Args:
+        given: (B, C, H, W).
+        made: (B, C, a H, b W).
+
+    Returns:
+        (a, b).
+
+    Raises:
+        InputError: a or b is no integer, or the images are of another number.
+    """
+    shape, size_made = tuple(given.shape), tuple(made.shape)
+    fits = len(size_made) == 4 and size_made[:2] == shape[:2]
+    if not fits or any(b < a or b % a for a, b in zip(shape[2:], size_made[2:], strict=True)):
+        raise InputError(
+            f"images of shape {shape} were restored to {size_made}: expected as many channels, "
+            "and rows and columns as before or a whole number of times as many"
+        )
+    return size_made[2] // shape[2], size_made[3] // shape[3]
 
 
 def in_tiles(
@@ -68,27 +99,55 @@ def in_tiles(
     `ALIGNMENT` pixels, the result is that of the whole image.
 
     Args:
-        restore: map of (B, C, h, w) into the same shape. It sees cuts where a tile ends inside the
-            image: a map that is periodic should continue tiles there, see `continue_periodically`.
+        restore: map of (B, C, h, w) into (B, C, a h, b w) with integers a and b, 1 for most. It
+            sees cuts where a tile ends inside the image: a map that is periodic should continue
+            tiles there, see `continue_periodically`.
         y: (B, C, H, W); images of at most `side` pixels are one tile.
         side: of a tile, pixels.
         margin: pixels; both are rounded up to multiples of `ALIGNMENT`.
         periodic: whether a tile sees the opposite side beyond a border of the image; otherwise it
             ends there.
+
+    Returns:
+        (B, C, a H, b W).
+
+    Raises:
+        InputError: the map changes the size of images otherwise, or not of all tiles alike.
     """
     height, width = y.shape[-2:]
     if max(height, width) <= side:
-        return restore(y)
+        made = restore(y)
+        enlargement(y, made)
+        return made
     side, margin = aligned(side), aligned(margin)
-    out = torch.empty_like(y)
+    out, factor = None, (1, 1)
     for top, left in itertools.product(range(0, height, side), range(0, width, side)):
         bottom, right = min(height, top + side), min(width, left + side)
         above, rows = _seen(top, bottom, margin, height, periodic)
         before, columns = _seen(left, right, margin, width, periodic)
-        found = restore(y[..., rows[:, None], columns])
-        kept = found[..., above : above + bottom - top, before : before + right - left]
-        out[..., top:bottom, left:right] = kept
+        tile = y[..., rows[:, None], columns]
+        made = restore(tile)
+        if out is None:
+            factor = enlargement(tile, made)
+            out = made.new_empty(*y.shape[:2], factor[0] * height, factor[1] * width)
+        if enlargement(tile, made) != factor:
+            raise InputError(
+                f"a tile of {tuple(tile.shape[2:])} pixels became {tuple(made.shape[2:])}, but the "
+                f"first one grew {factor[0]} x {factor[1]} times; use a tile as large as the image"
+            )
+        kept = _window(made, factor, (above, bottom - top), (before, right - left))
+        _window(out, factor, (top, bottom - top), (left, right - left)).copy_(kept)
+    assert out is not None
     return out
+
+
+def _window(
+    image: Tensor, factor: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+) -> Tensor:
+    """A view of (first, length) rows and columns of an image that was enlarged by `factor`."""
+    for dim, (first, length), by in ((-2, rows, factor[0]), (-1, columns, factor[1])):
+        image = image.narrow(dim, by * first, by * length)
+    return image
 
 
 def _seen(start: int, stop: int, margin: int, length: int, periodic: bool) -> tuple[int, Tensor]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 from torch import Tensor
 
-from bmo_cli.errors import InputError
+from bmo_cli.config.optional import Extensible
+
+NOT_DIVIDED = ", so its batches are not divided"
 
 
 def in_double(x: Tensor) -> Tensor:
@@ -15,8 +18,18 @@ def in_double(x: Tensor) -> Tensor:
     return x if x.device.type == "mps" else x.double()
 
 
-class LinearMap(ABC):
-    """A, its adjoint, and what solvers need of A^T A."""
+class LinearMap(Extensible, ABC):
+    """A, its adjoint, and what solvers need of A^T A.
+
+    A map of one's own may leave out `take` and `shifted_inverse`.
+    """
+
+    optional: ClassVar = {
+        "take": NOT_DIVIDED,
+        "shifted_inverse": ", (I + gamma A^T A)^{-1} in closed form: gkm=prox, dr and dpir need it "
+        "(gkm=pg does not), and so do gkm=alm, ladmm and pdhg with hyper=bmo (hyper=unrolled does "
+        "not)",
+    }
 
     norm_squared: float | Tensor
     """|A|^2, the largest eigenvalue of A^T A over the whole batch: a number or a scalar tensor."""
@@ -46,12 +59,16 @@ class LinearMap(ABC):
         Raises:
             InputError: the map does not say how it is divided.
         """
-        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+        raise NotImplementedError
 
     def normal(self, u: Tensor) -> Tensor:
         """A^T A u."""
         return self.adjoint(self(u))
 
-    @abstractmethod
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        """The map (I + gamma A^T A)^{-1} for a scalar tensor gamma > -1 / |A|^2."""
+        """The map (I + gamma A^T A)^{-1} for a scalar tensor gamma > -1 / |A|^2.
+
+        Raises:
+            InputError: the map has none in closed form.
+        """
+        raise NotImplementedError

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bmo_cli.results.run_folder import RunFolder
@@ -71,6 +73,17 @@ class Harmless:
         try:
             call(self._logger)
         except Exception as error:
-            name, self._logger = type(self._logger).__name__, None
-            detail = " ".join(str(error).split())[:200]
-            log.warning("%s failed, the run goes on without it: %s", name, detail)
+            kind, self._logger = type(self._logger), None
+            detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            where = _place(error, kind.__module__)
+            log.warning("%s failed, the run goes on without it: %s%s", kind.__name__, where, detail)
+
+
+def _place(error: Exception, module: str) -> str:
+    """`FILE, line N, in FUNCTION: ` of the innermost call of a module, or nothing."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__") == module:
+            code = frame.f_code
+            place = f"{Path(code.co_filename).name}, line {line}, in {code.co_name}: "
+    return place

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bmo_cli.nets.network import Network
+from bmo_cli.errors import InputError
+from bmo_cli.nets.network import Network, require_alike
 
 Map = Callable[[Tensor], Tensor]
 
@@ -25,26 +26,41 @@ class Execution:
         precision: of the layers, None: that of the weights. Argument and image keep theirs.
         compiled: whether torch.compile translates the network. A guided network is not: what it
             computes once a problem would be computed once an iteration.
+        finite: whether an output that is not finite is refused.
     """
 
     precision: torch.dtype | None = None
     compiled: bool = False
+    finite: bool = False
 
     def bind(self, net: Network, guide: Tensor | None = None) -> Map:
-        """The map of a network, (B, C, H, W) to the same shape; see `Network.bind`."""
+        """The map of a network, (B, C, H, W) to the same shape; see `Network.bind`.
+
+        The map raises an `InputError` where the output is no such image.
+        """
         if self.compiled and not net.guided:
             network: Map = functools.partial(_compiler(), net)
         else:
             network = net.bind(guide)
+
+        def checked(x: Tensor) -> Tensor:
+            output = require_alike(net, x, self._lowered(network, x))
+            if self.finite and not _is_finite(output) and _is_finite(x):
+                raise InputError(
+                    f"{type(net).__name__} returned values that are not finite for a finite image "
+                    f"of shape {tuple(x.shape)}; look at its weights"
+                )
+            return output
+
+        return checked
+
+    def _lowered(self, network: Map, x: Tensor) -> Tensor:
+        """The network's output, its layers in the precision that was asked for."""
         if self.precision is None:
-            return network
-        precision = self.precision
-
-        def lowered(x: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, precision):
-                return network(x).to(x.dtype)
-
-        return lowered
+            return network(x)
+        with torch.autocast(x.device.type, self.precision):
+            output = network(x)
+        return output.to(x.dtype) if isinstance(output, Tensor) else output
 
 
 AS_WRITTEN = Execution()
@@ -58,3 +74,7 @@ def _compiler() -> Callable[[Network, Tensor], Tensor]:
 
 def _apply(net: Network, x: Tensor) -> Tensor:
     return net.bind()(x)
+
+
+def _is_finite(x: Tensor) -> bool:
+    return bool(torch.isfinite(x).all())

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bmo_cli.errors import InputError
-from bmo_cli.nets.network import Identity, LayerBound, Network, NormBound, largest
+from bmo_cli.nets.network import (
+    Identity,
+    LayerBound,
+    Network,
+    NormBound,
+    largest,
+    require_alike,
+)
 
 
 class Layers(Network):
@@ -57,7 +64,8 @@ class Layers(Network):
 
         def apply(u: Tensor) -> Tensor:
             layers = u.chunk(len(maps), 1)
-            return torch.cat([net(layer) for net, layer in zip(maps, layers, strict=True)], 1)
+            parts = zip(self.networks, maps, layers, strict=True)
+            return torch.cat([require_alike(net, v, network(v)) for net, network, v in parts], 1)
 
         return apply
 

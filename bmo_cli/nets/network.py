@@ -13,6 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from bmo_cli.errors import InputError
+
 
 @dataclass(frozen=True)
 class LayerBound:
@@ -60,7 +62,7 @@ def open_unit(theta: Tensor) -> Tensor:
 
 
 class Network(nn.Module, ABC):
-    """A map of images (B, C, H, W) into images of the same shape.
+    """A map of images (B, C, H, W) into images of the same shape, type and device.
 
     Attributes:
         channels: C it works on (1 gray, 3 colour).
@@ -80,6 +82,10 @@ class Network(nn.Module, ABC):
     guarantee: str = "none"
     channels: int
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The map at x, shape (B, C, H, W); a network that overrides `bind` needs none."""
+        raise InputError(f"{type(self).__name__} has no `forward`, the map of images (B, C, H, W)")
+
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The map at the present weights, with what does not depend on its argument computed once.
 
@@ -96,6 +102,36 @@ class Network(nn.Module, ABC):
 
     def project_(self) -> None:
         """Bring constrained parameters back into their set; nothing by default."""
+
+
+def require_alike(net: nn.Module, x: Tensor, output: object) -> Tensor:
+    """The output of a network, which must be an image as x is.
+
+    Args:
+        net: that made it.
+        x: (B, C, H, W), what it was given.
+        output: what it returned.
+
+    Raises:
+        InputError: it is no tensor, or has another shape, type or device. Arithmetic would
+            broadcast a shape like (B, 1, 1, 1) without a word.
+    """
+    name = type(net).__name__
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"{name} returned a {type(output).__name__}; expected a tensor {tuple(x.shape)}"
+        )
+    if output.shape != x.shape:
+        raise InputError(
+            f"{name} returned shape {tuple(output.shape)} for an image of shape {tuple(x.shape)}; "
+            "expected the same shape"
+        )
+    if output.dtype != x.dtype or output.device != x.device:
+        raise InputError(
+            f"{name} returned {output.dtype} on {output.device} for an image of {x.dtype} on "
+            f"{x.device}; expected the same type and device"
+        )
+    return output
 
 
 class Identity(Network):

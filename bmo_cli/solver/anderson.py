@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli.solver.metric import Metric
-from bmo_cli.solver.state import State, subtract
+from bmo_cli.solver.state import State, binary_scale, scale, subtract
 
 
 class Anderson:
@@ -37,7 +37,8 @@ class Anderson:
     def __call__(self, k: int, u: State, averaged: State) -> State:
         """The next point, given u^k and T(u^k)."""
         step = subtract(averaged, u)
-        norm = float(self._metric.norm(step).square().sum().sqrt())
+        size = binary_scale(step)
+        norm = size * float(self._metric.norm(scale(step, 1 / size)).square().sum().sqrt())
         if self._accelerated and not norm < self._best:
             self._points.clear()
             self._accelerated = False
@@ -54,6 +55,7 @@ class Anderson:
     def _correction(self) -> Tensor:
         """What the least-squares combination takes from the newest image, (B, n)."""
         images, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
+        steps = steps / binary_scale((steps,))  # the weights below do not depend on the scale
         newest = steps[:, -1:]
         step_changes, image_changes = newest - steps[:, :-1], images[:, -1:] - images[:, :-1]
         gram = step_changes @ step_changes.mT

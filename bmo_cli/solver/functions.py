@@ -11,19 +11,29 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bmo_cli.config.optional import Extensible
 from bmo_cli.errors import InputError
-from bmo_cli.linear.map import LinearMap
+from bmo_cli.linear.map import NOT_DIVIDED, LinearMap
 from bmo_cli.solver.state import State
 
 StateMap = Callable[[State], State]
 
 
-class Smooth(ABC):
-    """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise."""
+class Smooth(Extensible, ABC):
+    """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise.
+
+    A function of one's own may leave out `take` and `resolvent`.
+    """
+
+    optional: ClassVar = {
+        "take": NOT_DIVIDED,
+        "resolvent": ", prox_{gamma f} in closed form, which gkm=prox and gkm=dr need; use gkm=pg",
+    }
 
     lipschitz: float | Tensor
     """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
@@ -37,7 +47,7 @@ class Smooth(ABC):
         Raises:
             InputError: the function does not say how it is divided.
         """
-        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+        raise NotImplementedError
 
     @abstractmethod
     def grad(self, u: State) -> State:
@@ -57,15 +67,23 @@ class Smooth(ABC):
         Raises:
             InputError: f has no resolvent in closed form.
         """
-        raise InputError(f"{type(self).__name__} has no resolvent in closed form; use gkm=pg")
+        raise NotImplementedError
 
 
-class Proximable(ABC):
-    """A convex g whose proximal map is computable."""
+class Proximable(Extensible, ABC):
+    """A convex g whose proximal map is computable.
+
+    A function of one's own may leave out `take`.
+    """
+
+    optional: ClassVar = {
+        "take": NOT_DIVIDED,
+        "prox": ", argmin_v g(v) + |v - u|^2 / (2 gamma), which every operator that sees it needs",
+    }
 
     def take(self, problems: Tensor) -> Proximable:
         """g for some problems of a batch, see `Smooth.take`."""
-        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+        raise NotImplementedError
 
     @abstractmethod
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -221,7 +239,7 @@ class TotalVariation(Proximable):
     def prox(self, u: State, gamma: Tensor) -> State:
         (z,) = u
         squares = torch.stack(z.chunk(2, 1)).square().sum(0)
-        length = squares.clamp_min(1e-30).sqrt()  # the root of 0 has no gradient
+        length = torch.where(squares > 0, squares, 1.0).sqrt()  # the root of 0 has no gradient
         kept = (1 - gamma * self.weight / length).clamp_min(0)
         return (z * torch.cat([kept, kept], 1),)
 

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmo_cli.solver.state import binary_scale
+
 
 def gmres(
     apply: Callable[[Tensor], Tensor], right: Tensor, *, iterations: int, tolerance: float
@@ -18,7 +20,8 @@ def gmres(
     """Solve A q = b without restarts.
 
     Arnoldi with modified Gram-Schmidt; the small least-squares problem is solved afresh at every
-    step, whose cost is nothing beside a product with A. Non-finite products end in nan.
+    step, whose cost is nothing beside a product with A. Non-finite products end in nan. Steps,
+    stopping and relative defect do not depend on the scale of b, as long as A q is representable.
 
     Args:
         apply: q -> A q, shapes (n,).
@@ -30,11 +33,14 @@ def gmres(
         q and |b - A q| / |b|, which is above the tolerance when the iterations did not suffice or
         A is singular.
     """
-    norm = right.norm()
+    scale = binary_scale((right,))
+    scaled = right / scale
+    norm = scaled.norm()
     if norm == 0:
         return torch.zeros_like(right), 0.0
-    basis = [right / norm]
+    basis = [scaled / norm]
     size = norm.item()
+    eps = torch.finfo(right.dtype).eps
     # The small system is solved in double precision on the CPU, whatever the device of A.
     hessenberg = np.zeros((iterations + 1, iterations))
     target = np.zeros(iterations + 1)
@@ -43,21 +49,24 @@ def gmres(
     defect = size
     for j in range(iterations):
         w = apply(basis[j])
+        before = w.norm().item()
         for i, v in enumerate(basis):
             product = torch.dot(v, w)
             hessenberg[i, j] = product.item()
             w = w - product * v
         length = w.norm()
+        # What is left of A v is rounding: the Krylov space is invariant, and nothing is gained.
+        invariant = length.item() <= eps * (j + 2) * before
         hessenberg[j + 1, j] = length.item()
         small, short = hessenberg[: j + 2, : j + 1], target[: j + 2]
         if not np.isfinite(small).all():
             return torch.full_like(right, torch.nan), math.inf
         # What the precision of A cannot tell from zero is zero: a singular A ends in a finite q.
-        rcond = torch.finfo(right.dtype).eps * len(small)
+        rcond = eps * len(small)
         weights = np.linalg.lstsq(small, short, rcond=rcond)[0]
         defect = float(np.linalg.norm(small @ weights - short))
-        if defect <= tolerance * size or length.item() <= 1e-14 * size:
+        if defect <= tolerance * size or invariant:
             break
         basis.append(w / length)
     combined = torch.stack(basis[: len(weights)], 1) @ torch.from_numpy(weights).to(right)
-    return combined, defect / size
+    return combined * scale, defect / size

@@ -10,12 +10,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from bmo_cli.config.optional import Extensible
 from bmo_cli.errors import InputError
-from bmo_cli.linear.map import LinearMap
+from bmo_cli.linear.map import NOT_DIVIDED, LinearMap
 from bmo_cli.solver.functions import Proximable, Smooth, Zero
 from bmo_cli.solver.state import State
 
@@ -77,8 +79,13 @@ class Problem:
         )
 
 
-class Loss(ABC):
-    """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it."""
+class Loss(Extensible, ABC):
+    """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it.
+
+    A loss of one's own may leave out `take`.
+    """
+
+    optional: ClassVar = {"take": NOT_DIVIDED}
 
     lipschitz: float | Tensor = 1.0
     """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
@@ -95,7 +102,7 @@ class Loss(ABC):
         Raises:
             InputError: the loss does not say how it is divided.
         """
-        raise InputError(f"{type(self).__name__} has no `take`, so its batches are not divided")
+        raise NotImplementedError
 
     def grad(self, u: State) -> State:
         """grad_u l(u), differentiable."""
@@ -134,7 +141,7 @@ class SquaredError(Loss):
         return (first, *(torch.zeros_like(block) for block in u[1:]))
 
     def _error(self, u: State) -> Tensor:
-        return (u[0] if self.a is None else self.a(u[0])) - self.target
+        return _difference(u[0] if self.a is None else self.a(u[0]), self.target)
 
 
 class Charbonnier(Loss):
@@ -157,13 +164,23 @@ class Charbonnier(Loss):
         return Charbonnier(self.target[problems], self.width)
 
     def value(self, u: State) -> Tensor:
-        error = u[0] - self.target
+        error = _difference(u[0], self.target)
         return ((error.square() + self.width**2).sqrt() - self.width).flatten(1).sum(1)
 
     def grad(self, u: State) -> State:
-        error = u[0] - self.target
+        error = _difference(u[0], self.target)
         first = error * (error.square() + self.width**2).rsqrt()
         return (first, *(torch.zeros_like(block) for block in u[1:]))
+
+
+def _difference(estimate: Tensor, target: Tensor) -> Tensor:
+    """estimate - target, which broadcasting must not make of other shapes."""
+    if estimate.shape != target.shape:
+        raise InputError(
+            f"the loss compares an estimate of shape {tuple(estimate.shape)} with a target of "
+            f"shape {tuple(target.shape)}; expected the same shape"
+        )
+    return estimate - target
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ multiplier; ...), each of shape (B, ...). Scalars per problem have shape (B,).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -38,3 +40,16 @@ def inner(u: State, v: State) -> Tensor:
 def detach(u: State) -> State:
     """The same values outside any graph."""
     return tuple(a.detach() for a in u)
+
+
+def binary_scale(u: State) -> float:
+    """The power of two at or below the largest absolute entry of u; 1 for 0 and what is not finite.
+
+    Dividing by it is exact, and squares of the result neither overflow nor vanish. It is never
+    below the least normal number, so that its reciprocal is finite.
+    """
+    largest = max(float(a.abs().max()) for a in u)
+    if largest == 0 or not math.isfinite(largest):
+        return 1.0
+    below = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+    return max(below, torch.finfo(u[0].dtype).tiny)

@@ -1,0 +1,156 @@
+"""What a scheme computes beside a map of each problem: random numbers, memory, batch statistics.
+
+In evaluation mode D must be a map, the same at every call. In training mode it may be more, and
+what relies on its being a map has to know: iterations that are repeated, batches that are divided.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from bmo_cli.data.splits import Split
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import Experiment
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.nets.execution import Execution
+from bmo_cli.nets.mode import Behaviour, generator_states, rehearsal, training
+from bmo_cli.solver.functions import LeastSquares
+from bmo_cli.solver.problem import Problem, Sample
+from bmo_cli.solver.state import State
+
+_ROUNDING = 1e-6  # of D, relative to its largest entry
+_ORDER = 1e-4  # the same, where batches of another size are added up in another order
+
+
+def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
+    """D(u^0) in evaluation mode, computed twice.
+
+    Raises:
+        InputError: an operator or a network does not fit the problem, changes shape, type or
+            device, is not finite, or is not the same at both calls.
+    """
+    with torch.no_grad():
+        with scheme.executed(Execution(finite=True)):
+            first, second, drawn = _twice(scheme, problem, initial)
+        differs = _differ(first, second, _ROUNDING)
+        if drawn and not differs:  # a layer that starts at zero would hide it
+            with rehearsal(scheme, initial[0].device):
+                _move(scheme)
+                differs = _differ(*_twice(scheme, problem, initial)[:2], _ROUNDING)
+    if differs:
+        raise InputError(
+            f"{scheme.title} is no map in evaluation mode: called again with the same "
+            "image, it returns another one. It draws random numbers or counts its calls; let that "
+            "depend on self.training (F.dropout(x, p, self.training))"
+        )
+    return first
+
+
+def _twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State, bool]:
+    """D(u^0), D(u^0) once more, and whether random numbers were drawn for it.
+
+    What a guided network draws is drawn when it is bound.
+    """
+    device, guided = initial[0].device, scheme.net is not None and scheme.net.guided
+    states = generator_states(device)
+    mapping = scheme.bind(problem)
+    if not guided:
+        states = generator_states(device)
+    u = mapping.lift(initial)
+    _require_fit(problem, u[0])
+    first = mapping.D(u, 0)
+    second = (scheme.bind(problem) if guided else mapping).D(u, 0)
+    return first, second, generator_states(device) != states
+
+
+def require_map_of(experiment: Experiment, split: Split) -> None:
+    """See `require_map`: at the first evaluation problem of a split."""
+    for case in islice(experiment.task.cases(split), 1):
+        require_map(experiment.scheme, case.problem, case.initial)
+
+
+def observe(scheme: GKM, sample: Sample) -> None:
+    """Find out what D does in training mode, and keep it as `scheme.behaviour`.
+
+    Nothing changes by it: weights, buffers and generators are as before.
+
+    Args:
+        scheme: to be trained.
+        sample: a batch.
+
+    Raises:
+        InputError: see `require_map`; or D keeps something that checkpoints would lack.
+    """
+    problem, initial = sample.problem, sample.initial
+    before = require_map(scheme, problem, initial)
+    with torch.no_grad(), rehearsal(scheme, initial[0].device), training(scheme):
+        kept = {name: buffer.clone() for name, buffer in scheme.named_buffers()}
+        drawn = _twice(scheme, problem, initial)[2]
+        saved = scheme.state_dict().keys() & kept.keys()
+        changed = {
+            name
+            for name, buffer in scheme.named_buffers()
+            if name not in kept or not torch.equal(buffer, kept[name])
+        }
+        mixes = not drawn and _mixes(scheme, sample)
+    if not changed <= saved:
+        raise InputError(
+            f"in training {scheme.title} changes {', '.join(sorted(changed - saved))}, "
+            "which checkpoints lack: register the buffer in __init__, and with persistent=True"
+        )
+    if _differ(before, require_map(scheme, problem, initial), _ROUNDING):
+        raise InputError(
+            f"{scheme.title} keeps something of training passes that is no parameter and no "
+            "buffer, and checkpoints would lack it: use self.register_buffer"
+        )
+    scheme.behaviour = Behaviour(drawn, bool(changed), mixes)
+
+
+def _require_fit(problem: Problem, u: Tensor) -> None:
+    """Refuse linear maps whose results arithmetic would broadcast against y or u."""
+    maps = [] if problem.coupling is None else [(problem.coupling.a, problem.coupling.b)]
+    if isinstance(problem.f, LeastSquares):
+        maps.append((problem.f.a, problem.f.y))
+    for a, y in maps:
+        shapes = [tuple(t.shape) for t in (a(u), a.adjoint(y))]
+        expected = [tuple(t.shape) for t in (y, u)]
+        if shapes != expected:
+            raise InputError(
+                f"{type(a).__name__}: A u and A^T y have shapes {shapes[0]} and {shapes[1]}; "
+                f"expected those of y and u, {expected[0]} and {expected[1]}"
+            )
+
+
+def _mixes(scheme: GKM, sample: Sample) -> bool:
+    """Whether the first problem of a batch has another value alone; at weights that were moved."""
+    size = len(sample.initial[0])
+    if size == 1:
+        return False
+    _move(scheme)
+    with suppress(InputError):  # of a task that does not say how its batches are divided
+        batches, images = [sample, sample.divided(0, size)], []
+        try:
+            for batch in batches:
+                with rehearsal(scheme, sample.initial[0].device):  # from the same buffers
+                    images.append(_twice(scheme, batch.problem, batch.initial)[0])
+        except (RuntimeError, ValueError):  # of a network that takes no single image
+            return True
+        return _differ(tuple(block[:1] for block in images[0]), images[1], _ORDER)
+    return False
+
+
+def _move(scheme: GKM) -> None:
+    """Change every weight, by a share of those of its tensor."""
+    for p in scheme.parameters():
+        size = p.square().mean().sqrt()
+        p.add_(torch.where(size > 0, 0.3 * size, 0.1) * torch.randn_like(p))
+
+
+def _differ(u: State, v: State, rounding: float) -> bool:
+    """Whether two finite states differ by more than rounding."""
+    pairs = zip(u, v, strict=True)
+    return any(bool((a - b).abs().max() > rounding * a.abs().max()) for a, b in pairs)

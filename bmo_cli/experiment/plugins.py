@@ -1,0 +1,195 @@
+"""Plug-ins: loading them, and naming their place where one of them fails."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import bmo_cli
+from bmo_cli.config.schema import plugin_files, plugin_module
+from bmo_cli.errors import BmoError, InputError, PluginError, of_the_machine
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
+    """Import what the command line names: a file under the name of its stem, or a module.
+
+    Files may import one another and modules beside them, in any order.
+
+    Raises:
+        InputError: a plug-in is missing, needs something that is, or is not valid Python.
+        PluginError: its own code fails.
+    """
+    for file in plugin_files(plugins):
+        if str(file.parent) not in sys.path:
+            sys.path.append(str(file.parent))
+    for plugin in plugins:
+        if plugin.endswith(".py"):
+            with imports_of(plugin, plugins):
+                _load_file(Path(plugin).resolve(), plugin_module(plugin))
+        else:
+            import_module(plugin, plugins)
+    return plugins
+
+
+def import_module(name: str, plugins: Sequence[str]) -> ModuleType:
+    """A module that is a plug-in, or is in a package that is one.
+
+    Raises:
+        InputError, PluginError: see `load_plugins`.
+    """
+    with imports_of(name, plugins):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def imports_of(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
+    """Context in which a plug-in is imported; what goes wrong is said in a line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(of_the_machine(error), BmoError):
+            raise
+        raise _import_failure(error, plugin, plugins) from error
+
+
+def _load_file(file: Path, name: str) -> None:
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(file):
+        return
+    if loaded is not None or name in sys.stdlib_module_names:
+        raise InputError(f"plug-in {file} has the name of another module, '{name}'; rename it")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # half of it would be found by the next import
+        raise
+
+
+def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> BmoError:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name, top = error.name, error.name.split(".")[0]
+        if plugin_module(plugin) == name or plugin_module(plugin).startswith(f"{name}."):
+            return InputError(
+                f"plug-in {plugin} does not exist: no module '{name}' (a file of your own is named "
+                "with its ending: plugins=[my_file.py])"
+            )
+        if name != top and importlib.util.find_spec(top) is not None:
+            return InputError(f"plug-in {plugin} needs the module {name}, which {top} has not")
+        return InputError(f"plug-in {plugin} needs the package {name}, which is not installed")
+    if isinstance(error, SyntaxError):
+        where = f"{_shown(error.filename or plugin)}, line {error.lineno}"
+        return InputError(f"plug-in {plugin}: {where}: not valid Python: {error.msg}")
+    return plugin_error(error, failing_place(error, plugins) or plugin)
+
+
+def names_plugins(
+    command: Callable[Concatenate[Mapping[str, Any], _P], _R],
+) -> Callable[Concatenate[Mapping[str, Any], _P], _R]:
+    """Decorator of what is given a configuration: errors in a plug-in say file, line and function.
+
+    Errors that one line explains already, and those of disk and memory, stay what they are.
+    """
+
+    @functools.wraps(command)
+    def run(config: Mapping[str, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return command(config, *args, **kwargs)
+        except Exception as error:
+            place = failing_place(error, config.get("plugins") or ())
+            if place is None or isinstance(of_the_machine(error), BmoError):
+                raise
+            raise plugin_error(error, place) from error
+
+    return run
+
+
+def plugin_error(error: Exception, place: str, more: str = "") -> PluginError:
+    """The line about an error in a plug-in.
+
+    Args:
+        error: that it raised.
+        place: see `failing_place`.
+        more: that is to be said behind it.
+    """
+    said = " ".join(str(error).split())
+    return PluginError(f"{place}: {type(error).__name__}{f': {said}' if said else ''}{more}")
+
+
+def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
+    """`FILE, line N, in FUNCTION` of the innermost call of a plug-in; None: there is none.
+
+    Modules in the folder of a plug-in file count as its own.
+    """
+    names = {plugin_module(plugin) for plugin in plugins}
+    folders = {Path(plugin).resolve().parent for plugin in plugins if plugin.endswith(".py")}
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+        own = any(module == name or module.startswith(f"{name}.") for name in names)
+        if own or _is_beside(Path(code.co_filename), folders):
+            place = f"{_shown(code.co_filename)}, line {line}, in {code.co_name}"
+    return place
+
+
+def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
+    """Hash of every plug-in by module name, and of what plug-in files import from their folders.
+
+    Args:
+        plugins: that are loaded, see `load_plugins`.
+    """
+    names = {plugin_module(plugin) for plugin in plugins}
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
+    folders = {file.parent for file in plugin_files(plugins)}
+    beside = {
+        name for name, file in files.items() if file is not None and _is_beside(Path(file), folders)
+    }
+    return {name: _content(sys.modules[name]) for name in sorted(names | beside)}
+
+
+def _content(module: ModuleType) -> str:
+    """Hash of a module's file, of all its modules' where it is a package."""
+    files = sorted(
+        (file.relative_to(folder).as_posix(), file)
+        for folder in getattr(module, "__path__", ())
+        for file in Path(folder).rglob("*.py")
+    )
+    alone = getattr(module, "__file__", None)
+    if not files and alone is not None:
+        files = [("", Path(alone))]
+    digest = hashlib.sha256()
+    for where, file in files:
+        if file.is_file():
+            digest.update(f"{where} {hashlib.sha256(file.read_bytes()).hexdigest()} ".encode())
+    return digest.hexdigest()[:16]
+
+
+def _is_beside(file: Path, folders: set[Path]) -> bool:
+    """Whether a source file is below one of these folders and none of Python, a package or bmo."""
+    if not file.is_absolute() or not any(folder in file.parents for folder in folders):
+        return False
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    others = (Path(sysconfig.get_path("stdlib")), Path(bmo_cli.__file__).parent)
+    return not installed and not any(other in file.parents for other in others)
+
+
+def _shown(file: str) -> str:
+    """A path as the user would write it."""
+    path = Path(file)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
