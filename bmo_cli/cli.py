@@ -20,6 +20,7 @@ from bmo_cli.errors import (
     BmoError,
     InputError,
     Interrupted,
+    exits_as_errors,
     nearest,
     of_the_machine,
     of_the_system,
@@ -240,7 +241,8 @@ def _job(
         from bmo_cli.experiment.job import run_job
 
         try:
-            return run_job(command, config, typed)
+            with exits_as_errors():
+                return run_job(command, config, typed)
         except Interrupted as error:
             _stop(error)  # leaves Hydra as well: a sweep does not go on with its next job
         except Exception as error:

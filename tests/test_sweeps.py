@@ -43,6 +43,8 @@ class Faulty(Unrolled):
         if self.fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
             np.ones(2**40)
+        if self.fault == "exit":
+            raise SystemExit("enough")
         return super().objective(scheme, sample, iterations)
 """
 
@@ -51,20 +53,17 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
     done = bmo(
-        "train", "-m", *words, "+hyper.fault=none,raise,kill,memory", "hydra.sweep.dir=sweep"
+        "train", "-m", *words, "+hyper.fault=none,raise,kill,memory,exit", "hydra.sweep.dir=sweep"
     )
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 4, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 4, done.stderr
-    for line, reason in zip(
-        lines,
-        ("ZeroDivisionError: on purpose", "was ended by SIGKILL", "memory", "3 of 4 jobs failed"),
-        strict=True,
-    ):
+    reasons = ["ZeroDivisionError: on purpose", "was ended by SIGKILL", "memory", "sys.exit('en"]
+    assert len(lines) == 5, done.stderr
+    for line, reason in zip(lines, [*reasons, "4 of 5 jobs failed"], strict=True):
         assert reason in line
-    assert "bmo train resume=" in lines[3]
-    statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(4)]
-    assert statuses == ["ok", "failed", "interrupted", "interrupted"]
+    assert "bmo train resume=" in lines[4]
+    statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(5)]
+    assert statuses == ["ok", "failed", "interrupted", "interrupted", "failed"]
     log = (tmp_path / "sweep" / "1" / "run.log").read_text()
     assert "Traceback" in log and "in objective" in log
     good = (tmp_path / "sweep" / "0" / "history.csv").stat().st_mtime_ns
@@ -72,10 +71,20 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
     again = bmo("train", "resume=sweep", "plugins=[faulty.py]")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before: ") == 1
-    assert again.stdout.count("evaluating the checkpoint") == 3
+    assert again.stdout.count("evaluating the checkpoint") == 4
     assert (tmp_path / "sweep" / "0" / "history.csv").stat().st_mtime_ns == good
-    scores = [result(tmp_path / "sweep" / str(i))["metrics"]["test/psnr"] for i in range(4)]
+    scores = [result(tmp_path / "sweep" / str(i))["metrics"]["test/psnr"] for i in range(5)]
     assert len(set(scores)) == 1  # the fault is the only difference
+
+
+def test_an_exit_that_a_plug_in_asks_for_is_an_error(bmo, tiny, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
+    done = bmo("train", *words, "+hyper.fault=exit", "hydra.run.dir=run")
+    said = "sys.exit('enough') was called, by a plug-in or a library"
+    assert (done.returncode, done.stderr) == (1, f"bmo: {said}\n")
+    left = result(tmp_path / "run")
+    assert (left["status"], left["message"]) == ("failed", said)
 
 
 def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):

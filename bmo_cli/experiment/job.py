@@ -26,6 +26,7 @@ from bmo_cli.errors import (
     Killed,
     OutOfMemory,
     disk_full_in_one_line,
+    exits_as_errors,
     of_the_machine,
     printable,
 )
@@ -84,7 +85,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             begun = True
             folder.write_snapshot(snapshot)
 
-        with disk_full_in_one_line(str(folder.path), again):
+        with disk_full_in_one_line(str(folder.path), again), exits_as_errors():
             result = _run(command, plain, names, folder, snapshot, begin)
             if result is None:
                 return None
