@@ -14,8 +14,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.snapshot import quoted
-from bmo_cli.errors import InputError, Interrupted, printable
-from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.errors import Interrupted, printable
+from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100
@@ -55,16 +55,12 @@ class SweepSummary(Callback):
         if stopped:  # said why
             raise SystemExit(stopped)
         folder = Path(str(config.hydra.sweep.dir))
-        jobs = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
-        jobs |= {run.path for run in find_runs([folder])}
-        failed = {}
-        for job in sorted(jobs, key=lambda path: (len(str(path)), str(path))):
-            try:
-                result = RunFolder(job).read_result()
-            except InputError as error:
-                result = {"message": str(error)}
-            if result.get("status") != "ok":
-                failed[job] = result.get("message") or "it left no result"
+        jobs = {run.path: run.result for run in find_runs([folder])}
+        failed = {
+            job: jobs[job].get("message") or "it left no result"
+            for job in sorted(jobs, key=lambda path: (len(str(path)), str(path)))
+            if jobs[job].get("status") != "ok"
+        }
         if not failed:
             return
         for job, reason in failed.items():

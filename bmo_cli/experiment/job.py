@@ -15,8 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from bmo_cli.config.names import NAMED, plain_name, recorded_names
 from bmo_cli.config.schema import check_config
-from bmo_cli.config.snapshot import with_changes
+from bmo_cli.config.snapshot import with_changes, with_recorded_weights
 from bmo_cli.errors import (
     BmoError,
     Busy,
@@ -77,7 +78,9 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         plain = _plain(command, effective)
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
-        snapshot = None if existing is None else OmegaConf.to_yaml(effective)
+        snapshot = None
+        if existing is not None:
+            snapshot = OmegaConf.to_yaml(with_recorded_weights(effective, Path(existing)))
 
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
@@ -182,15 +185,19 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
 
 
 def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:
-    """Chosen option of every group; of a run that exists its own, where nothing else was typed."""
-    recorded = {} if run is None else RunFolder(Path(run)).read_result()
-    names: dict[str, str | None] = {}
-    for group in ("task", "method", "gkm", "net", "hyper"):
-        is_typed = any(text.startswith(f"{group}=") for text in typed)
-        own = recorded.get(group)
-        own = own if isinstance(own, str) and re.fullmatch(r"[\w-]{1,80}", own) else None
-        names[group] = choices.get(group) if is_typed or run is None else own
-    return names
+    """Chosen option of every group; of a run that exists its own, where nothing else was typed.
+
+    A run that was killed before its first result.json is known by what Hydra recorded, and by what
+    was composed from its overrides where even that is missing.
+    """
+    composed = {group: choices.get(group) for group in NAMED}
+    if run is None:
+        return composed
+    recorded: Mapping[str, Any] = RunFolder(Path(run)).read_result()
+    if plain_name(recorded.get("task")) is None:
+        recorded = recorded_names(Path(run)) or composed
+    new = {group for group in NAMED if any(text.startswith(f"{group}=") for text in typed)}
+    return {g: composed[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}
 
 
 def _plain(command: str, config: DictConfig) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from bmo_cli.certificate.findings import fall
+from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import (
     Experiment,
@@ -215,6 +216,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             _require_something_left(folder, config, progress.step)
             log.info("going on after step %d", progress.step)
         else:
+            require_weights(folder.path, config)
             log.info("the run was stopped before its first checkpoint: starting from the beginning")
     if config.get("precision") == "fp16" and experiment.device.type != "cuda":
         raise InputError(
