@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
+from bmo_cli.config.keys import NO_NUMBER
 from bmo_cli.config.schema import plugin_module
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
@@ -120,8 +121,7 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        elsewhere = ("plugins", "resume", "logger", "jobs")  # what changes no number
-        counted = {k: _contents(v) for k, v in config.items() if k not in elsewhere}
+        counted = {k: _contents(v) for k, v in config.items() if k not in NO_NUMBER}
         try:
             counted["task"] |= _named_kernels(config)
         except InputError as error:

@@ -133,7 +133,7 @@ class Entry:
     @property
     def seed(self) -> str:
         """Of the run, as text."""
-        return str(self.run.result.get("seed", ""))
+        return str(self.run.result.get("seed", self.config.get("seed", "")))
 
     @property
     def name(self) -> str:
