@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
+from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
 from bmo_cli.errors import (
     BmoError,
     InputError,
@@ -175,6 +176,7 @@ def _run(command: str, words: Sequence[str]) -> None:
     overrides = list(words)
     try:
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
+        require_free_names(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except KeyboardInterrupt:
@@ -191,18 +193,17 @@ def _table_named(words: Sequence[str]) -> list[str]:
     if "-m" in words or "--multirun" in words:
         raise InputError("bmo table runs its cells itself, without -m; see table.rows")
     words = _flags_first(["dry_run=true" if word == "--dry-run" else word for word in words])
-    before = ["", *words]
     found = [
         f"table={word}"
-        if re.fullmatch(r"\w[\w-]*", word) and last not in _FLAGS_WITH_VALUE
+        if re.fullmatch(r"\w[\w-]*", word)
         else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
-        for last, word in zip(before, words, strict=False)
+        for word in words
     ]
     shows = any(word in _ONLY_SHOW for word in words)
     if not shows and not any(word.startswith("table=") for word in found):
         from bmo_cli.config.locate import choices
 
-        names = ", ".join(choices(groups=("table",))["table"])
+        names = ", ".join(choices(config_dirs(words), ("table",))["table"])
         raise InputError(f"name a table: bmo table NAME, with NAME one of {names}")
     return found
 
@@ -264,10 +265,18 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             continue
         if word.split("=")[0] not in _FLAGS:
             raise InputError(f"unknown flag '{word}'{nearest(word, _FLAGS) or '; see bmo --help'}")
+        flag, equals, value = word.partition("=")
+        if flag in _FLAGS_WITH_VALUE:
+            following = value if equals else next(rest, None)
+            if not following:
+                raise InputError(f"{flag} is given without a value: {flag} VALUE")
+            word = f"{flag}={_at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
         flags.append(word)
-        if word in _FLAGS_WITH_VALUE:
-            flags += [value for value in [next(rest, None)] if value is not None]
     return flags + overrides
+
+
+def _at_home(path: str) -> str:
+    return str(Path(path).expanduser())
 
 
 def _with_recorded(command: str, words: list[str]) -> list[str]:
@@ -312,7 +321,7 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
                 file=sys.stderr,
             )
         return _flags_first([*combine(sweep.overrides, typed), where, "--multirun"])
-    own_choices = any(word.startswith(("--config-dir", "-cd")) for word in words)
+    own_choices = bool(config_dirs(words))
     recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]

@@ -77,8 +77,8 @@ _CHOICE = re.compile(rf"(?P<group>{_ANY_GROUP})(@({_ANY_GROUP})(\.\w+)+)?=(?P<na
 
 def _killed_at_start_up(run: Path) -> InputError:
     return InputError(
-        f"{run}: the run was killed before its configuration was written, and nothing was trained; "
-        "give the command that started it once more"
+        f"{run} is not a run folder: it has no whole .hydra/overrides.yaml; a run that was killed "
+        "that early has trained nothing: give the command that started it once more"
     )
 
 
