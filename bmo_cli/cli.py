@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
 from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import (
     BmoError,
     InputError,
@@ -177,6 +178,7 @@ def _run(command: str, words: Sequence[str]) -> None:
     try:
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
         require_free_names(words)
+        words = overrides = _readable(words)
         overrides = _with_recorded(command, words)
         _hydra(command, overrides, typed=list(words))
     except KeyboardInterrupt:
@@ -270,30 +272,32 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             following = value if equals else next(rest, None)
             if not following:
                 raise InputError(f"{flag} is given without a value: {flag} VALUE")
-            word = f"{flag}={_at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
+            word = f"{flag}={at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
         flags.append(word)
     return flags + overrides
 
 
-def _at_home(path: str) -> str:
-    return str(Path(path).expanduser())
+def _readable(words: Sequence[str]) -> list[str]:
+    from bmo_cli.config.typed import readable  # which imports Hydra
+
+    return readable(words)
 
 
 def _with_recorded(command: str, words: list[str]) -> list[str]:
     """`eval`, `restore` and a resumed `train` start from what was typed for the run they name."""
     if not any("=" in word for word in words):
         return words
+    from bmo_cli.config.commands import quoted
     from bmo_cli.config.snapshot import (
-        argument,
         combine,
-        quoted,
         recorded_overrides,
         recorded_sweep,
         refuse_changes_of_a_sweep,
     )
+    from bmo_cli.config.typed import text_of
 
     key = "resume" if command == "train" else "run"
-    folder = argument(words, key)
+    folder = text_of(words, key)
     if folder is None:
         return words
     sweep = None
@@ -312,10 +316,10 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
         for text in sweep.left_out:
             key = text.split("=", 1)[0]
-            if key == "hydra.sweep.subdir" and argument(words, key) is None:
-                raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
-            if argument(words, key) is not None:
+            if any(word.startswith(f"{key}=") for word in words):
                 continue
+            if key == "hydra.sweep.subdir":
+                raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
             print(
                 f"bmo: not taken from {folder}: {printable(text)} (type it again, if you trust it)",
                 file=sys.stderr,

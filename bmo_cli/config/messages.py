@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, choices
+from bmo_cli.config.typed import ambiguous, cannot_read
 from bmo_cli.errors import nearest
 
 _EXTRAS = {
@@ -31,8 +32,11 @@ def one_line(error: Exception, overrides: Sequence[str], command: str, config_di
         if found:
             return found
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override '{error.override}': expected key=value"
+        return cannot_read(str(error.override), error)
     text = str(error)
+    several = re.match(r"Ambiguous value for argument '(.*?)'\n", text, re.DOTALL)
+    if several:
+        return ambiguous(several.group(1))
     unknown = re.search(
         r"Could not (?:override|append to|delete from config)\W*'?([\w./@-]+)", text
     )

@@ -22,18 +22,6 @@ from bmo_cli.config.schema import Config
 from bmo_cli.errors import InputError
 
 
-def argument(overrides: Sequence[str], key: str) -> str | None:
-    """Value of `key=...` among the command line's overrides."""
-    values = [text.split("=", 1)[1] for text in overrides if text.startswith(f"{key}=")]
-    return values[-1].strip("'\"") if values else None
-
-
-def quoted(path: object) -> str:
-    """A path as a value that Hydra's override grammar takes literally."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
-
-
 def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
     """What was typed when the run was made, as far as it may be typed again.
 

@@ -13,8 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bmo_cli.config.snapshot import quoted
+from bmo_cli.config.commands import command, quoted
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import Interrupted, printable
+from bmo_cli.experiment.invocation import own_files
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
@@ -65,17 +67,29 @@ class SweepSummary(Callback):
             return
         for job, reason in failed.items():
             print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
-        typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-        own = (*typed["task"], *typed["hydra"])
-        named = [text for text in own if text.startswith(("plugins=", "hydra.sweep.subdir="))]
-        words = " ".join([f"resume={folder}", *named])
-        again = f"; run these again with 'bmo train {words}'"
+        again = f"; run these again with '{resume_command(config)}'"
         print(
             f"bmo: {len(failed)} of {len(jobs)} jobs failed"
             f"{again if config.hydra.job.name == 'train' else ''}",
             file=sys.stderr,
         )
         raise SystemExit(min(len(failed), MOST_FAILED))
+
+
+def resume_command(config: DictConfig) -> str:
+    """The command with which a sweep goes on.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+    """
+    typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    named = [
+        word
+        for word in (*typed["task"], *typed["hydra"])
+        if word.startswith(("plugins=", "hydra.sweep.subdir="))
+    ]
+    folder = str(config.hydra.sweep.dir)
+    return command("train", *own_files(config.hydra), *named, resume=folder)
 
 
 def _finished_beside() -> int:
@@ -95,7 +109,7 @@ def _finished_beside() -> int:
 
 def _replace(config: DictConfig, key: str) -> Path:
     HydraConfig.instance().set_config(config)  # the folder's name interpolates ${hydra:...}
-    wanted = Path(str(OmegaConf.select(config, key)))
+    wanted = Path(at_home(str(OmegaConf.select(config, key))))
     try:
         folder = make_unique(wanted)
     except OSError as error:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
+from bmo_cli.config.paths import with_paths
 from bmo_cli.config.schema import check_config
 from bmo_cli.errors import InputError
 
@@ -56,6 +57,6 @@ def compose(overrides: Sequence[str]) -> Composed:
         message = one_line(error, overrides, "train", config_dir())
         raise InputError(f"{' '.join(overrides)}: {message}") from error
     assert isinstance(plain, dict)
-    checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    checked = with_paths({str(key): value for key, value in plain.items()})
     check_config(checked)
     return Composed(checked, choices, OmegaConf.to_yaml(config))

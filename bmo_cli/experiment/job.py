@@ -15,7 +15,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from bmo_cli.config.commands import command as printed_command
+from bmo_cli.config.commands import here
+from bmo_cli.config.keys import PLACES
 from bmo_cli.config.names import NAMED, plain_name, recorded_names
+from bmo_cli.config.paths import at_home, with_paths
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import with_changes, with_recorded_weights
 from bmo_cli.errors import (
@@ -33,6 +37,7 @@ from bmo_cli.errors import (
 )
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.callbacks import discard
+from bmo_cli.experiment.invocation import own_files
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
@@ -66,11 +71,11 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     if command == "table":
         from bmo_cli.experiment.table import make_table
 
-        return make_table(_plain(command, config), hydra.runtime.choices["table"])
+        name = hydra.runtime.choices["table"]
+        return make_table(_plain(command, config), name, own_files(hydra))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun, names = False, dict[str, str | None]()
-    resume = f"go on with 'bmo train resume={folder.path}'"
-    again = resume if command == "train" else "give the same command again"
+    again = "give the same command again"
     try:
         if command == "certify":
             _refuse_changes(typed)
@@ -81,6 +86,10 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
         snapshot = None
         if existing is not None:
             snapshot = OmegaConf.to_yaml(with_recorded_weights(effective, Path(existing)))
+
+        if command == "train":
+            resume = printed_command("train", plugins=plain["plugins"], resume=folder.path)
+            again = f"go on with '{resume}'"
 
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
@@ -100,7 +109,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             logging.shutdown()
             discard(folder.path)
         raise
-    log.info("results in %s", _relative(folder.path))
+    log.info("results in %s", here(folder.path))
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
 
 
@@ -149,18 +158,16 @@ def _run(
     return train(config, names, folder, begin)
 
 
-_PLACES = tuple(
-    f"data.{key}"
-    for key in ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
-)
+_READING = ("data.workers", "data.cache_mib", "data.max_megapixels")
+"""How photographs are read, not which."""
 
 
 def _refuse_changes(typed: Sequence[str]) -> None:
     """A certificate is about a run as it was trained."""
     for text in typed:
         key = text.lstrip("+~").split("=", 1)[0]
-        group = key.split(".")[0]
-        if group not in ("run", "certificate", "device", "plugins", "hydra") and key not in _PLACES:
+        own = key.split(".")[0] in ("run", "certificate", "device", "plugins", "hydra")
+        if not own and key not in PLACES and key not in _READING:
             raise InputError(
                 f"'{text}' would change the run: a certificate is about the run as it was trained; "
                 "certificate.*, device, plugins and where the data are (data.val=...) may be given"
@@ -181,7 +188,7 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
     run = config.get(key)
     if run is not None and not isinstance(run, str):
         raise InputError(f"'{key}' must be a run folder, got {run!r}")
-    return config if run is None else with_changes(Path(run), config, typed)
+    return config if run is None else with_changes(Path(at_home(run)), config, typed)
 
 
 def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:
@@ -209,7 +216,7 @@ def _plain(command: str, config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
-    checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    checked = with_paths({str(key): value for key, value in plain.items()})
     check_config(checked, command)
     return checked
 
@@ -256,7 +263,3 @@ def record_failure(
         if isinstance(error, DiskFull):  # no room for that either
             return
         print(f"bmo: the failure could not be recorded: {second}", file=sys.stderr)
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

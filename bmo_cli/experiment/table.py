@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.commands import command
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.table_documents import csv_document, sheet
@@ -29,12 +30,13 @@ from bmo_cli.results.table_markdown import markdown_document
 log = logging.getLogger("bmo")
 
 
-def make_table(config: Mapping[str, Any], name: str) -> None:
+def make_table(config: Mapping[str, Any], name: str, own_files: Sequence[str] = ()) -> None:
     """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
 
     Args:
         config: resolved configuration that passed `config.schema.check_config`.
         name: of the table; a preset and a task are added to it.
+        own_files: what a command needs to find YAML files of the user's own, see `invocation`.
 
     Raises:
         InputError: a row or column does not compose; nothing has run then.
@@ -58,7 +60,8 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
         require_closed(out)
         with _locked(out):
             failures = _run(plan, name, out, config)
-            _write(table, plan, failures, out / name, figures)
+            commands = _commands(plan.cells, own_files, rooted=config["root"] is not None)
+            _write(table, plan, failures, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
         raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
@@ -82,15 +85,24 @@ def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
     return [c for c in cells if c.result is None or (stale == "run" and c.stale)]
 
 
+def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
+    """What makes each cell; a root that the environment names is there when it is typed again."""
+    return [
+        command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
+        for cell in cells
+    ]
+
+
 def _write(
     table: Mapping[str, Any],
     plan: Plan,
     failures: Mapping[Path, str],
+    commands: Sequence[str],
     stem: Path,
     figures: Path,
 ) -> None:
     cells = plan.cells
-    found = sheet(table, cells, failures, plan.candidates)
+    found = sheet(table, cells, failures, commands, plan.candidates)
     text = markdown_document(found)
     documents = {"md": text, "csv": csv_document(table, cells)}
     documents["tex"] = latex_document(found, stem.name)

@@ -42,6 +42,7 @@ class Cell:
         folder: of the run.
         chosen: tuned values.
         problem: why it cannot run, or nothing.
+        placed: overrides that say where its data are.
     """
 
     row: str
@@ -52,6 +53,7 @@ class Cell:
     folder: RunFolder
     chosen: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
+    placed: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

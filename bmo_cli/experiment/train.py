@@ -11,6 +11,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from bmo_cli.certificate.findings import fall
+from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import (
@@ -137,15 +138,16 @@ def _train(
         history = folder.read_history()
         curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
         if trainer.stopping:
+            again = command("train", plugins=config["plugins"], resume=folder.path)
             raise Interrupted(
-                f"stopped after step {progress.step}, which is saved; go on with "
-                f"'bmo train resume={folder.path}'",
+                f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, experiment.omega)
         if config["eval"].get("test", True):
             log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
-            result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
+            again = command("eval", plugins=config["plugins"], run=folder.path)
+            result |= evaluate_test(experiment, config["eval"], folder, again, stop)
         else:
             log.info("eval.test=false: the checkpoint of step %d is not tested", progress.best_step)
             result |= {"images": {}, "protocol": task.protocol, "data": task.fingerprints()}
@@ -164,10 +166,10 @@ def _train(
         try:
             found = write_certificate(experiment, config, history, folder)
         except KeyboardInterrupt as error:
+            again = command("train", plugins=config["plugins"], resume=folder.path)
             raise Interrupted(
                 "stopped during certification; training and evaluation are saved, make the "
-                f"certificate with 'bmo train resume={folder.path}' or 'bmo certify "
-                f"run={folder.path}'"
+                f"certificate with '{again}'"
             ) from error
         result["metrics"] |= found["metrics"]
         result |= {"certificate": found["certificate"], "message": found["message"]}
@@ -272,9 +274,10 @@ def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: 
     steps, result = config["train"]["steps"], folder.read_result()
     certified = not config.get("certify") or "certificate" in result
     if steps is not None and done >= steps and "identity" in result and certified:
+        certify = command("certify", plugins=config["plugins"], run=folder.path)
         raise InputError(
             f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
-            f"or ask whether it converges with 'bmo certify run={folder.path}'"
+            f"or ask whether it converges with '{certify}'"
         )
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bmo_cli import __version__
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
 from bmo_cli.report.entry import Entry
@@ -55,7 +56,9 @@ def write_report(words: Sequence[str]) -> str:
     selection = select(words, "report", ("--force",), ("output", "title"))
     roots = selection.roots
     given = selection.values.get("output")
-    file = Path(given) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
+    file = (
+        Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
+    )
     entries = trained(selection.runs)
     _require_place(file, force="--force" in selection.flags)
     remarks = left_out(selection.runs)

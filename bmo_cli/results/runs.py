@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.names import recorded_names
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError, nearest, printable
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
@@ -95,26 +96,30 @@ def select(
     Raises:
         InputError: no such folder, column or flag.
     """
-    given = [word for word in words if word.startswith("-")]
-    for flag in given:
-        if flag not in flags:
+    given, filters, values, roots = set[str](), [], dict[str, str](), list[Path]()
+    for word in words:
+        folder = Path(at_home(word))
+        key, equals, value = word.partition("=")
+        if word in flags:
+            given.add(word)
+        elif word and folder.is_dir():  # also one whose name looks like something else
+            roots.append(folder)
+        elif word.startswith("-"):
             raise InputError(
-                f"bmo {command} has no {flag}; its flags are {', '.join(flags)} and --help"
+                f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
             )
-    pairs = [word.partition("=") for word in words if "=" in word and word not in given]
-    filters, values = [], {}
-    for key, _, value in pairs:
-        if key in keys:
+        elif key in keys and equals:
             values[key] = value
-        elif key in COLUMNS:
+        elif key in COLUMNS and equals:
             filters.append((key, value.split(",")))
+        elif not equals or "/" in key:
+            raise InputError(
+                f"no folder {word or repr(word)}; name one that holds runs, as outputs"
+            )
         else:
             known = f"; columns: {', '.join(COLUMNS)}"
-            raise InputError(f"no column '{key}'{nearest(key, [*keys, *COLUMNS]) or known}")
-    roots = [Path(word) for word in words if word not in given and "=" not in word]
-    for root in roots:
-        if not root.is_dir():
-            raise InputError(f"no folder {root}; name one that holds runs, as outputs")
+            hint = nearest(key, [*keys, *COLUMNS]) or known
+            raise InputError(f"no column '{key}'{hint} (and no folder {word})")
     roots = roots or [Path("outputs")]
     found = [
         run
