@@ -42,8 +42,8 @@ def _opened(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return with_paths(value, f"{key}.")
     if key == "plugins" and isinstance(value, list):
-        return [at_home(item) if isinstance(item, str) else item for item in value]
-    if isinstance(value, str) and is_path(key):
+        return [_opened(item, f"plugins.{i}") for i, item in enumerate(value)]
+    if isinstance(value, str) and (is_path(key) or key.startswith("plugins.")):
         if not value:
             raise InputError(f"{key} is empty; expected a path")
         return at_home(value)

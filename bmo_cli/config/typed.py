@@ -35,10 +35,23 @@ def readable(words: Sequence[str]) -> list[str]:
         if word.startswith("-"):
             found.append(word)
             continue
-        word = _with_quotes(word)
+        word = with_quotes(word)
         _require_text(word, parsed(word))
         found.append(word)
     return found
+
+
+def with_quotes(word: str) -> str:
+    """An override, its value in quotes where it holds characters that Hydra's grammar lacks."""
+    key, equals, value = word.partition("=")
+    syntax = {character for character in value if character in _SYNTAX}
+    if not equals or _UNQUOTED.fullmatch(value) or "${" in value or not syntax <= {","}:
+        return word
+    return f"{key}={','.join(map(_with_own_quotes, value.split(',')))}"
+
+
+def _with_own_quotes(value: str) -> str:
+    return value if _UNQUOTED.fullmatch(value) else quoted(value)
 
 
 def parsed(word: str) -> Override:
@@ -47,6 +60,8 @@ def parsed(word: str) -> Override:
     Raises:
         InputError: it cannot be read.
     """
+    if word.startswith("="):
+        raise InputError(cannot_read(word))
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
@@ -110,18 +125,6 @@ def _first_odd(word: str, start: int) -> int | None:
     """Place of the first character that means something in the grammar or is unknown to it."""
     odd = (i for i in range(start, len(word)) if not _UNQUOTED.fullmatch(word[i]))
     return next(odd, None)
-
-
-def _with_quotes(word: str) -> str:
-    key, equals, value = word.partition("=")
-    syntax = {character for character in value if character in _SYNTAX}
-    if not equals or _UNQUOTED.fullmatch(value) or "${" in value or not syntax <= {","}:
-        return word
-    return f"{key}={','.join(map(_with_own_quotes, value.split(',')))}"
-
-
-def _with_own_quotes(value: str) -> str:
-    return value if _UNQUOTED.fullmatch(value) else quoted(value)
 
 
 def _require_text(word: str, override: Override) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import shutil
 import sys
@@ -109,14 +110,18 @@ def _finished_beside() -> int:
 
 def _replace(config: DictConfig, key: str) -> Path:
     HydraConfig.instance().set_config(config)  # the folder's name interpolates ${hydra:...}
-    wanted = Path(at_home(str(OmegaConf.select(config, key))))
+    wanted = at_home(str(OmegaConf.select(config, key)))
     try:
-        folder = make_unique(wanted)
+        if not wanted:
+            raise OSError(errno.ENOENT, "its name is empty")
+        folder = make_unique(Path(wanted))
     except OSError as error:
         # Hydra turns exceptions of callbacks into warnings; only an exit stops the run.
         print(
-            f"bmo: cannot create the output folder {wanted}: {error.strerror}; "
-            "choose another with hydra.run.dir=DIR",
+            printable(
+                f"bmo: cannot create the output folder {wanted}: {error.strerror}; "
+                f"choose another with {key}=DIR"
+            ),
             file=sys.stderr,
         )
         raise SystemExit(2) from None

@@ -56,6 +56,8 @@ def write_report(words: Sequence[str]) -> str:
     selection = select(words, "report", ("--force",), ("output", "title"))
     roots = selection.roots
     given = selection.values.get("output")
+    if given == "":
+        raise InputError("output is empty; name a file, as output=report.html")
     file = (
         Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
     )

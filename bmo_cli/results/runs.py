@@ -102,7 +102,7 @@ def select(
         key, equals, value = word.partition("=")
         if word in flags:
             given.add(word)
-        elif word and folder.is_dir():  # also one whose name looks like something else
+        elif _is_folder(folder) and word:  # also one whose name looks like something else
             roots.append(folder)
         elif word.startswith("-"):
             raise InputError(
@@ -127,6 +127,13 @@ def select(
         if all(run.shown(column) in wanted for column, wanted in filters)
     ]
     return Selection(found, frozenset(given), values, roots)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def list_runs(words: Sequence[str]) -> str:
