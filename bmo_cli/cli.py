@@ -82,6 +82,7 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--info", "-i", "--shell-completion", "-sc"),
 }
+_DRY_RUN = "--dry-run"
 _NO_NAMES = {"nan", "inf", "true", "false", "null"}
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 SHELLS = ("bash", "zsh", "fish")
@@ -174,13 +175,15 @@ def _run(command: str, words: Sequence[str]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written is no reason to stop
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    overrides = list(words)
+    overrides, dry_run = list(words), False
     try:
+        if command != "table" and _DRY_RUN in words:
+            words, dry_run = [word for word in words if word != _DRY_RUN], True
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
         require_free_names(words)
         words = overrides = _readable(words)
         overrides = _with_recorded(command, words)
-        _hydra(command, overrides, typed=list(words))
+        _hydra(command, overrides, typed=list(words), dry_run=dry_run)
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -194,7 +197,7 @@ def _table_named(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
     if "-m" in words or "--multirun" in words:
         raise InputError("bmo table runs its cells itself, without -m; see table.rows")
-    words = _flags_first(["dry_run=true" if word == "--dry-run" else word for word in words])
+    words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
     found = [
         f"table={word}"
         if re.fullmatch(r"\w[\w-]*", word)
@@ -210,18 +213,27 @@ def _table_named(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None:
+def _hydra(
+    command: str, overrides: Sequence[str], typed: Sequence[str], *, dry_run: bool = False
+) -> None:
     import hydra
 
     from bmo_cli.config.help import register_help
     from bmo_cli.config.locate import config_dir
+    from bmo_cli.experiment.invocation import present
 
     if "--help" in overrides or "-h" in overrides:
         register_help(command, *COMMANDS[command], overrides)
         overrides = [*overrides, "hydra/help=bmo_command"]
+    if dry_run and not {"-m", "--multirun"} & set(overrides):
+        raise InputError(
+            "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
+            "--cfg job shows the configuration of a run"
+        )
     sys.argv = ["bmo", *overrides]
     failures: list[Exception] = []
-    job = _job(command, [word for word in typed if word[0] != "-"], failures)
+    present.dry_run, present.typed = dry_run, tuple(word for word in typed if word[0] != "-")
+    job = _job(command, present.typed, failures)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(job)()
     if failures:
         raise failures[0]
@@ -266,7 +278,8 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             overrides.append(word)
             continue
         if word.split("=")[0] not in _FLAGS:
-            raise InputError(f"unknown flag '{word}'{nearest(word, _FLAGS) or '; see bmo --help'}")
+            hint = nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
+            raise InputError(f"unknown flag '{word}'{hint}")
         flag, equals, value = word.partition("=")
         if flag in _FLAGS_WITH_VALUE:
             following = value if equals else next(rest, None)
@@ -307,11 +320,10 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         require_closed(Path(folder))
         sweep = recorded_sweep(Path(folder))
     if sweep is not None:
-        from bmo_cli.experiment.callbacks import put_away_pickles, resumed
+        from bmo_cli.experiment.invocation import present
 
         refuse_changes_of_a_sweep(words)
-        resumed.add(Path(folder).absolute())
-        put_away_pickles(Path(folder))
+        present.resumed = Path(folder).absolute()
         typed = [word for word in words if not word.startswith("resume=")]
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
         for text in sweep.left_out:

@@ -199,6 +199,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """As `printable`, for text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the choice most like `word`, or nothing when none is close."""
     found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)

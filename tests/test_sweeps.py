@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,15 +152,18 @@ def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny,
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
     done = bmo("train", "-m", *words, "+hyper.fault=none,kill", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
-    assert "bmo train resume=" in done.stderr and "plugins=[faulty.py]'" in done.stderr
+    assert "bmo train resume=sweep" in done.stderr and "plugins=[faulty.py]" in done.stderr
     before = [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"]
     done = bmo("train", "resume=sweep")  # the plug-in is not named
-    assert "stays as it was" in done.stderr and done.returncode == 1
-    assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
-    photos.rename(tmp_path / "gone")
+    assert done.returncode == 2 and "bmo: job 0 of the sweep" in done.stderr
+    (photos / "train").rename(tmp_path / "elsewhere")
     done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
     assert "stays as it was" in done.stderr and done.returncode == 1
     assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
+    (tmp_path / "elsewhere").rename(photos / "train")
+    (tmp_path / "mended").touch()
+    done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_failed_attempt_left_is_kept(bmo, tiny, tmp_path):
@@ -221,6 +225,84 @@ def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
     assert process.returncode == code, said
     assert not (tmp_path / "sweep" / "1").exists()
     assert said.startswith("bmo: stopped")
+
+
+# --- before the first job ---
+
+LATE = [
+    (["seed=0,1,two"], "job 2 of the sweep, seed=two: net.seed must be an integer, got 'two'"),
+    (
+        ["net=lip,dncnn,lipp"],
+        "job 2 of the sweep, net=lipp: unknown net 'lipp'; did you mean 'lip'",
+    ),
+    (["gkm.alpha=0.5,1.5"], "job 1 of the sweep, gkm.alpha=1.5: gkm.alpha must lie in (0, 1)"),
+    (["net=lip,none", "net.depth=1,2"], "net=none net.depth=1: unknown key 'net.depth'"),
+    (["train.steps=5,null", "train.max_minutes=null"], "nothing would end the run"),
+    (["seed=0,1", "plugins=[no.py]", "net._target_=no.No"], "no plug-in file no.py"),
+    (["seed=0,1", "hydra.sweep.subdir=x"], "jobs 0 and 1 of the sweep would share the folder"),
+    (["seed=0,1", "data.workers=300"], "data.workers must be an integer from 0 to 256"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), LATE, ids=lambda v: " ".join(v)[:40])
+@pytest.mark.parametrize("more", [(), ("jobs=2",), ("hydra/launcher=joblib",)], ids=str)
+def test_every_job_is_checked_before_the_first_one_starts(bmo, tmp_path, words, said, more):
+    if "hydra/launcher=joblib" in more:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = bmo("train", "-m", "debug=tiny", *words, *more, "hydra.sweep.dir=new/sweep")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "certify"])
+def test_jobs_of_other_commands_are_checked_as_well(bmo, trained, tmp_path, command):
+    key = {"eval": "task.noise=1,2,many", "certify": "certificate.turns=1,2,many"}[command]
+    done = bmo(command, "-m", "run=run", key, "hydra.sweep.dir=s")
+    assert done.returncode == 2 and f"job 2 of the sweep, {key.split('=')[0]}=many" in done.stderr
+    assert not (tmp_path / "s").exists()
+    done = bmo("certify", "-m", "run=run", "task.noise=1,2")
+    assert done.returncode == 2 and "would change the run" in done.stderr
+    done = bmo("eval", "-m", "run=run,run", "hydra.sweep.dir=s")
+    assert done.returncode == 2 and "there is one run at a time" in done.stderr
+
+
+def test_a_damaged_sweep_that_goes_on_is_checked(bmo, tiny, tmp_path):
+    content = {"hydra": {"overrides": {"task": [*tiny, "seed=0,x"], "hydra": []}}}
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text(yaml.safe_dump(content))
+    done = bmo("train", "resume=sweep")
+    assert done.returncode == 2 and "job 1 of the sweep, seed=x" in done.stderr
+    assert [entry.name for entry in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+def test_a_dry_run_lists_the_jobs_and_writes_nothing(bmo, tiny, tmp_path):
+    words = ["train", "-m", *tiny, "seed=0,1", "hyper=bmo,none", "hydra.sweep.dir=sweep"]
+    before = sorted(tmp_path.rglob("*"))
+    done = bmo(*words, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    shown = [" ".join(line.split()) for line in lines]
+    assert shown[1] == "seed=0 hyper=bmo to run at most, before the test, 4 min"
+    assert shown[2] == "seed=0 hyper=none to run unknown"
+    assert shown[-1].startswith("in all: at most 8 min and 2 jobs of unknown time; nothing was run")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert bmo(*words).returncode == 0
+    file = tmp_path / "sweep" / "2" / "result.json"
+    file.write_text(json.dumps({"status": "interrupted"}))
+    shutil.rmtree(tmp_path / "sweep" / "3")
+    took = [result(tmp_path / "sweep" / "0")[key] for key in ("train_seconds", "steps")]
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    done = bmo("train", "resume=sweep", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    states = [" ".join(line.split()[2:]) for line in done.stdout.splitlines()[1:5]]
+    expected = f"about {4 * took[0] / took[1]:.0f} s"
+    assert states == ["done", "done", f"goes on {expected}", "to run unknown"]
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
+    done = bmo("train", *tiny, "--dry-run")
+    assert done.returncode == 2 and "--dry-run lists the jobs of a sweep" in done.stderr
+    done = bmo(*words[:2], "seed=0,x", "--dry-run")
+    assert done.returncode == 2 and done.stdout == ""
 
 
 # --- some jobs at a time ---

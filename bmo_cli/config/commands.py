@@ -64,10 +64,11 @@ def command(
         places: paths by key, such as `resume`; None: left out. A path below the present folder is
             shown from there.
     """
+    flags = [word for word in words if word.startswith("-")]
     own = [f"{key}={literal(here(path))}" for key, path in places.items() if path is not None]
-    if plugins:
-        own.append(plugins_word(plugins))
-    return " ".join(["bmo", name, *map(shell_quoted, [*words, *own])])
+    rest = [word for word in words if not word.startswith("-")]
+    rest += [plugins_word(plugins)] if plugins else []
+    return " ".join(["bmo", name, *map(shell_quoted, [*flags, *own, *rest])])
 
 
 def plugins_word(plugins: Sequence[str]) -> str:

@@ -45,7 +45,8 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
         lines += [*keys, "", *groups]
     lines += [
         "",
-        "--cfg job prints the configuration, -m sweeps, --hydra-help lists Hydra's flags.",
+        "--cfg job prints the configuration, -m sweeps, --dry-run lists the jobs of a sweep,",
+        "--hydra-help lists Hydra's flags.",
     ]
     return "\n".join(lines)
 

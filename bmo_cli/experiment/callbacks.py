@@ -16,13 +16,33 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.config.commands import command, quoted
 from bmo_cli.config.paths import at_home
-from bmo_cli.errors import Interrupted, printable
-from bmo_cli.experiment.invocation import own_files
+from bmo_cli.errors import BmoError, Interrupted, printable, printable_lines
+from bmo_cli.experiment.invocation import own_files, present, written
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100
 """The exit code of a sweep does not grow beyond, where codes have other meanings."""
+
+
+class CheckedSweep(Callback):
+    """Before a sweep makes its folder, all its jobs are composed and checked."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Stop at the first job that cannot run, or list all where that is what was asked for."""
+        from bmo_cli.experiment.sweep_plan import dry_run, is_basic, planned
+
+        HydraConfig.instance().set_config(config)
+        try:
+            jobs = planned(config, present.typed)
+            if present.dry_run:
+                exact = is_basic(config.hydra.sweeper)
+                print(printable_lines(dry_run(jobs, config.get("jobs", 1), exact=exact)))
+        except BmoError as error:
+            print(f"bmo: {printable(str(error))}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        if present.dry_run:
+            raise SystemExit(0)
 
 
 class UniqueFolder(Callback):
@@ -37,7 +57,8 @@ class UniqueFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
-        if Path(str(config.hydra.sweep.dir)) in resumed:
+        if present.resumed is not None:
+            put_away_pickles(present.resumed)
             return
         folder = _replace(config, "hydra.sweep.dir")
         with read_write(config.hydra), open_dict(config.hydra):
@@ -83,10 +104,10 @@ def resume_command(config: DictConfig) -> str:
     Args:
         config: of the sweep, with Hydra's section.
     """
-    typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    given = config.hydra.overrides
     named = [
         word
-        for word in (*typed["task"], *typed["hydra"])
+        for word in (*written(given.task), *written(given.hydra))
         if word.startswith(("plugins=", "hydra.sweep.subdir="))
     ]
     folder = str(config.hydra.sweep.dir)
@@ -130,8 +151,6 @@ def _replace(config: DictConfig, key: str) -> Path:
     return folder
 
 
-resumed: set[Path] = set()
-"""Folders of sweeps that go on."""
 _made: list[Path] = []
 
 

@@ -67,7 +67,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
         if hydra.mode != RunMode.RUN:
             raise InputError("bmo restore works on one photograph at a time, without -m")
-        return restore(_plain(command, _effective(command, config, typed)))
+        return restore(checked_config(command, config, typed)[1])
     if command == "table":
         from bmo_cli.experiment.table import make_table
 
@@ -77,16 +77,14 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     begun, names = False, dict[str, str | None]()
     again = "give the same command again"
     try:
-        if command == "certify":
-            _refuse_changes(typed)
-        effective = _effective(command, config, typed)
-        plain = _plain(command, effective)
+        if hydra.job.chdir:
+            raise InputError("hydra.job.chdir=true would move every relative path; leave it out")
+        effective, plain = checked_config(command, config, typed)
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
         snapshot = None
         if existing is not None:
             snapshot = OmegaConf.to_yaml(with_recorded_weights(effective, Path(existing)))
-
         if command == "train":
             resume = printed_command("train", plugins=plain["plugins"], resume=folder.path)
             again = f"go on with '{resume}'"
@@ -156,6 +154,23 @@ def _run(
     from bmo_cli.experiment.train import train
 
     return train(config, names, folder, begin)
+
+
+def checked_config(
+    command: str, config: DictConfig, typed: Sequence[str]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of a command, as it is composed and as plain data that passed its checks.
+
+    Args:
+        command, config, typed: see `run_job`.
+
+    Raises:
+        InputError: something is missing, not allowed or out of its range.
+    """
+    if command == "certify":
+        _refuse_changes(typed)
+    effective = _effective(command, config, typed)
+    return effective, _plain(command, effective)
 
 
 _READING = ("data.workers", "data.cache_mib", "data.max_megapixels")

@@ -17,9 +17,9 @@ from typing import Any
 
 from bmo_cli.config.commands import command
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
+from bmo_cli.experiment.estimate import Work, listing
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.table_documents import csv_document, sheet
-from bmo_cli.experiment.table_estimate import listing
 from bmo_cli.experiment.table_pictures import pictures
 from bmo_cli.experiment.table_plan import Plan, require_sound, scaled
 from bmo_cli.experiment.table_run import ONCE_MORE, run_cells
@@ -52,8 +52,8 @@ def make_table(config: Mapping[str, Any], name: str, own_files: Sequence[str] = 
     name = "-".join(part for part in (figures.name, config["only"]) if part)
     if config["dry_run"]:
         plan.choose({})
-        cells, rerun = [*plan.candidates, *plan.cells], config["stale"] == "run"
-        log.info("\n%s", listing(cells, rerun, plan.unsettled, config["jobs"]))
+        works = [_work(c, config["stale"] == "run") for c in (*plan.candidates, *plan.cells)]
+        log.info("\n%s", listing(works, "cell", plan.unsettled, config["jobs"]))
         return
     with disk_full_in_one_line(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,31 @@ def _run(plan: Plan, name: str, out: Path, config: Mapping[str, Any]) -> dict[Pa
 
 def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
     return [c for c in cells if c.result is None or (stale == "run" and c.stale)]
+
+
+def _work(cell: Cell, rerun: bool) -> Work:
+    """A cell for the estimate; `rerun`: whether one by other code runs again."""
+    state = _state(cell, rerun)
+    composed = cell.composed
+    return Work(
+        cell.name,
+        state,
+        state not in ("done", "done by other code") and not cell.problem,
+        composed.config,
+        composed.names["hyper"] != "none",
+        cell.result,
+        cell.row,
+        cell.column,
+    )
+
+
+def _state(cell: Cell, rerun: bool) -> str:
+    if cell.problem:
+        return f"cannot run: {cell.problem}"
+    if cell.result is not None:
+        return "done" if not cell.stale else "runs again" if rerun else "done by other code"
+    status = cell.folder.read_result().get("status")
+    return {"failed": "failed, runs again", None: "to run"}.get(status, "goes on")
 
 
 def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
