@@ -20,6 +20,7 @@ from bmo_cli.config.checks import (
     NonNegative,
     OpenUnit,
     Positive,
+    Seed,
     check,
     check_arguments,
 )
@@ -91,7 +92,7 @@ class Certify:
     """of the adversarial search at each of them"""
     tolerance: Positive
     """residual that counts as converged"""
-    seed: Index
+    seed: Seed
     """of random states"""
 
 
@@ -105,7 +106,7 @@ class Preset:
     """the rows that are wanted, or these with overrides added to each"""
     columns: list[str] | dict[str, list[str]] | None = None
     """the same for columns"""
-    seeds: list[Index] | None = None
+    seeds: list[Seed] | None = None
     """instead of the table's"""
 
 
@@ -143,7 +144,7 @@ class Table:
     """problems: overrides by name"""
     scores: dict[str, str]
     """what a cell shows: name in result.json, and its format"""
-    seeds: list[Index]
+    seeds: list[Seed]
     """of the runs of a cell"""
     skip: dict[str, list[str]] = field(default_factory=dict)
     """rows and the tasks that they do not apply to"""
@@ -175,7 +176,7 @@ class Config:
     optim: Target
     train: Train
     eval: Evaluate
-    seed: Index
+    seed: Seed
     device: str
     plugins: list[str]
     resume: str | None
@@ -222,7 +223,7 @@ class AuditConfig:
     methods: dict[str, list[str]]
     net: Target
     data: Target
-    seed: Index
+    seed: Seed
     plugins: list[str]
     hyper: Target | None = None
     gkm: Target | None = None
@@ -235,7 +236,7 @@ class TableConfig:
     table: Table
     only: str | None
     preset: str | None
-    seeds: list[Index] | None
+    seeds: list[Seed] | None
     out: str
     root: str | None
     jobs: Count
