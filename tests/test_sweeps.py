@@ -112,8 +112,14 @@ def test_a_strangers_sweep_brings_no_commands(tmp_path):
         *("experiment=../../evil", "+experiment=/evil", "task@hydra.callbacks.x=deconv", "net=a/b"),
         *("'plugins'=[e]", "plugins\n=[e]", "run=x", "net@plugins=lip", "--config-dir=x", "-cd=x"),
     ]
-    launching = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    commands = ["hydra.launcher.setup=[rm]", "hydra.run.dir=/etc", "hydra/launcher=../x"]
+    launching = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=9"]
+    launching += ["hydra.sweeper.direction=minimize", "hydra.sweeper.seed=3"]
+    commands = [
+        "hydra.launcher.setup=[rm]",
+        "hydra.sweeper._target_=os.system",
+        "hydra.run.dir=/etc",
+        "hydra/launcher=../x",
+    ]
     commands += ["hydra.launcher.n_jobs=2;rm", "hydra.searchpath=[file:///evil]"]
     of_itself = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=/etc", "resume=x"]
     task, hydra = harmless + harmful, launching + commands + of_itself
@@ -363,7 +369,7 @@ BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSw
     ("devices", "launcher", "sweeper", "said"),
     [
         (1, "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", BASIC[1], "keys"),
-        (1, BASIC[0], "hydra_plugins.optuna.OptunaSweeper", "learns from every job"),
+        (1, BASIC[0], "hydra_plugins.ax.AxSweeper", "learns from every job"),
         (2, *BASIC, "a job has several devices"),
     ],
 )
@@ -372,6 +378,8 @@ def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweepe
     with pytest.raises(InputError, match=said):
         require_places(config, launcher, sweeper)
     require_places({"jobs": 2, "train": {"devices": 1}}, *BASIC)
+    search = "hydra_plugins.bmo_search.Search"
+    require_places({"jobs": 2, "train": {"devices": 1}}, BASIC[0], search)
 
 
 def test_every_job_has_a_gpu_of_its_own(monkeypatch):
@@ -430,26 +438,3 @@ def test_pickles_of_a_sweep_are_put_away(tmp_path):
         (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
         put_away_pickles(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]
-
-
-def test_a_launcher_that_is_not_installed_names_its_package(bmo, tiny):
-    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
-        pytest.skip("it is installed")
-    done = bmo("train", "-m", *tiny, "hydra/sweeper=search", "optim.lr=interval(0.001,0.01)")
-    assert done.returncode == 2
-    assert done.stderr == (
-        "bmo: hydra/sweeper=optuna needs a package: pip install 'bmo-cli[optuna]'\n"
-    )
-
-
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no hydra-optuna-sweeper")
-def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
-    words = ["hydra/sweeper=search", "optim.lr=tag(log,interval(0.0005,0.02))"]
-    done = bmo("train", "-m", *tiny, *words, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
-    assert done.returncode == 0, done.stderr
-    scores = [result(tmp_path / "s" / str(i))["metrics"]["val/psnr"] for i in range(3)]
-    best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
-    assert best["best_value"] == max(scores)
-    again = bmo("train", "resume=s", "hydra.sweeper.n_trials=4")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before: ") == 3 and (tmp_path / "s" / "3").is_dir()

@@ -20,9 +20,8 @@ _EXTRAS = {
     "joblib": "joblib",
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
-    "optuna": "optuna",
 }
-"""What brings a launcher or a sweeper of Hydra."""
+"""What brings a launcher of Hydra."""
 
 
 def one_line(error: Exception, overrides: Sequence[str], command: str, config_dir: Path) -> str:
@@ -60,7 +59,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = sorted(error.options if error.options is not None else choices().get(group, ()))
     if not group:
         return f"no configuration named '{name}'{nearest(name, options)}"
-    if group in ("hydra/launcher", "hydra/sweeper") and choice in _EXTRAS:
+    if group == "hydra/launcher" and choice in _EXTRAS:
         return f"{group}={choice} needs a package: pip install 'bmo-cli[{_EXTRAS[choice]}]'"
     hint = nearest(choice, options)
     return f"unknown {group} '{choice}'{hint or '.'} Choices: {', '.join(options) or 'none'}"

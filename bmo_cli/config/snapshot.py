@@ -79,7 +79,10 @@ def _typed_by_hydra(run: Path) -> list[str]:
     return [item for item in node if isinstance(item, str)] if isinstance(node, list) else []
 
 
-_LAUNCHING = re.compile(r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+")
+_LAUNCHING = re.compile(
+    r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+"
+    r"|hydra\.sweeper\.((n_trials|n_jobs|seed)=\d+|direction=\w+)"
+)
 _NAMES = re.compile(r"[\w\-,()* ]+")
 """choices of a group: no paths, which would lead to a stranger's own YAML"""
 _OF_HYDRA_ITSELF = re.compile(r"hydra\.(mode|sweep\.dir)=.*|resume=.*", re.DOTALL)

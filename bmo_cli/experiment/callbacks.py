@@ -30,14 +30,13 @@ class CheckedSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Stop at the first job that cannot run, or list all where that is what was asked for."""
-        from bmo_cli.experiment.sweep_plan import dry_run, is_basic, planned
+        from bmo_cli.experiment.sweep_plan import dry_run, planned
 
         HydraConfig.instance().set_config(config)
         try:
             jobs = planned(config, present.typed)
             if present.dry_run:
-                exact = is_basic(config.hydra.sweeper)
-                print(printable_lines(dry_run(jobs, config.get("jobs", 1), exact=exact)))
+                print(printable_lines(dry_run(config, jobs)))
         except BmoError as error:
             print(f"bmo: {printable(str(error))}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
@@ -75,7 +74,7 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Wait for jobs that still run, then look at every job's result."""
-        stopped = _finished_beside()
+        stopped = finish_jobs()
         if stopped:  # said why
             raise SystemExit(stopped)
         folder = Path(str(config.hydra.sweep.dir))
@@ -114,7 +113,7 @@ def resume_command(config: DictConfig) -> str:
     return command("train", *own_files(config.hydra), *named, resume=folder)
 
 
-def _finished_beside() -> int:
+def finish_jobs() -> int:
     """Wait for the jobs of `jobs=N`; exit code of what stopped them, or 0."""
     module = sys.modules.get("bmo_cli.experiment.beside")  # which imports torch
     if module is None:

@@ -97,7 +97,9 @@ def _without_seeds(node: Any) -> Any:
     return node
 
 
-def listing(works: Sequence[Work], what: str, unsettled: int, jobs: int) -> str:
+def listing(
+    works: Sequence[Work], what: str, unsettled: int, jobs: int, *, scale: float = 1.0
+) -> str:
     """A line a run: what it is, where it stands, how long it will take; then the total.
 
     Args:
@@ -105,6 +107,7 @@ def listing(works: Sequence[Work], what: str, unsettled: int, jobs: int) -> str:
         what: they are called, as `cell`.
         unsettled: runs that are only known when others are judged.
         jobs: runs at a time.
+        scale: runs in all for each of these, where they are examples.
     """
     done = [work for work in works if work.result is not None]
     lines, seconds, unknown, limits = [[what, "state", "time"]], 0.0, unsettled, False
@@ -113,7 +116,7 @@ def listing(works: Sequence[Work], what: str, unsettled: int, jobs: int) -> str:
         if work.open:
             expected = estimate(work, done)
             time, unknown = str(expected), unknown + (expected.seconds is None)
-            seconds += expected.seconds or 0.0
+            seconds += scale * (expected.seconds or 0.0)
             limits = limits or expected.basis.startswith("at most")
         lines.append([work.name, work.state, time])
     total = [f"{'at most' if limits else 'about'} {in_words(seconds / jobs)}"] if seconds else []

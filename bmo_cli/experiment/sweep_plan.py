@@ -11,7 +11,6 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -21,9 +20,11 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
 from bmo_cli.config.names import NAMED
 from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.dimension import Dimension
 from bmo_cli.experiment.estimate import Work, listing
 from bmo_cli.experiment.invocation import written
 from bmo_cli.experiment.job import checked_config
+from bmo_cli.experiment.search import check_search
 from bmo_cli.results.run_folder import RunFolder
 
 
@@ -75,16 +76,20 @@ def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
             )
 
 
-def dry_run(jobs: Sequence[SweepJob], at_a_time: int, *, exact: bool) -> str:
+def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
     """A line a job: its overrides, where it stands, how long it will take; then the total.
 
     Args:
-        jobs: of the sweep.
-        at_a_time: how many run together.
-        exact: whether these are all jobs, and not those at the limits of a search.
+        config: of the sweep, with Hydra's section.
+        jobs: of the sweep; of a search those at its limits, from which all are estimated.
     """
-    lines = listing([_work(job, exact=exact) for job in jobs], "job", 0, at_a_time)
-    return lines if exact else f"{lines} (a search chooses its values between these)"
+    exact, at_a_time = is_basic(config.hydra.sweeper), config.get("jobs", 1)
+    works = [_work(job, exact=exact) for job in jobs]
+    if exact:
+        return listing(works, "job", 0, at_a_time)
+    count = config.hydra.sweeper.get("n_trials", len(works))
+    lines = listing(works, "job", 0, at_a_time, scale=count / len(works))
+    return f"{lines} (a search of {count} trials, which chooses between these limits)"
 
 
 def _work(job: SweepJob, *, exact: bool) -> Work:
@@ -121,7 +126,14 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     if is_basic(hydra.sweeper):
         jobs = [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
         return jobs, varied
-    values = {item.get_key_element(): list(_limits(item)) for item in overrides}
+    if str(hydra.sweeper["_target_"]).endswith(".bmo_search.Search"):
+        check_search(config, overrides)
+    values = {
+        item.get_key_element(): Dimension.of(item).limits
+        if item.is_sweep_override()
+        else [item.get_value_element_as_str()]
+        for item in overrides
+    }
     return list(_one_at_a_time(values)), varied
 
 
@@ -132,18 +144,6 @@ def is_basic(sweeper: Any) -> bool:
         sweeper: its section of the configuration.
     """
     return str(sweeper["_target_"]).endswith(".BasicSweeper")
-
-
-def _limits(override: Override) -> Iterator[str]:
-    """The values of a choice, the ends of a range or an interval, or the only value."""
-    sweep = override.value() if override.is_sweep_override() else None
-    if isinstance(sweep, IntervalSweep):
-        yield from map(str, (sweep.start, sweep.end))
-    elif override.is_sweep_override():
-        found = list(override.sweep_string_iterator())
-        yield from (found[:1] + found[-1:] if override.is_range_sweep() else found)
-    else:
-        yield override.get_value_element_as_str()
 
 
 def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
