@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -37,6 +37,7 @@ from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.precision import SLOW, bfloat16_slowdown
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
@@ -231,6 +232,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             raise InputError(f"{key}={chosen} is about a network, but net=none; use {key}={usual}")
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
+    config, experiment = _in_usable_precision(config, experiment, ranks)
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
     _require_fit(experiment, first)
     gradient = _gradient(experiment, optimizer, config, first)
@@ -247,6 +249,22 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         gradient.warm_up(first)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
+
+
+def _in_usable_precision(
+    config: Mapping[str, Any], experiment: Experiment, ranks: Ranks
+) -> tuple[Mapping[str, Any], Experiment]:
+    """The same, with float32 and a note where bfloat16 would be slow."""
+    if config.get("precision") != "bf16" or experiment.device.type != "cpu":
+        return config, experiment
+    slowdown = ranks.largest(bfloat16_slowdown())
+    if slowdown <= SLOW:
+        return config, experiment
+    note = (
+        f"precision=bf16 is not used: this processor takes {slowdown:.1f} times as long for a "
+        "convolution in bfloat16 as in float32; the networks train in fp32"
+    )
+    return {**config, "precision": "fp32"}, replace(experiment, notes=(*experiment.notes, note))
 
 
 def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
