@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from bmo_cli import __version__
+from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import (
     BmoError,
     InputError,
     Interrupted,
+    exits_as_errors,
     nearest,
     of_the_machine,
     of_the_system,
@@ -79,6 +82,7 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--info", "-i", "--shell-completion", "-sc"),
 }
+_DRY_RUN = "--dry-run"
 _NO_NAMES = {"nan", "inf", "true", "false", "null"}
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 SHELLS = ("bash", "zsh", "fish")
@@ -171,11 +175,15 @@ def _run(command: str, words: Sequence[str]) -> None:
     logging.raiseExceptions = False  # a log that cannot be written is no reason to stop
     # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    overrides = list(words)
+    overrides, dry_run = list(words), False
     try:
+        if command != "table" and _DRY_RUN in words:
+            words, dry_run = [word for word in words if word != _DRY_RUN], True
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
+        require_free_names(words)
+        words = overrides = _readable(words)
         overrides = _with_recorded(command, words)
-        _hydra(command, overrides, typed=list(words))
+        _hydra(command, overrides, typed=list(words), dry_run=dry_run)
     except KeyboardInterrupt:
         print("\nbmo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
@@ -189,35 +197,43 @@ def _table_named(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
     if "-m" in words or "--multirun" in words:
         raise InputError("bmo table runs its cells itself, without -m; see table.rows")
-    words = _flags_first(["dry_run=true" if word == "--dry-run" else word for word in words])
-    before = ["", *words]
+    words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
     found = [
         f"table={word}"
-        if re.fullmatch(r"\w[\w-]*", word) and last not in _FLAGS_WITH_VALUE
+        if re.fullmatch(r"\w[\w-]*", word)
         else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
-        for last, word in zip(before, words, strict=False)
+        for word in words
     ]
     shows = any(word in _ONLY_SHOW for word in words)
     if not shows and not any(word.startswith("table=") for word in found):
         from bmo_cli.config.locate import choices
 
-        names = ", ".join(choices(groups=("table",))["table"])
+        names = ", ".join(choices(config_dirs(words), ("table",))["table"])
         raise InputError(f"name a table: bmo table NAME, with NAME one of {names}")
     return found
 
 
-def _hydra(command: str, overrides: Sequence[str], typed: Sequence[str]) -> None:
+def _hydra(
+    command: str, overrides: Sequence[str], typed: Sequence[str], *, dry_run: bool = False
+) -> None:
     import hydra
 
     from bmo_cli.config.help import register_help
     from bmo_cli.config.locate import config_dir
+    from bmo_cli.experiment.invocation import present
 
     if "--help" in overrides or "-h" in overrides:
         register_help(command, *COMMANDS[command], overrides)
         overrides = [*overrides, "hydra/help=bmo_command"]
+    if dry_run and not {"-m", "--multirun"} & set(overrides):
+        raise InputError(
+            "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
+            "--cfg job shows the configuration of a run"
+        )
     sys.argv = ["bmo", *overrides]
     failures: list[Exception] = []
-    job = _job(command, [word for word in typed if word[0] != "-"], failures)
+    present.dry_run, present.typed = dry_run, tuple(word for word in typed if word[0] != "-")
+    job = _job(command, present.typed, failures)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(job)()
     if failures:
         raise failures[0]
@@ -240,7 +256,8 @@ def _job(
         from bmo_cli.experiment.job import run_job
 
         try:
-            return run_job(command, config, typed)
+            with exits_as_errors():
+                return run_job(command, config, typed)
         except Interrupted as error:
             _stop(error)  # leaves Hydra as well: a sweep does not go on with its next job
         except Exception as error:
@@ -261,28 +278,39 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             overrides.append(word)
             continue
         if word.split("=")[0] not in _FLAGS:
-            raise InputError(f"unknown flag '{word}'{nearest(word, _FLAGS) or '; see bmo --help'}")
+            hint = nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
+            raise InputError(f"unknown flag '{word}'{hint}")
+        flag, equals, value = word.partition("=")
+        if flag in _FLAGS_WITH_VALUE:
+            following = value if equals else next(rest, None)
+            if not following:
+                raise InputError(f"{flag} is given without a value: {flag} VALUE")
+            word = f"{flag}={at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
         flags.append(word)
-        if word in _FLAGS_WITH_VALUE:
-            flags += [value for value in [next(rest, None)] if value is not None]
     return flags + overrides
+
+
+def _readable(words: Sequence[str]) -> list[str]:
+    from bmo_cli.config.typed import readable  # which imports Hydra
+
+    return readable(words)
 
 
 def _with_recorded(command: str, words: list[str]) -> list[str]:
     """`eval`, `restore` and a resumed `train` start from what was typed for the run they name."""
     if not any("=" in word for word in words):
         return words
+    from bmo_cli.config.commands import quoted
     from bmo_cli.config.snapshot import (
-        argument,
         combine,
-        quoted,
         recorded_overrides,
         recorded_sweep,
         refuse_changes_of_a_sweep,
     )
+    from bmo_cli.config.typed import text_of
 
     key = "resume" if command == "train" else "run"
-    folder = argument(words, key)
+    folder = text_of(words, key)
     if folder is None:
         return words
     sweep = None
@@ -292,25 +320,24 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         require_closed(Path(folder))
         sweep = recorded_sweep(Path(folder))
     if sweep is not None:
-        from bmo_cli.experiment.callbacks import put_away_pickles, resumed
+        from bmo_cli.experiment.invocation import present
 
         refuse_changes_of_a_sweep(words)
-        resumed.add(Path(folder).absolute())
-        put_away_pickles(Path(folder))
+        present.resumed = Path(folder).absolute()
         typed = [word for word in words if not word.startswith("resume=")]
         where = f"hydra.sweep.dir={quoted(Path(folder).absolute())}"
         for text in sweep.left_out:
             key = text.split("=", 1)[0]
-            if key == "hydra.sweep.subdir" and argument(words, key) is None:
-                raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
-            if argument(words, key) is not None:
+            if any(word.startswith(f"{key}=") for word in words):
                 continue
+            if key == "hydra.sweep.subdir":
+                raise InputError(f"{folder} was started with {text}; its jobs are there: type it")
             print(
                 f"bmo: not taken from {folder}: {printable(text)} (type it again, if you trust it)",
                 file=sys.stderr,
             )
         return _flags_first([*combine(sweep.overrides, typed), where, "--multirun"])
-    own_choices = any(word.startswith(("--config-dir", "-cd")) for word in words)
+    own_choices = bool(config_dirs(words))
     recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
     here = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]

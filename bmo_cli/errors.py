@@ -72,10 +72,19 @@ class Killed(BmoError):
 
     def __init__(self, code: int | None) -> None:
         if code is not None and code < 0:
-            name = signal.Signals(-code).name
+            names = {item.value: item.name for item in signal.Signals}
+            name = names.get(-code, f"signal {-code}")
             super().__init__(f"its process was ended by {name} (out of memory?)")
         else:
             super().__init__(f"its process ended with code {code} and no word")
+
+
+class NotStarted(BmoError):
+    """The system does not allow another process."""
+
+
+class Exited(BmoError):
+    """Something that the program called asked Python to end it."""
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -105,6 +114,19 @@ def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def exits_as_errors() -> Iterator[None]:
+    """Context of what others may have written: an exit that they ask for is an error.
+
+    Raises:
+        Exited: there was one.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise of_the_machine(error) from error
+
+
 def of_the_system(error: OSError) -> BmoError:
     """An error of the operating system that nobody foresaw, in a line."""
     found = of_the_machine(error)
@@ -122,7 +144,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def of_the_machine(error: BaseException) -> BaseException:
-    """The same error, or what it says about disk or memory as one of ours."""
+    """The same error, or what it says about disk, memory or an exit as one of ours."""
     found: BmoError | None = None
     if is_disk_full(error):
         found = DiskFull(
@@ -130,6 +152,8 @@ def of_the_machine(error: BaseException) -> BaseException:
         )
     elif is_out_of_memory(error):
         found = OutOfMemory()
+    elif isinstance(error, SystemExit):
+        found = Exited(f"sys.exit({error.code!r}) was called, by a plug-in or a library")
     if found is None:
         return error
     found.__cause__ = error
@@ -139,9 +163,13 @@ def of_the_machine(error: BaseException) -> BaseException:
 def described(error: BaseException) -> dict[str, Any]:
     """An error as plain data, to tell another process of it."""
     error = of_the_machine(error)
+    try:
+        message = str(error)
+    except Exception:  # of an error class that cannot say it
+        message = "an error without a message"
     return {
         "kind": type(error).__name__,
-        "message": str(error),
+        "message": message,
         "exit_code": getattr(error, "exit_code", 1),
         "traceback": "".join(traceback.format_exception(error)),
     }
@@ -173,6 +201,11 @@ class _Elsewhere(Exception):
 def printable(text: str) -> str:
     """One line without control characters; names of files and values may hold any."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, for text of several lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

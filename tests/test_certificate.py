@@ -442,7 +442,7 @@ def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypat
     flagged(run / "checkpoints" / "last.safetensors")
     without()
     monkeypatch.setattr(training, "write_certificate", stopped)
-    with pytest.raises(Interrupted, match=r"'bmo train resume=.*'bmo certify run=") as raised:
+    with pytest.raises(Interrupted, match=r"the certificate with 'bmo train resume=") as raised:
         training.train(config, {}, RunFolder(run))
     assert raised.value.exit_code == 130
     assert (result(run)["status"], "certificate" in result(run)) == ("ok", False)

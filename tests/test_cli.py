@@ -84,7 +84,7 @@ MISTAKES = [
     (["eval", "run=nowhere"], "no run folder nowhere"),
     (["restore", "run=."], "is not a run folder"),
     (["train", "resume=nowhere"], "no run folder nowhere"),
-    (["train", "+resume=nan"], "'resume' must be a run folder, got nan"),
+    (["train", "+resume=nan"], "resume holds a path, and this is nan"),
     (["train", "net=-1"], "'net=-1': a group takes the name of a choice"),
     (["train", "~task=nan"], "'~task=nan': a group takes the name of a choice"),
     (["train", "+net=[1,[2]]"], "'+net=[1,[2]]': a group takes the name of a choice"),

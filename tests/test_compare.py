@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import compare, different_problem, problems
 from bmo_cli.report.entry import Entry
 from bmo_cli.report.factors import describe, factors
+from bmo_cli.report.page import write_report
 from bmo_cli.report.summary import summary, trained
 from bmo_cli.results.runs import find_runs
 from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
@@ -159,7 +161,7 @@ def test_failed_runs_are_counted_and_have_no_score(sweep):
     [
         ({"protocol": "uint8"}, "other protocols: float and uint8"),
         ({"data": {"test": {"hash": "xyz"}, "kernels": ["motion0"]}}, "other test data: abc"),
-        ({"data": {"test": {"hash": "abc"}, "kernels": ["disk"]}}, "other test data: abc"),
+        ({"data": {"test": {"hash": "abc"}, "kernels": ["disk"]}}, "other test data: kernels"),
         ({"task": "derain"}, "other tasks: deconv and derain"),
         ({"images": {"camera": {"psnr_input": 18.2, "psnr": 30}}}, "psnr_input of camera is 21.5"),
         ({"images": {"moon": {"psnr_input": 21.5, "psnr": 30}}}, "the test cases have other names"),
@@ -255,10 +257,30 @@ def test_a_result_of_any_shape_is_data(tmp_path, damage):
     assert len(text) < 3000
 
 
-def test_results_about_other_runs_are_left_out(tmp_path):
+def test_what_is_left_out_is_said_with_its_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "a", 30.0)
-    make_run(tmp_path / "e", 33.0, run="outputs/a")
-    assert "of 1 run," in summary([str(tmp_path)])
+    make_run(tmp_path / "untested", None, metrics={"val/psnr": 29.0}, seed=1)
+    for i in range(7):
+        make_run(tmp_path / f"e{i}", 33.0, run="outputs/a")
+    make_run(tmp_path / "lost", 31.0, task=None)
+    (make_run(tmp_path / "torn", 31.0) / "result.json").write_text("{")
+    said = [
+        "left out, about another run (bmo eval, bmo certify): 7 runs "
+        "(e0, e1, e2, e3, e4 and 2 more)",
+        "left out, damaged: 1 run (torn)",
+        "left out, without the name of a task: 1 run (lost)",
+        "finished without test/psnr: 1 run (untested)",
+    ]
+    lines = summary(["."]).splitlines()
+    assert "of 2 runs," in lines[0]
+    assert sorted(lines[1:5]) == sorted(said)
+    assert len(list(csv.DictReader(io.StringIO(summary([".", "--csv"]))))) == 1
+    assert sorted(capsys.readouterr().err.splitlines()) == sorted(f"bmo: {line}" for line in said)
+    told = write_report([".", "output=r.html"])
+    assert all(line in told and line in Path("r.html").read_text() for line in said[:3])
+    with pytest.raises(InputError, match=r"no runs of bmo train there; left out, damaged: 1 run"):
+        summary(["torn"])
 
 
 def test_smaller_can_be_better(tmp_path):

@@ -92,7 +92,7 @@ def test_signature_read_from_source_is_the_real_one(target):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": -1}, "seed must be an integer >= 0, got -1"),
+        ({"seed": -1}, "seed must be an integer from 0 to 2^63 - 1, got -1"),
         ({"tain": {}}, "unknown key 'tain'; did you mean 'train'?"),
         ({"train": 3}, "'train' must be a group of keys"),
         ({"gkm": {}}, "'gkm' needs a '_target_'"),

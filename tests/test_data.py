@@ -15,7 +15,7 @@ from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.data.image_set import ImageSet, shared_images
 from bmo_cli.data.kernel_files import choose_kernel, normalised, read_kernels
 from bmo_cli.data.kernels import disk_kernel, gaussian_kernel, make_kernels
-from bmo_cli.data.patches import Patches, batches, central
+from bmo_cli.data.patches import Patches, central
 from bmo_cli.data.splits import Embedded, Folder
 from bmo_cli.errors import InputError
 
@@ -191,19 +191,6 @@ def test_embedded_photographs_are_disjoint(channels):
     names = [name for images in splits.values() for name in images.names]
     assert len(names) == len(set(names)) >= 12
     assert all(images[0].shape[0] == channels for images in splits.values())
-
-
-def test_batches_do_not_depend_on_workers_or_on_where_they_start(photos):
-    images = Folder(train=str(photos / "train")).load("train")
-    patches = Patches(images, crop=16, batch=3, seed=7)
-    one = list(batches(patches, range(4), workers=0))
-    two = list(batches(patches, range(2, 4), workers=2))
-    assert all(torch.equal(a, b) for a, b in zip(one[2:], two, strict=True))
-    assert not torch.equal(one[0], one[1])
-    other = next(batches(Patches(images, crop=16, batch=3, seed=8), range(1), workers=0))
-    assert not torch.equal(one[0], other)
-    assert one[0].shape == (3, 1, 16, 16)
-    assert 0 <= one[0].min() < one[0].max() <= 1
 
 
 @pytest.mark.parametrize(("flips", "orientations"), [("none", 1), ("mirror", 2), ("all", 8)])

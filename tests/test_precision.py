@@ -1,17 +1,24 @@
 """precision=bf16, and what happens where memory runs out."""
 
+import platform
 import shutil
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import result
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from test_runs import same, weights
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.experiment import train
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.experiment.hypergradient import HyperGradient
+from bmo_cli.experiment.precision import bfloat16_slowdown
+from bmo_cli.experiment.ranks import ALONE
 from bmo_cli.hyper.reverse import ReverseMode
 from bmo_cli.nets.execution import Execution
 
@@ -167,3 +174,42 @@ def test_less_is_kept_where_memory_runs_out(bmo, tiny, tmp_path, fits):
         assert done.returncode == 2
         assert "bmo: memory ran out; use hyper.memory=states" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def prepared(monkeypatch, slowdown, device="cpu"):
+    """Precision and notes of a run in bf16 where the probe measures this."""
+    asked = []
+    monkeypatch.setattr(train, "bfloat16_slowdown", lambda: asked.append(1) or slowdown)
+    experiment = replace(built(["net.depth=3", "net.width=4"])[0], device=torch.device(device))
+    config, found = train._in_usable_precision({"precision": "bf16"}, experiment, ALONE)
+    return config["precision"], found.notes[len(experiment.notes) :], len(asked)
+
+
+def test_bf16_is_used_where_it_is_no_slower_than_twice_fp32(monkeypatch):
+    assert prepared(monkeypatch, 1.99) == ("bf16", (), 1)
+    precision, (note,), _ = prepared(monkeypatch, 2.01)
+    assert precision == "fp32"
+    assert note.startswith("precision=bf16 is not used: this processor takes 2.0 times as long")
+    assert prepared(monkeypatch, 99.0, device="cuda") == ("bf16", (), 0)  # it has instructions
+    experiment = built(["net.depth=3", "net.width=4"])[0]
+    assert train._in_usable_precision({"precision": "fp32"}, experiment, ALONE)[1] is experiment
+
+
+def test_the_probe_changes_nothing_and_is_short():
+    torch.manual_seed(3)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    started = time.monotonic()
+    assert 0.05 < bfloat16_slowdown() < 1000
+    assert time.monotonic() - started < 5
+    assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
+def test_a_processor_without_instructions_for_bf16_trains_in_fp32(bmo, tiny, tmp_path):
+    old = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = bmo("train", *tiny, "precision=bf16", "hydra.run.dir=bf16", **old)
+    assert done.returncode == 0, done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if "bf16" in line and "note" in line)
+    assert line.removeprefix("note: ") in result(tmp_path / "bf16")["notes"]
+    assert bmo("train", *tiny, "hydra.run.dir=fp32", **old).returncode == 0
+    assert same(weights(tmp_path / "bf16"), weights(tmp_path / "fp32"))

@@ -165,7 +165,8 @@ INTERRUPTS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)
 
 
 def interrupted(tiny, tmp_path, number):
-    words = [*tiny, "train.steps=100000", "train.validate_every=3", "hydra.run.dir=run"]
+    ahead = ["data.cache_mib=1e-6", "data.workers=2"]
+    words = [*tiny, *ahead, "train.steps=100000", "train.validate_every=3", "hydra.run.dir=run"]
     job = subprocess.Popen(
         [sys.executable, "-m", "bmo_cli", "train", *words],
         cwd=tmp_path,
@@ -263,8 +264,9 @@ def test_refused_resume_leaves_the_run_as_it_was(bmo, trained):
     assert bmo("eval", "run=run", "hydra.run.dir=e").returncode == 0
 
 
-def test_failure_in_the_middle_keeps_what_was_trained(bmo, tiny, photos, tmp_path):
-    words = [*tiny, "data.cache_mib=1e-6", "data.workers=0", "train.steps=100000"]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_failure_in_the_middle_keeps_what_was_trained(tiny, photos, tmp_path, workers):
+    words = [*tiny, "data.cache_mib=1e-6", f"data.workers={workers}", "train.steps=100000"]
     job = subprocess.Popen(
         [sys.executable, "-m", "bmo_cli", "train", *words, "hydra.run.dir=run"],
         cwd=tmp_path,

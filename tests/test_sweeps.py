@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class Faulty(Unrolled):
         if self.fault == "memory":
             resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))
             np.ones(2**40)
+        if self.fault == "exit":
+            raise SystemExit("enough")
         return super().objective(scheme, sample, iterations)
 """
 
@@ -51,20 +54,17 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
     done = bmo(
-        "train", "-m", *words, "+hyper.fault=none,raise,kill,memory", "hydra.sweep.dir=sweep"
+        "train", "-m", *words, "+hyper.fault=none,raise,kill,memory,exit", "hydra.sweep.dir=sweep"
     )
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 4, done.stderr
     lines = done.stderr.splitlines()
-    assert len(lines) == 4, done.stderr
-    for line, reason in zip(
-        lines,
-        ("ZeroDivisionError: on purpose", "was ended by SIGKILL", "memory", "3 of 4 jobs failed"),
-        strict=True,
-    ):
+    reasons = ["ZeroDivisionError: on purpose", "was ended by SIGKILL", "memory", "sys.exit('en"]
+    assert len(lines) == 5, done.stderr
+    for line, reason in zip(lines, [*reasons, "4 of 5 jobs failed"], strict=True):
         assert reason in line
-    assert "bmo train resume=" in lines[3]
-    statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(4)]
-    assert statuses == ["ok", "failed", "interrupted", "interrupted"]
+    assert "bmo train resume=" in lines[4]
+    statuses = [result(tmp_path / "sweep" / str(i))["status"] for i in range(5)]
+    assert statuses == ["ok", "failed", "interrupted", "interrupted", "failed"]
     log = (tmp_path / "sweep" / "1" / "run.log").read_text()
     assert "Traceback" in log and "in objective" in log
     good = (tmp_path / "sweep" / "0" / "history.csv").stat().st_mtime_ns
@@ -72,10 +72,20 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
     again = bmo("train", "resume=sweep", "plugins=[faulty.py]")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before: ") == 1
-    assert again.stdout.count("evaluating the checkpoint") == 3
+    assert again.stdout.count("evaluating the checkpoint") == 4
     assert (tmp_path / "sweep" / "0" / "history.csv").stat().st_mtime_ns == good
-    scores = [result(tmp_path / "sweep" / str(i))["metrics"]["test/psnr"] for i in range(4)]
+    scores = [result(tmp_path / "sweep" / str(i))["metrics"]["test/psnr"] for i in range(5)]
     assert len(set(scores)) == 1  # the fault is the only difference
+
+
+def test_an_exit_that_a_plug_in_asks_for_is_an_error(bmo, tiny, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
+    done = bmo("train", *words, "+hyper.fault=exit", "hydra.run.dir=run")
+    said = "sys.exit('enough') was called, by a plug-in or a library"
+    assert (done.returncode, done.stderr) == (1, f"bmo: {said}\n")
+    left = result(tmp_path / "run")
+    assert (left["status"], left["message"]) == ("failed", said)
 
 
 def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):
@@ -102,8 +112,14 @@ def test_a_strangers_sweep_brings_no_commands(tmp_path):
         *("experiment=../../evil", "+experiment=/evil", "task@hydra.callbacks.x=deconv", "net=a/b"),
         *("'plugins'=[e]", "plugins\n=[e]", "run=x", "net@plugins=lip", "--config-dir=x", "-cd=x"),
     ]
-    launching = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    commands = ["hydra.launcher.setup=[rm]", "hydra.run.dir=/etc", "hydra/launcher=../x"]
+    launching = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_trials=9"]
+    launching += ["hydra.sweeper.direction=minimize", "hydra.sweeper.seed=3"]
+    commands = [
+        "hydra.launcher.setup=[rm]",
+        "hydra.sweeper._target_=os.system",
+        "hydra.run.dir=/etc",
+        "hydra/launcher=../x",
+    ]
     commands += ["hydra.launcher.n_jobs=2;rm", "hydra.searchpath=[file:///evil]"]
     of_itself = ["hydra.mode=MULTIRUN", "hydra.sweep.dir=/etc", "resume=x"]
     task, hydra = harmless + harmful, launching + commands + of_itself
@@ -142,15 +158,18 @@ def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny,
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
     done = bmo("train", "-m", *words, "+hyper.fault=none,kill", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
-    assert "bmo train resume=" in done.stderr and "plugins=[faulty.py]'" in done.stderr
+    assert "bmo train resume=sweep" in done.stderr and "plugins=[faulty.py]" in done.stderr
     before = [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"]
     done = bmo("train", "resume=sweep")  # the plug-in is not named
-    assert "stays as it was" in done.stderr and done.returncode == 1
-    assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
-    photos.rename(tmp_path / "gone")
+    assert done.returncode == 2 and "bmo: job 0 of the sweep" in done.stderr
+    (photos / "train").rename(tmp_path / "elsewhere")
     done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
     assert "stays as it was" in done.stderr and done.returncode == 1
     assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
+    (tmp_path / "elsewhere").rename(photos / "train")
+    (tmp_path / "mended").touch()
+    done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_a_failed_attempt_left_is_kept(bmo, tiny, tmp_path):
@@ -214,6 +233,84 @@ def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
     assert said.startswith("bmo: stopped")
 
 
+# --- before the first job ---
+
+LATE = [
+    (["seed=0,1,two"], "job 2 of the sweep, seed=two: net.seed must be an integer, got 'two'"),
+    (
+        ["net=lip,dncnn,lipp"],
+        "job 2 of the sweep, net=lipp: unknown net 'lipp'; did you mean 'lip'",
+    ),
+    (["gkm.alpha=0.5,1.5"], "job 1 of the sweep, gkm.alpha=1.5: gkm.alpha must lie in (0, 1)"),
+    (["net=lip,none", "net.depth=1,2"], "net=none net.depth=1: unknown key 'net.depth'"),
+    (["train.steps=5,null", "train.max_minutes=null"], "nothing would end the run"),
+    (["seed=0,1", "plugins=[no.py]", "net._target_=no.No"], "no plug-in file no.py"),
+    (["seed=0,1", "hydra.sweep.subdir=x"], "jobs 0 and 1 of the sweep would share the folder"),
+    (["seed=0,1", "data.workers=300"], "data.workers must be an integer from 0 to 256"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), LATE, ids=lambda v: " ".join(v)[:40])
+@pytest.mark.parametrize("more", [(), ("jobs=2",), ("hydra/launcher=joblib",)], ids=str)
+def test_every_job_is_checked_before_the_first_one_starts(bmo, tmp_path, words, said, more):
+    if "hydra/launcher=joblib" in more:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    done = bmo("train", "-m", "debug=tiny", *words, *more, "hydra.sweep.dir=new/sweep")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "certify"])
+def test_jobs_of_other_commands_are_checked_as_well(bmo, trained, tmp_path, command):
+    key = {"eval": "task.noise=1,2,many", "certify": "certificate.turns=1,2,many"}[command]
+    done = bmo(command, "-m", "run=run", key, "hydra.sweep.dir=s")
+    assert done.returncode == 2 and f"job 2 of the sweep, {key.split('=')[0]}=many" in done.stderr
+    assert not (tmp_path / "s").exists()
+    done = bmo("certify", "-m", "run=run", "task.noise=1,2")
+    assert done.returncode == 2 and "would change the run" in done.stderr
+    done = bmo("eval", "-m", "run=run,run", "hydra.sweep.dir=s")
+    assert done.returncode == 2 and "there is one run at a time" in done.stderr
+
+
+def test_a_damaged_sweep_that_goes_on_is_checked(bmo, tiny, tmp_path):
+    content = {"hydra": {"overrides": {"task": [*tiny, "seed=0,x"], "hydra": []}}}
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "multirun.yaml").write_text(yaml.safe_dump(content))
+    done = bmo("train", "resume=sweep")
+    assert done.returncode == 2 and "job 1 of the sweep, seed=x" in done.stderr
+    assert [entry.name for entry in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
+
+
+def test_a_dry_run_lists_the_jobs_and_writes_nothing(bmo, tiny, tmp_path):
+    words = ["train", "-m", *tiny, "seed=0,1", "hyper=bmo,none", "hydra.sweep.dir=sweep"]
+    before = sorted(tmp_path.rglob("*"))
+    done = bmo(*words, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    shown = [" ".join(line.split()) for line in lines]
+    assert shown[1] == "seed=0 hyper=bmo to run at most, before the test, 4 min"
+    assert shown[2] == "seed=0 hyper=none to run unknown"
+    assert shown[-1].startswith("in all: at most 8 min and 2 jobs of unknown time; nothing was run")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert bmo(*words).returncode == 0
+    file = tmp_path / "sweep" / "2" / "result.json"
+    file.write_text(json.dumps({"status": "interrupted"}))
+    shutil.rmtree(tmp_path / "sweep" / "3")
+    took = [result(tmp_path / "sweep" / "0")[key] for key in ("train_seconds", "steps")]
+    before = {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()}
+    done = bmo("train", "resume=sweep", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    states = [" ".join(line.split()[2:]) for line in done.stdout.splitlines()[1:5]]
+    expected = f"about {4 * took[0] / took[1]:.0f} s"
+    assert states == ["done", "done", f"goes on {expected}", "to run unknown"]
+    assert {f: f.read_bytes() for f in tmp_path.rglob("*") if f.is_file()} == before
+    done = bmo("train", *tiny, "--dry-run")
+    assert done.returncode == 2 and "--dry-run lists the jobs of a sweep" in done.stderr
+    done = bmo(*words[:2], "seed=0,x", "--dry-run")
+    assert done.returncode == 2 and done.stdout == ""
+
+
 # --- some jobs at a time ---
 
 
@@ -272,7 +369,7 @@ BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSw
     ("devices", "launcher", "sweeper", "said"),
     [
         (1, "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", BASIC[1], "keys"),
-        (1, BASIC[0], "hydra_plugins.optuna.OptunaSweeper", "learns from every job"),
+        (1, BASIC[0], "hydra_plugins.ax.AxSweeper", "learns from every job"),
         (2, *BASIC, "a job has several devices"),
     ],
 )
@@ -281,6 +378,8 @@ def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweepe
     with pytest.raises(InputError, match=said):
         require_places(config, launcher, sweeper)
     require_places({"jobs": 2, "train": {"devices": 1}}, *BASIC)
+    search = "hydra_plugins.bmo_search.Search"
+    require_places({"jobs": 2, "train": {"devices": 1}}, BASIC[0], search)
 
 
 def test_every_job_has_a_gpu_of_its_own(monkeypatch):
@@ -339,26 +438,3 @@ def test_pickles_of_a_sweep_are_put_away(tmp_path):
         (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
         put_away_pickles(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]
-
-
-def test_a_launcher_that_is_not_installed_names_its_package(bmo, tiny):
-    if importlib.util.find_spec("hydra_plugins.hydra_optuna_sweeper") is not None:
-        pytest.skip("it is installed")
-    done = bmo("train", "-m", *tiny, "hydra/sweeper=search", "optim.lr=interval(0.001,0.01)")
-    assert done.returncode == 2
-    assert done.stderr == (
-        "bmo: hydra/sweeper=optuna needs a package: pip install 'bmo-cli[optuna]'\n"
-    )
-
-
-@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no hydra-optuna-sweeper")
-def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
-    words = ["hydra/sweeper=search", "optim.lr=tag(log,interval(0.0005,0.02))"]
-    done = bmo("train", "-m", *tiny, *words, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s")
-    assert done.returncode == 0, done.stderr
-    scores = [result(tmp_path / "s" / str(i))["metrics"]["val/psnr"] for i in range(3)]
-    best = yaml.safe_load((tmp_path / "s" / "optimization_results.yaml").read_text())
-    assert best["best_value"] == max(scores)
-    again = bmo("train", "resume=s", "hydra.sweeper.n_trials=4")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before: ") == 3 and (tmp_path / "s" / "3").is_dir()

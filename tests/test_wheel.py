@@ -17,7 +17,7 @@ from conftest import ROOT, tiny_words
 def built(tmp_path_factory):
     """Wheel and sdist of a clean copy of the sources; the wheel is built from the sdist."""
     source, out = tmp_path_factory.mktemp("source") / "bmo", tmp_path_factory.mktemp("dist")
-    keep = ("bmo_cli", "configs", "scripts", "stress", "tests")
+    keep = ("bmo_cli", "hydra_plugins", "configs", "scripts", "stress", "tests")
     source.mkdir()
     for name in keep:
         ignore = shutil.ignore_patterns("__pycache__")
@@ -38,6 +38,7 @@ def test_contents(built):
     names = zipfile.ZipFile(wheel).namelist()
     for file in (ROOT / "configs").rglob("*.yaml"):
         assert f"bmo_cli/configs/{file.relative_to(ROOT / 'configs')}" in names
+    assert "hydra_plugins/bmo_search.py" in names and "hydra_plugins/__init__.py" not in names
     assert not [name for name in names if name.startswith(("tests", "configs", "outputs"))]
     with tarfile.open(sdist) as archive:
         members = archive.getnames()

@@ -49,6 +49,8 @@ HalfOpenUnit = Annotated[float, _interval(0, 1, "[)")]
 OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
 Count = Annotated[int, Interval("be an integer >= 1", 1)]
 Index = Annotated[int, Interval("be an integer >= 0", 0)]
+Seed = Annotated[int, Interval("be an integer from 0 to 2^63 - 1", 0, 2**63 - 1)]
+"""Of random numbers: what the generators of NumPy and torch take, with room to count on from it."""
 Workers = Annotated[int, Interval("be an integer from 0 to 256", 0, 256)]
 Channels = Literal[1, 3]
 """1: gray, 3: colour."""

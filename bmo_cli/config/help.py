@@ -9,19 +9,14 @@ from pathlib import Path
 from hydra.core.config_store import ConfigStore
 
 from bmo_cli.config.locate import GROUPS, choices, config_dir
+from bmo_cli.config.own_files import config_dirs
 
 
 def register_help(command: str, purpose: str, example: str, words: Sequence[str]) -> None:
     """Store the text as Hydra's help configuration `hydra/help: bmo_command`."""
-    text = help_text(command, purpose, example, _extra_dirs(words))
+    text = help_text(command, purpose, example, config_dirs(words))
     node = {"app_name": "bmo", "header": "", "footer": "", "template": text}
     ConfigStore.instance().store(group="hydra/help", name="bmo_command", node=node)
-
-
-def _extra_dirs(words: Sequence[str]) -> tuple[Path, ...]:
-    text = " ".join(words)
-    match = re.search(r"(?:--config-dir|-cd)[= ](\S+)", text)
-    return (Path(match.group(1)),) if match else ()
 
 
 def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] = ()) -> str:
@@ -50,7 +45,8 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
         lines += [*keys, "", *groups]
     lines += [
         "",
-        "--cfg job prints the configuration, -m sweeps, --hydra-help lists Hydra's flags.",
+        "--cfg job prints the configuration, -m sweeps, --dry-run lists the jobs of a sweep,",
+        "--hydra-help lists Hydra's flags.",
     ]
     return "\n".join(lines)
 

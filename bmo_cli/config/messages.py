@@ -13,15 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, choices
+from bmo_cli.config.typed import ambiguous, cannot_read
 from bmo_cli.errors import nearest
 
 _EXTRAS = {
     "joblib": "joblib",
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
-    "optuna": "optuna",
 }
-"""What brings a launcher or a sweeper of Hydra."""
+"""What brings a launcher of Hydra."""
 
 
 def one_line(error: Exception, overrides: Sequence[str], command: str, config_dir: Path) -> str:
@@ -31,8 +31,11 @@ def one_line(error: Exception, overrides: Sequence[str], command: str, config_di
         if found:
             return found
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override '{error.override}': expected key=value"
+        return cannot_read(str(error.override), error)
     text = str(error)
+    several = re.match(r"Ambiguous value for argument '(.*?)'\n", text, re.DOTALL)
+    if several:
+        return ambiguous(several.group(1))
     unknown = re.search(
         r"Could not (?:override|append to|delete from config)\W*'?([\w./@-]+)", text
     )
@@ -56,7 +59,7 @@ def _unknown_choice(error: MissingConfigException) -> str:
     options = sorted(error.options if error.options is not None else choices().get(group, ()))
     if not group:
         return f"no configuration named '{name}'{nearest(name, options)}"
-    if group in ("hydra/launcher", "hydra/sweeper") and choice in _EXTRAS:
+    if group == "hydra/launcher" and choice in _EXTRAS:
         return f"{group}={choice} needs a package: pip install 'bmo-cli[{_EXTRAS[choice]}]'"
     hint = nearest(choice, options)
     return f"unknown {group} '{choice}'{hint or '.'} Choices: {', '.join(options) or 'none'}"

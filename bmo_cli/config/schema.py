@@ -20,6 +20,7 @@ from bmo_cli.config.checks import (
     NonNegative,
     OpenUnit,
     Positive,
+    Seed,
     check,
     check_arguments,
 )
@@ -92,7 +93,7 @@ class Certify:
     """of every adversarial search at each of them"""
     tolerance: Positive = 1e-5
     """|D(u) - u|_G that counts as none, in units of |u^0|_G or |D(u^0)|_G"""
-    seed: Index = 0
+    seed: Seed = 0
     """of random states"""
 
     def weaker(self, available: int) -> list[str]:
@@ -125,7 +126,7 @@ class Preset:
     """the rows that are wanted, or these with overrides added to each"""
     columns: list[str] | dict[str, list[str]] | None = None
     """the same for columns"""
-    seeds: list[Index] | None = None
+    seeds: list[Seed] | None = None
     """instead of the table's"""
 
 
@@ -163,7 +164,7 @@ class Table:
     """problems: overrides by name"""
     scores: dict[str, str]
     """what a cell shows: name in result.json, and its format"""
-    seeds: list[Index]
+    seeds: list[Seed]
     """of the runs of a cell"""
     skip: dict[str, list[str]] = field(default_factory=dict)
     """rows and the tasks that they do not apply to"""
@@ -195,7 +196,7 @@ class Config:
     optim: Target
     train: Train
     eval: Evaluate
-    seed: Index
+    seed: Seed
     device: str
     plugins: list[str]
     resume: str | None
@@ -244,7 +245,7 @@ class AuditConfig:
     methods: dict[str, list[str]]
     net: Target
     data: Target
-    seed: Index
+    seed: Seed
     plugins: list[str]
     hyper: Target | None = None
     gkm: Target | None = None
@@ -257,7 +258,7 @@ class TableConfig:
     table: Table
     only: str | None
     preset: str | None
-    seeds: list[Index] | None
+    seeds: list[Seed] | None
     out: str
     root: str | None
     jobs: Count

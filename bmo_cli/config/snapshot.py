@@ -8,30 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, OVERLAYS, choices
+from bmo_cli.config.plain_yaml import read_plain
 from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
-
-
-def argument(overrides: Sequence[str], key: str) -> str | None:
-    """Value of `key=...` among the command line's overrides."""
-    values = [text.split("=", 1)[1] for text in overrides if text.startswith(f"{key}=")]
-    return values[-1].strip("'\"") if values else None
-
-
-def quoted(path: object) -> str:
-    """A path as a value that Hydra's override grammar takes literally."""
-    escaped = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
@@ -46,28 +34,55 @@ def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
             that names its own --config-dir.
 
     Raises:
-        InputError: no run folder, or a damaged one.
+        InputError: no run folder, one whose run was killed before its configuration was written, or
+            a damaged one.
     """
     file = run / ".hydra" / "overrides.yaml"
     if not run.is_dir():
         raise InputError(f"no run folder {run}; expected a folder that 'bmo train' wrote")
     if not file.is_file():
+        if {entry.name for entry in run.iterdir()} <= {".hydra", "run.log"}:
+            raise _killed_at_start_up(run)
         raise InputError(f"{run} is not a run folder: it has no .hydra/overrides.yaml")
-    content = _read(file)
+    content = read_plain(file)
     if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
         raise InputError(f"{file} is damaged: expected a list of overrides")
-    pairs = [text.partition("=") for text in content]
+    if not (run / "result.json").exists() and set(_typed_by_hydra(run)) - set(content):
+        raise _killed_at_start_up(run)
     known = choices()
     return [
-        f"{group}={choice}"
-        for group, _, choice in pairs
-        if group in GROUPS
-        and re.fullmatch(r"[\w-]+", choice)
-        and (all_of_them or choice in known[group])
+        text
+        for text in content
+        for chosen in [_CHOICE.fullmatch(text)]
+        if chosen and (all_of_them or chosen["name"] in known[chosen["group"]])
     ]
 
 
-_LAUNCHING = re.compile(r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+")
+_ANY_GROUP = "|".join(GROUPS)
+_CHOICE = re.compile(rf"(?P<group>{_ANY_GROUP})(@({_ANY_GROUP})(\.\w+)+)?=(?P<name>[\w-]+)")
+"""`net=lip`, or `net@net.background=lip`: inside of a group, where it can reach nothing else"""
+
+
+def _killed_at_start_up(run: Path) -> InputError:
+    return InputError(
+        f"{run} is not a run folder: it has no whole .hydra/overrides.yaml; a run that was killed "
+        "that early has trained nothing: give the command that started it once more"
+    )
+
+
+def _typed_by_hydra(run: Path) -> list[str]:
+    """The overrides in hydra.yaml, which is complete before overrides.yaml is begun."""
+    file = run / ".hydra" / "hydra.yaml"
+    node = read_plain(file) if file.is_file() else None
+    for key in ("hydra", "overrides", "task"):
+        node = node.get(key) if isinstance(node, dict) else None
+    return [item for item in node if isinstance(item, str)] if isinstance(node, list) else []
+
+
+_LAUNCHING = re.compile(
+    r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+"
+    r"|hydra\.sweeper\.((n_trials|n_jobs|seed)=\d+|direction=\w+)"
+)
 _NAMES = re.compile(r"[\w\-,()* ]+")
 """choices of a group: no paths, which would lead to a stranger's own YAML"""
 _OF_HYDRA_ITSELF = re.compile(r"hydra\.(mode|sweep\.dir)=.*|resume=.*", re.DOTALL)
@@ -102,7 +117,7 @@ def recorded_sweep(folder: Path) -> RecordedSweep | None:
     file = folder / "multirun.yaml"
     if not file.is_file():
         return None
-    content = _read(file)
+    content = read_plain(file)
     node: object = content
     for key in ("hydra", "overrides"):
         node = node.get(key) if isinstance(node, dict) else None
@@ -175,7 +190,7 @@ def with_changes(
             run that was made to be quick would be certified by a weak search.
     """
     file = run / ".hydra" / "config.yaml"
-    snapshot, merged = _load(file), OmegaConf.create(composed)
+    snapshot, merged = _load(file, weights=False), OmegaConf.create(composed)
     try:
         for key in FROM_SNAPSHOT:
             if key in snapshot or key not in _ADDED:
@@ -184,11 +199,6 @@ def with_changes(
             merged["certificate"] = asdict(Certify())
         for text in typed:
             _apply(text, composed, merged)
-        for key in FROM_SNAPSHOT:
-            if key in merged:
-                _forget_weights(merged[key])
-        if argument(typed, "net.weights") is not None:
-            merged.net.weights = composed.net.weights
     except OmegaConfBaseException as error:
         raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     return merged
@@ -202,8 +212,7 @@ def read_snapshot(run: Path) -> dict[str, Any]:
     """
     file = run / ".hydra" / "config.yaml"
     try:
-        snapshot = _load(file)
-        _forget_weights(snapshot)
+        snapshot = _load(file, weights=False)
         content = OmegaConf.to_container(snapshot, resolve=True)
     except OmegaConfBaseException as error:
         raise InputError(f"{file} is damaged: {' '.join(str(error).split())}") from error
@@ -222,41 +231,87 @@ def recorded_config(run: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def _forget_weights(node: object) -> None:
-    """Files that initial weights came from: the checkpoint has them, and a stranger names others.
+def _forget_weights(node: object, prefix: str = "") -> dict[str, Any]:
+    """Drop files that initial weights came from, in place: the checkpoint has the weights, and a
+    stranger's folder may name any file.
 
-    Nodes that interpolate another one follow it, and are not visited.
+    Returns:
+        What was dropped, by dotted key.
     """
-    if isinstance(node, ListConfig):
-        for i in range(len(node)):
-            if not OmegaConf.is_interpolation(node, i):
-                _forget_weights(node[i])
-    elif isinstance(node, DictConfig):
-        for key in list(node):
-            if key == "weights":
-                node[key] = None
-            elif not OmegaConf.is_interpolation(node, str(key)):
-                _forget_weights(node[key])
+    dropped: dict[str, Any] = {}
+    if isinstance(node, dict):
+        if node.get("weights") is not None:
+            dropped[f"{prefix}weights"], node["weights"] = node["weights"], None
+        for key, value in node.items():
+            dropped |= _forget_weights(value, f"{prefix}{key}.")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            dropped |= _forget_weights(value, f"{prefix}{i}.")
+    return dropped
 
 
-def _load(file: Path) -> DictConfig:
-    content = _read(file)
+def with_recorded_weights(config: DictConfig, run: Path) -> DictConfig:
+    """A copy of the configuration of a run that goes on, which says where its weights came from."""
+    complete = OmegaConf.create(config)
+    for key, value in _forget_weights(_content(run / ".hydra" / "config.yaml")).items():
+        if OmegaConf.select(complete, key, default="") is None:
+            OmegaConf.update(complete, key, value)
+    return complete
+
+
+def require_weights(run: Path, config: Mapping[str, Any]) -> None:
+    """Refuse to start a run from its beginning without the weights that it was started with.
+
+    Args:
+        run: run folder without a checkpoint.
+        config: resolved, with which the run would start.
+
+    Raises:
+        InputError: weights are not given that were.
+    """
+    for key, value in _forget_weights(_content(run / ".hydra" / "config.yaml")).items():
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, "") if isinstance(node, Mapping) else ""
+        if node is None:
+            raise InputError(
+                f"{run} was started with {key}={value}, and no checkpoint holds these weights yet; "
+                f"type {key}=FILE again (files of weights are not taken from a run folder)"
+            )
+
+
+def _load(file: Path, *, weights: bool = True) -> DictConfig:
+    """The configuration in a file; without the files that its weights came from, if so asked."""
+    content = _content(file)
+    if not weights:
+        _forget_weights(content)
+    try:
+        return OmegaConf.create(content)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """A configuration as plain data, with interpolations that stand for as much as is harmless."""
+    content = read_plain(file)
     if not isinstance(content, dict):
         raise InputError(f"{file} is damaged: expected a mapping")
     try:
-        strange = _strange_interpolation(content)
-        if strange:
-            raise InputError(
-                f"{file} holds an interpolation that is not read from a run folder: {strange[:80]}"
-            )
-        if expanded_size(content) > _MOST:
-            raise InputError(f"{file} is damaged: its interpolations stand for too much")
-        return OmegaConf.create(content)
-    except (OmegaConfBaseException, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        detail = " ".join(str(error).split())[:200]
-        raise InputError(f"{file} is damaged: {detail or 'nested too deeply'}") from error
+        strange, size = _strange_interpolation(content), expanded_size(content)
+    except RecursionError as error:
+        raise _damaged(file, error) from error
+    if strange:
+        raise InputError(
+            f"{file} holds an interpolation that is not read from a run folder: {strange[:80]}"
+        )
+    if size > _MOST:
+        raise InputError(f"{file} is damaged: its interpolations stand for too much")
+    return content
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    detail = " ".join(str(error).split())[:200]
+    return InputError(f"{file} is damaged: {detail or 'nested too deeply'}")
 
 
 def _apply(text: str, composed: DictConfig, merged: DictConfig) -> None:
@@ -285,7 +340,6 @@ def _strange_interpolation(node: object) -> str:
 
 
 _MOST = 1e6
-_LARGEST = 5 * 2**20
 _ENVIRONMENT = re.compile(r"\$\{\s*oc\.env:\s*\w+\s*(,[^${}]*)?\}")
 _INTERPOLATION = re.compile(r"\$\{\s*(\.*)([\w.-]+)\s*\}")
 
@@ -330,24 +384,3 @@ def expanded_size(content: object) -> float:
         return size(node, path)
 
     return size(content, ())
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not allowed")
-        return super().compose_node(parent, index)
-
-
-def _read(file: Path) -> object:
-    if file.exists() and not file.is_file():
-        raise InputError(f"{file} is no regular file")
-    try:
-        if file.stat().st_size > _LARGEST:
-            raise InputError(f"{file} is larger than a configuration can be (5 MiB)")
-        return yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        detail = " ".join(str(error).split())
-        raise InputError(f"{file} cannot be read: {detail}") from error

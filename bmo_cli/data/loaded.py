@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from bmo_cli.data.image_set import ImageSet, shared_images, similar_images
-from bmo_cli.data.patches import Patches, batches
+from bmo_cli.data.patches import Patches
+from bmo_cli.data.prefetch import prefetched
 from bmo_cli.data.splits import PhotographData, Split
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class Photographs:
         workers = self._data.workers
         if workers is None:
             workers = 0 if all(images.in_memory for images in sets) else 2
-        return batches(patches, steps, workers)
+        return prefetched(patches.__getitem__, steps, workers)
 
     def fingerprints(self) -> dict[str, Any]:
         """Identity of every split read so far, and the images that two of them share."""

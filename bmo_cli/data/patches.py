@@ -6,19 +6,19 @@ any number of workers and after a resume.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from bmo_cli.config.checks import Flips
 from bmo_cli.data.image_set import ImageSet
 
 
-class Patches(Dataset[Tensor]):
+class Patches:
     """Item t is the batch of step t, (batch, C, crop, crop) in [0, 1]; n sets have n C channels.
 
     Args:
@@ -40,9 +40,10 @@ class Patches(Dataset[Tensor]):
 
     def __getitem__(self, step: int) -> Tensor:
         rng = np.random.default_rng([self._seed, step, 0xDA7A])
-        return torch.stack([self._patch(rng) for _ in range(self._batch)])
+        patches = [self._patch(rng) for _ in range(self._batch)]
+        return torch.from_numpy(np.stack(patches))  # NumPy alone: torch would start threads
 
-    def _patch(self, rng: np.random.Generator) -> Tensor:
+    def _patch(self, rng: np.random.Generator) -> NDArray[np.float32]:
         chosen = int(rng.integers(len(self._images[0])))
         aligned = [images[chosen] for images in self._images]
         top, left = (int(rng.integers(side - self._crop + 1)) for side in aligned[0].shape[1:])
@@ -55,13 +56,19 @@ class Patches(Dataset[Tensor]):
         for image in aligned:
             patch = image[:, top : top + self._crop, left : left + self._crop]
             patch = np.rot90(patch, turns, axes=(1, 2))
-            patches.append(as_tensor(patch[:, :, ::-1] if mirrored else patch))
-        return patches[0] if len(patches) == 1 else torch.cat(patches)
+            patches.append(_in_unit_range(patch[:, :, ::-1] if mirrored else patch))
+        return patches[0] if len(patches) == 1 else np.concatenate(patches)
 
 
-def as_tensor(pixels: np.ndarray) -> Tensor:
+def as_tensor(pixels: NDArray[Any]) -> Tensor:
     """uint8 or uint16 pixels as float32 in [0, 1]."""
-    return torch.from_numpy(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max)
+    return torch.from_numpy(_in_unit_range(pixels))
+
+
+def _in_unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    white = np.float32(np.iinfo(pixels.dtype).max)
+    in_range: NDArray[np.float32] = pixels.astype(np.float32) / white
+    return in_range
 
 
 def central(image: Tensor, side: int | None) -> Tensor:
@@ -70,14 +77,6 @@ def central(image: Tensor, side: int | None) -> Tensor:
         return image
     top, left = (max(0, (size - side) // 2) for size in image.shape[1:])
     return image[:, top : top + side, left : left + side]
-
-
-def batches(patches: Patches, steps: range, workers: int) -> Iterator[Tensor]:
-    """The batches of these steps in order, prepared ahead by `workers` processes."""
-    loader: DataLoader[Tensor] = DataLoader(
-        patches, batch_size=None, sampler=steps, num_workers=workers
-    )
-    return iter(loader)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class PhotographData(ABC):
         crop: side of the training crops in pixels.
         eval_crop: side of the central square that validation and test see; None: whole images.
         flips: of training crops, see `Patches`.
-        workers: processes that prepare batches; None: none when all images fit in memory, else 2.
+        workers: threads that prepare batches ahead; None: 2, or none when memory holds all images.
         max_megapixels: files that claim more million pixels are refused before they are decoded.
         root: folder of the data sets with names, where the data are told one.
         white: value that stands for white in the files; None: as each of them says.

@@ -13,7 +13,7 @@ import torch
 
 from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
 from bmo_cli.audit.problems import PROBLEMS
-from bmo_cli.config.snapshot import quoted
+from bmo_cli.config.commands import plugins_word
 from bmo_cli.errors import BmoError, InputError, nearest
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.compose import compose
@@ -97,7 +97,7 @@ def _methods(
     if "hyper" in config:
         name = names["hyper"] or "hyper"
         return {name: instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)}
-    given = [f"plugins=[{','.join(map(quoted, plugins))}]"] if plugins else []
+    given = [plugins_word(plugins)] if plugins else []
     return {
         name: instantiate(
             compose([*overrides, *given]).config["hyper"], "hyper", plugins, HyperOptimizer

@@ -181,7 +181,7 @@ def require_places(config: Mapping[str, Any], launcher: str, sweeper: str) -> No
             f"jobs={jobs} is for sweeps without a launcher; the chosen one has keys of its own "
             "(hydra.launcher.n_jobs, hydra.launcher.array_parallelism)"
         )
-    if not sweeper.endswith(".BasicSweeper"):
+    if not sweeper.endswith((".BasicSweeper", ".bmo_search.Search")):
         raise InputError(f"jobs={jobs}: this sweeper learns from every job; use jobs=1")
     if config["train"].get("devices", 1) > 1:
         raise InputError(f"jobs={jobs}: with train.devices a job has several devices; use jobs=1")

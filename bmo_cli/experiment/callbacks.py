@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import shutil
 import sys
@@ -13,13 +14,34 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bmo_cli.config.snapshot import quoted
-from bmo_cli.errors import InputError, Interrupted, printable
-from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.config.commands import command, quoted
+from bmo_cli.config.paths import at_home
+from bmo_cli.errors import BmoError, Interrupted, printable, printable_lines
+from bmo_cli.experiment.invocation import own_files, present, written
+from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100
 """The exit code of a sweep does not grow beyond, where codes have other meanings."""
+
+
+class CheckedSweep(Callback):
+    """Before a sweep makes its folder, all its jobs are composed and checked."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Stop at the first job that cannot run, or list all where that is what was asked for."""
+        from bmo_cli.experiment.sweep_plan import dry_run, planned
+
+        HydraConfig.instance().set_config(config)
+        try:
+            jobs = planned(config, present.typed)
+            if present.dry_run:
+                print(printable_lines(dry_run(config, jobs)))
+        except BmoError as error:
+            print(f"bmo: {printable(str(error))}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+        if present.dry_run:
+            raise SystemExit(0)
 
 
 class UniqueFolder(Callback):
@@ -34,7 +56,8 @@ class UniqueFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
-        if Path(str(config.hydra.sweep.dir)) in resumed:
+        if present.resumed is not None:
+            put_away_pickles(present.resumed)
             return
         folder = _replace(config, "hydra.sweep.dir")
         with read_write(config.hydra), open_dict(config.hydra):
@@ -51,29 +74,21 @@ class SweepSummary(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Wait for jobs that still run, then look at every job's result."""
-        stopped = _finished_beside()
+        stopped = finish_jobs()
         if stopped:  # said why
             raise SystemExit(stopped)
         folder = Path(str(config.hydra.sweep.dir))
-        jobs = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
-        jobs |= {run.path for run in find_runs([folder])}
-        failed = {}
-        for job in sorted(jobs, key=lambda path: (len(str(path)), str(path))):
-            try:
-                result = RunFolder(job).read_result()
-            except InputError as error:
-                result = {"message": str(error)}
-            if result.get("status") != "ok":
-                failed[job] = result.get("message") or "it left no result"
+        jobs = {run.path: run.result for run in find_runs([folder])}
+        failed = {
+            job: jobs[job].get("message") or "it left no result"
+            for job in sorted(jobs, key=lambda path: (len(str(path)), str(path)))
+            if jobs[job].get("status") != "ok"
+        }
         if not failed:
             return
         for job, reason in failed.items():
             print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
-        typed: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
-        own = (*typed["task"], *typed["hydra"])
-        named = [text for text in own if text.startswith(("plugins=", "hydra.sweep.subdir="))]
-        words = " ".join([f"resume={folder}", *named])
-        again = f"; run these again with 'bmo train {words}'"
+        again = f"; run these again with '{resume_command(config)}'"
         print(
             f"bmo: {len(failed)} of {len(jobs)} jobs failed"
             f"{again if config.hydra.job.name == 'train' else ''}",
@@ -82,7 +97,23 @@ class SweepSummary(Callback):
         raise SystemExit(min(len(failed), MOST_FAILED))
 
 
-def _finished_beside() -> int:
+def resume_command(config: DictConfig) -> str:
+    """The command with which a sweep goes on.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+    """
+    given = config.hydra.overrides
+    named = [
+        word
+        for word in (*written(given.task), *written(given.hydra))
+        if word.startswith(("plugins=", "hydra.sweep.subdir="))
+    ]
+    folder = str(config.hydra.sweep.dir)
+    return command("train", *own_files(config.hydra), *named, resume=folder)
+
+
+def finish_jobs() -> int:
     """Wait for the jobs of `jobs=N`; exit code of what stopped them, or 0."""
     module = sys.modules.get("bmo_cli.experiment.beside")  # which imports torch
     if module is None:
@@ -99,14 +130,18 @@ def _finished_beside() -> int:
 
 def _replace(config: DictConfig, key: str) -> Path:
     HydraConfig.instance().set_config(config)  # the folder's name interpolates ${hydra:...}
-    wanted = Path(str(OmegaConf.select(config, key)))
+    wanted = at_home(str(OmegaConf.select(config, key)))
     try:
-        folder = make_unique(wanted)
+        if not wanted:
+            raise OSError(errno.ENOENT, "its name is empty")
+        folder = make_unique(Path(wanted))
     except OSError as error:
         # Hydra turns exceptions of callbacks into warnings; only an exit stops the run.
         print(
-            f"bmo: cannot create the output folder {wanted}: {error.strerror}; "
-            "choose another with hydra.run.dir=DIR",
+            printable(
+                f"bmo: cannot create the output folder {wanted}: {error.strerror}; "
+                f"choose another with {key}=DIR"
+            ),
             file=sys.stderr,
         )
         raise SystemExit(2) from None
@@ -115,8 +150,6 @@ def _replace(config: DictConfig, key: str) -> Path:
     return folder
 
 
-resumed: set[Path] = set()
-"""Folders of sweeps that go on."""
 _made: list[Path] = []
 
 

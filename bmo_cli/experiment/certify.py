@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
 from bmo_cli.certificate.findings import Finding
+from bmo_cli.config.commands import command
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.behaviour import require_map_of
@@ -58,7 +59,7 @@ def certify_run(
     """
     run = RunFolder(Path(config["run"]))
     trained = run.read_result()
-    _require_identity(run, trained)
+    _require_identity(run, trained, config["plugins"])
     experiment = build(config)
     experiment.task.prepare(["val"])
     best = run.checkpoints / "best.safetensors"
@@ -173,13 +174,14 @@ def run_identity(run: RunFolder) -> dict[str, str]:
     }
 
 
-def _require_identity(run: RunFolder, trained: Mapping[str, Any]) -> None:
+def _require_identity(run: RunFolder, trained: Mapping[str, Any], plugins: Sequence[str]) -> None:
     recorded, found = trained.get("identity"), run_identity(run)
     if recorded is None and trained.get("status") != "ok":
         status = trained.get("status", "no result.json")
+        again = command("train", plugins=plugins, resume=run.path)
         raise InputError(
             f"{run.path} is not a finished run ({status}), and a certificate needs one; finish it "
-            f"with 'bmo train resume={run.path}'"
+            f"with '{again}'"
         )
     if not isinstance(recorded, Mapping) or not set(found) <= set(recorded):
         raise InputError(

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bmo_cli.errors import Killed, described, revived
+from bmo_cli.errors import Killed, NotStarted, described, revived
 from bmo_cli.experiment.allocator import keep_freed_memory
 
 _PARTING = 60.0
@@ -33,6 +33,9 @@ class Child:
         arguments: plain data.
         threads: of torch there.
         environment: variables that it has beside those of this process.
+
+    Raises:
+        NotStarted: the system does not allow another process.
     """
 
     def __init__(
@@ -45,9 +48,17 @@ class Child:
         context = multiprocessing.get_context("spawn")
         self._receiver, sender = context.Pipe(duplex=False)
         self._process = context.Process(target=_live, args=(function, arguments, threads, sender))
-        with _deaf_to_interrupts(), _spawning(), _environment(environment or {}):
-            self._process.start()
-        sender.close()
+        try:
+            with _deaf_to_interrupts(), _spawning(), _environment(environment or {}):
+                self._process.start()
+        except OSError as error:
+            self._receiver.close()
+            raise NotStarted(
+                f"no process can be started ({error.strerror or error}); use fewer jobs, or raise "
+                "the limit of processes or of memory"
+            ) from error
+        finally:
+            sender.close()
         self._said: tuple[bool, Any] | None = None
 
     @property
@@ -57,16 +68,25 @@ class Child:
 
     def ended(self, timeout: float = 0.0) -> bool:
         """Whether it has ended, after waiting for at most `timeout` seconds."""
-        if self._said is None and self._receiver.poll(timeout):
-            with suppress(EOFError):
-                self._said = self._receiver.recv()
+        if self._said is None and (self._receiver.poll(timeout) or not self._process.is_alive()):
+            # A process that it forked may hold the channel open: its own end counts as well.
+            self._said = self._heard() or (False, None)
             self._process.join(_PARTING)
             if self._process.is_alive():  # what it had to say is said; a thread of it hangs
                 self._process.kill()
                 self._process.join()
             self._receiver.close()
-            self._said = self._said or (False, None)
         return self._said is not None
+
+    def _heard(self) -> tuple[bool, Any] | None:
+        """What it has said; None: nothing, or it was killed while it spoke."""
+        try:
+            said: tuple[bool, Any] | None = self._receiver.recv() if self._receiver.poll() else None
+            return said
+        except (EOFError, OSError):
+            return None
+        except Exception as error:  # of a value that only that process can build
+            return False, described(error)
 
     def stop(self) -> None:
         """Ask it to stop, by SIGTERM."""
@@ -83,7 +103,7 @@ class Child:
             Killed: the process is gone without a word.
             Exception: what the function raised, see `errors.revived`.
         """
-        while not self.ended(timeout=60):
+        while not self.ended(timeout=1):
             pass
         assert self._said is not None
         good, content = self._said
@@ -147,8 +167,17 @@ def _live(
     except BaseException as error:
         said = False, described(error)
     with suppress(BrokenPipeError):  # nobody is there to hear of it
-        sender.send(said)
+        _say(sender, said)
     sender.close()
+
+
+def _say(sender: Connection, said: tuple[bool, Any]) -> None:
+    try:
+        sender.send(said)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a value that cannot be pickled
+        sender.send((False, described(error)))
 
 
 def _stop_with_parent() -> None:

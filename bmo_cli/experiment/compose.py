@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
+from bmo_cli.config.paths import with_paths
 from bmo_cli.config.schema import check_config
+from bmo_cli.config.typed import with_quotes
 from bmo_cli.errors import InputError
 
 
@@ -44,9 +46,10 @@ def compose(overrides: Sequence[str]) -> Composed:
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
+    overrides = [with_quotes(word) for word in overrides]
     try:
         config = hydra.compose_config(
-            "train", list(overrides), run_mode=RunMode.RUN, with_log_configuration=False
+            "train", overrides, run_mode=RunMode.RUN, with_log_configuration=False
         )
         choices = dict(config.hydra.runtime.choices)
         with open_dict(config):
@@ -56,6 +59,6 @@ def compose(overrides: Sequence[str]) -> Composed:
         message = one_line(error, overrides, "train", config_dir())
         raise InputError(f"{' '.join(overrides)}: {message}") from error
     assert isinstance(plain, dict)
-    checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    checked = with_paths({str(key): value for key, value in plain.items()})
     check_config(checked)
     return Composed(checked, choices, OmegaConf.to_yaml(config))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.commands import command
 from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import build, describe_device
@@ -61,7 +62,8 @@ def evaluate_run(
         "device": describe_device(experiment.device),
     }
     with StopRequest() as stop:
-        result |= evaluate_test(experiment, config["eval"], folder, run.path, stop)
+        again = command("eval", plugins=config["plugins"], run=run.path)
+        result |= evaluate_test(experiment, config["eval"], folder, again, stop)
     _report_leaks(result["data"], trained.get("data", {}))
     return result | {"peak_rss_mib": peak_rss_mib()}
 

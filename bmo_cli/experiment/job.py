@@ -15,8 +15,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from bmo_cli.config.commands import command as printed_command
+from bmo_cli.config.commands import here
+from bmo_cli.config.keys import PLACES
+from bmo_cli.config.names import NAMED, plain_name, recorded_names
+from bmo_cli.config.paths import at_home, with_paths
 from bmo_cli.config.schema import check_config
-from bmo_cli.config.snapshot import with_changes
+from bmo_cli.config.snapshot import with_changes, with_recorded_weights
 from bmo_cli.errors import (
     BmoError,
     Busy,
@@ -26,11 +31,13 @@ from bmo_cli.errors import (
     Killed,
     OutOfMemory,
     disk_full_in_one_line,
+    exits_as_errors,
     of_the_machine,
     printable,
 )
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.callbacks import discard
+from bmo_cli.experiment.invocation import own_files
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
@@ -60,25 +67,29 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
 
         if hydra.mode != RunMode.RUN:
             raise InputError("bmo restore works on one photograph at a time, without -m")
-        return restore(_plain(command, _effective(command, config, typed)))
+        return restore(checked_config(command, config, typed)[1])
     if command == "table":
         from bmo_cli.experiment.table import make_table
 
-        return make_table(_plain(command, config), hydra.runtime.choices["table"])
+        name = hydra.runtime.choices["table"]
+        return make_table(_plain(command, config), name, own_files(hydra))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     begun, names = False, dict[str, str | None]()
-    resume = f"go on with 'bmo train resume={folder.path}'"
-    again = resume if command == "train" else "give the same command again"
+    again = "give the same command again"
     try:
-        if command == "certify":
-            _refuse_changes(typed)
-        effective = _effective(command, config, typed)
-        plain = _plain(command, effective)
+        if hydra.job.chdir:
+            raise InputError("hydra.job.chdir=true would move every relative path; leave it out")
+        effective, plain = checked_config(command, config, typed)
         existing = plain.get("run") or plain.get("resume")
         names = _names(dict(hydra.runtime.choices), existing, typed)
         if command in ("eval", "certify"):
             names["run"] = existing  # a result about a run, also where it fails
-        snapshot = None if existing is None else OmegaConf.to_yaml(effective)
+        snapshot = None
+        if existing is not None:
+            snapshot = OmegaConf.to_yaml(with_recorded_weights(effective, Path(existing)))
+        if command == "train":
+            resume = printed_command("train", plugins=plain["plugins"], resume=folder.path)
+            again = f"go on with '{resume}'"
 
         def begin() -> None:
             """Everything is checked and loaded: from here on the folder is the run's."""
@@ -86,7 +97,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             begun = True
             folder.write_snapshot(snapshot)
 
-        with disk_full_in_one_line(str(folder.path), again):
+        with disk_full_in_one_line(str(folder.path), again), exits_as_errors():
             result = _run(command, plain, names, folder, snapshot, begin)
             if result is None:
                 return None
@@ -98,7 +109,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
             logging.shutdown()
             discard(folder.path)
         raise
-    log.info("results in %s", _relative(folder.path))
+    log.info("results in %s", here(folder.path))
     return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
 
 
@@ -147,18 +158,33 @@ def _run(
     return train(config, names, folder, begin)
 
 
-_PLACES = tuple(
-    f"data.{key}"
-    for key in ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
-)
+def checked_config(
+    command: str, config: DictConfig, typed: Sequence[str]
+) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of a command, as it is composed and as plain data that passed its checks.
+
+    Args:
+        command, config, typed: see `run_job`.
+
+    Raises:
+        InputError: something is missing, not allowed or out of its range.
+    """
+    if command == "certify":
+        _refuse_changes(typed)
+    effective = _effective(command, config, typed)
+    return effective, _plain(command, effective)
+
+
+_READING = ("data.workers", "data.cache_mib", "data.max_megapixels")
+"""How photographs are read, not which."""
 
 
 def _refuse_changes(typed: Sequence[str]) -> None:
     """A certificate is about a run as it was trained."""
     for text in typed:
         key = text.lstrip("+~").split("=", 1)[0]
-        group = key.split(".")[0]
-        if group not in ("run", "certificate", "device", "plugins", "hydra") and key not in _PLACES:
+        own = key.split(".")[0] in ("run", "certificate", "device", "plugins", "hydra")
+        if not own and key not in PLACES and key not in _READING:
             raise InputError(
                 f"'{text}' would change the run: a certificate is about the run as it was trained; "
                 "certificate.*, device, plugins and where the data are (data.val=...) may be given"
@@ -181,19 +207,23 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
         raise InputError(f"'{key}' must be a run folder, got {run!r}")
     if run is None:
         return config
-    return with_changes(Path(run), config, typed, own_search=command != "certify")
+    return with_changes(Path(at_home(run)), config, typed, own_search=command != "certify")
 
 
 def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:
-    """Chosen option of every group; of a run that exists its own, where nothing else was typed."""
-    recorded = {} if run is None else RunFolder(Path(run)).read_result()
-    names: dict[str, str | None] = {}
-    for group in ("task", "method", "gkm", "net", "hyper"):
-        is_typed = any(text.startswith(f"{group}=") for text in typed)
-        own = recorded.get(group)
-        own = own if isinstance(own, str) and re.fullmatch(r"[\w-]{1,80}", own) else None
-        names[group] = choices.get(group) if is_typed or run is None else own
-    return names
+    """Chosen option of every group; of a run that exists its own, where nothing else was typed.
+
+    A run that was killed before its first result.json is known by what Hydra recorded, and by what
+    was composed from its overrides where even that is missing.
+    """
+    composed = {group: choices.get(group) for group in NAMED}
+    if run is None:
+        return composed
+    recorded: Mapping[str, Any] = RunFolder(Path(run)).read_result()
+    if plain_name(recorded.get("task")) is None:
+        recorded = recorded_names(Path(run)) or composed
+    new = {group for group in NAMED if any(text.startswith(f"{group}=") for text in typed)}
+    return {g: composed[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}
 
 
 def _plain(command: str, config: DictConfig) -> dict[str, Any]:
@@ -205,7 +235,7 @@ def _plain(command: str, config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
-    checked: dict[str, Any] = {str(key): value for key, value in plain.items()}
+    checked = with_paths({str(key): value for key, value in plain.items()})
     check_config(checked, command)
     return checked
 
@@ -252,7 +282,3 @@ def record_failure(
         if isinstance(error, DiskFull):  # no room for that either
             return
         print(f"bmo: the failure could not be recorded: {second}", file=sys.stderr)
-
-
-def _relative(path: Path) -> Path:
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

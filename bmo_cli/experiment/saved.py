@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.paths import with_paths
 from bmo_cli.config.schema import check_config
 from bmo_cli.config.snapshot import read_snapshot
 from bmo_cli.experiment.build import Experiment, build
@@ -17,7 +18,7 @@ def load_run(run: Path) -> tuple[dict[str, Any], Experiment]:
     Raises:
         InputError: no run folder, or its configuration or checkpoint is not usable.
     """
-    config = read_snapshot(run) | {"plugins": [], "resume": None}
+    config = with_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
     config.pop("run", None)
     check_config(config)
     experiment = build(config)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ def evaluate_test(
     experiment: Experiment,
     settings: Mapping[str, Any],
     folder: RunFolder,
-    run: Path,
+    again: str,
     stop: StopRequest,
 ) -> dict[str, Any]:
     """Evaluate the test split, write pictures, print the table.
@@ -40,7 +39,7 @@ def evaluate_test(
         experiment: with the weights to evaluate.
         settings: the configuration's `eval` section.
         folder: where pictures go.
-        run: where the weights are, for the message when the user stops the evaluation.
+        again: the command that evaluates the same weights, for who stops the evaluation.
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
@@ -52,8 +51,7 @@ def evaluate_test(
     def require_running() -> None:
         if stop.signal is not None:
             raise Interrupted(
-                "stopped during evaluation; the weights are saved, evaluate them with "
-                f"'bmo eval run={run}'",
+                f"stopped during evaluation; the weights are saved, evaluate them with '{again}'",
                 exit_code=stop.exit_code,
             )
 

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.commands import command
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
+from bmo_cli.experiment.estimate import Work, listing
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.table_cell import Cell
 from bmo_cli.experiment.table_documents import csv_document, sheet
-from bmo_cli.experiment.table_estimate import listing
 from bmo_cli.experiment.table_pictures import pictures
 from bmo_cli.experiment.table_plan import Plan, require_sound, scaled
 from bmo_cli.experiment.table_run import ONCE_MORE, run_cells
@@ -31,12 +32,13 @@ log = logging.getLogger("bmo")
 
 
 @names_plugins
-def make_table(config: Mapping[str, Any], name: str) -> None:
+def make_table(config: Mapping[str, Any], name: str, own_files: Sequence[str] = ()) -> None:
     """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
 
     Args:
         config: resolved configuration that passed `config.schema.check_config`.
         name: of the table; a preset and a task are added to it.
+        own_files: what a command needs to find YAML files of the user's own, see `invocation`.
 
     Raises:
         InputError: a row or column does not compose; nothing has run then.
@@ -52,15 +54,16 @@ def make_table(config: Mapping[str, Any], name: str) -> None:
     name = "-".join(part for part in (figures.name, config["only"]) if part)
     if config["dry_run"]:
         plan.choose({})
-        cells, rerun = [*plan.candidates, *plan.cells], config["stale"] == "run"
-        log.info("\n%s", listing(cells, rerun, plan.unsettled, config["jobs"]))
+        works = [_work(c, config["stale"] == "run") for c in (*plan.candidates, *plan.cells)]
+        log.info("\n%s", listing(works, "cell", plan.unsettled, config["jobs"]))
         return
     with disk_full_in_one_line(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
         require_closed(out)
         with _locked(out):
             failures = _run(plan, name, out, config)
-            _write(table, plan, failures, out / name, figures)
+            commands = _commands(plan.cells, own_files, rooted=config["root"] is not None)
+            _write(table, plan, failures, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
         raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
@@ -84,15 +87,49 @@ def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
     return [c for c in cells if c.result is None or (stale == "run" and c.stale)]
 
 
+def _work(cell: Cell, rerun: bool) -> Work:
+    """A cell for the estimate; `rerun`: whether one by other code runs again."""
+    state = _state(cell, rerun)
+    composed = cell.composed
+    return Work(
+        cell.name,
+        state,
+        state not in ("done", "done by other code") and not cell.problem,
+        composed.config,
+        composed.names["hyper"] != "none",
+        cell.result,
+        cell.row,
+        cell.column,
+    )
+
+
+def _state(cell: Cell, rerun: bool) -> str:
+    if cell.problem:
+        return f"cannot run: {cell.problem}"
+    if cell.result is not None:
+        return "done" if not cell.stale else "runs again" if rerun else "done by other code"
+    status = cell.folder.read_result().get("status")
+    return {"failed": "failed, runs again", None: "to run"}.get(status, "goes on")
+
+
+def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
+    """What makes each cell; a root that the environment names is there when it is typed again."""
+    return [
+        command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
+        for cell in cells
+    ]
+
+
 def _write(
     table: Mapping[str, Any],
     plan: Plan,
     failures: Mapping[Path, str],
+    commands: Sequence[str],
     stem: Path,
     figures: Path,
 ) -> None:
     cells = plan.cells
-    found = sheet(table, cells, failures, plan.candidates)
+    found = sheet(table, cells, failures, commands, plan.candidates)
     text = markdown_document(found)
     documents = {"md": text, "csv": csv_document(table, cells)}
     documents["tex"] = latex_document(found, stem.name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
+from bmo_cli.config.keys import NO_NUMBER
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
@@ -39,6 +40,7 @@ class Cell:
         folder: of the run.
         chosen: tuned values.
         problem: why it cannot run, or nothing.
+        placed: overrides that say where its data are.
     """
 
     row: str
@@ -49,6 +51,7 @@ class Cell:
     folder: RunFolder
     chosen: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
+    placed: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -118,8 +121,7 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        elsewhere = ("plugins", "resume", "logger", "jobs")  # what changes no number
-        counted = {k: _contents(v) for k, v in config.items() if k not in elsewhere}
+        counted = {k: _contents(v) for k, v in config.items() if k not in NO_NUMBER}
         try:
             counted["task"] |= _named_kernels(config)
         except InputError as error:

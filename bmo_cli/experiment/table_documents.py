@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ def sheet(
     table: Mapping[str, Any],
     cells: Sequence[Cell],
     failures: Mapping[Path, str],
+    commands: Sequence[str],
     candidates: Sequence[Cell] = (),
 ) -> Sheet:
     """What the documents say.
@@ -25,6 +25,7 @@ def sheet(
         table: at its scale.
         cells: those that the table shows.
         failures: why cells failed, by folder.
+        commands: that make the cells.
         candidates: runs that were judged by validation.
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
@@ -41,7 +42,7 @@ def sheet(
         sections=[_section(table, column, cells, failures) for column in columns],
         seeds=table["seeds"],
         published=[Published(**entry) for entry in table.get("published", ())],
-        commands=[shlex.join(["bmo", "train", *cell.overrides]) for cell in cells],
+        commands=commands,
         remarks=other,
     )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.snapshot import quoted
+from bmo_cli.config.commands import plugins_word, quoted
 from bmo_cli.errors import InputError, nearest
 from bmo_cli.experiment.build import build, instantiate, target_class
 from bmo_cli.experiment.compose import compose
@@ -144,7 +144,7 @@ class Plan:
     ) -> None:
         self._table, self._out, self._root = table, out, root
         self._plugins = plugins
-        self._given = [f"plugins=[{','.join(map(quoted, plugins))}]"] if plugins else []
+        self._given = [plugins_word(plugins)] if plugins else []
         self._identity = Identity(plugins)
         self._only = task
         self._tasks: list[str] = []
@@ -243,7 +243,8 @@ class Plan:
             raise InputError(f"row '{row}', column '{column}': {error}") from error
         key, problem = self._identity.key(composed.config)
         folder = RunFolder(cell_folder(self._out, row, column, seed, key))
-        return Cell(row, column, seed, tuple(overrides), composed, folder, chosen, problem)
+        placed = tuple(self._rooted[row, column])
+        return Cell(row, column, seed, tuple(overrides), composed, folder, chosen, problem, placed)
 
     def _seeds(self, cell: Cell) -> list[int]:
         """Of the runs of a cell's place: one is enough where nothing is trained."""

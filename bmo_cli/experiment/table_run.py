@@ -18,8 +18,11 @@ from bmo_cli.errors import (
     Busy,
     DiskFull,
     Interrupted,
+    NotStarted,
     disk_full_in_one_line,
+    exits_as_errors,
     is_disk_full,
+    of_the_machine,
 )
 from bmo_cli.experiment.child import Child
 from bmo_cli.experiment.interrupt import StopRequest
@@ -103,7 +106,8 @@ def run_cell(cell: Cell) -> str:
 
         with _logged_to(path / "run.log"):
             try:
-                result = train(config, cell.composed.names, cell.folder)
+                with exits_as_errors():
+                    result = train(config, cell.composed.names, cell.folder)
                 cell.folder.write_result(result | {"cell_seconds": seconds()})
                 return ""
             except Interrupted as error:
@@ -114,8 +118,9 @@ def run_cell(cell: Cell) -> str:
                     with suppress(OSError):
                         _record(cell, "interrupted", "the disk was full", seconds())
                     raise
-                known = isinstance(error, BmoError)
-                reason = str(error) if known else f"{type(error).__name__}: {error}"
+                known = of_the_machine(error)
+                kind = "" if isinstance(known, BmoError) else f"{type(known).__name__}: "
+                reason = f"{kind}{known}"
                 _record(cell, "failed", reason, seconds())
                 log.exception("the cell failed")
                 return reason
@@ -169,7 +174,10 @@ def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]
                 while waiting and len(running) < jobs and stop.signal is None:
                     cell = waiting.pop(0)
                     log.info("%d/%d  %s", len(cells) - len(waiting), len(cells), cell.name)
-                    running[Child(run_cell, cell, threads=threads)] = cell
+                    try:
+                        running[Child(run_cell, cell, threads=threads)] = cell
+                    except NotStarted as error:
+                        yield cell, str(error)
                 if stop.signal is not None:
                     break
                 wait([child.channel for child in running], timeout=0.5)

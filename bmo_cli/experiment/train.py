@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch.optim import Optimizer
 
 from bmo_cli.certificate.predictions import fall
+from bmo_cli.config.commands import command
+from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
 from bmo_cli.experiment.build import (
@@ -38,6 +40,7 @@ from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.inputs import differing, weights_of
 from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.plugins import names_plugins, plugin_contents
+from bmo_cli.experiment.precision import SLOW, bfloat16_slowdown
 from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.experiment.ranks import ALONE, Ranks
@@ -142,15 +145,16 @@ def _train(
         history = folder.read_history()
         curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
         if trainer.stopping:
+            again = command("train", plugins=config["plugins"], resume=folder.path)
             raise Interrupted(
-                f"stopped after step {progress.step}, which is saved; go on with "
-                f"'bmo train resume={folder.path}'",
+                f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, experiment.omega)
         if config["eval"].get("test", True):
             log.info("evaluating the checkpoint of step %d on the test split", progress.best_step)
-            result |= evaluate_test(experiment, config["eval"], folder, folder.path, stop)
+            again = command("eval", plugins=config["plugins"], run=folder.path)
+            result |= evaluate_test(experiment, config["eval"], folder, again, stop)
         else:
             log.info("eval.test=false: the checkpoint of step %d is not tested", progress.best_step)
             result |= {"images": {}, "protocol": task.protocol, "data": task.fingerprints()}
@@ -170,10 +174,10 @@ def _train(
         try:
             found = write_certificate(experiment, config, history, folder)
         except KeyboardInterrupt as error:
+            again = command("train", plugins=config["plugins"], resume=folder.path)
             raise Interrupted(
                 "stopped during certification; training and evaluation are saved, make the "
-                f"certificate with 'bmo train resume={folder.path}' or 'bmo certify "
-                f"run={folder.path}'"
+                f"certificate with '{again}'"
             ) from error
         result["metrics"] |= found["metrics"]
         result |= {"certificate": found["certificate"], "message": found["message"]}
@@ -225,6 +229,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             _require_something_left(folder, config, progress.step)
             log.info("going on after step %d", progress.step)
         else:
+            require_weights(folder.path, config)
             log.info("the run was stopped before its first checkpoint: starting from the beginning")
     if config.get("precision") == "fp16" and experiment.device.type != "cuda":
         raise InputError(
@@ -237,6 +242,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             raise InputError(f"{key}={chosen} is about a network, but net=none; use {key}={usual}")
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
+    config, experiment = _in_usable_precision(config, experiment, ranks)
     first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
     _require_images(experiment, first)
     require_map_of(experiment, "val")
@@ -246,6 +252,22 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         gradient.prepare(first, free_memory(experiment.device), sharing)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
+
+
+def _in_usable_precision(
+    config: Mapping[str, Any], experiment: Experiment, ranks: Ranks
+) -> tuple[Mapping[str, Any], Experiment]:
+    """The same, with float32 and a note where bfloat16 would be slow."""
+    if config.get("precision") != "bf16" or experiment.device.type != "cpu":
+        return config, experiment
+    slowdown = ranks.largest(bfloat16_slowdown())
+    if slowdown <= SLOW:
+        return config, experiment
+    note = (
+        f"precision=bf16 is not used: this processor takes {slowdown:.1f} times as long for a "
+        "convolution in bfloat16 as in float32; the networks train in fp32"
+    )
+    return {**config, "precision": "fp32"}, replace(experiment, notes=(*experiment.notes, note))
 
 
 def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
@@ -296,9 +318,10 @@ def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: 
     steps, result = config["train"]["steps"], folder.read_result()
     certified = not config.get("certify") or "certificate" in result
     if steps is not None and done >= steps and "identity" in result and certified:
+        certify = command("certify", plugins=config["plugins"], run=folder.path)
         raise InputError(
             f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
-            f"or ask whether it converges with 'bmo certify run={folder.path}'"
+            f"or ask whether it converges with '{certify}'"
         )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.convolution import bound_convolution
@@ -51,7 +51,7 @@ class DnCNN(Network):
         last_gain: Positive = 0.1,
         bias: bool = True,
         weights: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
 from bmo_cli.nets.network import Network
 from bmo_cli.nets.weights import copy_weights, read_weights
 
@@ -49,7 +49,7 @@ class DRUNet(Network):
         widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512),
         blocks: Count = 4,
         weights: str | None = None,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels

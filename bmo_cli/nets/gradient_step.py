@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
 from bmo_cli.nets.network import Network
 
 
@@ -41,7 +41,7 @@ class GradientStep(Network):
         depth: Count = 4,
         width: Count = 32,
         last_gain: Positive = 0.1,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels

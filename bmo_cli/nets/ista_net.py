@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, checked
+from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, Seed, checked
 from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
 
@@ -43,7 +43,7 @@ class ISTANet(Network):
         theta: NonNegative = 0.01,
         residual: bool = True,
         last_gain: Positive = 0.01,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
@@ -61,7 +61,7 @@ class ConvexPotential(Network):
         threshold: Positive = 0.005,
         clips: Count = 1,
         initial: Literal["dct", "random"] = "dct",
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -180,7 +180,7 @@ class GuidedPotential(ConvexPotential):
         views: Count = 4,
         features: Count = 64,
         layers: Count = 5,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(
             channels=channels,

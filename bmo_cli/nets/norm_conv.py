@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, OpenUnit, checked
+from bmo_cli.config.checks import Channels, Count, OpenUnit, Seed, checked
 from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit
 
@@ -49,7 +49,7 @@ class NormalizedConv(Network):
         depth: Count = 4,
         width: Count = 32,
         theta: OpenUnit = 0.5,
-        seed: int = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.channels = channels

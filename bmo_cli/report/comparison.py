@@ -149,6 +149,9 @@ def different_problem(a: Entry, b: Entry) -> str | None:
     for name, get in _IDENTITY.items():
         if get(a) != get(b):
             return f"{name}: {get(a) or 'none'} and {get(b) or 'none'}"
+    operators = _other_operators(a, b)
+    if operators is not None:
+        return operators
     if a.cases and b.cases:
         if set(a.cases) != set(b.cases):
             return "the test cases have other names"
@@ -197,8 +200,16 @@ def cost(entry: Entry, name: str) -> float | None:
 def _test_data(entry: Entry) -> str:
     data = mapping(entry.run.result.get("data"))
     parts = [mapping(data.get(split)).get("hash") for split in ("test", "test_rain")]
-    parts += [data.get("kernels"), data.get("dictionary")]
     return " ".join(str(part) for part in parts if part is not None)
+
+
+def _other_operators(a: Entry, b: Entry) -> str | None:
+    """Kernels or dictionaries in which two runs differ, in words; None: in none that both name."""
+    ours, theirs = (mapping(entry.run.result.get("data")) for entry in (a, b))
+    for key in sorted(set(ours) & set(theirs)):
+        if key.startswith(("kernel", "dictionary")) and ours[key] != theirs[key]:
+            return f"other test data: {key} {ours[key]} and {theirs[key]}"
+    return None
 
 
 _IDENTITY: Mapping[str, Callable[[Entry], str]] = {

@@ -11,8 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import recorded_config
 from bmo_cli.errors import InputError
 from bmo_cli.results.run_folder import RunFolder
@@ -113,6 +115,24 @@ class Entry:
         except InputError:
             return {}
 
+    @property
+    def resume_command(self) -> str:
+        """The command that goes on with it, with the plug-ins that it was started with.
+
+        A stranger's folder cannot have one named that it brings along.
+        """
+        try:
+            listed = json.loads(self.config.get("plugins", "[]"))
+        except ValueError:
+            listed = []
+        own = self.run.path.resolve()
+        plugins = [
+            name
+            for name in (listed if isinstance(listed, list) else [])
+            if isinstance(name, str) and not Path(name).resolve().is_relative_to(own)
+        ]
+        return command("train", plugins=plugins, resume=self.name)
+
     @cached_property
     def history(self) -> Sequence[Mapping[str, float]]:
         """Rows of history.csv; none of a damaged one."""
@@ -142,7 +162,7 @@ class Entry:
     @property
     def seed(self) -> str:
         """Of the run, as text."""
-        return str(self.run.result.get("seed", ""))
+        return str(self.run.result.get("seed", self.config.get("seed", "")))
 
     @property
     def name(self) -> str:

@@ -7,10 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bmo_cli.report.entry import Entry
+from bmo_cli.report.settings import Settings
 
 GROUPS = ("task", "method", "gkm", "net", "hyper")
 """Groups whose choice result.json names."""
-_NOT_COMPARED = ("seed", "resume", "plugins", "logger", "jobs")
+_SEED = "seed"
+"""Runs that differ in it alone are one group."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Factor:
 
 
 def factors(entries: Sequence[Entry]) -> list[Factor]:
-    """What distinguishes these runs, seeds apart.
+    """What distinguishes these runs, seeds and keys that cannot move a score apart.
 
     Another choice of a group changes many keys at once: it counts as one difference, and a key
     counts where it differs between runs of the same choice. The same holds for a published method,
@@ -51,17 +53,33 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
         for values in [[entry.choice(group) for entry in entries]]
         if _differ(values) and not (group != "method" and _told_by_method(entries, group))
     ]
-    keys = dict.fromkeys(key for entry in entries for key in entry.config)
-    for key in keys:
-        if key.split(".")[0] in _NOT_COMPARED:
+    settings = Settings(entries)
+    for key in settings.keys:
+        if key == _SEED:
             continue
         classes: dict[tuple[str, str], list[str]] = {}
-        for entry in entries:
+        for entry, value in zip(entries, settings.written(key), strict=True):
             group = key.split(".")[0]
             kind = (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
-            classes.setdefault(kind, []).append(entry.config.get(key, ""))
-        if any(_differ(values) for values in classes.values()):
-            found.append(Factor(key, [entry.config.get(key, "") for entry in entries]))
+            classes.setdefault(kind, []).append(value)
+        shown = settings.shown(key)
+        if any(_differ(values) for values in classes.values()) and _differ(shown):
+            found.append(Factor(key, shown))
+    return found + _exchanged(settings, [describe(found, i) for i in range(len(entries))])
+
+
+def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
+    """Places of one name with several contents, where nothing else tells the runs apart."""
+    found = []
+    for key in settings.places:
+        contents: dict[str, dict[str, int]] = {}
+        numbers = []
+        for label, content in zip(labels, settings.contents(key), strict=True):
+            alike = contents.setdefault(label, {})
+            numbers.append(alike.setdefault(content, len(alike)) if content else 0)
+        if any(numbers):
+            names = zip(settings.shown(key), numbers, strict=True)
+            found.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
     return found
 
 

@@ -14,9 +14,11 @@ from datetime import datetime
 from pathlib import Path
 
 from bmo_cli import __version__
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
 from bmo_cli.report.entry import Entry, with_certificates
+from bmo_cli.report.left_out import left_out
 from bmo_cli.report.markup import escaped, tag
 from bmo_cli.report.pictures import Album, collect
 from bmo_cli.report.problem import Problem
@@ -54,23 +56,30 @@ def write_report(words: Sequence[str]) -> str:
     selection = select(words, "report", ("--force",), ("output", "title"))
     roots = selection.roots
     given = selection.values.get("output")
-    file = Path(given) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
+    if given == "":
+        raise InputError("output is empty; name a file, as output=report.html")
+    file = (
+        Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
+    )
     entries = with_certificates(trained(selection.runs), selection.runs)
     _require_place(file, force="--force" in selection.flags)
-    content = page(entries, selection.values.get("title", "")).encode()
+    shown = {run.path for entry in entries for run in entry.certificates}
+    remarks = left_out([run for run in selection.runs if run.path not in shown])
+    content = page(entries, selection.values.get("title", ""), remarks).encode()
     try:
         write_atomically(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}") from error
-    return f"{file}: {counted(len(entries))}, {len(content) / 1e6:.1f} MB"
+    return "\n".join([f"{file}: {counted(len(entries))}, {len(content) / 1e6:.1f} MB", *remarks])
 
 
-def page(entries: Sequence[Entry], title: str = "") -> str:
+def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
         entries: runs that `bmo train` made.
         title: of the page.
+        remarks: on results that are not on it.
     """
     found, first = [], 0
     for members in problems(entries):
@@ -86,6 +95,7 @@ def page(entries: Sequence[Entry], title: str = "") -> str:
         '<header class="top"><div>',
         tag("h1", escaped(heading)),
         tag("p", escaped(f"{state} · bmo {__version__} · {when}"), "quiet"),
+        *(tag("p", escaped(remark), "quiet") for remark in remarks),
         '</div><button id="theme" type="button">dark / light</button></header><main>',
         *(tag("section", verdict(problem), "verdict") for problem in found),
         *(

@@ -99,7 +99,7 @@ def _failures(problem: Problem) -> str:
             tag("code", escaped(entry.name)),
             escaped(entry.run.result.get("status")),
             escaped(str(entry.run.result.get("message", ""))[:2000]),
-            tag("code", escaped(f"bmo train resume={entry.name}")),
+            tag("code", escaped(entry.resume_command)),
         ]
         for entry in lost
     ]

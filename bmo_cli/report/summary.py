@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from bmo_cli.errors import InputError, printable
 from bmo_cli.report.comparison import COSTS, Comparison, Estimate, Group, compare, different_problem
 from bmo_cli.report.entry import Entry, Metric
+from bmo_cli.report.left_out import is_trained, left_out, named
 from bmo_cli.results.runs import Run, counted, select
 from bmo_cli.results.tables import comma_separated, text_table
 
@@ -44,10 +46,20 @@ def summary(words: Sequence[str]) -> str:
             "or compare them --anyway"
         )
     comparison = compare(entries, metric, selection.values.get("against"))
+    remarks = [*left_out(selection.runs), *_unscored(entries, metric)]
+    if differing:
+        remarks.insert(0, f"compared anyway, although they differ: {printable(differing)}")
     if "--csv" in selection.flags:
+        for remark in remarks:
+            print(f"bmo: {remark}", file=sys.stderr)
         return _csv(comparison)
-    warning = f"compared anyway, although they differ: {printable(differing)}" if differing else ""
-    return _text(comparison, entries, warning)
+    return _text(comparison, entries, remarks)
+
+
+def _unscored(entries: Sequence[Entry], metric: Metric) -> list[str]:
+    """Finished runs that do not have the metric."""
+    names = [e.name for e in entries if e.finished and e.value(metric.name) is None]
+    return [named(f"finished without {metric.name}", names)] if names else []
 
 
 def trained(runs: Sequence[Run]) -> list[Entry]:
@@ -56,9 +68,10 @@ def trained(runs: Sequence[Run]) -> list[Entry]:
     Raises:
         InputError: there is none.
     """
-    found = [Entry(run) for run in runs if "run" not in run.result and run.result.get("task")]
+    found = [Entry(run) for run in runs if is_trained(run)]
     if not found:
-        raise InputError("no runs of bmo train there; 'bmo runs DIR' lists what there is")
+        why = "; ".join(left_out(runs))
+        raise InputError(f"no runs of bmo train there; {why or 'bmo runs DIR lists what there is'}")
     return found
 
 
@@ -95,14 +108,14 @@ def _differing(entries: Sequence[Entry]) -> str:
     return ""
 
 
-def _text(comparison: Comparison, entries: Sequence[Entry], warning: str) -> str:
+def _text(comparison: Comparison, entries: Sequence[Entry], remarks: Sequence[str]) -> str:
     metric, groups = comparison.metric, comparison.groups
     better = "larger" if metric.larger_is_better else "smaller"
     unit = f" in {metric.unit}" if metric.unit else ""
     head = f"{metric.name}{unit} ({better} is better) of {counted(len(entries))}"
     protocol = next((e.run.result.get("protocol") for e in entries if e.finished), None)
     lines = [head + (f", {printable(str(protocol))}" if protocol else "")]
-    lines += [warning] if warning else []
+    lines += remarks
     pairs = any(group.difference for group in groups)
     against = f"difference to {comparison.against}" if len(groups) > 1 else ""
     header = ["", "runs", metric.name, *(["difference"] if pairs else []), *COSTS.values()]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bmo_cli.config.names import recorded_names
+from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError, nearest, printable
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
@@ -21,14 +23,18 @@ USAGE = f"""bmo runs: the runs below a folder (outputs by default), the oldest f
 usage: bmo runs [DIR ...] [COLUMN=VALUE[,VALUE ...] ...] [--csv]
 
 columns: {", ".join(COLUMNS)}
-status is ok, running, interrupted, failed, damaged, or killed (it says that it runs, and no
-process does); interrupted and killed runs go on with bmo train resume=RUN.
+status is ok, starting, running, interrupted, failed, damaged, or killed (it says that it runs, or
+nothing yet, and no process does); interrupted and killed runs go on with bmo train resume=RUN.
 --csv prints all metrics and the message as well."""
+
+
+_START_UP = 60.0
+"""seconds in which a run writes its first result.json; without one it was killed"""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with a result.json.
+    """A folder with a result.json, or with the configuration of a run that did not get that far.
 
     Attributes:
         path: of the folder.
@@ -90,26 +96,30 @@ def select(
     Raises:
         InputError: no such folder, column or flag.
     """
-    given = [word for word in words if word.startswith("-")]
-    for flag in given:
-        if flag not in flags:
+    given, filters, values, roots = set[str](), [], dict[str, str](), list[Path]()
+    for word in words:
+        folder = Path(at_home(word))
+        key, equals, value = word.partition("=")
+        if word in flags:
+            given.add(word)
+        elif _is_folder(folder) and word:  # also one whose name looks like something else
+            roots.append(folder)
+        elif word.startswith("-"):
             raise InputError(
-                f"bmo {command} has no {flag}; its flags are {', '.join(flags)} and --help"
+                f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
             )
-    pairs = [word.partition("=") for word in words if "=" in word and word not in given]
-    filters, values = [], {}
-    for key, _, value in pairs:
-        if key in keys:
+        elif key in keys and equals:
             values[key] = value
-        elif key in COLUMNS:
+        elif key in COLUMNS and equals:
             filters.append((key, value.split(",")))
+        elif not equals or "/" in key:
+            raise InputError(
+                f"no folder {word or repr(word)}; name one that holds runs, as outputs"
+            )
         else:
             known = f"; columns: {', '.join(COLUMNS)}"
-            raise InputError(f"no column '{key}'{nearest(key, [*keys, *COLUMNS]) or known}")
-    roots = [Path(word) for word in words if word not in given and "=" not in word]
-    for root in roots:
-        if not root.is_dir():
-            raise InputError(f"no folder {root}; name one that holds runs, as outputs")
+            hint = nearest(key, [*keys, *COLUMNS]) or known
+            raise InputError(f"no column '{key}'{hint} (and no folder {word})")
     roots = roots or [Path("outputs")]
     found = [
         run
@@ -117,6 +127,13 @@ def select(
         if all(run.shown(column) in wanted for column, wanted in filters)
     ]
     return Selection(found, frozenset(given), values, roots)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def list_runs(words: Sequence[str]) -> str:
@@ -139,32 +156,54 @@ def list_runs(words: Sequence[str]) -> str:
 
 def find_runs(roots: Sequence[Path]) -> list[Run]:
     """The runs in or below some folders, the oldest first."""
-    files = {file.absolute(): file for root in roots for file in _results(root)}
-    found = [_read(file) for file in files.values()]
+    folders = {folder.absolute(): folder for root in roots for folder in _folders(root)}
+    found = [_read(folder) for folder in folders.values()]
     return sorted(found, key=lambda run: -run.age)
 
 
-def _results(root: Path) -> Iterator[Path]:
+def _folders(root: Path) -> Iterator[Path]:
     for folder, below, files in os.walk(root):  # which follows no links
         if "result.json" in files:
-            yield Path(folder) / "result.json"
+            yield Path(folder)
             below.clear()  # a run holds no runs
+        elif (Path(folder) / ".hydra" / "config.yaml").is_file():
+            yield Path(folder)
+            below[:] = [name for name in below if name != "earlier"]  # attempts of this run
         below.sort()
 
 
-def _read(file: Path) -> Run:
-    folder = RunFolder(file.parent)
+def _read(path: Path) -> Run:
+    folder, file = RunFolder(path), path / "result.json"
+    if not file.is_file() and not file.is_symlink():
+        return _without_result(folder)
     try:
         result = folder.read_result()
     except InputError as error:
         result = {"status": "damaged", "message": str(error)}
     if result.get("status") == "running" and not folder.is_claimed():
         result["status"] = "killed"
+    age = _age(file)
+    if age is None:  # a link that leads nowhere
+        return Run(path, {"status": "damaged", "message": f"{file} cannot be read"}, 0.0)
+    return Run(path, result, age)
+
+
+def _without_result(folder: RunFolder) -> Run:
+    """A run that has written its configuration and no result yet."""
+    age = _age(folder.path / ".hydra" / "config.yaml") or 0.0
+    starts = folder.is_claimed() or age < _START_UP
+    status = {"status": "starting"} if starts else {"status": "killed", "message": _EARLY}
+    return Run(folder.path, {**recorded_names(folder.path), **status}, age)
+
+
+_EARLY = "it was killed before its first result.json"
+
+
+def _age(file: Path) -> float | None:
     try:
-        age = max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
-    except OSError:  # a link that leads nowhere
-        return Run(file.parent, {"status": "damaged", "message": f"{file} cannot be read"}, 0.0)
-    return Run(file.parent, result, age)
+        return max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
+    except OSError:
+        return None
 
 
 def _score(metrics: object) -> str:

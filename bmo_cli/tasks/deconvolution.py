@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
-from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, checked
+from bmo_cli.config.checks import Channels, Count, Index, NonNegative, Positive, Seed, checked
 from bmo_cli.data.kernel_files import choose_kernel
 from bmo_cli.data.kernels import kernels_digest, kernels_file, make_kernels
 from bmo_cli.data.loaded import Photographs
@@ -119,7 +119,7 @@ class Deconvolution(Task):
         self,
         *,
         data: PhotographData,
-        seed: Index = 0,
+        seed: Seed = 0,
         channels: Channels = 1,
         kernels: str = "motion",
         kernel: Index | str | None = None,
@@ -127,12 +127,12 @@ class Deconvolution(Task):
         kernel_count: Count = 8,
         kernel_size: Count = 19,
         kernel_width: Positive = 2.0,
-        kernel_seed: Index = 0,
+        kernel_seed: Seed = 0,
         noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
         form: Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"] = "least_squares",
         tv_weight: NonNegative = 9e-4,
         protocol: str = "float",
-        eval_seed: Index = 0,
+        eval_seed: Seed = 0,
         eval_kernels: Literal["random", "each"] = "random",
     ) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fft import irfft2, rfft2
 
 from bmo_cli import metrics
-from bmo_cli.config.checks import Channels, Count, Finite, Index, NonNegative, checked
+from bmo_cli.config.checks import Channels, Count, Finite, NonNegative, Seed, checked
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.rain import streaks
@@ -165,7 +165,7 @@ class Derain(Task):
         self,
         *,
         data: PhotographData,
-        seed: Index = 0,
+        seed: Seed = 0,
         channels: Channels = 3,
         rain: Literal["light", "heavy"] = "light",
         angle: tuple[Finite, Finite] | None = None,
@@ -181,7 +181,7 @@ class Derain(Task):
         streak_weight: NonNegative = 0.03,
         loss: Literal["squared", "charbonnier"] = "squared",
         protocol: str = "luminance",
-        eval_seed: Index = 0,
+        eval_seed: Seed = 0,
     ) -> None:
         super().__init__()
         if channels > data.channels:

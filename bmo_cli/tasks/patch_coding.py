@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli import metrics
-from bmo_cli.config.checks import Count, HalfOpenUnit, Index, NonNegative, Positive, checked
+from bmo_cli.config.checks import Count, HalfOpenUnit, NonNegative, Positive, Seed, checked
 from bmo_cli.data.dictionary import cosine_dictionary, learn_dictionary, read_dictionary
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import PatchGrid, as_tensor, central
@@ -78,20 +78,20 @@ class PatchCoding(Task):
         self,
         *,
         data: PhotographData,
-        seed: Index = 0,
+        seed: Seed = 0,
         rows: Count = 256,
         columns: Count = 512,
         corrupted: HalfOpenUnit = 0.1,
         kappa: NonNegative = 0.5,
         form: Literal["split", "lasso"] = "split",
         dictionary: str | None = None,
-        dictionary_seed: Index = 0,
+        dictionary_seed: Seed = 0,
         dictionary_steps: Count = 240,
         dictionary_batch: Count = 512,
         dictionary_kappa: Positive = 0.1,
         stride: Count | None = None,
         protocol: str = "float",
-        eval_seed: Index = 0,
+        eval_seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.judge = metrics.protocol(protocol)

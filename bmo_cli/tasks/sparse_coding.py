@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import Count, Finite, Index, NonNegative, OpenUnit, checked
+from bmo_cli.config.checks import Count, Finite, NonNegative, OpenUnit, Seed, checked
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.matrix import Matrix
@@ -68,8 +68,8 @@ class SparseCoding(Task):
         train_count: Count | None = None,
         val_count: Count = 200,
         test_count: Count = 1000,
-        eval_seed: Index = 0,
-        seed: Index = 0,
+        eval_seed: Seed = 0,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         self.density, self.snr, self.kappa, self.form = density, snr, kappa, form

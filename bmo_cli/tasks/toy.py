@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Count, Index, checked
+from bmo_cli.config.checks import Count, Seed, checked
 from bmo_cli.data.splits import Split
 from bmo_cli.solver.functions import Quadratic, Smooth
 from bmo_cli.solver.problem import Loss, Problem, Sample
@@ -58,7 +58,7 @@ class Toy(Task):
     z: Tensor
 
     def __init__(
-        self, *, problem: Literal["a", "b", "c"] = "a", n: Count | None = None, seed: Index = 0
+        self, *, problem: Literal["a", "b", "c"] = "a", n: Count | None = None, seed: Seed = 0
     ) -> None:
         super().__init__()
         self.convex = problem != "c"

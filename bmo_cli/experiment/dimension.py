@@ -1,0 +1,108 @@
+"""What a search chooses among, from the words of Hydra's sweeps.
+
+`a,b` and `choice(a,b)`: one of them; `interval(low,high)`: a number, with `tag(log,...)` on a
+logarithmic scale and with `int(...)` a whole one; `range(start,stop,step)`: one of these numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from bmo_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A key of a search and its values.
+
+    Attributes:
+        key: of the configuration.
+        choices: texts to choose among; empty: a number between `low` and `high`.
+        low, high: both included; whole numbers for a whole one.
+        step: of whole numbers.
+        log: whether the scale is logarithmic.
+    """
+
+    key: str
+    choices: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    step: int = 1
+    log: bool = False
+
+    @classmethod
+    def of(cls, override: Override) -> Dimension:
+        """The dimension that an override describes.
+
+        Raises:
+            InputError: its limits are none.
+        """
+        key, sweep = override.get_key_element(), override.value()
+        if isinstance(sweep, IntervalSweep):
+            found = cls(key, (), *_limits(sweep), log="log" in sweep.tags)
+        elif isinstance(sweep, RangeSweep) and _is_whole(sweep):
+            values = sorted(int(value) for value in sweep.range())
+            if not values:
+                raise InputError(f"{override.input_line}: the range is empty")
+            step = values[1] - values[0] if len(values) > 1 else 1
+            found = cls(key, (), values[0], values[-1], step, "log" in sweep.tags)
+        else:
+            texts = dict.fromkeys(override.sweep_string_iterator())
+            found = cls(key, tuple(sorted(texts) if getattr(sweep, "shuffle", False) else texts))
+        if not found.choices and found.low > found.high:
+            raise InputError(f"{override.input_line}: the lower end is above the upper one")
+        if found.log and (found.low <= 0 or found.step != 1):
+            raise InputError(
+                f"{override.input_line}: a logarithmic scale takes numbers > 0 without a step"
+            )
+        return found
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a whole number."""
+        return not self.choices and isinstance(self.low, int)
+
+    @property
+    def limits(self) -> list[str]:
+        """Every choice, or both ends, as texts."""
+        return list(self.choices) or [self.text(self.low), self.text(self.high)]
+
+    def suggested(self, trial: Any) -> Any:
+        """The value that a trial of Optuna has."""
+        if self.choices:
+            return trial.suggest_categorical(self.key, self.choices)
+        if self.is_whole:
+            low, high = int(self.low), int(self.high)
+            return trial.suggest_int(self.key, low, high, step=self.step, log=self.log)
+        return trial.suggest_float(self.key, self.low, self.high, log=self.log)
+
+    def checked(self, value: Any) -> Any:
+        """A value that was recorded.
+
+        Raises:
+            ValueError: it is not one of this dimension.
+        """
+        if self.choices:
+            valid = value in self.choices
+        else:
+            kind = int if self.is_whole else float
+            valid = isinstance(value, kind) and self.low <= value <= self.high
+        if not valid or isinstance(value, bool):
+            raise ValueError(f"{self.key}={value!r}")
+        return value
+
+    def text(self, value: Any) -> str:
+        """A value as an override has it."""
+        return value if isinstance(value, str) else repr(value)
+
+
+def _limits(sweep: IntervalSweep) -> tuple[float, float]:
+    assert sweep.start is not None and sweep.end is not None
+    return sweep.start, sweep.end
+
+
+def _is_whole(sweep: RangeSweep) -> bool:
+    return all(isinstance(value, int) for value in (sweep.start, sweep.stop, sweep.step))

@@ -1,0 +1,134 @@
+"""What a table or a sweep would run, and how long that would take: `--dry-run`."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bmo_cli.results.tables import text_table
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run of a table or of a sweep.
+
+    Attributes:
+        name: in words.
+        state: where it stands, in words.
+        open: whether it would run.
+        config: resolved.
+        learns: whether its hyper-optimiser trains.
+        result: result.json of one that is done; None: it is not.
+        kind: equal for runs that take about as long, whatever their problem.
+        place: its problem among those of its kind.
+    """
+
+    name: str
+    state: str
+    open: bool
+    config: Mapping[str, Any]
+    learns: bool
+    result: Mapping[str, Any] | None
+    kind: str = ""
+    place: str = ""
+
+    @property
+    def tests(self) -> bool:
+        """Whether it goes on to the test split."""
+        return bool(self.config["eval"].get("test", True))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds that a run will take, None where nothing is known, and what that rests on."""
+
+    seconds: float | None
+    basis: str
+
+    def __str__(self) -> str:
+        return self.basis if self.seconds is None else f"{self.basis} {in_words(self.seconds)}"
+
+
+def estimate(work: Work, done: Sequence[Work]) -> Estimate:
+    """From runs that are done where there are alike ones, else from the run's own limits.
+
+    Args:
+        work: to run.
+        done: others that are done.
+    """
+    alike = [
+        other
+        for other in done
+        if (other.kind, other.tests) == (work.kind, work.tests)
+        and "cell_seconds" in (other.result or {})
+    ]
+    near = [other for other in alike if other.place == work.place] or alike
+    if near:
+        taken = [float((other.result or {})["cell_seconds"]) for other in near]
+        return Estimate(statistics.fmean(taken), "about")
+    train = work.config["train"]
+    limit = train["max_minutes"]
+    rates = [
+        result["train_seconds"] / result["steps"]
+        for other in done
+        if _step(other) == _step(work) and (result := other.result or {}).get("steps")
+    ]
+    if work.learns and rates and train["steps"] is not None:
+        seconds = train["steps"] * statistics.fmean(rates)
+        return Estimate(min(seconds, 60 * limit) if limit is not None else seconds, "about")
+    if work.learns and limit is not None:
+        ends = "at most, before the test," if work.tests else "at most"
+        return Estimate(60 * float(limit), ends)
+    return Estimate(None, "unknown")
+
+
+def _step(work: Work) -> list[Any]:
+    """What decides how long a step takes."""
+    config = work.config
+    parts = [_without_seeds(config[key]) for key in ("task", "gkm", "net", "hyper")]
+    return [*parts, config["train"]["iterations"], config["train"]["batch"], config["data"]]
+
+
+def _without_seeds(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _without_seeds(value) for key, value in node.items() if key != "seed"}
+    return node
+
+
+def listing(
+    works: Sequence[Work], what: str, unsettled: int, jobs: int, *, scale: float = 1.0
+) -> str:
+    """A line a run: what it is, where it stands, how long it will take; then the total.
+
+    Args:
+        works: the runs.
+        what: they are called, as `cell`.
+        unsettled: runs that are only known when others are judged.
+        jobs: runs at a time.
+        scale: runs in all for each of these, where they are examples.
+    """
+    done = [work for work in works if work.result is not None]
+    lines, seconds, unknown, limits = [[what, "state", "time"]], 0.0, unsettled, False
+    for work in works:
+        time = ""
+        if work.open:
+            expected = estimate(work, done)
+            time, unknown = str(expected), unknown + (expected.seconds is None)
+            seconds += scale * (expected.seconds or 0.0)
+            limits = limits or expected.basis.startswith("at most")
+        lines.append([work.name, work.state, time])
+    total = [f"{'at most' if limits else 'about'} {in_words(seconds / jobs)}"] if seconds else []
+    total += [f"{unknown} {what}s of unknown time"] if unknown else []
+    ends = f" with jobs={jobs}" if jobs > 1 else ""
+    ends += f" ({unsettled} {what}s depend on what tuning chooses)" if unsettled else ""
+    shown = (" and ".join(total) or "nothing to run") + ends
+    return f"{text_table(lines)}\n\nin all: {shown}; nothing was run or written"
+
+
+def in_words(seconds: float) -> str:
+    """A duration as one reads it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,243 @@
+"""`hydra/sweeper=search`: values of a sweep that Optuna's TPE suggests, for the best validation.
+
+What was suggested is in search.json before it runs, and trial n depends on the seed, on n and on
+the trials before it alone: a search that was stopped suggests the same again. A trial that fails
+counts as failed, and the others go on.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobReturn
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from bmo_cli.config.checks import Count, Seed, check
+from bmo_cli.config.commands import command, here
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.dimension import Dimension
+from bmo_cli.experiment.invocation import own_files
+from bmo_cli.results.run_folder import RunFolder, write_atomically
+
+log = logging.getLogger("bmo")
+
+RECORD = "search.json"
+
+
+class Search(Sweeper):
+    """A study of Optuna, driven by asking and telling.
+
+    Args:
+        n_trials: in all, those of earlier sessions included.
+        direction: maximize or minimize; None: as the task's metric.
+        seed: of the suggestions.
+        n_jobs: trials that are suggested together.
+    """
+
+    def __init__(self, n_trials: int, direction: str | None, seed: int, n_jobs: int) -> None:
+        self._count, self._direction, self._seed, self._together = n_trials, direction, seed, n_jobs
+        self._trials: list[dict[str, Any]] = []
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self._config: DictConfig = config
+        self._context = hydra_context
+        self._launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self._folder = Path(str(config.hydra.sweep.dir))
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the trials that are not done, and say which is the best."""
+        parser = OverridesParser.create(config_loader=self._context.config_loader)
+        self._fixed, self._space = space_of(parser.parse_overrides(arguments))
+        self._study = _study()
+        recorded = self._recorded()
+        self._count = max(self._count, len(recorded))  # none that is there is forgotten
+        together = max(self._together, self._config.jobs)
+        for first in range(0, self._count, together):
+            numbers = range(first, min(first + together, self._count))
+            trials = [self._suggested(n, recorded.get(n)) for n in numbers]
+            self._write()
+            folders = self._launched(numbers)
+            for number, trial, folder in zip(numbers, trials, folders, strict=True):
+                self._tell(number, trial, folder)
+            self._write()
+        self._report()
+
+    def _suggested(self, number: int, values: Mapping[str, Any] | None) -> Any:
+        """A trial; one that an earlier session began has the values that it had."""
+        self._study.sampler = _sampler(self._seed, number)
+        if values is not None:
+            self._study.enqueue_trial(dict(values))
+        trial = self._study.ask()
+        chosen = {d.key: d.suggested(trial) for d in self._space}
+        self._trials.append({"number": number, "values": chosen, "state": "begun", "score": None})
+        return trial
+
+    def _words(self, number: int) -> list[str]:
+        values = self._trials[number]["values"]
+        return [*self._fixed, *(f"{d.key}={d.text(values[d.key])}" for d in self._space)]
+
+    def _launched(self, numbers: range) -> list[Path]:
+        """Run these trials; their folders."""
+        from bmo_cli.experiment.callbacks import finish_jobs
+
+        returns = self._launcher.launch([self._words(n) for n in numbers], numbers.start)
+        stopped = finish_jobs()
+        if stopped:
+            raise SystemExit(stopped)
+        return [_output(returned) for returned in returns]
+
+    def _tell(self, number: int, trial: Any, folder: Path) -> None:
+        from optuna.trial import TrialState
+
+        name, score, larger_is_better = _validation(folder)
+        place = os.path.relpath(folder, self._folder)
+        record = self._trials[number] | {"folder": place, "metric": name}
+        if score is None:
+            self._study.tell(trial, state=TrialState.FAIL)
+            log.info("trial %d of %d failed", number, self._count)
+            self._trials[number] = record | {"state": "failed"}
+            return
+        maximize = larger_is_better if self._direction is None else self._direction == "maximize"
+        self._study.tell(trial, score if maximize else -score)
+        self._trials[number] = record | {"state": "done", "score": score}
+        best = self._trials[self._best()]
+        log.info("trial %d of %d: %s", number, self._count, _shown(self._trials[number]))
+        log.info("best so far: trial %d, %s", best["number"], _shown(best))
+
+    def _best(self) -> int:
+        """Number of the best trial; there is one that is done."""
+        return int(self._study.best_trial.number)
+
+    def _report(self) -> None:
+        done = [trial for trial in self._trials if trial["state"] == "done"]
+        if not done:
+            log.warning("no trial of the search has a score")
+            return
+        number = self._best()
+        best, failed = self._trials[number], len(self._trials) - len(done)
+        again = command("train", *own_files(self._config.hydra), *self._words(number))
+        log.info(
+            "the best of %d trials%s is trial %d, %s: %s\nin %s; train it again with '%s'",
+            *(len(self._trials), f" ({failed} failed)" if failed else "", number, _shown(best)),
+            " ".join(f"{d.key}={d.text(best['values'][d.key])}" for d in self._space),
+            *(here((self._folder / best["folder"]).absolute()), again),
+        )
+
+    def _recorded(self) -> dict[int, dict[str, Any]]:
+        """Values of the trials that an earlier session began, by number.
+
+        Raises:
+            InputError: the record is damaged, or of another search.
+        """
+        file = self._folder / RECORD
+        if not file.is_file():
+            return {}
+        try:
+            trials = json.loads(file.read_text(encoding="utf-8"))["trials"]
+            return {
+                int(trial["number"]): {
+                    d.key: d.checked(trial["values"][d.key]) for d in self._space
+                }
+                for trial in trials
+            }
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{file} is damaged, or of another search: {error}") from error
+
+    def _write(self) -> None:
+        done = any(trial["state"] == "done" for trial in self._trials)
+        content = {"best": self._best() if done else None, "trials": self._trials}
+        write_atomically(self._folder / RECORD, json.dumps(content, indent=2).encode())
+
+
+def space_of(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
+    """Overrides that all trials have in common, and what is searched.
+
+    Raises:
+        InputError: nothing is searched, or within limits that are none.
+    """
+    searched = {item.get_key_element(): item for item in overrides if item.is_sweep_override()}
+    if not searched:
+        raise InputError("the search has nothing to choose: optim.lr=interval(1e-4,1e-2), say")
+    fixed = [
+        f"{item.get_key_element()}={item.get_value_element_as_str()}"
+        for item in overrides
+        if not item.is_sweep_override()
+    ]
+    return fixed, [Dimension.of(item) for item in searched.values()]
+
+
+def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Refuse a search that could not begin.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+        overrides: of the command line.
+
+    Raises:
+        InputError: as said.
+    """
+    sweeper = config.hydra.sweeper
+    check(sweeper.n_trials, Count, "hydra.sweeper.n_trials")
+    check(sweeper.n_jobs, Count, "hydra.sweeper.n_jobs")
+    check(sweeper.seed, Seed, "hydra.sweeper.seed")
+    if sweeper.direction not in (None, "maximize", "minimize"):
+        raise InputError(
+            f"hydra.sweeper.direction must be maximize or minimize (or null), got "
+            f"{sweeper.direction!r}"
+        )
+    if config.hydra.job.config_name != "train":
+        raise InputError("hydra/sweeper=search is for bmo train: it looks at validation scores")
+    space_of(overrides)
+    if importlib.util.find_spec("optuna") is None:
+        raise InputError("hydra/sweeper=search needs a package: pip install 'bmo-cli[optuna]'")
+
+
+def _output(returned: JobReturn) -> Path:
+    """Folder of a job that Hydra has run."""
+    assert returned.hydra_cfg is not None
+    return Path(returned.hydra_cfg.hydra.runtime.output_dir)
+
+
+def _study() -> Any:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize")
+
+
+def _sampler(seed: int, number: int) -> Any:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+
+
+def _validation(folder: Path) -> tuple[str, float | None, bool]:
+    """Name, value and sense of the validation score of a run; no value of one that failed."""
+    result = RunFolder(folder).read_result()
+    metric = result.get("metric") or {}
+    name = f"val/{metric.get('name')}"
+    value = result.get("metrics", {}).get(name)
+    known = result.get("status") == "ok" and isinstance(value, int | float) and math.isfinite(value)
+    return name, float(value) if known else None, metric.get("larger_is_better") is not False
+
+
+def _shown(trial: Mapping[str, Any]) -> str:
+    return f"{trial['metric']} {trial['score']:.5g}"

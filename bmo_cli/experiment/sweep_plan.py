@@ -1,0 +1,210 @@
+"""The jobs of a sweep before the first one starts: all are composed and checked, or listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.messages import one_line
+from bmo_cli.config.names import NAMED
+from bmo_cli.errors import BmoError, InputError
+from bmo_cli.experiment.dimension import Dimension
+from bmo_cli.experiment.estimate import Work, listing
+from bmo_cli.experiment.invocation import written
+from bmo_cli.experiment.job import checked_config
+from bmo_cli.experiment.search import check_search
+from bmo_cli.results.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """A job that passed its checks.
+
+    Attributes:
+        overrides: its own, without those that all jobs have in common.
+        config: plain data.
+        names: chosen option of every group.
+        folder: where it runs.
+    """
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    names: dict[str, str | None]
+    folder: Path
+
+
+def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
+    """Compose and check every job; of a sweeper that chooses values itself, those at its limits.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+        typed: overrides of the command line, without those recorded in a run.
+
+    Raises:
+        InputError: a job cannot run; the line names its overrides.
+    """
+    words_of_jobs, varied = job_overrides(config)
+    jobs = [
+        _planned(config, typed, number, words, tuple(w for w in words if _key(w) in varied))
+        for number, words in enumerate(words_of_jobs)
+    ]
+    if is_basic(config.hydra.sweeper):
+        _require_own_folders(jobs)
+    return jobs
+
+
+def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
+    numbers: dict[Path, int] = {}
+    for number, job in enumerate(jobs):
+        other = numbers.setdefault(job.folder, number)
+        if other != number:
+            raise InputError(
+                f"jobs {other} and {number} of the sweep would share the folder {job.folder}; "
+                "choose another hydra.sweep.subdir"
+            )
+
+
+def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
+    """A line a job: its overrides, where it stands, how long it will take; then the total.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+        jobs: of the sweep; of a search those at its limits, from which all are estimated.
+    """
+    exact, at_a_time = is_basic(config.hydra.sweeper), config.get("jobs", 1)
+    works = [_work(job, exact=exact) for job in jobs]
+    if exact:
+        return listing(works, "job", 0, at_a_time)
+    count = config.hydra.sweeper.get("n_trials", len(works))
+    lines = listing(works, "job", 0, at_a_time, scale=count / len(works))
+    return f"{lines} (a search of {count} trials, which chooses between these limits)"
+
+
+def _work(job: SweepJob, *, exact: bool) -> Work:
+    from bmo_cli.experiment.standing import goes_on, is_done  # which imports torch
+
+    folder = RunFolder(job.folder)
+    result = folder.read_result() if exact else {}
+    done = is_done(result, job.config)
+    if done:
+        state = "done"
+    elif goes_on(folder, job.config):
+        state = "goes on"
+    else:
+        state = "failed, runs again" if result.get("status") == "failed" else "to run"
+    learns, name = job.names["hyper"] != "none", " ".join(job.overrides)
+    return Work(name, state, not done, job.config, learns, result if done else None)
+
+
+def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
+    """The overrides of the jobs, and the keys in which they differ.
+
+    Args:
+        config: of the sweep.
+
+    Returns:
+        Every combination of values for Hydra's own sweeper. For one that chooses values itself,
+        every value of a choice and both ends of a range, each with the first values of the others.
+    """
+    hydra = config.hydra
+    given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    parser = OverridesParser.create(config_loader=_loader())
+    overrides = parser.parse_overrides([*given, *written(hydra.overrides.task)])
+    varied = {item.get_key_element() for item in overrides if item.is_sweep_override()}
+    if is_basic(hydra.sweeper):
+        jobs = [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
+        return jobs, varied
+    if str(hydra.sweeper["_target_"]).endswith(".bmo_search.Search"):
+        check_search(config, overrides)
+    values = {
+        item.get_key_element(): Dimension.of(item).limits
+        if item.is_sweep_override()
+        else [item.get_value_element_as_str()]
+        for item in overrides
+    }
+    return list(_one_at_a_time(values)), varied
+
+
+def is_basic(sweeper: Any) -> bool:
+    """Whether this is Hydra's own sweeper, which runs every combination.
+
+    Args:
+        sweeper: its section of the configuration.
+    """
+    return str(sweeper["_target_"]).endswith(".BasicSweeper")
+
+
+def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
+    first = {key: several[0] for key, several in values.items() if several}
+    yield [f"{key}={value}" for key, value in first.items()]
+    for key, several in values.items():
+        for value in several[1:]:
+            yield [f"{k}={v}" for k, v in (first | {key: value}).items()]
+
+
+def _planned(
+    config: DictConfig,
+    typed: Sequence[str],
+    number: int,
+    words: Sequence[str],
+    own: tuple[str, ...],
+) -> SweepJob:
+    command = str(config.hydra.job.config_name)
+    try:
+        composed = _composed(config, words)
+        folder = _folder(config, composed, number)
+        names = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
+        with open_dict(composed):
+            del composed["hydra"]
+        return SweepJob(own, checked_config(command, composed, typed)[1], names, folder)
+    except BmoError as error:
+        which = f"job {number} of the sweep, {' '.join(own) or 'as it is'}"
+        raise InputError(f"{which}: {error}") from error
+
+
+def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
+    command, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
+    assert hydra is not None
+    try:
+        return hydra.compose_config(
+            command,
+            [*written(config.hydra.overrides.hydra), *words],
+            run_mode=RunMode.RUN,
+            with_log_configuration=False,
+        )
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(one_line(error, words, command, config_dir())) from error
+
+
+def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
+    """Where Hydra's launchers run the job; its name may interpolate the job's number."""
+    with read_write(composed.hydra), open_dict(composed.hydra.job):
+        composed.hydra.job.num, composed.hydra.job.id = number, str(number)
+    HydraConfig.instance().set_config(composed)
+    try:
+        subdir = str(OmegaConf.select(composed, "hydra.sweep.subdir"))
+    finally:
+        HydraConfig.instance().set_config(config)
+    return Path(str(config.hydra.sweep.dir)) / subdir
+
+
+def _loader() -> Any:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.config_loader
+
+
+def _key(word: str) -> str:
+    return word.split("=", 1)[0]

@@ -1,0 +1,42 @@
+"""Results that a comparison does not show, and why, in few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bmo_cli.errors import printable
+from bmo_cli.results.runs import Run, counted
+
+_SHOWN = 5
+"""names in a line"""
+
+
+def is_trained(run: Run) -> bool:
+    """Whether `bmo train` made it, and its result says of what."""
+    return "run" not in run.result and bool(run.result.get("task"))
+
+
+def left_out(runs: Sequence[Run]) -> list[str]:
+    """A line for every reason that keeps some of these runs from being compared."""
+    by_reason: dict[str, list[str]] = {}
+    for run in runs:
+        if not is_trained(run):
+            by_reason.setdefault(_reason(run.result), []).append(run.name)
+    return [named(f"left out, {reason}", names) for reason, names in by_reason.items()]
+
+
+def named(what: str, names: Sequence[str]) -> str:
+    """`what: 7 runs (a, b, c, d, e and 2 more)`."""
+    more = len(names) - _SHOWN
+    listed = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return printable(f"{what}: {counted(len(names))} ({listed})")
+
+
+def _reason(result: Mapping[str, object]) -> str:
+    if result.get("status") == "damaged":
+        return "damaged"
+    if "run" in result:
+        return "about another run (bmo eval, bmo certify)"
+    if result.get("status") in ("killed", "starting") and "metrics" not in result:
+        return "without a result and without a record of what was chosen"
+    return "without the name of a task"

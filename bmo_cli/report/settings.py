@@ -1,0 +1,155 @@
+"""What of a run's configuration can move its score, in one spelling for equal experiments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+from bmo_cli.config.keys import NO_SCORE, PLACES, is_among
+from bmo_cli.config.schema import Config, Evaluate, Train
+from bmo_cli.report.entry import Entry, mapping
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_DEEPEST = 20
+"""references that lead to one another; more are a circle"""
+
+
+class Settings:
+    """The settings of some runs, by key and run.
+
+    A value that is written as a reference (`${train.iterations}`) is the same setting as the number
+    that it stands for. Where data lie counts by what lies there.
+
+    Args:
+        entries: the runs.
+    """
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+        self._configs = [_counted(entry) for entry in entries]
+
+    @property
+    def keys(self) -> list[str]:
+        """Every key that some run has, in the order of the configurations."""
+        return list(dict.fromkeys(key for config in self._configs for key in config))
+
+    def written(self, key: str) -> list[str]:
+        """Its value in every run, equal for equal experiments; empty where a run has none."""
+        if _is_place(key):
+            return self.shown(key)
+        values = [config.get(key, "") for config in self._configs]
+        references = [v for v in dict.fromkeys(values) if _REFERENCE.fullmatch(v)]
+        return [
+            next((r for r in references if _resolved(r, config) == _resolved(value, config)), value)
+            for value, config in zip(values, self._configs, strict=True)
+        ]
+
+    def shown(self, key: str) -> list[str]:
+        """Its value in every run, for people; of a place the first one with this content."""
+        values = [_resolved(config.get(key, ""), config) for config in self._configs]
+        if not _is_place(key):
+            return values
+        first: dict[str, str] = {}
+        return [
+            first.setdefault(content, place) if content else place
+            for place, content in zip(values, self.contents(key), strict=True)
+        ]
+
+    def contents(self, key: str) -> list[str]:
+        """Identity of what lies where a key says, in every run; empty where it is not known."""
+        places = [config.get(key, "null") for config in self._configs]
+        return [
+            "" if place == "null" else _content(entry, key)
+            for entry, place in zip(self._entries, places, strict=True)
+        ]
+
+    @property
+    def places(self) -> list[str]:
+        """The keys that say where data lie."""
+        return [key for key in self.keys if _is_place(key)]
+
+
+def _is_place(key: str) -> bool:
+    return key in PLACES or key.endswith(".weights")
+
+
+def _counted(entry: Entry) -> dict[str, str]:
+    """The part of a run's configuration that can move its score."""
+    config = dict(entry.config)
+    if not config:
+        return {}
+    for key, value in _added().items():
+        config.setdefault(key, value)
+    return {
+        key: _canonical(value)
+        for key, value in config.items()
+        if not is_among(key, NO_SCORE) and not _is_idle(key, entry, config)
+    }
+
+
+def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
+    """Whether a key had nothing to decide in this run."""
+    section = key.split(".")[0]
+    if section == "data":  # of a task that takes no photographs
+        return entry.finished and not {"train", "val", "test"} & set(_fingerprints(entry))
+    if entry.choice("hyper") == "none":  # nothing is trained
+        return section == "optim" or (section == "train" and key != "train.iterations")
+    steps = _resolved(config.get("train.steps", ""), config)
+    return key == "train.max_minutes" and str(entry.run.result.get("steps")) == steps
+
+
+@cache
+def _added() -> dict[str, str]:
+    """Values of keys that runs made by an earlier version do not have."""
+    sections: list[tuple[str, type]] = [("", Config), ("train.", Train), ("eval.", Evaluate)]
+    return {
+        f"{prefix}{entry.name}": json.dumps(entry.default)
+        for prefix, schema in sections
+        for entry in fields(schema)
+        if isinstance(entry.default, int | float)
+    } | {"precision": Config.precision}
+
+
+def _canonical(text: str) -> str:
+    """Equal numbers as equal text: 2.0 is 2."""
+    try:
+        return json.dumps(_as_integers(json.loads(text)))
+    except (ValueError, RecursionError):
+        return text
+
+
+def _as_integers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_integers(item) for item in value]
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if whole else value
+
+
+def _resolved(text: str, config: Mapping[str, str]) -> str:
+    """What a reference stands for; the text itself where it is none."""
+    for _ in range(_DEEPEST):
+        reference = _REFERENCE.fullmatch(text)
+        if reference is None or reference.group(1) not in config:
+            break
+        text = config[reference.group(1)]
+    return text
+
+
+def _fingerprints(entry: Entry) -> Mapping[str, Any]:
+    return mapping(entry.run.result.get("data"))
+
+
+def _content(entry: Entry, key: str) -> str:
+    """Identity of what lies where a key says; empty where the run did not say."""
+    starts = PLACES.get(key, ("weights",))
+
+    def parts() -> Iterator[str]:
+        for name, value in _fingerprints(entry).items():
+            if name.startswith(starts):
+                yield f"{name}={mapping(value).get('hash', value)}"
+
+    return " ".join(sorted(parts()))
