@@ -230,7 +230,7 @@ def test_what_is_no_map_is_refused_behind_a_layer_of_zeros():
         require_map(scheme, sample().problem, sample().initial)
 
 
-def test_random_numbers_that_do_not_matter_are_none_of_our_business():
+def test_random_numbers_without_an_effect_on_the_map_are_ignored():
     """A norm that is estimated from a random start when the problem is bound."""
 
     class Estimated(PeriodicBlur):
