@@ -5,6 +5,7 @@ orientation, with and without profile and resolution, and a share of damaged fil
 writers of their own (made_tiff.py, png_cases.py, other_cases.py), so that no library is its own
 judge. Each file has to be read right, every pixel within the rounding of its depth (or the loss of
 its JPEG), with its profile and resolution; or refused in one line, where it holds no photograph.
+What is read right is written in every format that can hold it, and has to be the same again.
 
 Prints counts by kind. Exit code 1 if a file was read wrong, refused although it is ordinary, or
 ended in anything but one line. A file that hangs ends the program after a minute, with a traceback.
