@@ -153,7 +153,7 @@ def test_backward_accumulates_and_can_be_repeated(posed):
 
 def cubic(theta, phi):
     """u -> theta u^3 + phi u: its derivatives are written down below."""
-    return FixedPointMap(lambda u, k: (theta * u[0] ** 3 + phi * u[0],), ScaledIdentity(theta))
+    return FixedPointMap(lambda u, k: (theta * u[0] ** 3 + phi * u[0],), ScaledIdentity(theta**2))
 
 
 @pytest.mark.parametrize("segment", [1, 2, 3, 4, 5, 9])
