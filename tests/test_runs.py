@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -217,7 +218,7 @@ def test_divergence_keeps_the_last_good_checkpoint(bmo, tiny, tmp_path):
     assert "optim.lr" in done.stderr
     found = result(tmp_path / "run")
     assert found["status"] == "failed"
-    assert "non-finite" in found["message"]
+    assert re.search("non-finite|beyond the range of float32", found["message"])
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run", "best").values())
 
 

@@ -145,7 +145,10 @@ class Trainer:
         self._lr = optimizer.param_groups[0]["lr"]
         cost = experiment.scheme.cost = Cost()
         while True:
-            outcome = self._gradient(sample, self._scaler.scale, self.progress.step)
+            try:
+                outcome = self._gradient(sample, self._scaler.scale, self.progress.step)
+            except DivergenceError as error:
+                self._diverged(str(error), "a learned step size grows")
             if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
                 self._diverged("the loss or an iterate became non-finite", "the iteration expands")
             for remark in self._look_at_gradients():

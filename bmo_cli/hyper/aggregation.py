@@ -11,7 +11,7 @@ Unrolling is mu = 0.
 from __future__ import annotations
 
 from bmo_cli.config.checks import Finite, HalfOpenUnit, Memory, OpenUnit, Positive, checked
-from bmo_cli.errors import InputError
+from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.reverse import ReverseMode
@@ -81,7 +81,12 @@ class BMO(Unrolled):
                 "the G-projection onto a box is then no clamp; use hyper.box=null"
             )
         limit = metric.smallest_eigenvalue
-        if limit.item() <= 0:
+        if limit.item() == 0:
+            raise DivergenceError(
+                f"lambda_min(G) of {type(metric).__name__} became 0: a step size is beyond the "
+                f"range of {str(limit.dtype).removeprefix('torch.')}"
+            )
+        if limit.item() < 0:
             raise InputError(
                 f"lambda_min(G) = {limit.item():.3g} of {type(metric).__name__} is not positive: a "
                 "step on the loss would climb. The operator's step sizes break their condition; "
