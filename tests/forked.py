@@ -12,7 +12,16 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["bmo_cli.cli", "bmo_cli.experiment.job", "bmo_cli.experiment.table", "matplotlib.figure"]
+    [
+        "bmo_cli.cli",
+        "bmo_cli.experiment.job",
+        "bmo_cli.experiment.table",
+        "bmo_cli.tasks.deconvolution",
+        "torch._dynamo",  # which the first optimiser imports: as long as a tiny run takes
+        "hydra._internal.hydra",
+        "matplotlib.backends.backend_agg",
+        "optuna",
+    ]
 )
 
 
