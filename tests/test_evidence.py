@@ -660,3 +660,24 @@ def test_a_map_without_a_derivative_is_searched_at_random():
     found = certificate(GKM(operator=Rounded()), blur_problem(image(), blur()))
     assert found.verdict == "as declared"
     assert verdict(GKM(operator=Rounded(2.5)), blur_problem(image(), blur())) == "refused"
+
+
+# --- close to the limit ---------------------------------------------------------------------------
+
+
+def nearly_identity(gain):
+    """R(x) = (1 + gain) x, as a network about which nothing is promised."""
+    net = DnCNN(depth=1, width=1, bias=False)
+    with torch.no_grad():
+        net.layers[0].weight.zero_()[0, 0, 1, 1] = -gain
+    return net
+
+
+@pytest.mark.parametrize("gain", [0.0, 3e-8, 9e-7])
+def test_a_bound_above_1_is_no_rounding_where_the_network_is_unconstrained(gain):
+    """b + r = y leaves b - r to the network, which expands it for ever."""
+    scheme = GKM(operator=Resolvent(), net=nearly_identity(gain), layers=2)
+    start = (torch.cat([image(1), image(2)], 1),)
+    found = certificate(scheme, Problem(LeastSquares(SumOfLayers(2), image())), start)
+    assert found.verdict == ("not certified" if gain else "certified")
+    assert (of(found, "network alone").verdict == "holds") == (not gain)

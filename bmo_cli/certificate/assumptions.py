@@ -18,13 +18,13 @@ from bmo_cli.certificate.evidence import (
 )
 from bmo_cli.certificate.findings import (
     MEASURED,
-    PROVED,
     Bound,
     Finding,
     finite,
     nan_first,
     nan_last,
     resting_on,
+    rounding_of,
 )
 from bmo_cli.certificate.trajectory import Trajectory
 from bmo_cli.gkm.scheme import GKM
@@ -79,7 +79,7 @@ def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
             f"two states ({kind}) are pushed apart by this factor: iterates may drift or diverge",
             "measured",
         )
-    why = bound.why if bound.value is None else f"the bound is only {bound.value:.3g}"
+    why = bound.why if bound.value is None else f"the bound is only {bound.value:.8g}"
     return Finding(
         name, "not verifiable", pair.ratio, f"no measured pair is pushed apart, but {why}"
     )
@@ -110,10 +110,10 @@ def promise(scheme: GKM, pair: Pair) -> Finding:
         text = f"a measured pair contradicts the bound {declared} of {type(net).__name__}"
         return Finding(name, "violated", pair.ratio, text, "measured")
     by = declarers(parts_of_network(net))
-    if by and declared_bound(scheme) <= 1 + PROVED:
+    if by and declared_bound(scheme) <= 1 + rounding_of(net):
         text = f"as declared by {', '.join(by)}"
         return Finding(name, "holds", declared_bound(scheme), text, "declared", by)
-    if bound is not None and bound.value <= 1 + PROVED:
+    if bound is not None and bound.value <= 1 + rounding_of(net):
         return Finding(name, "holds", bound.value, f"bound from the weights: {bound.how}", "proved")
     if pair.surely > 1 + MEASURED:
         text = "a measured pair is pushed apart by this factor"

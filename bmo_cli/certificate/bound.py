@@ -13,7 +13,7 @@ from bmo_cli.certificate.evidence import (
     parts_of_network,
     parts_of_scheme,
 )
-from bmo_cli.certificate.findings import Bound, nan_last
+from bmo_cli.certificate.findings import Bound, nan_last, rounding_of
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.problem import Problem
 
@@ -64,7 +64,8 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"no bound is known for {kind}")
     if not math.isfinite(bound.value):
         return Bound(None, f"the weights of {kind} have no finite bound", bound.layers)
-    return Bound(bound.value, f"{why}; {kind}: {bound.how}", bound.layers, by)
+    how = f"{why}; {kind}: {bound.how}"
+    return Bound(bound.value, how, bound.layers, by, rounding_of(net))
 
 
 def _is_concave(problem: Problem) -> bool:
