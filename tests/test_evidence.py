@@ -681,3 +681,25 @@ def test_a_bound_above_1_is_no_rounding_where_the_network_is_unconstrained(gain)
     found = certificate(scheme, Problem(LeastSquares(SumOfLayers(2), image())), start)
     assert found.verdict == ("not certified" if gain else "certified")
     assert (of(found, "network alone").verdict == "holds") == (not gain)
+
+
+@pytest.mark.parametrize("gamma", [1.99, 1.9999, 1.99999])
+def test_undamped_steps_close_to_their_limit_are_averaged(gamma):
+    problem = Problem(Quadratic(torch.eye(2), torch.tensor([[1.0, 2.0]])))
+    scheme = GKM(operator=ProximalGradient(gamma=gamma), alpha=None)
+    found = certificate(scheme, problem, (torch.zeros(1, 2),))
+    assert of(found, "averaged").verdict == "holds"
+    assert of(found, "averaged").number == pytest.approx(gamma / 2, abs=1e-5)
+
+
+class Reflection(Declaring):
+    """-u is declared averaged, and circles."""
+
+    def bind(self, problem):
+        return BoundOperator(lambda u, k: (-u[0],), ScaledIdentity(torch.ones(())))
+
+
+def test_a_declared_averaging_without_a_measured_one_is_not_taken():
+    found = certificate(GKM(operator=Reflection(), alpha=None), blur_problem(image(), blur()))
+    assert found.verdict == "not certified"
+    assert of(found, "averaged").verdict == "not verifiable"
