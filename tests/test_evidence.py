@@ -1,15 +1,19 @@
 """Proved, declared, measured: what a certificate takes for granted, and what it does not."""
 
 import copy
+import functools
+import importlib
 import math
+import pkgutil
 
 import pytest
 import torch
 from torch import nn
 
+import bmo_cli
 from bmo_cli.certificate.bound import bound_of
 from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.evidence import declarers, is_own
+from bmo_cli.certificate.evidence import _is_as_written, declarers, is_own
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.accelerated import FISTA
@@ -703,3 +707,61 @@ def test_a_declared_averaging_without_a_measured_one_is_not_taken():
     found = certificate(GKM(operator=Reflection(), alpha=None), blur_problem(image(), blur()))
     assert found.verdict == "not certified"
     assert of(found, "averaged").verdict == "not verifiable"
+
+
+# --- what replaces a part of this package without a class of its own ------------------------------
+
+
+def test_every_class_of_this_package_is_as_written():
+    names = [m.name for m in pkgutil.walk_packages(bmo_cli.__path__, "bmo_cli.")]
+    modules = [importlib.import_module(name) for name in names if "__main__" not in name]
+    kinds = {k for module in modules for k in vars(module).values() if isinstance(k, type)}
+    bases = (nn.Module, LinearMap, Metric, Smooth, Proximable, Problem, Coupling)
+    own = [k for k in kinds if k.__module__.startswith("bmo_cli") and issubclass(k, bases)]
+    assert len(own) > 60 and all(map(_is_as_written, own))
+
+
+def test_a_method_that_was_replaced_on_the_class_is_seen(monkeypatch):
+    written = ConvexPotential.bind
+
+    @functools.wraps(written)
+    def far(self, guide=None):
+        apply = written(self, guide)
+        return lambda x: apply(x) + 0.5 * (x - x.clamp(-1e4, 1e4))
+
+    scheme = GKM(operator=Resolvent(gamma=0.1), net=ConvexPotential(width=2, size=3))
+    problem = blur_problem(image(), blur())
+    assert verdict(scheme, problem) == "certified"
+    monkeypatch.setattr(ConvexPotential, "bind", far)
+    assert certificate(scheme, problem).declared_by == ("ConvexPotential",)
+
+
+class Gamma(nn.Module):
+    """A step of 1 that says so of itself."""
+
+    def forward(self):
+        return torch.tensor(1.0)
+
+
+def test_a_module_inside_of_a_part_of_this_package_only_declares():
+    operator = ProximalGradient()
+    operator.gamma = Gamma()
+    found = certificate(GKM(operator=operator), blur_problem(image(), blur()))
+    assert (found.verdict, found.declared_by) == ("as declared", ("Gamma",))
+
+
+def test_a_hook_only_declares():
+    net = GuidedPotential(width=2, size=3, features=4, layers=2)
+    net.body[0].register_forward_hook(lambda module, given, output: 2 * output)
+    problem = blur_problem(image(), blur())
+    assert verdict(GKM(operator=Resolvent(), net=net), problem) == "as declared"
+
+
+def test_a_subclass_of_a_problem_only_declares():
+    class Posed(Problem):
+        pass
+
+    problem = Posed(LeastSquares(blur(), image()))
+    found = certificate(GKM(operator=ProximalGradient()), problem)
+    assert (found.verdict, found.declared_by) == ("as declared", ("Posed",))
+    assert of(found, "convex").evidence == "declared"

@@ -15,6 +15,7 @@ from bmo_cli.certificate.evidence import (
     is_own,
     parts_of_metric,
     parts_of_network,
+    statements_of,
 )
 from bmo_cli.certificate.findings import (
     MEASURED,
@@ -189,7 +190,8 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     if concave:
         text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
         return Finding(name, "violated", None, text, "proved")
-    by = declarers(functions)
+    stated = (part for problem in problems for part in statements_of(problem))
+    by = declarers([*functions, *stated])
     if by:
         text = f"declared by the task for {', '.join(by)}"
         return Finding(name, "holds", None, text, "declared", by)

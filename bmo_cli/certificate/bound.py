@@ -12,6 +12,7 @@ from bmo_cli.certificate.evidence import (
     maps_of,
     parts_of_network,
     parts_of_scheme,
+    statements_of,
 )
 from bmo_cli.certificate.findings import Bound, nan_last, rounding_of
 from bmo_cli.gkm.scheme import GKM
@@ -45,7 +46,7 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
     by = declarers(
         part
         for problem in problems
-        for parts in (functions_of(problem), maps_of(problem))
+        for parts in (statements_of(problem), functions_of(problem), maps_of(problem))
         for part in parts
     )
     by = tuple(dict.fromkeys((*declarers(parts_of_scheme(scheme)), *by)))
