@@ -553,3 +553,16 @@ def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_pat
     assert done.returncode == 2 and "finish it with 'bmo train resume=anonymous'" in done.stderr
     done = bmo("certify", "run=nowhere", *LONG)
     assert done.returncode == 2 and "no run folder" in done.stderr
+
+
+@pytest.mark.parametrize(("size", "slope"), [(1.0, 5e-7), (1e3, 1e-3), (1e5, 1e-2)])
+def test_small_steps_that_add_up_are_no_rounding(size, slope):
+    """f = 1/2 u_1^2 - size u_1 - slope u_2 has no minimiser; a step is some roundings of |u|."""
+    h = torch.diag(torch.tensor([1.0, 0.0]))
+    problem = Problem(Quadratic(h, torch.tensor([[size, slope]])))
+    scheme = GKM(operator=ProximalGradient(), alpha=0.9)
+    found = certify(
+        subject(problem, scheme=scheme, problems=[(problem, (torch.zeros(1, 2),))]), Certify()
+    )
+    assert found.verdict == "not certified"
+    assert "none found" in finding(found, "has a fixed point").meaning

@@ -46,7 +46,8 @@ class Motion:
         scale: the larger one of |u^0|_G and |D(u^0)|_G, which does not grow along the iteration.
         alignment: |u^k - u^h|_G over the length of the way from h to k, in [0, 1]; 1: straight on.
         fall: the last step as a share of the first one of the stretch.
-        rounded: whether the last step is within the rounding of the iterate.
+        rounded: whether the last step is within the rounding of the iterate, and the stretch no way
+            in one direction beyond it: small steps add up, roundings do not.
     """
 
     displacement: float
@@ -246,7 +247,8 @@ def _motion(
     # Few steps always seem to go straight on.
     alignment = distance / way.clamp_min(tiny) if len(steps) >= _ENOUGH else torch.zeros_like(way)
     fall = last / steps[0].clamp_min(tiny)
-    columns = (displacement, scale, alignment, fall, last <= rounding)
+    goes_on = (alignment > _ALIGNED) & (distance > rounding)
+    columns = (displacement, scale, alignment, fall, (last <= rounding) & ~goes_on)
     motions = [Motion(*row) for row in zip(*(x.tolist() for x in columns), strict=True)]
     return max(motions, key=lambda motion: (motion.moves_on, _or_infinite(motion.relative)))
 
