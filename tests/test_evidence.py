@@ -765,3 +765,35 @@ def test_a_subclass_of_a_problem_only_declares():
     found = certificate(GKM(operator=ProximalGradient()), problem)
     assert (found.verdict, found.declared_by) == ("as declared", ("Posed",))
     assert of(found, "convex").evidence == "declared"
+
+
+# --- long steps in float32 ------------------------------------------------------------------------
+
+
+def ill_conditioned(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(rows, columns, generator=generator)
+    u, s, v = torch.linalg.svd(draws, full_matrices=False)
+    return (u * torch.logspace(0, -7, len(s))) @ v
+
+
+@pytest.mark.parametrize("kind", [Resolvent, DouglasRachford])
+@pytest.mark.parametrize("gamma", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("shape", [(12, 12), (5, 30)])
+def test_a_long_resolvent_step_is_nonexpansive_in_float32(kind, gamma, shape):
+    a = Matrix(ill_conditioned(*shape))
+    generator = torch.Generator().manual_seed(1)
+    y = 100 * torch.randn(2, shape[0], generator=generator)
+    start = (torch.randn(2, shape[1], generator=generator),)
+    found = certificate(GKM(operator=kind(gamma=gamma)), Problem(LeastSquares(a, y)), start)
+    assert found.verdict != "refused"
+    assert found.ratio <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1e4])
+def test_the_inverse_of_a_quadratic_is_made_in_float64(gamma):
+    a = ill_conditioned(12, 12).double()
+    h = (a.mT @ a + 1e-5 * torch.eye(12)).float()
+    apply = Quadratic((h + h.mT) / 2, torch.zeros(1, 12)).resolvent(torch.tensor(gamma))
+    (inverse,) = apply((torch.eye(12),))
+    assert torch.linalg.matrix_norm(inverse.double(), 2) <= 1
