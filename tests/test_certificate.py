@@ -21,6 +21,7 @@ from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment import train as training
+from bmo_cli.experiment.certify import _meaning
 from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
@@ -342,6 +343,8 @@ def test_undamped_ladmm_is_not_said_to_be_averaged():
     )
     assert found.assumptions[1].verdict == "not used"
     assert "not averaged on all states" in found.assumptions[1].meaning
+    assert found.verdict == "certified"
+    assert "and T is not averaged on all states, but LADMM converges undamped" in _meaning(found)
 
 
 def test_bounds():

@@ -344,11 +344,14 @@ def _title(certificate: Certificate) -> str:
 def _meaning(certificate: Certificate) -> str:
     """What the verdict says, in words."""
     if certificate.verdict == "certified":
+        (averaged,) = (f for f in certificate.assumptions if f.name == "T is averaged")
+        damped = averaged.verdict == "holds"
+        last = "T is averaged" if damped else f"T is {averaged.meaning}"
         return (
             "Every assumption of the convergence theory holds: from every start, iterating T leads "
             "to a fixed point. Proved, from the weights and from constants computed in float64: "
-            "the problems are convex, G is positive definite, D is nonexpansive in G, and T is "
-            "averaged. Measured, on the problems looked at: T has a fixed point. Nothing is said "
+            "the problems are convex, G is positive definite, D is nonexpansive in G, and "
+            f"{last}. Measured, on the problems looked at: T has a fixed point. Nothing is said "
             "about how good a fixed point is: see the last table."
         )
     if certificate.verdict == "as declared":
