@@ -64,9 +64,10 @@ def certify_run(
     experiment.task.prepare(["val"])
     best = run.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
-    _require_inputs(trained, experiment.task.fingerprints(), config["plugins"])
+    _require_inputs(trained, experiment.task.fingerprints())
     history = run.read_history()
     require_map_of(experiment, "val")
+    _require_plugins(trained, config["plugins"])
     begin()
     result: dict[str, Any] = {
         "status": "ok",
@@ -197,9 +198,7 @@ def _require_identity(run: RunFolder, trained: Mapping[str, Any], plugins: Seque
             )
 
 
-def _require_inputs(
-    trained: Mapping[str, Any], fingerprints: Mapping[str, Any], plugins: Sequence[str]
-) -> None:
+def _require_inputs(trained: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
     keys = ("val", "val_rain", "kernel_content", "dictionary")
     others = differing(trained.get("data", {}), fingerprints, keys)
     if others:
@@ -207,6 +206,10 @@ def _require_inputs(
             f"the run was trained with other data ({', '.join(others)}) than are found now; name "
             "those that it was trained with (data.val=..., task.kernels=...)"
         )
+
+
+def _require_plugins(trained: Mapping[str, Any], plugins: Sequence[str]) -> None:
+    """To be asked when they have computed something: what they import then is a part of them."""
     recorded, present = trained.get("plugins"), plugin_contents(plugins)
     for name, digest in recorded.items() if isinstance(recorded, Mapping) else ():
         if present.get(name, digest) != digest:
