@@ -410,11 +410,23 @@ def test_a_negative_weight_is_not_convex(problem):
     [
         ([[1.0, 0.0], [0.0, 0.0]], True),
         ([[1.0, 0.0], [0.0, -1e-3]], False),
+        ([[1.0, 0.0], [0.0, -4e-7]], None),
+        ([[1.0, 1e-7], [0.0, 1.0]], True),
+        ([[1.0, 1e-7], [0.0, 0.0]], None),
         ([[1.0, 0.2], [0.0, 1.0]], False),
     ],
 )
 def test_a_quadratic_knows_whether_it_is_convex(h, convex):
-    assert Quadratic(torch.tensor(h), torch.zeros(1, 2)).is_convex() == convex
+    assert Quadratic(torch.tensor(h), torch.zeros(1, 2)).is_convex() is convex
+
+
+def test_a_quadratic_that_is_convex_up_to_rounding_is_not_certified():
+    h = torch.diag(torch.tensor([1.0, -4e-7]))
+    problem = Problem(Quadratic(h, torch.tensor([[1.0, 0.0]])))
+    start = (torch.tensor([[0.0, 1.0]]),)
+    found = certificate(GKM(operator=ProximalGradient(gamma=1.99)), problem, start)
+    assert found.verdict == "not certified"
+    assert of(found, "convex").verdict == of(found, "nonexpansive in G").verdict == "not verifiable"
 
 
 def test_a_quadratic_of_nan_is_refused():

@@ -13,6 +13,7 @@ from bmo_cli.certificate.evidence import (
     declarers,
     functions_of,
     is_own,
+    known_convex,
     parts_of_metric,
     parts_of_network,
     statements_of,
@@ -190,6 +191,10 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     if concave:
         text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
         return Finding(name, "violated", None, text, "proved")
+    if None in map(known_convex, problems):
+        unknown = [type(f).__name__ for f in functions if is_own(f) and f.is_convex() is None]
+        text = f"{unknown[0]} is not known to be, or up to the rounding of its values alone"
+        return Finding(name, "not verifiable", None, text)
     stated = (part for problem in problems for part in statements_of(problem))
     by = declarers([*functions, *stated])
     if by:

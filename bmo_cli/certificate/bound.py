@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bmo_cli.certificate.evidence import (
     declarers,
     functions_of,
-    is_own,
+    known_convex,
     maps_of,
     parts_of_network,
     parts_of_scheme,
@@ -33,8 +33,11 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"{len(scheme.stages)} sets of weights: there is no single map")
     if not operator.stationary:
         return Bound(None, f"{name} changes with the iteration: there is no single map")
-    if not convex or any(_is_concave(problem) for problem in problems):
+    known = [known_convex(problem) for problem in problems]
+    if not convex or False in known:
         return Bound(None, f"the problems are not convex, which {name} assumes")
+    if None in known:
+        return Bound(None, f"nothing proves the problems convex, which {name} assumes")
     if not operator.nonexpansive:
         return Bound(None, f"{name} promises nothing about its norm")
     shares = [operator.step_share(problem) for problem in problems]
@@ -67,7 +70,3 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"the weights of {kind} have no finite bound", bound.layers)
     how = f"{why}; {kind}: {bound.how}"
     return Bound(bound.value, how, bound.layers, by, rounding_of(net))
-
-
-def _is_concave(problem: Problem) -> bool:
-    return any(f.is_convex() is False for f in functions_of(problem) if is_own(f))

@@ -118,6 +118,12 @@ def functions_of(problem: Problem) -> Iterator[Smooth | Proximable]:
         yield problem.coupling.h
 
 
+def known_convex(problem: Problem) -> bool | None:
+    """Whether the functions that are of this package are convex; None: of one it is not known."""
+    found = [function.is_convex() for function in functions_of(problem) if is_own(function)]
+    return False if False in found else None if None in found else True
+
+
 def maps_of(problem: Problem) -> Iterator[LinearMap]:
     """The linear maps of the data term and of the relation, as far as they are known."""
     if isinstance(problem.f, LeastSquares):

@@ -192,12 +192,20 @@ class Quadratic(Smooth):
     def computed_lipschitz(self) -> float:
         return float(self._eigenvalues().abs().max())
 
-    def is_convex(self) -> bool:
-        """H is symmetric positive semidefinite, up to the rounding of its entries."""
+    def is_convex(self) -> bool | None:
+        """Whether H is symmetric positive semidefinite; None: up to the rounding of its entries.
+
+        An eigenvalue of -1e-7 |H| may be one of 0 that was rounded, and still lets iterates grow.
+        """
         eigenvalues = self._eigenvalues()
-        rounding = 4 * torch.finfo(self.h.dtype).eps * eigenvalues.abs().max()
-        asymmetry = (self.h - self.h.mT).detach().abs().max().cpu().double()
-        return bool(eigenvalues.min() >= -rounding and asymmetry <= rounding)
+        lowest, size = float(eigenvalues.min()), float(eigenvalues.abs().max())
+        rounding = 4 * torch.finfo(self.h.dtype).eps * size
+        asymmetry = float((self.h - self.h.mT).detach().abs().max())
+        if lowest < -rounding or asymmetry > rounding:
+            return False
+        exact = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * size
+        surely = lowest >= rounding or (asymmetry == 0 and lowest >= -exact)
+        return True if surely else None
 
     def _eigenvalues(self) -> Tensor:
         eigenvalues: Tensor = torch.linalg.eigvalsh(self.h.detach().to("cpu", torch.float64))
