@@ -569,3 +569,14 @@ def test_small_steps_that_add_up_are_no_rounding(size, slope):
     )
     assert found.verdict == "not certified"
     assert "none found" in finding(found, "has a fixed point").meaning
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-20, 1e-24])
+def test_steps_whose_squares_vanish_are_no_fixed_point(size):
+    h = torch.diag(torch.tensor([1.0, 0.0]))
+    problem = Problem(Quadratic(h, torch.tensor([[size, 0.3 * size]])))
+    scheme = GKM(operator=ProximalGradient(), alpha=0.9)
+    found = certify(
+        subject(problem, scheme=scheme, problems=[(problem, (torch.zeros(1, 2),))]), Certify()
+    )
+    assert finding(found, "has a fixed point").verdict == "not verifiable"

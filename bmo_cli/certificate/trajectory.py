@@ -242,7 +242,10 @@ def _motion(
     way, last = steps.sum(0), steps[-1]
     distance = mapping.metric.norm(subtract(end, begin)).double()
     displacement = torch.minimum(last, distance / len(steps)) / mapping.alpha
-    tiny = torch.finfo(steps.dtype).tiny
+    tiny, kind = torch.finfo(steps.dtype).tiny, torch.finfo(end[0].dtype)
+    moved = torch.stack([(a != b).flatten(1).any(1) for a, b in zip(end, begin, strict=True)])
+    vanishes = (displacement == 0) & moved.any(0) & (scale < math.sqrt(kind.tiny) / kind.eps)
+    displacement = torch.where(vanishes, torch.inf, displacement)  # its square does, u moves on
     rounding = _rounding(mapping.metric.norm(end), end)
     # Few steps always seem to go straight on.
     alignment = distance / way.clamp_min(tiny) if len(steps) >= _ENOUGH else torch.zeros_like(way)
