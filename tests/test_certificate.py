@@ -21,6 +21,7 @@ from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment import train as training
+from bmo_cli.experiment.certify import _meaning
 from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.saved import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
@@ -342,6 +343,8 @@ def test_undamped_ladmm_is_not_said_to_be_averaged():
     )
     assert found.assumptions[1].verdict == "not used"
     assert "not averaged on all states" in found.assumptions[1].meaning
+    assert found.verdict == "certified"
+    assert "and T is not averaged on all states, but LADMM converges undamped" in _meaning(found)
 
 
 def test_bounds():
@@ -553,3 +556,27 @@ def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_pat
     assert done.returncode == 2 and "finish it with 'bmo train resume=anonymous'" in done.stderr
     done = bmo("certify", "run=nowhere", *LONG)
     assert done.returncode == 2 and "no run folder" in done.stderr
+
+
+@pytest.mark.parametrize(("size", "slope"), [(1.0, 5e-7), (1e3, 1e-3), (1e5, 1e-2)])
+def test_small_steps_that_add_up_are_no_rounding(size, slope):
+    """f = 1/2 u_1^2 - size u_1 - slope u_2 has no minimiser; a step is some roundings of |u|."""
+    h = torch.diag(torch.tensor([1.0, 0.0]))
+    problem = Problem(Quadratic(h, torch.tensor([[size, slope]])))
+    scheme = GKM(operator=ProximalGradient(), alpha=0.9)
+    found = certify(
+        subject(problem, scheme=scheme, problems=[(problem, (torch.zeros(1, 2),))]), Certify()
+    )
+    assert found.verdict == "not certified"
+    assert "none found" in finding(found, "has a fixed point").meaning
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-20, 1e-24])
+def test_steps_whose_squares_vanish_are_no_fixed_point(size):
+    h = torch.diag(torch.tensor([1.0, 0.0]))
+    problem = Problem(Quadratic(h, torch.tensor([[size, 0.3 * size]])))
+    scheme = GKM(operator=ProximalGradient(), alpha=0.9)
+    found = certify(
+        subject(problem, scheme=scheme, problems=[(problem, (torch.zeros(1, 2),))]), Certify()
+    )
+    assert finding(found, "has a fixed point").verdict == "not verifiable"

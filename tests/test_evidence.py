@@ -1,15 +1,19 @@
 """Proved, declared, measured: what a certificate takes for granted, and what it does not."""
 
 import copy
+import functools
+import importlib
 import math
+import pkgutil
 
 import pytest
 import torch
 from torch import nn
 
+import bmo_cli
 from bmo_cli.certificate.bound import bound_of
 from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.evidence import declarers, is_own
+from bmo_cli.certificate.evidence import _is_as_written, declarers, is_own
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.accelerated import FISTA
@@ -406,11 +410,23 @@ def test_a_negative_weight_is_not_convex(problem):
     [
         ([[1.0, 0.0], [0.0, 0.0]], True),
         ([[1.0, 0.0], [0.0, -1e-3]], False),
+        ([[1.0, 0.0], [0.0, -4e-7]], None),
+        ([[1.0, 1e-7], [0.0, 1.0]], True),
+        ([[1.0, 1e-7], [0.0, 0.0]], None),
         ([[1.0, 0.2], [0.0, 1.0]], False),
     ],
 )
 def test_a_quadratic_knows_whether_it_is_convex(h, convex):
-    assert Quadratic(torch.tensor(h), torch.zeros(1, 2)).is_convex() == convex
+    assert Quadratic(torch.tensor(h), torch.zeros(1, 2)).is_convex() is convex
+
+
+def test_a_quadratic_that_is_convex_up_to_rounding_is_not_certified():
+    h = torch.diag(torch.tensor([1.0, -4e-7]))
+    problem = Problem(Quadratic(h, torch.tensor([[1.0, 0.0]])))
+    start = (torch.tensor([[0.0, 1.0]]),)
+    found = certificate(GKM(operator=ProximalGradient(gamma=1.99)), problem, start)
+    assert found.verdict == "not certified"
+    assert of(found, "convex").verdict == of(found, "nonexpansive in G").verdict == "not verifiable"
 
 
 def test_a_quadratic_of_nan_is_refused():
@@ -660,3 +676,136 @@ def test_a_map_without_a_derivative_is_searched_at_random():
     found = certificate(GKM(operator=Rounded()), blur_problem(image(), blur()))
     assert found.verdict == "as declared"
     assert verdict(GKM(operator=Rounded(2.5)), blur_problem(image(), blur())) == "refused"
+
+
+# --- close to the limit ---------------------------------------------------------------------------
+
+
+def nearly_identity(gain):
+    """R(x) = (1 + gain) x, as a network about which nothing is promised."""
+    net = DnCNN(depth=1, width=1, bias=False)
+    with torch.no_grad():
+        net.layers[0].weight.zero_()[0, 0, 1, 1] = -gain
+    return net
+
+
+@pytest.mark.parametrize("gain", [0.0, 3e-8, 9e-7])
+def test_a_bound_above_1_is_no_rounding_where_the_network_is_unconstrained(gain):
+    """b + r = y leaves b - r to the network, which expands it for ever."""
+    scheme = GKM(operator=Resolvent(), net=nearly_identity(gain), layers=2)
+    start = (torch.cat([image(1), image(2)], 1),)
+    found = certificate(scheme, Problem(LeastSquares(SumOfLayers(2), image())), start)
+    assert found.verdict == ("not certified" if gain else "certified")
+    assert (of(found, "network alone").verdict == "holds") == (not gain)
+
+
+@pytest.mark.parametrize("gamma", [1.99, 1.9999, 1.99999])
+def test_undamped_steps_close_to_their_limit_are_averaged(gamma):
+    problem = Problem(Quadratic(torch.eye(2), torch.tensor([[1.0, 2.0]])))
+    scheme = GKM(operator=ProximalGradient(gamma=gamma), alpha=None)
+    found = certificate(scheme, problem, (torch.zeros(1, 2),))
+    assert of(found, "averaged").verdict == "holds"
+    assert of(found, "averaged").number == pytest.approx(gamma / 2, abs=1e-5)
+
+
+class Reflection(Declaring):
+    """-u is declared averaged, and circles."""
+
+    def bind(self, problem):
+        return BoundOperator(lambda u, k: (-u[0],), ScaledIdentity(torch.ones(())))
+
+
+def test_a_declared_averaging_without_a_measured_one_is_not_taken():
+    found = certificate(GKM(operator=Reflection(), alpha=None), blur_problem(image(), blur()))
+    assert found.verdict == "not certified"
+    assert of(found, "averaged").verdict == "not verifiable"
+
+
+# --- what replaces a part of this package without a class of its own ------------------------------
+
+
+def test_every_class_of_this_package_is_as_written():
+    names = [m.name for m in pkgutil.walk_packages(bmo_cli.__path__, "bmo_cli.")]
+    modules = [importlib.import_module(name) for name in names if "__main__" not in name]
+    kinds = {k for module in modules for k in vars(module).values() if isinstance(k, type)}
+    bases = (nn.Module, LinearMap, Metric, Smooth, Proximable, Problem, Coupling)
+    own = [k for k in kinds if k.__module__.startswith("bmo_cli") and issubclass(k, bases)]
+    assert len(own) > 60 and all(map(_is_as_written, own))
+
+
+def test_a_method_that_was_replaced_on_the_class_is_seen(monkeypatch):
+    written = ConvexPotential.bind
+
+    @functools.wraps(written)
+    def far(self, guide=None):
+        apply = written(self, guide)
+        return lambda x: apply(x) + 0.5 * (x - x.clamp(-1e4, 1e4))
+
+    scheme = GKM(operator=Resolvent(gamma=0.1), net=ConvexPotential(width=2, size=3))
+    problem = blur_problem(image(), blur())
+    assert verdict(scheme, problem) == "certified"
+    monkeypatch.setattr(ConvexPotential, "bind", far)
+    assert certificate(scheme, problem).declared_by == ("ConvexPotential",)
+
+
+class Gamma(nn.Module):
+    """A step of 1 that says so of itself."""
+
+    def forward(self):
+        return torch.tensor(1.0)
+
+
+def test_a_module_inside_of_a_part_of_this_package_only_declares():
+    operator = ProximalGradient()
+    operator.gamma = Gamma()
+    found = certificate(GKM(operator=operator), blur_problem(image(), blur()))
+    assert (found.verdict, found.declared_by) == ("as declared", ("Gamma",))
+
+
+def test_a_hook_only_declares():
+    net = GuidedPotential(width=2, size=3, features=4, layers=2)
+    net.body[0].register_forward_hook(lambda module, given, output: 2 * output)
+    problem = blur_problem(image(), blur())
+    assert verdict(GKM(operator=Resolvent(), net=net), problem) == "as declared"
+
+
+def test_a_subclass_of_a_problem_only_declares():
+    class Posed(Problem):
+        pass
+
+    problem = Posed(LeastSquares(blur(), image()))
+    found = certificate(GKM(operator=ProximalGradient()), problem)
+    assert (found.verdict, found.declared_by) == ("as declared", ("Posed",))
+    assert of(found, "convex").evidence == "declared"
+
+
+# --- long steps in float32 ------------------------------------------------------------------------
+
+
+def ill_conditioned(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(rows, columns, generator=generator)
+    u, s, v = torch.linalg.svd(draws, full_matrices=False)
+    return (u * torch.logspace(0, -7, len(s))) @ v
+
+
+@pytest.mark.parametrize("kind", [Resolvent, DouglasRachford])
+@pytest.mark.parametrize("gamma", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("shape", [(12, 12), (5, 30)])
+def test_a_long_resolvent_step_is_nonexpansive_in_float32(kind, gamma, shape):
+    a = Matrix(ill_conditioned(*shape))
+    generator = torch.Generator().manual_seed(1)
+    y = 100 * torch.randn(2, shape[0], generator=generator)
+    start = (torch.randn(2, shape[1], generator=generator),)
+    found = certificate(GKM(operator=kind(gamma=gamma)), Problem(LeastSquares(a, y)), start)
+    assert found.verdict != "refused"
+    assert found.ratio <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1e4])
+def test_the_inverse_of_a_quadratic_is_made_in_float64(gamma):
+    a = ill_conditioned(12, 12).double()
+    h = (a.mT @ a + 1e-5 * torch.eye(12)).float()
+    apply = Quadratic((h + h.mT) / 2, torch.zeros(1, 12)).resolvent(torch.tensor(gamma))
+    (inverse,) = apply((torch.eye(12),))
+    assert torch.linalg.matrix_norm(inverse.double(), 2) <= 1

@@ -10,7 +10,12 @@ from conftest import result
 
 from bmo_cli.errors import InputError, PluginError
 from bmo_cli.experiment.build import target_class
-from bmo_cli.experiment.plugins import failing_place, load_plugins, names_plugins
+from bmo_cli.experiment.plugins import (
+    failing_place,
+    load_plugins,
+    names_plugins,
+    plugin_contents,
+)
 from bmo_cli.nets.network import Network
 
 OWN = """
@@ -301,3 +306,44 @@ def test_memory_that_ran_out_in_a_plugin_is_said_as_such(tmp_path):
     with pytest.raises(MemoryError):
         command({"plugins": [str(file)]})
     del sys.modules["greedy"]
+
+
+LAZY = """
+from bmo_cli.nets.lip import ConvexPotential
+
+
+class Lazy(ConvexPotential):
+    def bind(self, guide=None):
+        from amount import FACTOR
+
+        apply = super().bind(guide)
+        return lambda x: FACTOR * apply(x)
+"""
+
+
+def test_what_a_plugin_imports_while_it_computes_belongs_to_it(bmo, tiny, tmp_path):
+    (tmp_path / "lazy.py").write_text(LAZY)
+    (tmp_path / "amount.py").write_text("FACTOR = 0.9\n")
+    net = ["net=lip", "net.width=4", "net.size=3", "net._target_=lazy.Lazy", "plugins=[lazy.py]"]
+    done = bmo("train", *without_net(tiny), *net, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "amount.py").write_text("FACTOR = 0.5\n")
+    done = bmo("certify", "run=run", "plugins=[lazy.py]", "device=cpu", "certificate.horizon=3")
+    assert done.returncode == 2
+    assert "the plug-in amount is not the one that the run was trained with" in done.stderr
+
+
+def test_of_a_module_in_a_package_the_whole_package_counts(tmp_path, monkeypatch):
+    bundle = tmp_path / "bundle_of_operators"
+    bundle.mkdir()
+    for name, text in (("__init__", ""), ("base", "FACTOR = 0.9\n"), ("ops", "import math\n")):
+        (bundle / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins = load_plugins(["bundle_of_operators.ops"])
+    before = plugin_contents(plugins)
+    assert set(before) == {"bundle_of_operators", "bundle_of_operators.ops"}
+    (bundle / "base.py").write_text("FACTOR = 0.5\n")
+    after = plugin_contents(plugins)
+    assert after["bundle_of_operators"] != before["bundle_of_operators"]
+    assert after["bundle_of_operators.ops"] == before["bundle_of_operators.ops"]
+    assert "bmo_cli" not in plugin_contents(load_plugins(["bmo_cli.metrics"]))

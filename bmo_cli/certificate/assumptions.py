@@ -13,18 +13,20 @@ from bmo_cli.certificate.evidence import (
     declarers,
     functions_of,
     is_own,
+    known_convex,
     parts_of_metric,
     parts_of_network,
+    statements_of,
 )
 from bmo_cli.certificate.findings import (
     MEASURED,
-    PROVED,
     Bound,
     Finding,
     finite,
     nan_first,
     nan_last,
     resting_on,
+    rounding_of,
 )
 from bmo_cli.certificate.trajectory import Trajectory
 from bmo_cli.gkm.scheme import GKM
@@ -79,7 +81,7 @@ def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
             f"two states ({kind}) are pushed apart by this factor: iterates may drift or diverge",
             "measured",
         )
-    why = bound.why if bound.value is None else f"the bound is only {bound.value:.3g}"
+    why = bound.why if bound.value is None else f"the bound is only {bound.value:.8g}"
     return Finding(
         name, "not verifiable", pair.ratio, f"no measured pair is pushed apart, but {why}"
     )
@@ -110,10 +112,10 @@ def promise(scheme: GKM, pair: Pair) -> Finding:
         text = f"a measured pair contradicts the bound {declared} of {type(net).__name__}"
         return Finding(name, "violated", pair.ratio, text, "measured")
     by = declarers(parts_of_network(net))
-    if by and declared_bound(scheme) <= 1 + PROVED:
+    if by and declared_bound(scheme) <= 1 + rounding_of(net):
         text = f"as declared by {', '.join(by)}"
         return Finding(name, "holds", declared_bound(scheme), text, "declared", by)
-    if bound is not None and bound.value <= 1 + PROVED:
+    if bound is not None and bound.value <= 1 + rounding_of(net):
         return Finding(name, "holds", bound.value, f"bound from the weights: {bound.how}", "proved")
     if pair.surely > 1 + MEASURED:
         text = "a measured pair is pushed apart by this factor"
@@ -137,9 +139,9 @@ def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
         text = "T = (1 - alpha) I + alpha D with this alpha and D nonexpansive"
         return Finding(name, "holds", alpha, text, bound.evidence, bound.declared_by)
     if scheme.operator.averaged and (net is None or net.averaged):
-        if theta > 1 - MEASURED:
-            text = "declared averaged, but a measured pair allows no constant below 1"
-            return Finding(name, "violated", theta, text, "measured")
+        if bound.declared_by and theta > 1 - MEASURED:
+            text = "declared averaged, but a measured pair allows no constant surely below 1"
+            return Finding(name, "not verifiable", theta, text)
         text = "a composition of averaged maps is averaged; the pairs measured allow this constant"
         return Finding(name, "holds", theta, text, bound.evidence, bound.declared_by)
     if scheme.operator.converges_undamped and net is None:
@@ -189,7 +191,12 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     if concave:
         text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
         return Finding(name, "violated", None, text, "proved")
-    by = declarers(functions)
+    if None in map(known_convex, problems):
+        unknown = [type(f).__name__ for f in functions if is_own(f) and f.is_convex() is None]
+        text = f"{unknown[0]} is not known to be, or up to the rounding of its values alone"
+        return Finding(name, "not verifiable", None, text)
+    stated = (part for problem in problems for part in statements_of(problem))
+    by = declarers([*functions, *stated])
     if by:
         text = f"declared by the task for {', '.join(by)}"
         return Finding(name, "holds", None, text, "declared", by)

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from bmo_cli.certificate.evidence import (
     declarers,
     functions_of,
-    is_own,
+    known_convex,
     maps_of,
     parts_of_network,
     parts_of_scheme,
+    statements_of,
 )
-from bmo_cli.certificate.findings import Bound, nan_last
+from bmo_cli.certificate.findings import Bound, nan_last, rounding_of
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.problem import Problem
 
@@ -32,8 +33,11 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"{len(scheme.stages)} sets of weights: there is no single map")
     if not operator.stationary:
         return Bound(None, f"{name} changes with the iteration: there is no single map")
-    if not convex or any(_is_concave(problem) for problem in problems):
+    known = [known_convex(problem) for problem in problems]
+    if not convex or False in known:
         return Bound(None, f"the problems are not convex, which {name} assumes")
+    if None in known:
+        return Bound(None, f"nothing proves the problems convex, which {name} assumes")
     if not operator.nonexpansive:
         return Bound(None, f"{name} promises nothing about its norm")
     shares = [operator.step_share(problem) for problem in problems]
@@ -45,7 +49,7 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
     by = declarers(
         part
         for problem in problems
-        for parts in (functions_of(problem), maps_of(problem))
+        for parts in (statements_of(problem), functions_of(problem), maps_of(problem))
         for part in parts
     )
     by = tuple(dict.fromkeys((*declarers(parts_of_scheme(scheme)), *by)))
@@ -64,8 +68,5 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"no bound is known for {kind}")
     if not math.isfinite(bound.value):
         return Bound(None, f"the weights of {kind} have no finite bound", bound.layers)
-    return Bound(bound.value, f"{why}; {kind}: {bound.how}", bound.layers, by)
-
-
-def _is_concave(problem: Problem) -> bool:
-    return any(f.is_convex() is False for f in functions_of(problem) if is_own(f))
+    how = f"{why}; {kind}: {bound.how}"
+    return Bound(bound.value, how, bound.layers, by, rounding_of(net))

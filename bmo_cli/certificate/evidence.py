@@ -10,28 +10,66 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from types import FunctionType
 from typing import Any, Literal
+
+from torch import nn
 
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares, Proximable, Smooth
 from bmo_cli.solver.metric import BlockDiagonal, LinearizedBlock, Metric, PrimalDual
-from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.problem import Coupling, Problem
 
 Evidence = Literal["proved", "declared", "measured"]
 
+_PACKAGE = __name__.split(".")[0]
+_GENERATED = {_PACKAGE, "dataclasses"}
+_WRAPPERS = {*_GENERATED, "torch", "functools", "contextlib"}
+"""what writes methods of this package's classes, and what may decorate them"""
+
 
 def is_own(part: object) -> bool:
-    """Whether an object's class is defined in this package, and nothing replaced its methods."""
+    """Whether an object's class is defined in this package, and nothing replaced its methods.
+
+    Neither those of the object nor those of its class, nor is there a hook around them.
+    """
     kind = type(part)
-    if kind.__module__.split(".")[0] != __name__.split(".")[0]:
+    if _top(kind.__module__) != _PACKAGE or _has_hooks(part):
         return False
     defined: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):  # not there where a function defines the class
         defined = getattr(defined, name, None)
     replaced = [name for name in vars(part) if callable(getattr(kind, name, None))]
-    return defined is kind and not replaced
+    return defined is kind and not replaced and all(map(_is_as_written, kind.__mro__))
+
+
+def _is_as_written(kind: type) -> bool:
+    """Whether the methods of a class are those of its source; of another package's, not looked at.
+
+    Wrappers may be of torch and of Python, as `torch.no_grad` makes them.
+    """
+    if _top(kind.__module__) != _PACKAGE:
+        return True
+    for value in vars(kind).values():
+        for name in ("__func__", "fget", "func"):  # class and static methods, properties
+            value = getattr(value, name, value)
+        while isinstance(value, FunctionType):
+            wrapped = getattr(value, "__wrapped__", None)
+            allowed = _GENERATED if wrapped is None else _WRAPPERS
+            if _top(str(value.__globals__.get("__name__"))) not in allowed:
+                return False
+            value = wrapped
+    return True
+
+
+def _has_hooks(part: object) -> bool:
+    return isinstance(part, nn.Module) and bool(part._forward_hooks or part._forward_pre_hooks)
+
+
+def _top(module: str) -> str:
+    return module.split(".")[0]
 
 
 def declarers(parts: Iterable[object]) -> tuple[str, ...]:
@@ -40,15 +78,36 @@ def declarers(parts: Iterable[object]) -> tuple[str, ...]:
 
 
 def parts_of_scheme(scheme: GKM) -> Iterator[object]:
-    """What decides the map of a scheme: itself, D_num, D_net and the networks inside it."""
-    yield from (scheme, scheme.operator)
+    """What decides the map of a scheme: itself, D_num, D_net and what is inside of them."""
+    yield scheme
+    yield from _with_parts(scheme.operator)
     if scheme.net is not None:
         yield from parts_of_network(scheme.net)
 
 
-def parts_of_network(net: Network) -> Iterator[Network]:
-    """A network and the networks inside it."""
-    return (module for module in net.modules() if isinstance(module, Network))
+def parts_of_network(net: Network) -> Iterator[nn.Module]:
+    """A network and the networks inside it, and modules in networks of this package."""
+    for module in net.modules():
+        if isinstance(module, Network):
+            yield from _with_parts(module)
+
+
+def _with_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and, where it is of this package, the modules inside it that are not torch's."""
+    yield module
+    if is_own(module):
+        yield from (m for m in module.modules() if not _is_of_torch(m))
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return _top(type(module).__module__) == "torch" and not _has_hooks(module)
+
+
+def statements_of(problem: Problem) -> Iterator[Problem | Coupling]:
+    """A problem and its relation, whose classes decide what f, g, h, A and b are."""
+    yield problem
+    if problem.coupling is not None:
+        yield problem.coupling
 
 
 def functions_of(problem: Problem) -> Iterator[Smooth | Proximable]:
@@ -57,6 +116,12 @@ def functions_of(problem: Problem) -> Iterator[Smooth | Proximable]:
     yield problem.g
     if problem.coupling is not None:
         yield problem.coupling.h
+
+
+def known_convex(problem: Problem) -> bool | None:
+    """Whether the functions that are of this package are convex; None: of one it is not known."""
+    found = [function.is_convex() for function in functions_of(problem) if is_own(function)]
+    return False if False in found else None if None in found else True
 
 
 def maps_of(problem: Problem) -> Iterator[LinearMap]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bmo_cli.certificate.evidence import Evidence
-from bmo_cli.nets.network import LayerBound
+from bmo_cli.nets.network import LayerBound, Network
 
 Verdict = Literal["holds", "violated", "not verifiable", "not used", "several"]
 
 PROVED = 1e-6
-"""how far above 1 a bound computed in float32 may lie"""
+"""how far above 1 rounding may lift the bound of what is nonexpansive by its construction"""
 MEASURED = 1e-4
 """how far above 1 a ratio measured in float32 may lie"""
 
@@ -47,17 +47,19 @@ class Bound:
         why: where it comes from, or why there is none.
         layers: of the network.
         declared_by: classes from outside of the package that it rests on; none: it is proved.
+        rounding: how far above 1 it may lie and still bound a nonexpansive map, see `rounding_of`.
     """
 
     value: float | None
     why: str
     layers: tuple[LayerBound, ...] = ()
     declared_by: tuple[str, ...] = ()
+    rounding: float = 0.0
 
     @property
     def nonexpansive(self) -> bool:
         """Whether D is nonexpansive, if this bound is one."""
-        return self.value is not None and self.value <= 1 + PROVED
+        return self.value is not None and self.value <= 1 + self.rounding
 
     @property
     def evidence(self) -> Evidence:
@@ -68,6 +70,15 @@ class Bound:
     def proves(self) -> bool:
         """Whether D is nonexpansive by this bound, and every part of it is proved."""
         return self.nonexpansive and not self.declared_by
+
+
+def rounding_of(net: Network) -> float:
+    """How far above 1 the bound of a network may lie by rounding alone.
+
+    That of an unconstrained network says what it says: weights that are nearly 0 expand all the
+    same, and no measurement in float32 would see it.
+    """
+    return PROVED if net.nonexpansive else 0.0
 
 
 def resting_on(declared_by: tuple[str, ...]) -> Evidence:

@@ -46,7 +46,8 @@ class Motion:
         scale: the larger one of |u^0|_G and |D(u^0)|_G, which does not grow along the iteration.
         alignment: |u^k - u^h|_G over the length of the way from h to k, in [0, 1]; 1: straight on.
         fall: the last step as a share of the first one of the stretch.
-        rounded: whether the last step is within the rounding of the iterate.
+        rounded: whether the last step is within the rounding of the iterate, and the stretch no way
+            in one direction beyond it: small steps add up, roundings do not.
     """
 
     displacement: float
@@ -241,12 +242,16 @@ def _motion(
     way, last = steps.sum(0), steps[-1]
     distance = mapping.metric.norm(subtract(end, begin)).double()
     displacement = torch.minimum(last, distance / len(steps)) / mapping.alpha
-    tiny = torch.finfo(steps.dtype).tiny
+    tiny, kind = torch.finfo(steps.dtype).tiny, torch.finfo(end[0].dtype)
+    moved = torch.stack([(a != b).flatten(1).any(1) for a, b in zip(end, begin, strict=True)])
+    vanishes = (displacement == 0) & moved.any(0) & (scale < math.sqrt(kind.tiny) / kind.eps)
+    displacement = torch.where(vanishes, torch.inf, displacement)  # its square does, u moves on
     rounding = _rounding(mapping.metric.norm(end), end)
     # Few steps always seem to go straight on.
     alignment = distance / way.clamp_min(tiny) if len(steps) >= _ENOUGH else torch.zeros_like(way)
     fall = last / steps[0].clamp_min(tiny)
-    columns = (displacement, scale, alignment, fall, last <= rounding)
+    goes_on = (alignment > _ALIGNED) & (distance > rounding)
+    columns = (displacement, scale, alignment, fall, (last <= rounding) & ~goes_on)
     motions = [Motion(*row) for row in zip(*(x.tolist() for x in columns), strict=True)]
     return max(motions, key=lambda motion: (motion.moves_on, _or_infinite(motion.relative)))
 

@@ -64,9 +64,10 @@ def certify_run(
     experiment.task.prepare(["val"])
     best = run.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
-    _require_inputs(trained, experiment.task.fingerprints(), config["plugins"])
+    _require_inputs(trained, experiment.task.fingerprints())
     history = run.read_history()
     require_map_of(experiment, "val")
+    _require_plugins(trained, config["plugins"])
     begin()
     result: dict[str, Any] = {
         "status": "ok",
@@ -197,9 +198,7 @@ def _require_identity(run: RunFolder, trained: Mapping[str, Any], plugins: Seque
             )
 
 
-def _require_inputs(
-    trained: Mapping[str, Any], fingerprints: Mapping[str, Any], plugins: Sequence[str]
-) -> None:
+def _require_inputs(trained: Mapping[str, Any], fingerprints: Mapping[str, Any]) -> None:
     keys = ("val", "val_rain", "kernel_content", "dictionary")
     others = differing(trained.get("data", {}), fingerprints, keys)
     if others:
@@ -207,6 +206,10 @@ def _require_inputs(
             f"the run was trained with other data ({', '.join(others)}) than are found now; name "
             "those that it was trained with (data.val=..., task.kernels=...)"
         )
+
+
+def _require_plugins(trained: Mapping[str, Any], plugins: Sequence[str]) -> None:
+    """To be asked when they have computed something: what they import then is a part of them."""
     recorded, present = trained.get("plugins"), plugin_contents(plugins)
     for name, digest in recorded.items() if isinstance(recorded, Mapping) else ():
         if present.get(name, digest) != digest:
@@ -344,11 +347,14 @@ def _title(certificate: Certificate) -> str:
 def _meaning(certificate: Certificate) -> str:
     """What the verdict says, in words."""
     if certificate.verdict == "certified":
+        (averaged,) = (f for f in certificate.assumptions if f.name == "T is averaged")
+        damped = averaged.verdict == "holds"
+        last = "T is averaged" if damped else f"T is {averaged.meaning}"
         return (
             "Every assumption of the convergence theory holds: from every start, iterating T leads "
             "to a fixed point. Proved, from the weights and from constants computed in float64: "
-            "the problems are convex, G is positive definite, D is nonexpansive in G, and T is "
-            "averaged. Measured, on the problems looked at: T has a fixed point. Nothing is said "
+            "the problems are convex, G is positive definite, D is nonexpansive in G, and "
+            f"{last}. Measured, on the problems looked at: T has a fixed point. Nothing is said "
             "about how good a fixed point is: see the last table."
         )
     if certificate.verdict == "as declared":

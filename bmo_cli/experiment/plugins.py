@@ -151,10 +151,14 @@ def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
 def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
     """Hash of every plug-in by module name, and of what plug-in files import from their folders.
 
+    Of a module in a package the whole package counts, from which it may import.
+
     Args:
         plugins: that are loaded, see `load_plugins`.
     """
     names = {plugin_module(plugin) for plugin in plugins}
+    packages = {name.partition(".")[0] for name in names} - {bmo_cli.__name__}
+    names |= packages & set(sys.modules)
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     folders = {file.parent for file in plugin_files(plugins)}
     beside = {

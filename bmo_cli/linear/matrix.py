@@ -46,11 +46,15 @@ class Matrix(LinearMap):
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        rows, columns = self.a.shape
-        identity = torch.eye(min(rows, columns), dtype=self.a.dtype, device=self.a.device)
+        # In float64: for large gamma an inverse in float32 is no nonexpansive map.
+        (rows, columns), a, kind = self.a.shape, in_double(self.a), self.a.dtype
+        identity, gamma = torch.eye(min(rows, columns), dtype=a.dtype, device=a.device), gamma.to(a)
         if rows >= columns:
-            inverse = torch.linalg.inv(identity + gamma * (self.a.mT @ self.a))
+            inverse = torch.linalg.inv(identity + gamma * (a.mT @ a)).to(kind)
             return lambda v: v @ inverse.mT
-        # On the null space of A the inverse is the identity, exactly so for large gamma as well.
-        small = gamma * torch.linalg.inv(identity + gamma * (self.a @ self.a.mT))
-        return lambda v: v - ((v @ self.a.mT) @ small.mT) @ self.a
+        # I - gamma B^T B with B = L^{-1} A, L L^T = I + gamma A A^T: on the null space of A it is
+        # the identity, and rounding is not amplified, exactly so for large gamma as well.
+        factor, _ = torch.linalg.cholesky_ex(identity + gamma * (a @ a.mT))
+        b = gamma.abs().sqrt() * torch.linalg.solve_triangular(factor, a, upper=False)
+        left, right = (gamma.sign() * b).to(kind), b.to(kind)
+        return lambda v: v - (v @ left.mT) @ right

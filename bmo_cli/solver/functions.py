@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bmo_cli.config.optional import Extensible
 from bmo_cli.errors import InputError
-from bmo_cli.linear.map import NOT_DIVIDED, LinearMap
+from bmo_cli.linear.map import NOT_DIVIDED, LinearMap, in_double
 from bmo_cli.solver.state import State
 
 StateMap = Callable[[State], State]
@@ -142,10 +142,13 @@ class LeastSquares(Smooth):
         return (self.a.normal(u[0]) - self._back,)
 
     def resolvent(self, gamma: Tensor) -> StateMap:
-        """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y)."""
+        """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y).
+
+        Term by term: where gamma A^T y is large, the rounding of the sum would expand.
+        """
         solve = self.a.shifted_inverse(gamma)
-        shift = gamma * self._back
-        return lambda v: (solve(v[0] + shift),)
+        shift = solve(gamma * self._back)
+        return lambda v: (solve(v[0]) + shift,)
 
     def computed_lipschitz(self) -> float | None:
         return self.a.computed_norm_squared()
@@ -180,19 +183,29 @@ class Quadratic(Smooth):
 
     def resolvent(self, gamma: Tensor) -> StateMap:
         """v -> (I + gamma H)^{-1} (v + gamma c)."""
-        identity = torch.eye(len(self.h), dtype=self.h.dtype, device=self.h.device)
-        inverse = torch.linalg.inv(identity + gamma * self.h)
-        return lambda v: ((v[0] + gamma * self.c) @ inverse,)
+        h = in_double(self.h)
+        identity = torch.eye(len(h), dtype=h.dtype, device=h.device)
+        inverse = torch.linalg.inv(identity + gamma.to(h) * h).to(self.h)
+        shift = (gamma * self.c) @ inverse
+        return lambda v: (v[0] @ inverse + shift,)
 
     def computed_lipschitz(self) -> float:
         return float(self._eigenvalues().abs().max())
 
-    def is_convex(self) -> bool:
-        """H is symmetric positive semidefinite, up to the rounding of its entries."""
+    def is_convex(self) -> bool | None:
+        """Whether H is symmetric positive semidefinite; None: up to the rounding of its entries.
+
+        An eigenvalue of -1e-7 |H| may be one of 0 that was rounded, and still lets iterates grow.
+        """
         eigenvalues = self._eigenvalues()
-        rounding = 4 * torch.finfo(self.h.dtype).eps * eigenvalues.abs().max()
-        asymmetry = (self.h - self.h.mT).detach().abs().max().cpu().double()
-        return bool(eigenvalues.min() >= -rounding and asymmetry <= rounding)
+        lowest, size = float(eigenvalues.min()), float(eigenvalues.abs().max())
+        rounding = 4 * torch.finfo(self.h.dtype).eps * size
+        asymmetry = float((self.h - self.h.mT).detach().abs().max())
+        if lowest < -rounding or asymmetry > rounding:
+            return False
+        exact = len(eigenvalues) * torch.finfo(eigenvalues.dtype).eps * size
+        surely = lowest >= rounding or (asymmetry == 0 and lowest >= -exact)
+        return True if surely else None
 
     def _eigenvalues(self) -> Tensor:
         eigenvalues: Tensor = torch.linalg.eigvalsh(self.h.detach().to("cpu", torch.float64))
