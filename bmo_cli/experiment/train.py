@@ -291,15 +291,15 @@ def _require_inputs(folder: RunFolder, config: Mapping[str, Any], task: Task) ->
     for key, digest in weights_of(config).items():
         if isinstance(known, Mapping) and known.get(key) != digest:
             others.append(key)
+    before = recorded.get("plugins")
+    for name, digest in plugin_contents(config["plugins"]).items():
+        if isinstance(before, Mapping) and before.get(name, digest) != digest:
+            others.append(f"plug-in {name}")
     if others:
         raise InputError(
             f"{folder.path} began with other inputs than are found now ({', '.join(others)}); "
             "put those back, or start a new run with these"
         )
-    before = recorded.get("plugins")
-    for name, digest in plugin_contents(config["plugins"]).items():
-        if isinstance(before, Mapping) and before.get(name, digest) != digest:
-            log.warning("the plug-in %s has changed since the run began", name)
 
 
 def _has_begun(folder: RunFolder) -> bool:
