@@ -136,7 +136,7 @@ class GKM(nn.Module):
             raise InputError(
                 "net=layers is for an unknown of two layers (task=derain), and this task's has one"
             )
-        if isinstance(net, Identity) or (isinstance(net, Layers) and net.identity):
+        if type(net) is Identity or (isinstance(net, Layers) and net.identity):
             net = None
         if net is not None:
             _refuse_lazy_layers(net)
