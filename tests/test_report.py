@@ -100,6 +100,16 @@ def certify(folder, verdict, residuals):
     (folder / "result.json").write_text(json.dumps({**result, "certificate": verdict}))
 
 
+def test_a_certificate_of_earlier_weights_is_not_shown(runs):
+    """A run that went on without `certify` has a certificate.json that is not about it."""
+    certify(runs / "bmo0", "certified", [0.1, 1e-6])
+    assert {bool(entry.certificate) for entry in entries(runs)} == {True, False}
+    result = json.loads((runs / "bmo0" / "result.json").read_text())
+    del result["certificate"]
+    (runs / "bmo0" / "result.json").write_text(json.dumps(result))
+    assert not any(entry.certificate or entry.verdict for entry in entries(runs))
+
+
 def test_the_first_view_names_the_best_by_validation(runs):
     for name in ("bmo0", "bmo1"):
         certify(runs / name, "certified", [0.1, 0.01, 1e-6])

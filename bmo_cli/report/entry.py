@@ -143,8 +143,13 @@ class Entry:
 
     @cached_property
     def certificate(self) -> Mapping[str, Any]:
-        """Content of the newest certificate.json, empty where there is none that can be read."""
+        """Content of the newest certificate.json, empty where there is none that can be read.
+
+        A run that went on without another certificate has none: the file is about earlier weights.
+        """
         newest = self.certificates[0] if self.certificates else self.run
+        if newest.result.get("certificate") is None:
+            return {}
         file = newest.path / "certificate.json"
         try:
             if file.is_symlink() or file.stat().st_size > _LARGEST:
