@@ -591,6 +591,8 @@ def test_a_network_from_outside_declares(weight, value, expected):
     assert found.verdict == expected
     if expected == "as declared":
         assert found.declared_by == ("Blurring",)
+        agrees = of(found, "what is declared agrees")
+        assert (agrees.verdict, found.measurements) == ("holds", 4)
 
 
 def test_a_network_from_outside_is_seen_inside_another():

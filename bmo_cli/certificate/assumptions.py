@@ -102,6 +102,17 @@ def breaks_promise(scheme: GKM, pair: Pair) -> bool:
     return not pair.surely <= declared_bound(scheme) * (1 + MEASURED)
 
 
+def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
+    """The bound of a network from outside of the package, held against pairs of it."""
+    limit = declared_bound(scheme)
+    by = () if scheme.net is None else declarers(parts_of_network(scheme.net))
+    if not by or not math.isfinite(limit):
+        return []
+    worst = max(pairs, key=lambda pair: pair.surely)
+    broken = breaks_promise(scheme, worst)
+    return [Check(f"{by[0]}: Lipschitz constant", limit, worst.ratio, broken, len(pairs))]
+
+
 def promise(scheme: GKM, pair: Pair) -> Finding:
     """The network alone, in the Euclidean norm."""
     net = scheme.net

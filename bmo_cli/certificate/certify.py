@@ -95,6 +95,7 @@ class Certificate:
         network: the worst pair of the network alone, in I; None: there is no network.
         trajectories: by start, the slowest of all problems.
         checks: of what is declared.
+        problems: that were looked at.
     """
 
     verdict: Verdict
@@ -104,7 +105,8 @@ class Certificate:
     pairs: dict[str, Pair]
     network: Pair | None
     trajectories: dict[str, Trajectory]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Check, ...]
+    problems: int
 
     @property
     def ratio(self) -> float:
@@ -157,9 +159,10 @@ class _Search:
             known = self.pairs.get(kind)
             if known is None or pair.surely > known.surely:
                 self.pairs[kind] = pair
-        alone = _network_pair(scheme, problem, initial, settings)
-        if alone is not None and (self.network is None or alone.surely > self.network.surely):
-            self.network = alone
+        alone = _network_pairs(scheme, problem, initial, settings)
+        if alone:
+            self.checks += assumed.checks_of_network(scheme, alone)
+            self.network = _worst([*alone, *([self.network] if self.network else [])])
         self.checks += stated_constants(problem)
         self.checks += checks(problem, initial, scheme.operator, mapping, settings.turns)
         if self.bound.nonexpansive:
@@ -228,6 +231,7 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         search.network,
         search.trajectories,
         declared,
+        len(problems),
     )
 
 
@@ -297,14 +301,14 @@ def _pairs(
     return {
         "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=seed, k=k),
         "data": compare(mapping, *data, k=k),
-        "adversarial": max(adversarial, key=lambda pair: pair.surely),
+        "adversarial": _worst(adversarial),
     }
 
 
-def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Pair | None:
-    """The worst pair of the network alone, which the data term's contraction could hide."""
+def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> list[Pair]:
+    """Pairs of the network alone, which the data term's contraction could hide."""
     if scheme.net is None:
-        return None
+        return []
     identity = ScaledIdentity(torch.ones((), device=initial[0].device))
     with torch.no_grad():
         guide = problem.guide() if scheme.net.guided and problem.guide is not None else None
@@ -313,12 +317,15 @@ def _network_pair(scheme: GKM, problem: Problem, initial: State, settings: Setti
     mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
     ones = constant_direction(point)  # nothing contracts a constant image
     turns, seed = settings.turns, settings.seed
-    searched = [
+    return [
         worst_pair(mapping, point, turns=_FEW, radius=0.1, direction=ones),
         *(worst_pair(mapping, point, turns=turns, radius=r, seed=seed) for r in (0.01, 0.3)),
         krylov_pair(mapping, point, turns=turns, radius=0.01, seed=seed),
     ]
-    return max(searched, key=lambda pair: pair.surely)
+
+
+def _worst(pairs: Sequence[Pair]) -> Pair:
+    return max(pairs, key=lambda pair: pair.surely)
 
 
 def _finite(u: State) -> bool:

@@ -245,6 +245,7 @@ def _content(
         "declared": [asdict(check) for check in certificate.checks],
         "measurements": certificate.measurements,
         "search": asdict(settings),
+        "problems": certificate.problems,
         "network": None if net is None else {"name": type(net).__name__, "promise": net.guarantee},
         "network_ratio": None if certificate.network is None else certificate.network.ratio,
         "ratios": {kind: pair.ratio for kind, pair in certificate.pairs.items()},
@@ -353,9 +354,9 @@ def _meaning(certificate: Certificate) -> str:
         return (
             "Every assumption of the convergence theory holds: from every start, iterating T leads "
             "to a fixed point. Proved, from the weights and from constants computed in float64: "
-            "the problems are convex, G is positive definite, D is nonexpansive in G, and "
-            f"{last}. Measured, on the problems looked at: T has a fixed point. Nothing is said "
-            "about how good a fixed point is: see the last table."
+            "the problems looked at are convex, G is positive definite, D is nonexpansive in G, "
+            f"and {last}. Measured, on these problems: T has a fixed point. Nothing is said about "
+            "how good a fixed point is: see the last table."
         )
     if certificate.verdict == "as declared":
         by = ", ".join(certificate.declared_by)
@@ -380,8 +381,9 @@ def _meaning(certificate: Certificate) -> str:
 
 def _searched(certificate: Certificate, k: int, settings: Certify) -> str:
     """How far the iteration was followed."""
-    text = f"Followed for {settings.horizon * k} iterations (certificate.horizon={settings.horizon}"
-    text += f" times K = {k}) from every start"
+    text = f"Looked at: {certificate.problems} of the validation problems. Followed for "
+    text += f"{settings.horizon * k} iterations (certificate.horizon={settings.horizon} times "
+    text += f"K = {k}) from every start"
     if certificate.bound.nonexpansive:
         text += (
             f" and, because D is nonexpansive, up to {PATIENCE} times as long until |D(u) - u|_G "
