@@ -1,4 +1,4 @@
-"""Metrics G > 0 on states: |u|_G^2 = <u, G u> (method: section 2).
+"""Metrics G > 0 on states: |u|_G^2 = <u, G u> (docs/method.md, "Numerical operators").
 
 The smallest eigenvalues are computed in float64: near the limit of a step size they are small
 differences of large numbers, and the aggregation step of BMO has to stay below them.
