@@ -483,6 +483,19 @@ def on_pre_build(config: object) -> None:
         raise PluginError(f"out of date: {names}; run python docs/reference.py")
 
 
+def on_post_page(output: str, page: Any, config: object) -> None:
+    """Hook of MkDocs: stop where a page would load something from another host."""
+    from mkdocs.exceptions import PluginError
+
+    if loaded := _FROM_ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri} loads from another host: {loaded[0]}")
+
+
+_FROM_ELSEWHERE = re.compile(
+    r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
+)
+
+
 def main() -> None:
     """Write the pages, or with `--check` say which are out of date."""
     try:

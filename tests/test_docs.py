@@ -207,6 +207,14 @@ def test_a_key_without_an_explanation_is_refused():
         reference().row("net.depth", "5", int, "")
 
 
-def test_nothing_is_loaded_from_another_host():
-    config = (ROOT / "mkdocs.yml").read_text()
-    assert "font: false" in config and "http" not in config
+@pytest.mark.parametrize(
+    ("tag", "elsewhere"),
+    [
+        ('<script src="https://example.org/x.js">', True),
+        ('<link href="//example.org/x.css" rel="stylesheet">', True),
+        ('<img alt="x" src="images/deconv.jpg">', False),
+        ('<a href="https://example.org">', False),
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_refused(tag, elsewhere):
+    assert bool(reference()._FROM_ELSEWHERE.search(tag)) == elsewhere
