@@ -1,3 +1,7 @@
-"""bmo: joint training and hyper-training of learned solvers (GKM scheme, BMO hyper-optimiser)."""
+"""bmo: joint training and hyper-training of learned solvers.
+
+The scheme is the generalised Krasnoselskii-Mann (GKM) iteration, the default hyper-optimiser is
+bilevel meta optimisation (BMO); see docs/method.md.
+"""
 
 __version__ = "0.1.0"

@@ -1,5 +1,5 @@
 # Sourced by the scripts here: makes .venv of pinned versions when it is missing or out of date.
-# Sets `root` (the checkout) and `venv`. PYTHON chooses the interpreter (3.10 or newer).
+# Sets `root` (the checkout) and `venv`. PYTHON chooses the interpreter (3.11 or newer).
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 venv=$root/.venv
 wanted=$(echo "$root" | cat - "$root/pyproject.toml" "$root/scripts/constraints.txt" "$root/bmo_cli/__init__.py" | cksum)
@@ -8,8 +8,8 @@ environment_is_current() { [ "$(cat "$venv/bmo-stamp" 2>/dev/null)" = "$wanted" 
 
 make_environment() {
     local python=${PYTHON:-python3}
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
-        echo "bmo: Python 3.10 or newer is needed; name one with PYTHON=/path/to/python3" >&2
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "bmo: Python 3.11 or newer is needed; name one with PYTHON=/path/to/python3" >&2
         return 1
     }
     echo "bmo: installing pinned versions into $venv (once; a few minutes, torch is large)" >&2

@@ -79,7 +79,7 @@ def test_every_set_has_a_choice_that_tests_or_trains_on_it(name):
     known = named_sets.SETS[name]
     assert node.get("test_set") == (name if known.test else None)
     assert known.test or base["train_set"] == name
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "data-sets.md").read_text()
     assert f"| `{name}` |" in text
     for part in filter(None, (known.test, known.train)):
         assert all(str(count) in text for count in part.counts)

@@ -65,7 +65,7 @@ def strongly_convex() -> SmallProblem:
 
 
 def convex() -> SmallProblem:
-    """Problem (a) of `tasks.toy`, method.md section 5."""
+    """Problem (a) of `tasks.toy`; docs/method.md, "A problem where aggregation decides"."""
     return _toy("a", 3, 60)
 
 

@@ -1,9 +1,9 @@
 """The convergence certificate of a trained scheme: every assumption of the theory with a verdict.
 
-Theory (method.md, sections 2 and 3; Bauschke & Combettes, 2017, theorem 5.15): if D is nonexpansive
-in a metric G > 0 and T = (1 - alpha) I + alpha D is averaged and has a fixed point, then
-u^k -> Fix T from every start and |u^{k+1} - u^k|_G never grows; with 0 < s < lambda_min(G) / L_l
-the aggregated iteration inherits this.
+Theory (docs/method.md, "The GKM iteration" and "The BMO iteration"; Bauschke & Combettes, 2017,
+theorem 5.15): if D is nonexpansive in a metric G > 0 and T = (1 - alpha) I + alpha D is averaged
+and has a fixed point, then u^k -> Fix T from every start and |u^{k+1} - u^k|_G never grows; with
+0 < s < lambda_min(G) / L_l the aggregated iteration inherits this.
 
 What the theory assumes of all states is proved, by a bound made from the weights and from constants
 computed in float64, or declared by a class from outside of the package, or open. That T has a fixed

@@ -1,6 +1,7 @@
 """Evaluation: T is iterated from the observation alone, then the estimate is scored.
 
-`solve` is the code path behind every reported number; it takes no ground truth (method.md, trap 1).
+`solve` is the code path behind every reported number; it takes no ground truth (docs/method.md,
+"No ground truth in evaluation").
 """
 
 from __future__ import annotations

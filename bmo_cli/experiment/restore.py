@@ -47,7 +47,7 @@ def restore(config: Mapping[str, Any]) -> None:
     network for colour as three equal channels. An alpha channel is kept as it is.
 
     Photographs larger than `tile` are restored in tiles that see `tile_margin` pixels around
-    themselves. How far a scheme looks decides which margin that takes: see the README.
+    themselves. How far a scheme looks decides which margin that takes: docs/tutorials/restore.md.
 
     Raises:
         InputError: a file is missing, unusable or would be overwritten, the task does not restore

@@ -10,8 +10,8 @@
 | `PDHG` | augmented.py | [[I/tau, -A^T], [-A, I/sigma]] | 1/tau - sigma L_A > L_f/2 |
 | `FISTA`, `LISTA`, ... | accelerated.py, learned.py | - | nothing is promised |
 
-with L_A = |A|^2. (method.md, section 2; Bauschke & Combettes, Convex Analysis and Monotone Operator
-Theory, 2017.)
+with L_A = |A|^2. (docs/method.md, "Numerical operators"; Bauschke & Combettes, Convex Analysis and
+Monotone Operator Theory, 2017.)
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""GKM: numerical operators and networks as one averaged fixed-point map (method.md, section 2).
+"""GKM, generalised Krasnoselskii-Mann: operators and networks as one averaged fixed-point map.
+
+The theory is in docs/method.md, "The GKM iteration".
 
 D = D_net o D_num (or D_net inside D_num, where prox_g is),     T = (1 - alpha) I + alpha D
 """

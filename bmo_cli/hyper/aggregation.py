@@ -1,4 +1,4 @@
-"""BMO and plain unrolling (method.md, section 3).
+"""BMO, bilevel meta optimisation, and plain unrolling (docs/method.md, "The BMO iteration").
 
     v_l = T(u^k; omega),                            k = 0 ... K - 1
     v_u = u^k - s_k G^{-1} grad_u l(u^k),           s_k = s / (k + 1)

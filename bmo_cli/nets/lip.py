@@ -1,4 +1,4 @@
-"""Convex-potential networks: nonexpansive by construction (method.md, section 2).
+"""Convex-potential networks: nonexpansive by construction (docs/method.md, "Networks").
 
 Shape legend: B images, C channels, H x W pixels, L layers of m filters of k x k, J clips.
 """

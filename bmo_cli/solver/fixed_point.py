@@ -3,7 +3,7 @@
     T(u) = u + alpha (D(u) - u),     u^{k+1} = T(u^k)          (Krasnoselskii-Mann)
 
 The residual is |D(u) - u|_G / |u|_G, before damping: a small alpha cannot make it look small
-(method.md, trap 2).
+(docs/method.md, "The residual is that of D").
 """
 
 from __future__ import annotations

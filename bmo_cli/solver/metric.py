@@ -1,4 +1,4 @@
-"""Metrics G > 0 on states: |u|_G^2 = <u, G u> (method: section 2).
+"""Metrics G > 0 on states: `|u|_G^2 = <u, G u>` (docs/method.md, "Numerical operators").
 
 The smallest eigenvalues are computed in float64: near the limit of a step size they are small
 differences of large numbers, and the aggregation step of BMO has to stay below them.
@@ -57,9 +57,9 @@ class Metric(ABC):
         """Whether the G-projection onto a box is the entrywise clamp."""
 
     def norm(self, u: State) -> Tensor:
-        """|u|_G for each problem, shape (B,); nan where <u, G u> < 0, as G is no metric then.
+        """|u|_G for each problem, shape (B,); nan where `<u, G u> < 0`, as G is no metric then.
 
-        Where G is nearly singular, rounding decides the sign of <u, G u>. What lies within the
+        Where G is nearly singular, rounding decides the sign of `<u, G u>`. What lies within the
         rounding of |u| |G u| counts as that much, so that no norm is taken for 0 by rounding.
         """
         weighted = self.apply(u)
@@ -69,7 +69,7 @@ class Metric(ABC):
 
 
 def rounding_of(u: State, v: State) -> Tensor:
-    """How far rounding may move <u, v>, as a multiple of |u| |v|, shape (B,)."""
+    """How far rounding may move `<u, v>`, as a multiple of |u| |v|, shape (B,)."""
     kind = torch.finfo(u[0].dtype)
     return _ROUNDINGS * kind.eps * (inner(u, u) * inner(v, v)).sqrt()
 

@@ -32,7 +32,7 @@ def scale(u: State, factor: float | Tensor) -> State:
 
 
 def inner(u: State, v: State) -> Tensor:
-    """<u, v> for each problem, shape (B,)."""
+    """`<u, v>` for each problem, shape (B,)."""
     products = [(a * b).flatten(1).sum(1) for a, b in zip(u, v, strict=True)]
     return torch.stack(products).sum(0)
 

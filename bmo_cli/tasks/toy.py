@@ -8,8 +8,9 @@ x is the hyper-training variable omega, a parameter of the task, and y the train
 | b | 1/2 y^T A y + 1/2 (x-z)^T D (x-z) | 1/2 y^T A y - x^T B y | (B A^{-1} B^T + D)^{-1} D z |
 | c | \\|x - a\\|^2 + \\|y - a - c\\|^2 | sum_i sin(x + y_i - c) | ((1-n) a + 3 pi n/2) / (1+n) |
 
-(a) has many lower solutions (y_2 is free; method.md, section 5); (b) is strongly convex; (c), with
-a = c = 2, has a lower problem that is not convex, and is started in the basin of its optimum.
+(a) has many lower solutions (y_2 is free; docs/method.md, "A problem where aggregation decides");
+(b) is strongly convex; (c), with a = c = 2, has a lower problem that is not convex, and is started
+in the basin of its optimum.
 
 Shape legend: n entries of x (a, b) or of y (c).
 """
