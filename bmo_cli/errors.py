@@ -118,13 +118,30 @@ def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
 def exits_as_errors() -> Iterator[None]:
     """Context of what others may have written: an exit that they ask for is an error.
 
+    An exit that a launcher asks for is none: submitit leaves that way where it has put the job back
+    into its queue.
+
     Raises:
         Exited: there was one.
     """
     try:
         yield
     except SystemExit as error:
+        if _asked_by(error, _LAUNCHER):
+            raise
         raise of_the_machine(error) from error
+
+
+_LAUNCHER = "submitit."
+"""Start of the names of its modules; its signal handler may be called anywhere."""
+
+
+def _asked_by(error: BaseException, start: str) -> bool:
+    """Whether the innermost call that led to an error is of a module whose name begins so."""
+    place, name = error.__traceback__, ""
+    while place is not None:
+        name, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
+    return name.startswith(start)
 
 
 def of_the_system(error: OSError) -> BmoError:

@@ -17,7 +17,7 @@ from conftest import ROOT, result
 from safetensors import safe_open
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
-from bmo_cli.errors import InputError
+from bmo_cli.errors import Exited, InputError, exits_as_errors
 from bmo_cli.experiment.beside import own_device, require_places
 from bmo_cli.experiment.callbacks import put_away_pickles
 from bmo_cli.results.run_folder import RunFolder
@@ -430,6 +430,16 @@ def test_a_job_that_submitit_puts_back_into_its_queue_goes_on(tiny, tmp_path):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize("module", ["submitit.local.local", "submitit_of_ones_own", "plugin"])
+def test_an_exit_that_a_launcher_asks_for_is_none_of_a_plug_in(module):
+    """submitit's signal handler is called wherever the job happens to be."""
+    names = {"__name__": module}
+    exec("import sys\ndef handler(): sys.exit(144)", names)
+    expected = SystemExit if module.startswith("submitit.") else Exited
+    with pytest.raises(expected), exits_as_errors():
+        names["handler"]()
 
 
 def test_pickles_of_a_sweep_are_put_away(tmp_path):
