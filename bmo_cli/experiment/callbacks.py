@@ -52,7 +52,9 @@ class UniqueFolder(Callback):
         """Settle `hydra.run.dir`; a resumed run keeps its, `restore` and `table` make none."""
         resumes = isinstance(config.get("resume"), str)
         if not resumes and config.hydra.job.name not in ("restore", "table"):
-            _replace(config, "hydra.run.dir")
+            folder = _replace(config, "hydra.run.dir")
+            if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
+                (folder / ".hydra").mkdir()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
