@@ -65,8 +65,6 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     if command == "restore":
         from bmo_cli.experiment.restore import restore
 
-        if hydra.mode != RunMode.RUN:
-            raise InputError("bmo restore works on one photograph at a time, without -m")
         return restore(checked_config(command, config, typed)[1])
     if command == "table":
         from bmo_cli.experiment.table import make_table
