@@ -70,13 +70,17 @@ class OutOfMemory(InputError):
 class Killed(BmoError):
     """A process ended without a word: a signal, or the system was out of memory."""
 
-    def __init__(self, code: int | None) -> None:
-        if code is not None and code < 0:
-            names = {item.value: item.name for item in signal.Signals}
-            name = names.get(-code, f"signal {-code}")
-            super().__init__(f"its process was ended by {name} (out of memory?)")
-        else:
-            super().__init__(f"its process ended with code {code} and no word")
+    @classmethod
+    def with_code(cls, code: int | None, who: str = "its process") -> Killed:
+        """For a process that ended with this code; None: it is not known."""
+        if code is None:
+            return cls(f"{who} ended without a word (out of memory?)")
+        if code >= 0:
+            return cls(f"{who} ended with code {code} and no word")
+        names = {item.value: item.name for item in signal.Signals}
+        name = names.get(-code, f"signal {-code}")
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return cls(f"{who} was ended by {name}{hint}")
 
 
 class NotStarted(BmoError):
@@ -195,8 +199,8 @@ def described(error: BaseException) -> dict[str, Any]:
 def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
     """What another process `described`: the same error of this module, or a RuntimeError.
 
-    `where` says which process it was, in front of the RuntimeError. The cause shows the traceback
-    of the other process.
+    `where` says which process it was, in front of everything but a mistake in the input, which is
+    one of all processes. The cause shows the traceback of the other process.
     """
     message, kind = entry["message"], globals().get(entry["kind"])
     error: Exception
@@ -204,7 +208,7 @@ def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
         code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
         return Interrupted(message or "stopped before training began", exit_code=code)
     if isinstance(kind, type) and issubclass(kind, BmoError):
-        error = kind(message)
+        error = kind(message if kind in (InputError, Busy) else f"{where}{message}")
     else:
         error = RuntimeError(f"{where}{entry['kind']}: {message}")
     error.__cause__ = _Elsewhere(entry["traceback"])
