@@ -164,8 +164,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def is_overflow(error: BaseException) -> bool:
+    """Whether torch could not take a number into its type."""
+    return isinstance(error, RuntimeError) and "without overflow" in str(error)
+
+
 def of_the_machine(error: BaseException) -> BaseException:
-    """The same error, or what it says about disk, memory or an exit as one of ours."""
+    """The same error, or what it says about disk, memory, numbers or an exit as one of ours."""
     found: BmoError | None = None
     if is_disk_full(error):
         found = DiskFull(
@@ -173,6 +178,11 @@ def of_the_machine(error: BaseException) -> BaseException:
         )
     elif is_out_of_memory(error):
         found = OutOfMemory()
+    elif is_overflow(error):
+        found = DivergenceError(
+            "a number became too large for float32, which ends at 3.4e38; use smaller learning "
+            "rates, step sizes or weights in the configuration"
+        )
     elif isinstance(error, SystemExit):
         found = Exited(f"sys.exit({error.code!r}) was called, by a plug-in or a library")
     if found is None:
