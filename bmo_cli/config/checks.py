@@ -69,6 +69,8 @@ _MOST = 2**31 - 1
 _UP_TO = f" and at most {_MOST}"
 Count = Annotated[int, Interval("be an integer >= 1", 1, _MOST, limit=_UP_TO)]
 Index = Annotated[int, Interval("be an integer >= 0", 0, _MOST, limit=_UP_TO)]
+Repeats = Annotated[int, Interval("be an integer from 1 to 10000", 1, 10_000)]
+"""Of a part that is built so many times: layers, blocks, stages."""
 Seed = Annotated[int, Interval("be an integer from 0 to 2^63 - 1", 0, 2**63 - 1)]
 """Of random numbers: what the generators of NumPy and torch take, with room to count on from it."""
 Workers = Annotated[int, Interval("be an integer from 0 to 256", 0, 256)]
