@@ -179,6 +179,7 @@ def _run(command: str, words: Sequence[str]) -> None:
     try:
         if command != "table" and _DRY_RUN in words:
             words, dry_run = [word for word in words if word != _DRY_RUN], True
+        _require_single(command, words)
         words = overrides = (_table_named if command == "table" else _flags_first)(words)
         require_free_names(words)
         words = overrides = _readable(words)
@@ -193,10 +194,21 @@ def _run(command: str, words: Sequence[str]) -> None:
         raise _translated(error, overrides, command) from error
 
 
+_NO_SWEEPS = {
+    "table": "bmo table runs its cells itself, without -m; see table.rows",
+    "restore": "bmo restore works on one photograph at a time, without -m",
+}
+_SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
+
+
+def _require_single(command: str, words: Sequence[str]) -> None:
+    """Refuse a sweep of a command that has none."""
+    if command in _NO_SWEEPS and _SWEEPS & set(words):
+        raise InputError(_NO_SWEEPS[command])
+
+
 def _table_named(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
-    if "-m" in words or "--multirun" in words:
-        raise InputError("bmo table runs its cells itself, without -m; see table.rows")
     words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
     found = [
         f"table={word}"
@@ -225,7 +237,7 @@ def _hydra(
     if "--help" in overrides or "-h" in overrides:
         register_help(command, *COMMANDS[command], overrides)
         overrides = [*overrides, "hydra/help=bmo_command"]
-    if dry_run and not {"-m", "--multirun"} & set(overrides):
+    if dry_run and not _SWEEPS & set(overrides):
         raise InputError(
             "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
             "--cfg job shows the configuration of a run"
@@ -337,6 +349,11 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
                 file=sys.stderr,
             )
         return _flags_first([*combine(sweep.overrides, typed), where, "--multirun"])
+    if command == "train" and _SWEEPS & set(words):
+        raise InputError(
+            f"{folder} is no sweep, and a run goes on alone: leave out -m; a sweep goes on with "
+            "resume=SWEEP"
+        )
     own_choices = bool(config_dirs(words))
     recorded = recorded_overrides(Path(folder), all_of_them=own_choices)
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.

@@ -70,13 +70,17 @@ class OutOfMemory(InputError):
 class Killed(BmoError):
     """A process ended without a word: a signal, or the system was out of memory."""
 
-    def __init__(self, code: int | None) -> None:
-        if code is not None and code < 0:
-            names = {item.value: item.name for item in signal.Signals}
-            name = names.get(-code, f"signal {-code}")
-            super().__init__(f"its process was ended by {name} (out of memory?)")
-        else:
-            super().__init__(f"its process ended with code {code} and no word")
+    @classmethod
+    def with_code(cls, code: int | None, who: str = "its process") -> Killed:
+        """For a process that ended with this code; None: it is not known."""
+        if code is None:
+            return cls(f"{who} ended without a word (out of memory?)")
+        if code >= 0:
+            return cls(f"{who} ended with code {code} and no word")
+        names = {item.value: item.name for item in signal.Signals}
+        name = names.get(-code, f"signal {-code}")
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return cls(f"{who} was ended by {name}{hint}")
 
 
 class NotStarted(BmoError):
@@ -118,13 +122,30 @@ def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
 def exits_as_errors() -> Iterator[None]:
     """Context of what others may have written: an exit that they ask for is an error.
 
+    An exit that a launcher asks for is none: submitit leaves that way where it has put the job back
+    into its queue.
+
     Raises:
         Exited: there was one.
     """
     try:
         yield
     except SystemExit as error:
+        if _asked_by(error, _LAUNCHER):
+            raise
         raise of_the_machine(error) from error
+
+
+_LAUNCHER = "submitit."
+"""Start of the names of its modules; its signal handler may be called anywhere."""
+
+
+def _asked_by(error: BaseException, start: str) -> bool:
+    """Whether the innermost call that led to an error is of a module whose name begins so."""
+    place, name = error.__traceback__, ""
+    while place is not None:
+        name, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
+    return name.startswith(start)
 
 
 def of_the_system(error: OSError) -> BmoError:
@@ -143,8 +164,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
+def is_overflow(error: BaseException) -> bool:
+    """Whether torch could not take a number into its type."""
+    return isinstance(error, RuntimeError) and "without overflow" in str(error)
+
+
 def of_the_machine(error: BaseException) -> BaseException:
-    """The same error, or what it says about disk, memory or an exit as one of ours."""
+    """The same error, or what it says about disk, memory, numbers or an exit as one of ours."""
     found: BmoError | None = None
     if is_disk_full(error):
         found = DiskFull(
@@ -152,6 +178,11 @@ def of_the_machine(error: BaseException) -> BaseException:
         )
     elif is_out_of_memory(error):
         found = OutOfMemory()
+    elif is_overflow(error):
+        found = DivergenceError(
+            "a number became too large for float32, which ends at 3.4e38; use smaller learning "
+            "rates, step sizes or weights in the configuration"
+        )
     elif isinstance(error, SystemExit):
         found = Exited(f"sys.exit({error.code!r}) was called, by a plug-in or a library")
     if found is None:
@@ -178,8 +209,8 @@ def described(error: BaseException) -> dict[str, Any]:
 def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
     """What another process `described`: the same error of this module, or a RuntimeError.
 
-    `where` says which process it was, in front of the RuntimeError. The cause shows the traceback
-    of the other process.
+    `where` says which process it was, in front of everything but a mistake in the input, which is
+    one of all processes. The cause shows the traceback of the other process.
     """
     message, kind = entry["message"], globals().get(entry["kind"])
     error: Exception
@@ -187,7 +218,7 @@ def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
         code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
         return Interrupted(message or "stopped before training began", exit_code=code)
     if isinstance(kind, type) and issubclass(kind, BmoError):
-        error = kind(message)
+        error = kind(message if kind in (InputError, Busy) else f"{where}{message}")
     else:
         error = RuntimeError(f"{where}{entry['kind']}: {message}")
     error.__cause__ = _Elsewhere(entry["traceback"])

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
@@ -19,6 +20,17 @@ RUN = [
     *("train", "debug=tiny", "device=cpu", "data.crop=32", "net.width=8", "net.depth=3"),
     *(f"train.validate_every={EVERY}", "train.log_every=1", "data.eval_crop=64"),
 ]
+NAMES = ("task", "method", "gkm", "net", "hyper", "seed", "status")
+"""entries of result.json that say what a run is"""
+EARLY: dict[str, Callable[[Path], bool]] = {
+    "before result.json": lambda run: (
+        (run / ".hydra" / "config.yaml").is_file() and not (run / "result.json").is_file()
+    ),
+    "before the first checkpoint": lambda run: (
+        (run / "result.json").is_file() and not saved_step(run)
+    ),
+}
+"""Moments of a run that starts, and how a folder shows that one of them is now."""
 TABLE = ["table", "toy", "preset=smoke", "jobs=2"]
 
 
@@ -41,9 +53,34 @@ def finish(words: list[str]) -> bool:
     return process.returncode == 0
 
 
+def listed(run: Path) -> tuple[bool, str]:
+    """Whether `bmo runs` lists a killed run that has something in its folder, and its line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bmo_cli", "runs", str(run.parent)], capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.split()[0].endswith(run.name)]
+    state = " ".join(lines[0].split()[1:6]) if lines else "not listed"
+    if not run.exists() or not any(run.iterdir()):
+        return True, f"{state}, its folder is {'empty' if run.exists() else 'not there'}"
+    good = bool(lines) and lines[0].split()[1] in ("starting", "killed", "ok")
+    return good or check(f"{run} is listed", False), state
+
+
+def same_names(whole: Path, other: Path) -> bool:
+    """Compare what two runs say that they are."""
+    found = [
+        json.loads((run / "result.json").read_text(encoding="utf-8")) for run in (whole, other)
+    ]
+    names = [{name: one.get(name) for name in NAMES} for one in found]
+    return check(
+        f"names equal: {', '.join(str(v) for v in names[1].values())}", names[0] == names[1]
+    )
+
+
 def words_again(run: Path, fresh: list[str]) -> list[str]:
     """What starts a run again: nothing has begun where there is no configuration yet."""
-    if (run / ".hydra" / "overrides.yaml").is_file():
+    overrides = run / ".hydra" / "overrides.yaml"
+    if overrides.is_file() and overrides.stat().st_size:
         return ["train", f"resume={run}"]
     if run.exists():  # stopped between the folder and the configuration
         for file in sorted(run.rglob("*"), reverse=True):

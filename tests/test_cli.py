@@ -90,7 +90,8 @@ MISTAKES = [
     (["train", "+net=[1,[2]]"], "'+net=[1,[2]]': a group takes the name of a choice"),
     (["train", "--hlp"], "unknown flag '--hlp'; did you mean '--help'?"),
     (["train", "-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
-    (["train", "net.depth=99999999999"], "memory ran out; use a smaller network"),
+    (["train", "net.width=2147483647"], "memory ran out; use a smaller network"),
+    (["train", "net.depth=99999999999"], "net.depth must be an integer from 1 to 10000"),
     (["train", "data.crop=1\n\x1b[31m"], r"'data.crop=1\n\x1b[31m'"),
 ]
 

@@ -142,6 +142,60 @@ def test_a_run_on_two_devices_is_the_run_on_one(bmo, tiny, tmp_path):
     assert result(tmp_path / "two")["steps"] == 8
 
 
+ENDING = """
+import os
+import signal
+import sys
+
+import torch.distributed as dist
+
+from bmo_cli.hyper.aggregation import Unrolled
+
+
+class Ending(Unrolled):
+    def __init__(self, *, end, of=1, memory="auto", memory_mib=None):
+        super().__init__(memory=memory, memory_mib=memory_mib)
+        self.end, self.of, self.calls = end, of, 0
+
+    def objective(self, scheme, sample, iterations):
+        self.calls += 1
+        if dist.is_initialized() and dist.get_rank() == self.of and self.calls >= 3:
+            if self.end.startswith("SIG"):
+                os.kill(os.getpid(), getattr(signal, self.end))
+            if self.end == "silent":
+                os._exit(0)
+            if self.end == "exit":
+                sys.exit(5)
+            raise MemoryError if self.end == "memory" else ZeroDivisionError("on purpose")
+        return super().objective(scheme, sample, iterations)
+"""
+ENDS = [
+    ("SIGKILL", 1, 1, "process 1 was ended by SIGKILL (out of memory?)", "interrupted"),
+    ("SIGKILL", 0, 1, "process 0 was ended by SIGKILL (out of memory?)", "interrupted"),
+    ("SIGSEGV", 1, 1, "process 1 was ended by SIGSEGV", "interrupted"),
+    ("silent", 1, 1, "process 1 ended without a word", "interrupted"),
+    ("exit", 1, 1, "process 1: sys.exit(5) was called", "failed"),
+    ("memory", 1, 2, "process 1: memory ran out", "interrupted"),
+    ("error", 0, 2, "process 0: ending.py, line 25, in objective: ZeroDivisionError", "failed"),
+]
+
+
+@pytest.mark.parametrize(("end", "of", "code", "said", "status"), ENDS)
+def test_every_end_of_a_process_is_a_line_that_names_it(
+    bmo, tiny, tmp_path, end, of, code, said, status
+):
+    (tmp_path / "ending.py").write_text(ENDING)
+    words = ["hyper._target_=ending.Ending", f"+hyper.end={end}", f"+hyper.of={of}"]
+    words += ["plugins=[ending.py]", "hydra.run.dir=bad"]
+    done = bmo("train", *tiny, "hyper=unrolled", *PAIR, *words)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(f"bmo: {said}") and done.stderr.count("\n") == 1
+    found = result(tmp_path / "bad")
+    assert found["status"] == status and found["message"].startswith(said)
+    if end == "SIGSEGV":  # its stack is in the log, and not on the screen
+        assert "in objective" in (tmp_path / "bad" / "run.log").read_text()
+
+
 FAILING = """
 import torch.distributed as dist
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from conftest import make_photos, result, run_bmo, tiny_words
 from PIL import Image
+from safetensors.torch import save_file
 
 from bmo_cli.data.kernels import kernels_digest
 from bmo_cli.experiment.inputs import differing, weights_of
+from bmo_cli.nets.dncnn import DnCNN
 
 PLUGIN = """
 from bmo_cli.nets.lip import ConvexPotential
@@ -143,6 +145,43 @@ def test_initial_weights_are_known_by_content(tmp_path):
     assert set(found) == {"net.weights"}
     torch.save({"a": torch.ones(2)}, file)
     assert weights_of(config) != found
+
+
+def save_weights(file, seed):
+    tensors = DnCNN(depth=2, width=4, seed=seed).state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+
+
+def test_exchanged_weights_are_noticed(tmp_path):
+    file, words = tmp_path / "w.safetensors", tiny_words(make_photos(tmp_path / "photos"))
+    for seed in (7, 8):
+        save_weights(file, seed)
+        done = run_bmo(
+            "train", *words, "net.weights=w.safetensors", f"seed={seed}",
+            f"hydra.run.dir=runs/{seed}", cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    digests = {result(tmp_path / "runs" / f"{seed}")["weights"]["net.weights"] for seed in (7, 8)}
+    assert len(digests) == 2
+    done = run_bmo("compare", "runs", cwd=tmp_path)
+    assert done.returncode == 0 and "net.weights=w.safetensors (content 2)" in done.stdout
+    resume = ["train", "resume=runs/7", "train.steps=5"]
+    done = run_bmo(*resume, "net.weights=w.safetensors", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "began with other inputs than are found now (net.weights" in done.stderr
+    done = run_bmo(*resume, cwd=tmp_path)  # the checkpoint has its own
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(tmp_path / "runs" / "7" / "checkpoints")
+    stopped = result(tmp_path / "runs" / "7") | {"status": "running", "steps": 0}
+    (tmp_path / "runs" / "7" / "result.json").write_text(json.dumps(stopped))
+    done = run_bmo(*resume, "net.weights=w.safetensors", cwd=tmp_path)
+    assert done.returncode == 2 and "found now (net.weights" in done.stderr
+    for command, more in (("eval", []), ("restore", ["input=a.png", "output=b.png"])):
+        given = [*more, "net.weights=w.safetensors"]
+        done = run_bmo(command, "run=runs/8", *given, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "would change nothing: a run has the weights of its checkpoint" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 def test_reports_show_what_certify_found_elsewhere(folder):

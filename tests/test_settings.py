@@ -154,14 +154,19 @@ def test_where_data_lie_counts_by_content(tmp_path):
 
 
 def test_files_of_kernels_dictionaries_and_weights_count_by_content(tmp_path):
-    for section, key, known in (
-        ("task", "kernels", {"kernels": ["a"], "kernel_content": "1f"}),
-        ("task", "dictionary", {"dictionary": "1f"}),
-        ("net", "weights", {"weights": "1f"}),
+    for section, key, known, other in (
+        (
+            *("task", "kernels"),
+            *(data(kernels=["a"], kernel_content=text) for text in ("1f", "2f")),
+        ),
+        (*("task", "dictionary"), *(data(dictionary=text) for text in ("1f", "2f"))),
+        (*("net", "weights"), *({"weights": {"net.weights": text}} for text in ("1f", "2f"))),
     ):
         a, b = ({section: {key: f"/{place}/file.npz"}} for place in "ab")
         folder = tmp_path / key
-        assert two(folder / "x", a, b, first=data(**known), second=data(**known)) == {"defaults": 2}
+        assert two(folder / "x", a, b, first=known, second=known) == {"defaults": 2}
+        found = two(folder / "z", a, a, first=known, second=other)
+        assert set(found) == {f"{section}.{key}=/a/file.npz (content {i})" for i in (1, 2)}
         assert set(two(folder / "y", a, b)) == {f"{section}.{key}=/{p}/file.npz" for p in "ab"} or (
             key == "kernels"  # whose names every run has
         )

@@ -15,6 +15,7 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.snapshot import read_snapshot, require_weights, with_changes
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.callbacks import UniqueFolder
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.results.runs import find_runs, list_runs
 
@@ -130,15 +131,40 @@ def test_an_emptied_file_is_one_line(bmo, trained):
 def test_runs_without_a_result_are_listed(trained, monkeypatch):
     monkeypatch.chdir(trained.parent)
     killed(trained)
+    config = trained / ".hydra" / "config.yaml"
+    os.utime(config)  # a copy is as old as what was copied
     (run,) = find_runs([trained])
     assert run.result["status"] == "starting"
-    config = trained / ".hydra" / "config.yaml"
     os.utime(config, (0, config.stat().st_mtime - 3600))
     line = list_runs(["run"]).splitlines()[1].split()
     assert line[:6] == ["run", "killed", "deconv", "prox", "dncnn", "bmo"]
     rewrite(trained / ".hydra" / "hydra.yaml", lambda c: c["hydra"]["job"].update(name="eval"))
     assert recorded_names(trained) == {}
     assert find_runs([trained])[0].result["status"] == "killed"
+
+
+def test_a_run_that_was_killed_before_its_configuration_is_listed(bmo, trained):
+    """Its folder has no name in it: what it was cannot be said."""
+    shutil.rmtree(trained)
+    (trained / ".hydra").mkdir(parents=True)
+    assert find_runs([trained.parent])[0].result == {"status": "starting"}
+    os.utime(trained / ".hydra", (0, 0))
+    (run,) = find_runs([trained.parent])
+    assert run.result["status"] == "killed" and "once more" in run.result["message"]
+    line = bmo("runs", ".").stdout.splitlines()[1].split()
+    assert line[:2] == ["run", "killed"]
+    done = bmo("compare", ".")
+    assert (
+        done.returncode == 2 and "without a record of what was chosen: 1 run (run)" in done.stderr
+    )
+
+
+def test_a_folder_is_known_as_a_run_from_its_first_instant(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = compose("train", ["hydra.run.dir=run"], return_hydra_config=True)
+    UniqueFolder().on_run_start(config)
+    assert [run.name for run in find_runs([tmp_path])] == ["run"]
 
 
 def test_initial_weights_are_typed_again_where_no_checkpoint_has_them(bmo, tiny, tmp_path):

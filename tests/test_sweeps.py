@@ -17,7 +17,7 @@ from conftest import ROOT, result
 from safetensors import safe_open
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
-from bmo_cli.errors import InputError
+from bmo_cli.errors import Exited, InputError, exits_as_errors
 from bmo_cli.experiment.beside import own_device, require_places
 from bmo_cli.experiment.callbacks import put_away_pickles
 from bmo_cli.results.run_folder import RunFolder
@@ -164,7 +164,7 @@ def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny,
     assert done.returncode == 2 and "bmo: job 0 of the sweep" in done.stderr
     (photos / "train").rename(tmp_path / "elsewhere")
     done = bmo("train", "resume=sweep", "plugins=[faulty.py]")
-    assert "stays as it was" in done.stderr and done.returncode == 1
+    assert done.returncode == 2 and "bmo: job 1 of the sweep, +hyper.fault=kill" in done.stderr
     assert [(tmp_path / "sweep" / i / "result.json").read_bytes() for i in "01"] == before
     (tmp_path / "elsewhere").rename(photos / "train")
     (tmp_path / "mended").touch()
@@ -259,6 +259,83 @@ def test_every_job_is_checked_before_the_first_one_starts(bmo, tmp_path, words, 
     assert done.returncode == 2, done.stderr
     assert said in done.stderr and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+PATCHES = ("task=patch_coding", "net=none")
+MISSING = [
+    (["data.test={photos}/test,{photos}/tets"], "photos/tets does not exist; expected a folder"),
+    (["data.val={photos}/val,{photos}/val/*.jpg"], "photos/val/*.jpg does not exist"),
+    (["data.train={photos}/train,null"], "data.train is not set"),
+    (["task.kernels=motion,k.npy"], "task.kernels=k.npy: no kernel file k.npy"),
+    (["task.kernels=motion,motoin"], "got 'motoin'; did you mean 'motion'?"),
+    (["task.kernels=disk,levin"], "task.kernels=levin: "),
+    (["net.weights=null,w.pth"], "no weights file w.pth"),
+    (["seed=0,1", "net.weights=w.npy"], "seed=0: weights w.npy must be a file .safetensors"),
+    (["seed=0,1", "data=rain100l", "data.root=."], "data.train_set=rain100h: no folder"),
+    (["+task.dictionary=a.npy,b.npy", *PATCHES], "task.dictionary=a.npy: no dictionary file a.npy"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISSING, ids=lambda v: v if isinstance(v, str) else "")
+def test_every_file_is_looked_for_before_the_first_job(bmo, tiny, photos, words, said):
+    words = [word.format(photos=photos) for word in words]
+    keys = {word.lstrip("+").split("=")[0] for word in words}
+    groups = tuple(f"{key}." for key in ("data", "net", "task") if key in keys)
+    rest = [w for w in tiny if w.split("=")[0] not in keys and not w.startswith(groups)]
+    before = sorted(photos.parent.iterdir())
+    for more in ((), ("--dry-run",)):
+        done = bmo("train", "-m", *rest, *words, "hydra.sweep.dir=new", *more)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr and "of the sweep" in done.stderr
+        assert done.stderr.count("\n") == 1 and done.stdout == ""
+    assert sorted(photos.parent.iterdir()) == before
+
+
+def test_files_that_a_task_does_not_read_are_not_looked_for(bmo, tmp_path):
+    words = ["task=toy", "debug=tiny", "device=cpu", "data=folder", "seed=0,1"]
+    done = bmo("train", "-m", *words, "hydra.sweep.dir=s")
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_of_jobs_that_are_done_are_not_needed(bmo, tiny, photos, tmp_path):
+    assert bmo("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=s").returncode == 0
+    shutil.rmtree(photos)
+    done = bmo("train", "resume=s")
+    assert done.returncode == 0 and done.stdout.count("done before") == 2, done.stderr
+    (tmp_path / "s" / "1" / "result.json").unlink()
+    done = bmo("train", "resume=s")
+    assert done.returncode == 2 and "job 1 of the sweep, seed=1: data.train=" in done.stderr
+
+
+def test_a_sweep_does_not_touch_one_that_is_there(bmo, tiny, tmp_path):
+    words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=s"]
+    assert bmo(*words).returncode == 0
+    before = {f: f.read_bytes() for f in (tmp_path / "s").rglob("*") if f.is_file()}
+    done = bmo(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "bmo: s is there already, so that this sweep goes to s_1; the one there goes on with "
+        "'bmo train resume=s'\n"
+    )
+    assert {f: f.read_bytes() for f in (tmp_path / "s").rglob("*") if f.is_file()} == before
+    assert result(tmp_path / "s_1" / "0")["status"] == "ok"
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun", "hydra.mode=MULTIRUN"])
+def test_a_sweep_of_what_has_none_is_refused(bmo, trained, tmp_path, flag):
+    before = sorted(tmp_path.iterdir())
+    for words, said in (
+        (["restore", "run=run", "input=a.png,b.png", "output=c.png"], "one photograph at a time"),
+        (["table", "toy", "preset=smoke,cpu"], "runs its cells itself"),
+        (["train", "resume=run", "train.steps=6,7"], "run is no sweep, and a run goes on alone"),
+        (["runs", "run"], "no"),
+        (["compare", "run"], "no"),
+        (["report", "run"], "no"),
+    ):
+        done = bmo(*words, flag)
+        assert done.returncode == 2 and said in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("command", ["eval", "certify"])
@@ -430,6 +507,16 @@ def test_a_job_that_submitit_puts_back_into_its_queue_goes_on(tiny, tmp_path):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
+
+
+@pytest.mark.parametrize("module", ["submitit.local.local", "submitit_of_ones_own", "plugin"])
+def test_an_exit_that_a_launcher_asks_for_is_none_of_a_plug_in(module):
+    """submitit's signal handler is called wherever the job happens to be."""
+    names = {"__name__": module}
+    exec("import sys\ndef handler(): sys.exit(144)", names)
+    expected = SystemExit if module.startswith("submitit.") else Exited
+    with pytest.raises(expected), exits_as_errors():
+        names["handler"]()
 
 
 def test_pickles_of_a_sweep_are_put_away(tmp_path):

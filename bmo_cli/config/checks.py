@@ -22,18 +22,29 @@ from bmo_cli.errors import InputError, nearest
 
 @dataclass(frozen=True)
 class Interval:
-    """A range of numbers; `text` is how a mathematician writes it."""
+    """A range of numbers.
+
+    Attributes:
+        text: how a mathematician writes it.
+        low, high, low_open, high_open: its ends.
+        limit: said as well of finite numbers above `high`, where `text` is silent about it.
+    """
 
     text: str
     low: float = -math.inf
     high: float = math.inf
     low_open: bool = False
     high_open: bool = False
+    limit: str = ""
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.low_open else value >= self.low
         below = value < self.high if self.high_open else value <= self.high
         return above and below
+
+    def words(self, value: float) -> str:
+        """What `value`, which is outside of the range, should have been."""
+        return f"{self.text}{self.limit}" if self.high < abs(value) < math.inf else self.text
 
 
 def _interval(low: float, high: float, brackets: str) -> Interval:
@@ -41,14 +52,25 @@ def _interval(low: float, high: float, brackets: str) -> Interval:
     return Interval(text, low, high, brackets[0] == "(", brackets[1] == ")")
 
 
-Finite = Annotated[float, Interval("be a finite number", -math.inf, math.inf, True, True)]
-Positive = Annotated[float, Interval("be finite and > 0", 0, math.inf, True, True)]
-NonNegative = Annotated[float, Interval("be finite and >= 0", 0, math.inf, False, True)]
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+_IN_FLOAT32 = " in float32, which ends at 3.4e38"
+Finite = Annotated[
+    float, Interval("be a finite number", -FLOAT32_MAX, FLOAT32_MAX, limit=_IN_FLOAT32)
+]
+Positive = Annotated[
+    float, Interval("be finite and > 0", 0, FLOAT32_MAX, low_open=True, limit=_IN_FLOAT32)
+]
+NonNegative = Annotated[float, Interval("be finite and >= 0", 0, FLOAT32_MAX, limit=_IN_FLOAT32)]
 OpenUnit = Annotated[float, _interval(0, 1, "()")]
 HalfOpenUnit = Annotated[float, _interval(0, 1, "[)")]
+Decibels = Annotated[float, _interval(-300, 300, "[]")]
 OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
-Count = Annotated[int, Interval("be an integer >= 1", 1)]
-Index = Annotated[int, Interval("be an integer >= 0", 0)]
+_MOST = 2**31 - 1
+_UP_TO = f" and at most {_MOST}"
+Count = Annotated[int, Interval("be an integer >= 1", 1, _MOST, limit=_UP_TO)]
+Index = Annotated[int, Interval("be an integer >= 0", 0, _MOST, limit=_UP_TO)]
+Repeats = Annotated[int, Interval("be an integer from 1 to 10000", 1, 10_000)]
+"""Of a part that is built so many times: layers, blocks, stages."""
 Seed = Annotated[int, Interval("be an integer from 0 to 2^63 - 1", 0, 2**63 - 1)]
 """Of random numbers: what the generators of NumPy and torch take, with room to count on from it."""
 Workers = Annotated[int, Interval("be an integer from 0 to 256", 0, 256)]
@@ -80,7 +102,7 @@ def check(value: Any, annotation: Any, name: str) -> None:
         check(value, arguments[0], name)
         for rule in arguments[1:]:
             if isinstance(rule, Interval) and value not in rule:
-                raise InputError(f"{name} must {rule.text}, got {value!r}")
+                raise InputError(f"{name} must {rule.words(value)}, got {value!r}")
     elif origin is Literal:
         if value not in arguments or isinstance(value, bool):
             choices = ", ".join(map(str, arguments))

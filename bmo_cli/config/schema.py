@@ -91,7 +91,7 @@ class Certify:
     """validation problems looked at"""
     turns: Count = 20
     """of every adversarial search at each of them"""
-    tolerance: Positive = 1e-5
+    tolerance: OpenUnit = 1e-5
     """|D(u) - u|_G that counts as none, in units of |u^0|_G or |D(u^0)|_G"""
     seed: Seed = 0
     """of random states"""

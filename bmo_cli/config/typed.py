@@ -66,6 +66,11 @@ def parsed(word: str) -> Override:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
         raise InputError(cannot_read(word, error)) from error
+    except (ValueError, RecursionError) as error:  # of Python, which has limits of its own
+        what = "is nested too deeply" if isinstance(error, RecursionError) else "is too long"
+        raise InputError(
+            f"cannot read the override '{word[:40]}...' of {len(word)} characters: its value {what}"
+        ) from error
 
 
 def text_of(words: Sequence[str], key: str) -> str | None:

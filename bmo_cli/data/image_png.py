@@ -146,7 +146,8 @@ def _resolution(density: bytes | None) -> Resolution | None:
 
 def write_png(photograph: Photograph) -> tuple[bytes, list[str]]:
     """The file, and what of the photograph's description it cannot hold."""
-    content, left_out = bytes(png_encode(photograph.samples())), []
+    # A copy, since the encoder refuses the strides that a transposed image of one pixel has.
+    content, left_out = bytes(png_encode(np.array(photograph.samples(), order="C"))), []
     description, added = photograph.description, list[Chunk]()
     if photograph.white != photograph.levels:
         left_out.append(f"the white level {photograph.white} (values are written at full range)")

@@ -59,6 +59,10 @@ def _grid(size: int) -> tuple[Kernel, Kernel]:
     return axis[:, None], axis[None, :]
 
 
+GENERATED = ("motion", "gaussian", "disk")
+"""Kinds of kernels that are made from numbers."""
+
+
 def make_kernels(
     kind: str,
     *,
@@ -100,7 +104,7 @@ def make_kernels(
         return {"disk": disk_kernel(size, width)}
     file = kernels_file(kind, root)
     if file is None:
-        names = ("motion", "gaussian", "disk", *KERNELS)
+        names = (*GENERATED, *KERNELS)
         endings = ", ".join(FILE_SUFFIXES)
         raise InputError(
             f"task.kernels must be {', '.join(names)} or a file ({endings}), got '{kind}'"

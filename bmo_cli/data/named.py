@@ -89,6 +89,10 @@ class Named(PhotographData):
         splits: Sequence[Split] = ("train", "val", "test")
         return pairs_digest({split: self._files(split) for split in splits})
 
+    def require_files(self, splits: Sequence[Split]) -> None:
+        for split in splits:
+            self._files(split)
+
     def _images(self, split: Split) -> tuple[ImageSet, ImageSet | None]:
         if split not in self._read_splits:
             clean, degraded = self._files(split)

@@ -66,6 +66,13 @@ class PhotographData(ABC):
         """Degraded partners of `load(split)`, image by image; None: the data are clean alone."""
         return None
 
+    def require_files(self, splits: Sequence[Split]) -> None:  # noqa: B027 - plug-ins lack it
+        """Look for the files of these splits; nothing is read.
+
+        Raises:
+            InputError: files are missing.
+        """
+
     @abstractmethod
     def digest(self) -> str:
         """Identity of the files of each split, by name and content; nothing is decoded.
@@ -186,6 +193,10 @@ class Folder(PhotographData):
     def load(self, split: Split) -> ImageSet:
         return self._read(image_files(_given(self.places, split), f"data.{split}"), self.cache_mib)
 
+    def require_files(self, splits: Sequence[Split]) -> None:
+        for split in splits:
+            image_files(_given(self.places, split), f"data.{split}")
+
     def digest(self) -> str:
         return files_digest(
             {split: image_files(p, f"data.{split}") for split, p in self.places.items() if p}
@@ -261,17 +272,25 @@ class Paired(PhotographData):
             {split: self._files(split, place) for split, place in self.places.items() if place}
         )
 
+    def require_files(self, splits: Sequence[Split]) -> None:
+        for split in splits:
+            self._pair_files(split)
+
     def _pairs(self, split: Split) -> tuple[ImageSet, ImageSet]:
         if split not in self._sets:
-            held_out = split != "test" and not self.places["val"]
-            source: Split = "train" if held_out else split
-            files = self._files(source, _given(self.places, source))
-            if held_out:
-                where = f"data.train={self.places['train']}"
-                part = held_out_part(split, self.val_count, len(files[0]), where)
-                files = files[0][part], files[1][part]
-            self._sets[split] = self._read_pairs(files, self.cache_mib)
+            self._sets[split] = self._read_pairs(self._pair_files(split), self.cache_mib)
         return self._sets[split]
+
+    def _pair_files(self, split: Split) -> tuple[list[Path], list[Path]]:
+        """The clean and the degraded files of a split, held out of training where it has none."""
+        held_out = split != "test" and not self.places["val"]
+        source: Split = "train" if held_out else split
+        files = self._files(source, _given(self.places, source))
+        if not held_out:
+            return files
+        where = f"data.train={self.places['train']}"
+        part = held_out_part(split, self.val_count, len(files[0]), where)
+        return files[0][part], files[1][part]
 
     def _files(self, split: str, place: str) -> tuple[list[Path], list[Path]]:
         return pair_files(place, f"data.{split}", *self.kinds)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bmo_cli.certificate.evidence import declarers, parts_of_scheme
+from bmo_cli.config.checks import FLOAT32_MAX
 from bmo_cli.config.schema import check_allowed, plugin_files, plugin_module
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
@@ -168,6 +169,11 @@ def build_optimizer(
             "(gkm.operator.learn=true or gkm.operator.learn_weight=true, where it has them)"
         )
     lr = node["lr"]
+    if numerical and lr * numerical_lr > FLOAT32_MAX:
+        raise InputError(
+            f"optim.lr={lr:g} times train.numerical_lr={numerical_lr:g} is the learning rate of "
+            "step sizes, and beyond float32, which ends at 3.4e38"
+        )
     groups = [
         {"params": params, "lr": rate}
         for params, rate in ((weights, lr), (numerical, lr * numerical_lr))

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bmo_cli.config.commands import command, quoted
+from bmo_cli.config.commands import command, here, quoted
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import BmoError, Interrupted, printable, printable_lines
 from bmo_cli.experiment.invocation import own_files, present, written
@@ -52,18 +52,32 @@ class UniqueFolder(Callback):
         """Settle `hydra.run.dir`; a resumed run keeps its, `restore` and `table` make none."""
         resumes = isinstance(config.get("resume"), str)
         if not resumes and config.hydra.job.name not in ("restore", "table"):
-            _replace(config, "hydra.run.dir")
+            folder = _replace(config, "hydra.run.dir")
+            if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
+                (folder / ".hydra").mkdir()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
         if present.resumed is not None:
             put_away_pickles(present.resumed)
             return
+        HydraConfig.instance().set_config(config)  # the folder's name interpolates ${hydra:...}
+        wanted = Path(at_home(str(config.hydra.sweep.dir))).absolute()
         folder = _replace(config, "hydra.sweep.dir")
+        if folder != wanted:
+            print(f"bmo: {printable(_elsewhere(wanted, folder))}", file=sys.stderr)
         with read_write(config.hydra), open_dict(config.hydra):
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
         # Not every sweeper does so, and `resume` reads what the sweep was started with.
         write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+
+
+def _elsewhere(wanted: Path, folder: Path) -> str:
+    """A line about a folder that is not the one that was asked for."""
+    said = f"{here(wanted)} is there already, so that this sweep goes to {here(folder)}"
+    if not (wanted / "multirun.yaml").is_file():
+        return said
+    return f"{said}; the one there goes on with '{command('train', resume=wanted)}'"
 
 
 class SweepSummary(Callback):

@@ -109,7 +109,8 @@ class Child:
         good, content = self._said
         if good:
             return content
-        raise Killed(self._process.exitcode) if content is None else revived(content)
+        code = self._process.exitcode
+        raise Killed.with_code(code) if content is None else revived(content)
 
 
 @contextmanager

@@ -50,13 +50,14 @@ def _content(entry: Any) -> Any:
 
 def weights_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Digest of every file of initial weights that a configuration names, by dotted key."""
-    return {key: _digest(Path(file).expanduser()) for key, file in _weights(config, prefix)}
+    return {key: _digest(Path(file).expanduser()) for key, file in weights_files(config, prefix)}
 
 
-def _weights(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def weights_files(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted key and file of all initial weights that a configuration names."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _weights(value, f"{prefix}{key}.")
+            yield from weights_files(value, f"{prefix}{key}.")
         elif key == "weights" and isinstance(value, str):
             yield f"{prefix}{key}", value
 

@@ -65,8 +65,6 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
     if command == "restore":
         from bmo_cli.experiment.restore import restore
 
-        if hydra.mode != RunMode.RUN:
-            raise InputError("bmo restore works on one photograph at a time, without -m")
         return restore(checked_config(command, config, typed)[1])
     if command == "table":
         from bmo_cli.experiment.table import make_table
@@ -171,6 +169,8 @@ def checked_config(
     """
     if command == "certify":
         _refuse_changes(typed)
+    elif command in ("eval", "restore"):
+        _refuse_weights(typed)
     effective = _effective(command, config, typed)
     return effective, _plain(command, effective)
 
@@ -188,6 +188,17 @@ def _refuse_changes(typed: Sequence[str]) -> None:
             raise InputError(
                 f"'{text}' would change the run: a certificate is about the run as it was trained; "
                 "certificate.*, device, plugins and where the data are (data.val=...) may be given"
+            )
+
+
+def _refuse_weights(typed: Sequence[str]) -> None:
+    """A run that is trained has the weights of its checkpoint, whatever it began with."""
+    for text in typed:
+        key, _, value = text.lstrip("+~").partition("=")
+        if key.endswith(".weights") and value != "null":
+            raise InputError(
+                f"'{text}' would change nothing: a run has the weights of its checkpoint; evaluate "
+                f"others with bmo train hyper=none {key}=FILE"
             )
 
 

@@ -2,11 +2,12 @@
 
 The launcher watches the processes and ends all where one fails. What a process has to say, a
 mistake of the user as well as a traceback, comes back through a file of its own; that of the first
-to fail is the cause.
+to fail is the cause. A process that is killed leaves none, and the others lose their connection.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import logging.config
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bmo_cli.errors import BmoError, InputError, Interrupted, described, revived
+from bmo_cli.errors import InputError, Interrupted, Killed, described, revived
 from bmo_cli.experiment.allocator import keep_freed_memory
 from bmo_cli.experiment.ranks import Group
 from bmo_cli.experiment.train import assist, train
@@ -105,18 +106,21 @@ def train_on_devices(
             max(1, torch.get_num_threads() // count),
         )
         try:
-            result: dict[str, Any] = elastic_launch(launch, _process)(order)[0]
+            results: dict[int, dict[str, Any]] = elastic_launch(launch, _process)(order)
         except (ChildFailedError, SignalException) as failure:
-            error = _first_error(order.exchange)
-            if error is None and isinstance(failure, SignalException):
-                error = Interrupted("stopped", exit_code=128 + int(failure.sigval))
-            if error is None:
-                error = BmoError(" ".join(str(failure).split()))
+            if isinstance(failure, SignalException):
+                stopped = Interrupted("stopped", exit_code=128 + int(failure.sigval))
+                error = _first_error(order.exchange) or stopped
+            else:
+                codes = {rank: one.exitcode for rank, one in failure.failures.items()}
+                error = _cause(order.exchange, count, codes)
             raise error from error.__cause__
         finally:
             if (order.exchange / "begun").exists():
                 begin()
-    return result
+    if 0 not in results:  # it is gone as if it had done its work
+        raise Killed.with_code(0, "process 0")
+    return results[0]
 
 
 def _require_devices(device: str, count: int) -> None:
@@ -137,14 +141,28 @@ def _require_devices(device: str, count: int) -> None:
 def _process(order: Order) -> dict[str, Any] | None:
     """One of the processes."""
     rank = int(os.environ["LOCAL_RANK"])
+    # torch lets a crash in native code print its stack; it belongs into the log of the run
+    faulthandler.enable((order.exchange / f"{rank}.crash").open("w"))
     try:
         result = _train(order, rank)
     except BaseException as error:
         _report(order.exchange, rank, error)
         logging.shutdown()
+        if _lost_another(type(error).__name__, str(error)):
+            time.sleep(_AFTER_ANOTHER)
         os._exit(1)  # a group whose other processes are gone cannot be taken down in order
     dist.destroy_process_group()
     return result
+
+
+_AFTER_ANOTHER = 1.0
+"""seconds in which the launcher finds out that another process ended, and with which code"""
+
+
+def _lost_another(kind: str, message: str) -> bool:
+    """Whether an error follows from the end of another process."""
+    lost = kind in ("RuntimeError", "DistBackendError", "DistNetworkError")
+    return lost and any(word in message for word in ("gloo", "NCCL", "Connection"))
 
 
 def _train(order: Order, rank: int) -> dict[str, Any] | None:
@@ -185,9 +203,40 @@ _STOPPED = ("Interrupted", "KeyboardInterrupt")
 
 
 def _first_error(exchange: Path) -> Exception | None:
-    """The cause: what went wrong first; an interruption is the same one everywhere."""
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in exchange.glob("*.json")]
+    """What went wrong first; an interruption is the same one everywhere."""
+    found = _reports(exchange)
     if not found:
         return None
     entry = min(found, key=lambda one: (one["kind"] not in _STOPPED, one["time"]))
     return revived(entry, f"process {entry['rank']}: ")
+
+
+def _cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
+    """Why processes failed: an error of one, or one that is gone without a word.
+
+    Args:
+        exchange: folder of what they reported.
+        count: of processes.
+        codes: with which those ended that the launcher saw failing, by rank.
+    """
+    found = _reports(exchange)
+    silent = sorted(set(range(count)) - {one["rank"] for one in found})
+    own = [one for one in found if not _lost_another(one["kind"], one["message"])]
+    if silent and all(one["kind"] in _STOPPED for one in own):
+        rank = next((rank for rank in silent if rank in codes), silent[0])
+        return _killed(exchange, rank, codes.get(rank))
+    error = _first_error(exchange)
+    assert error is not None
+    return error
+
+
+def _killed(exchange: Path, rank: int, code: int | None) -> Killed:
+    """The error of a process that is gone; where it crashed, with its stack as the cause."""
+    error, stack = Killed.with_code(code, f"process {rank}"), exchange / f"{rank}.crash"
+    if stack.is_file() and stack.stat().st_size:
+        error.__cause__ = RuntimeError(stack.read_text(errors="replace"))
+    return error
+
+
+def _reports(exchange: Path) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text(encoding="utf-8")) for file in exchange.glob("*.json")]

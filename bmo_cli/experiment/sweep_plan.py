@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,34 @@ def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
         _planned(config, typed, number, words, tuple(w for w in words if _key(w) in varied))
         for number, words in enumerate(words_of_jobs)
     ]
-    if is_basic(config.hydra.sweeper):
+    exact = is_basic(config.hydra.sweeper)
+    if exact:
         _require_own_folders(jobs)
+    _require_files(config, jobs, exact=exact)
     return jobs
+
+
+def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
+    """Look for the files of every job that is not done."""
+    from bmo_cli.experiment.standing import is_done  # which imports torch
+    from bmo_cli.experiment.sweep_files import SweepFiles
+
+    files = SweepFiles(str(config.hydra.job.config_name))
+    for number, job in enumerate(jobs):
+        if exact and is_done(RunFolder(job.folder).read_result(), job.config):
+            continue
+        with _named(number, job.overrides):
+            files.require(job.config)
+
+
+@contextmanager
+def _named(number: int, own: Sequence[str]) -> Iterator[None]:
+    """Context in which a mistake says of which job it is."""
+    try:
+        yield
+    except BmoError as error:
+        which = f"job {number} of the sweep, {' '.join(own) or 'as it is'}"
+        raise InputError(f"{which}: {error}") from error
 
 
 def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
@@ -162,16 +188,13 @@ def _planned(
     own: tuple[str, ...],
 ) -> SweepJob:
     command = str(config.hydra.job.config_name)
-    try:
+    with _named(number, own):
         composed = _composed(config, words)
         folder = _folder(config, composed, number)
         names = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
         return SweepJob(own, checked_config(command, composed, typed)[1], names, folder)
-    except BmoError as error:
-        which = f"job {number} of the sweep, {' '.join(own) or 'as it is'}"
-        raise InputError(f"{which}: {error}") from error
 
 
 def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:

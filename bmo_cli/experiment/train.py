@@ -243,7 +243,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
     config, experiment = _in_usable_precision(config, experiment, ranks)
-    first = ranks.part(next(iter(task.samples(range(1), config["train"]["batch"]))))
+    first = ranks.part(_first_sample(experiment, config["train"]["batch"]))
     _require_images(experiment, first)
     require_map_of(experiment, "val")
     gradient = _gradient(experiment, optimizer, config, _shared(experiment, first, ranks), ranks)
@@ -323,6 +323,23 @@ def _require_something_left(folder: RunFolder, config: Mapping[str, Any], done: 
             f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
             f"or ask whether it converges with '{certify}'"
         )
+
+
+def _first_sample(experiment: Experiment, batch: int) -> Sample:
+    """The batch of the first step.
+
+    Raises:
+        InputError: its unknowns alone do not fit into memory.
+    """
+    task, free = experiment.task, free_memory(experiment.device)
+    one = next(iter(task.samples(range(1), 1)))
+    size = sum(part.numel() * part.element_size() for part in one.initial)
+    if free is not None and batch * size > free:
+        raise InputError(
+            f"train.batch={batch}: the unknowns of a batch take {batch * size / 2**30:.3g} GiB, "
+            f"more than the {free / 2**30:.3g} GiB of memory that are free; use a smaller one"
+        )
+    return next(iter(task.samples(range(1), batch)))
 
 
 def _require_images(experiment: Experiment, sample: Sample) -> None:

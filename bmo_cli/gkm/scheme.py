@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Count, OpenUnit, checked
+from bmo_cli.config.checks import OpenUnit, Repeats, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.nets.execution import AS_WRITTEN, Execution
@@ -129,7 +129,7 @@ class GKM(nn.Module):
         net: Network | None = None,
         layers: Literal[1, 2] = 1,
         alpha: OpenUnit | None = 0.9,
-        stages: Count = 1,
+        stages: Repeats = 1,
     ) -> None:
         super().__init__()
         if layers > 1 and net is not None and not isinstance(net, Layers):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.convolution import bound_convolution
@@ -45,7 +45,7 @@ class DnCNN(Network):
         self,
         *,
         channels: Channels = 1,
-        depth: Count = 5,
+        depth: Repeats = 5,
         width: Count = 32,
         padding: Literal["zeros", "circular"] = "zeros",
         last_gain: Positive = 0.1,

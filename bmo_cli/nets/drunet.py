@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.nets.network import Network
 from bmo_cli.nets.weights import copy_weights, read_weights
 
@@ -47,7 +47,7 @@ class DRUNet(Network):
         sigma: Positive = 10.0,
         learn_sigma: bool = True,
         widths: tuple[Count, Count, Count, Count] = (64, 128, 256, 512),
-        blocks: Count = 4,
+        blocks: Repeats = 4,
         weights: str | None = None,
         seed: Seed = 0,
     ) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.nets.network import Network
 
 
@@ -38,7 +38,7 @@ class GradientStep(Network):
         self,
         *,
         channels: Channels = 1,
-        depth: Count = 4,
+        depth: Repeats = 4,
         width: Count = 32,
         last_gain: Positive = 0.1,
         seed: Seed = 0,

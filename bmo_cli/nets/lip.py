@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
 from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
@@ -55,7 +55,7 @@ class ConvexPotential(Network):
         self,
         *,
         channels: Channels = 1,
-        depth: Count = 1,
+        depth: Repeats = 1,
         width: Count = 24,
         size: Literal[3, 5, 7, 9, 11, 13, 15] = 5,
         threshold: Positive = 0.005,
@@ -171,7 +171,7 @@ class GuidedPotential(ConvexPotential):
         self,
         *,
         channels: Channels = 1,
-        depth: Count = 1,
+        depth: Repeats = 1,
         width: Count = 24,
         size: Literal[3, 5, 7, 9, 11, 13, 15] = 5,
         threshold: Positive = 0.005,
@@ -179,7 +179,7 @@ class GuidedPotential(ConvexPotential):
         initial: Literal["dct", "random"] = "dct",
         views: Count = 4,
         features: Count = 64,
-        layers: Count = 5,
+        layers: Repeats = 5,
         seed: Seed = 0,
     ) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, OpenUnit, Seed, checked
+from bmo_cli.config.checks import Channels, Count, OpenUnit, Repeats, Seed, checked
 from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit
 
@@ -46,7 +46,7 @@ class NormalizedConv(Network):
         self,
         *,
         channels: Channels = 1,
-        depth: Count = 4,
+        depth: Repeats = 4,
         width: Count = 32,
         theta: OpenUnit = 0.5,
         seed: Seed = 0,

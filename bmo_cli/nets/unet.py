@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.nets.network import Network
 
 
@@ -38,7 +38,7 @@ class UNet(Network):
         *,
         channels: Channels = 3,
         widths: tuple[Count, Count, Count] = (32, 64, 128),
-        blocks: Count = 1,
+        blocks: Repeats = 1,
         last_gain: Positive = 0.1,
         seed: Seed = 0,
     ) -> None:

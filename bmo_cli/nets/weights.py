@@ -15,17 +15,27 @@ from bmo_cli.errors import InputError
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
-def read_weights(file: str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU.
+def require_weights_file(file: str) -> Path:
+    """The file, known to be there.
 
     Raises:
-        InputError: missing, of another kind, damaged, or more than a state dict of tensors.
+        InputError: it is missing, or of another kind.
     """
     path = Path(file).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"weights {file} must be a file {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise InputError(f"no weights file {file}; give its path, or null for initial weights")
+    return path
+
+
+def read_weights(file: str) -> dict[str, Tensor]:
+    """Tensors by name, on the CPU.
+
+    Raises:
+        InputError: missing, of another kind, damaged, or more than a state dict of tensors.
+    """
+    path = require_weights_file(file)
     content: Any
     try:
         if path.suffix.lower() == ".safetensors":

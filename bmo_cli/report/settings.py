@@ -145,7 +145,9 @@ def _fingerprints(entry: Entry) -> Mapping[str, Any]:
 
 def _content(entry: Entry, key: str) -> str:
     """Identity of what lies where a key says; empty where the run did not say."""
-    starts = PLACES.get(key, ("weights",))
+    if key not in PLACES:  # a file of initial weights
+        return str(mapping(entry.run.result.get("weights")).get(key, ""))
+    starts = PLACES[key]
 
     def parts() -> Iterator[str]:
         for name, value in _fingerprints(entry).items():

@@ -34,7 +34,7 @@ _START_UP = 60.0
 
 @dataclass(frozen=True)
 class Run:
-    """A folder with a result.json, or with the configuration of a run that did not get that far.
+    """A folder with a result.json, or with `.hydra` of a run that did not get that far.
 
     Attributes:
         path: of the folder.
@@ -166,7 +166,7 @@ def _folders(root: Path) -> Iterator[Path]:
         if "result.json" in files:
             yield Path(folder)
             below.clear()  # a run holds no runs
-        elif (Path(folder) / ".hydra" / "config.yaml").is_file():
+        elif ".hydra" in below:
             yield Path(folder)
             below[:] = [name for name in below if name != "earlier"]  # attempts of this run
         below.sort()
@@ -189,14 +189,18 @@ def _read(path: Path) -> Run:
 
 
 def _without_result(folder: RunFolder) -> Run:
-    """A run that has written its configuration and no result yet."""
-    age = _age(folder.path / ".hydra" / "config.yaml") or 0.0
+    """A run that has written its configuration, or part of it, and no result yet."""
+    hydra = folder.path / ".hydra"
+    whole = (hydra / "overrides.yaml").is_file()
+    age = _age(hydra / "config.yaml") or _age(hydra) or 0.0
     starts = folder.is_claimed() or age < _START_UP
-    status = {"status": "starting"} if starts else {"status": "killed", "message": _EARLY}
+    message = _EARLY if whole else _EARLIEST
+    status = {"status": "starting"} if starts else {"status": "killed", "message": message}
     return Run(folder.path, {**recorded_names(folder.path), **status}, age)
 
 
 _EARLY = "it was killed before its first result.json"
+_EARLIEST = "it was killed before its configuration was whole: start it with its command once more"
 
 
 def _age(file: Path) -> float | None:

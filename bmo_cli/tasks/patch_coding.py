@@ -103,6 +103,11 @@ class PatchCoding(Task):
                 f"task.rows must be the square of a patch's side, got {rows}; try {below} or "
                 f"{(math.isqrt(below) + 1) ** 2}"
             )
+        if columns < 2 and dictionary is None:
+            raise InputError(
+                "task.columns=1 leaves nothing to learn, since the first atom is constant; use 2 "
+                "or more"
+            )
         self.stride = self.side if stride is None else stride
         if self.stride > self.side:
             raise InputError(

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import Count, Finite, NonNegative, OpenUnit, Seed, checked
+from bmo_cli.config.checks import Count, Decibels, NonNegative, OpenUnit, Seed, checked
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.matrix import Matrix
@@ -62,7 +62,7 @@ class SparseCoding(Task):
         rows: Count = 256,
         columns: Count = 512,
         density: OpenUnit = 0.1,
-        snr: Finite | None = None,
+        snr: Decibels | None = None,
         kappa: NonNegative = 0.1,
         form: Literal["lasso", "split", "exact"] = "lasso",
         train_count: Count | None = None,

@@ -1,0 +1,113 @@
+"""Files that the jobs of a sweep name: looked for before the first job starts.
+
+A place that several jobs share is looked at once. Nothing is decoded, and no code of a plug-in
+runs: what a plug-in reads is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bmo_cli.config.schema import plugin_files
+from bmo_cli.config.signature import read_signature
+from bmo_cli.data.dictionary import read_dictionary
+from bmo_cli.data.kernels import GENERATED, make_kernels
+from bmo_cli.data.splits import PhotographData, Split
+from bmo_cli.experiment.build import instantiate
+from bmo_cli.experiment.inputs import weights_files
+from bmo_cli.nets.weights import require_weights_file
+
+_OWN = "bmo_cli."
+_SPLITS: Mapping[str, Sequence[Split]] = {
+    "train": ("train", "val", "test"),
+    "eval": ("test",),
+    "certify": ("val",),
+}
+"""Splits that a command reads."""
+
+
+class SweepFiles:
+    """What was found already.
+
+    Args:
+        command: of the sweep.
+    """
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._found: set[str] = set()
+
+    def require(self, config: Mapping[str, Any]) -> None:
+        """Refuse a configuration that names a file which is not there.
+
+        Args:
+            config: resolved and checked.
+
+        Raises:
+            InputError: naming the key and the place.
+        """
+        if self._command not in _SPLITS:
+            return
+        task, data = config["task"], config["data"]
+        with _quiet():
+            if self._is_new("data", data, task["_target_"]) and _takes_photographs(config):
+                self._require_photographs(config)
+            kind = task.get("kernels")
+            if isinstance(kind, str) and self._is_new("kernels", task, data.get("root")):
+                _require_kernels(task, data.get("root"))
+            file = task.get("dictionary")
+            if isinstance(file, str) and self._is_new("dictionary", task):
+                read_dictionary(Path(file), rows=task["rows"], columns=task["columns"])
+            for _, file in weights_files(config):
+                if self._is_new("weights", file):
+                    require_weights_file(file)
+
+    def _require_photographs(self, config: Mapping[str, Any]) -> None:
+        tested = self._command != "train" or config["eval"].get("test", True)
+        splits = [split for split in _SPLITS[self._command] if tested or split != "test"]
+        data: PhotographData = instantiate(config["data"], "data", (), PhotographData)
+        data.require_files(splits)
+
+    def _is_new(self, *what: Any) -> bool:
+        """Whether this was not asked before."""
+        key = json.dumps(what, sort_keys=True)
+        if key in self._found:
+            return False
+        self._found.add(key)
+        return True
+
+
+def _takes_photographs(config: Mapping[str, Any]) -> bool:
+    """Whether the task reads photographs, of a data set that is this package's own."""
+    if not config["data"]["_target_"].startswith(_OWN):
+        return False
+    signature = read_signature(config["task"]["_target_"], plugin_files(config["plugins"]))
+    return "data" in signature.annotations
+
+
+def _require_kernels(task: Mapping[str, Any], root: str | None) -> None:
+    if not task["_target_"].startswith(_OWN) or task["kernels"] in GENERATED:
+        return
+    make_kernels(
+        task["kernels"],
+        **{key: task[f"kernel_{key}"] for key in ("count", "size", "width", "seed")},
+        root=root,
+        which=task.get("kernel"),
+        clip=task.get("kernel_clip", False),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context in which nothing is logged: the jobs say the same again."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
