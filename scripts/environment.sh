@@ -28,7 +28,7 @@ until environment_is_current; do
             echo "bmo: the environment could not be made; see the messages above" >&2
             exit 1
         }
-        rmdir "$root/.venv-lock"
+        rmdir "$root/.venv-lock" 2>/dev/null || true
         trap - EXIT
     elif [ ! -d "$root/.venv-lock" ] && [ ! -w "$root" ]; then
         echo "bmo: $root cannot be written, so no environment can be made there" >&2
