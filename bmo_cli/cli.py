@@ -232,7 +232,7 @@ def _hydra(
 
     from bmo_cli.config.help import register_help
     from bmo_cli.config.locate import config_dir
-    from bmo_cli.experiment.invocation import present
+    from bmo_cli.jobs.invocation import present
 
     if "--help" in overrides or "-h" in overrides:
         register_help(command, *COMMANDS[command], overrides)
@@ -265,7 +265,7 @@ def _job(
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from bmo_cli.experiment.job import run_job
+        from bmo_cli.commands.dispatch import run_job
 
         try:
             with exits_as_errors():
@@ -332,7 +332,7 @@ def _with_recorded(command: str, words: list[str]) -> list[str]:
         require_closed(Path(folder))
         sweep = recorded_sweep(Path(folder))
     if sweep is not None:
-        from bmo_cli.experiment.invocation import present
+        from bmo_cli.jobs.invocation import present
 
         refuse_changes_of_a_sweep(words)
         present.resumed = Path(folder).absolute()

@@ -1,6 +1,6 @@
 """Where Hydra looks for sweepers: it takes none from elsewhere."""
 
-from bmo_cli.experiment import search
+from bmo_cli.jobs import search
 
 
 class Search(search.Search):

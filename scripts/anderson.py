@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.evaluation import Settings, solve
-from bmo_cli.experiment.saved import load_run
+from bmo_cli.experiment.load import load_run
 from bmo_cli.metrics import mean
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.evaluation import Settings, averages, evaluate
-from bmo_cli.experiment.saved import load_run
+from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.filters import Filter, RichardsonLucy, UnsupervisedWiener, Wiener
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean

@@ -26,20 +26,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from workloads import Posed, by_higher, motion
 
-from bmo_cli.experiment.allocator import keep_freed_memory
-from bmo_cli.experiment.cores import Cores
+from bmo_cli.commands.restore import restored
 from bmo_cli.experiment.evaluation import Settings, solve
-from bmo_cli.experiment.hypergradient import HyperGradient
-from bmo_cli.experiment.restore import restored
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.hyper.implicit import Implicit
+from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.deconvolution import Deconvolution
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import Cores
 
 MIB = 2**20
 

@@ -31,10 +31,10 @@ import yaml
 from PIL import Image
 
 import bmo_cli.cli
-import bmo_cli.experiment.certify
-import bmo_cli.experiment.evaluate
-import bmo_cli.experiment.job
-import bmo_cli.experiment.train
+import bmo_cli.commands.dispatch
+import bmo_cli.commands.evaluate
+import bmo_cli.experiment.certificate_report
+import bmo_cli.training.run
 from bmo_cli.config.locate import GROUPS, choices
 from bmo_cli.data.image_file import read_image, write_image
 from bmo_cli.data.photograph import Photograph

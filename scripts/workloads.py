@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fft import irfft2, rfft2
 
-from bmo_cli.experiment.cores import Cores
-from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
@@ -19,6 +17,8 @@ from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import Cores
 
 GAMMA = 0.9
 

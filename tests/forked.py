@@ -14,8 +14,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "bmo_cli.cli",
-        "bmo_cli.experiment.job",
-        "bmo_cli.experiment.table",
+        "bmo_cli.commands.dispatch",
+        "bmo_cli.tables.make",
         "bmo_cli.tasks.deconvolution",
         "torch._dynamo",  # which the first optimiser imports: as long as a tiny run takes
         "hydra._internal.hydra",

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hydra import initialize_config_dir
 
+from bmo_cli.config.compose import compose
 from bmo_cli.config.locate import config_dir
 from bmo_cli.data.image_file import Photograph, write_image
 from bmo_cli.data.named_sets import KERNELS
-from bmo_cli.experiment.compose import compose
-from bmo_cli.experiment.table_cell import Identity
+from bmo_cli.tables.cell import Identity
 
 
 @pytest.fixture(autouse=True)

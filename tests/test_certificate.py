@@ -20,10 +20,9 @@ from bmo_cli.certificate.trajectory import TASK_START, Motion, Trajectory, follo
 from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
-from bmo_cli.experiment import train as training
-from bmo_cli.experiment.certify import _meaning
+from bmo_cli.experiment.certificate_report import _meaning
 from bmo_cli.experiment.checkpoint import _digest
-from bmo_cli.experiment.saved import load_run
+from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
@@ -39,6 +38,7 @@ from bmo_cli.solver.nonexpansive import compare, worst_pair
 from bmo_cli.solver.problem import Problem
 from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.tasks.sparse_coding import SparseCoding
+from bmo_cli.training import run as training
 
 ONE = ScaledIdentity(torch.ones((), dtype=torch.float64))
 

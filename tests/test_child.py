@@ -9,8 +9,8 @@ import time
 import pytest
 
 from bmo_cli.errors import Exited, InputError, Killed, NotStarted, OutOfMemory
-from bmo_cli.experiment import child
-from bmo_cli.experiment.child import Child
+from bmo_cli.jobs import worker as child
+from bmo_cli.jobs.worker import Child
 
 
 def half(number):

@@ -15,10 +15,11 @@ from bmo_cli.config.locate import choices, config_dir
 from bmo_cli.config.schema import check_config, check_target
 from bmo_cli.config.signature import read_signature
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import build, build_optimizer
+from bmo_cli.experiment.build import build
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.tasks.task import Task
+from bmo_cli.training.optimizer import build_optimizer
 
 GROUPS = choices()
 OPTIONS = [(group, option) for group, options in GROUPS.items() for option in options]

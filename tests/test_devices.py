@@ -12,8 +12,6 @@ from omegaconf import OmegaConf
 from bmo_cli.config.locate import config_dir
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
-from bmo_cli.experiment.cores import Cores
-from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import Unrolled
@@ -21,6 +19,8 @@ from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import Cores
 
 SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3")
 SCHEMES = {

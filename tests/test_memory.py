@@ -8,9 +8,9 @@ import weakref
 import pytest
 import torch
 
-from bmo_cli import memory
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.saved import load_run
+from bmo_cli.experiment.load import load_run
+from bmo_cli.hyper import memory
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.hyper.truncated import Truncated

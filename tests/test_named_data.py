@@ -9,6 +9,7 @@ import yaml
 from conftest import ROOT, result
 from hydra import initialize_config_dir
 
+from bmo_cli.config.compose import compose
 from bmo_cli.config.locate import choices, config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.data import named_sets
@@ -18,8 +19,7 @@ from bmo_cli.data.named import Named
 from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate
-from bmo_cli.experiment.compose import compose
-from bmo_cli.experiment.table import make_table
+from bmo_cli.tables.make import make_table
 from bmo_cli.tasks.derain import Derain
 
 LEVIN_SIDES = (19, 17, 15, 27, 13, 21, 23, 23)

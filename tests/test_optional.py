@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
@@ -14,6 +13,7 @@ from bmo_cli.linear.map import LinearMap
 from bmo_cli.nets.lip import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
+from bmo_cli.training.threads import Cores
 
 
 class Left(LinearMap):

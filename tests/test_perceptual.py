@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bmo_cli.commands.evaluate import _report_leaks
 from bmo_cli.data.image_file import read_image
 from bmo_cli.data.image_set import ImageSet, image_files, similar_images
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.perceptual import THRESHOLD, look_alikes, perceptual_hash
 from bmo_cli.data.splits import EMBEDDED, Folder, embedded_files
-from bmo_cli.experiment.evaluate import _report_leaks
 
 
 def jpeg(image, quality):

@@ -13,14 +13,14 @@ from omegaconf import OmegaConf
 from test_runs import same, weights
 
 from bmo_cli.config.locate import config_dir
-from bmo_cli.experiment import train
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
-from bmo_cli.experiment.hypergradient import HyperGradient
-from bmo_cli.experiment.precision import bfloat16_slowdown
-from bmo_cli.experiment.ranks import ALONE
 from bmo_cli.hyper.reverse import ReverseMode
 from bmo_cli.nets.execution import Execution
+from bmo_cli.training import run as train
+from bmo_cli.training.distributed import ALONE
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.precision import bfloat16_slowdown
 
 SMALL = ("device=cpu", "data.crop=32", "train.batch=2", "train.iterations=4")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import result
 
-from bmo_cli.experiment import profile
-from bmo_cli.experiment.profile import PARTS, Profile, Untimed
+from bmo_cli.training import timer as profile
+from bmo_cli.training.timer import PARTS, Profile, Untimed
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from image_case import SRGB_LIKE
 from made_tiff import Layout, Page, tiff
 from PIL import Image
 
+from bmo_cli.commands.restore import restore
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.restore import restore
 
 
 def blurred_outside(clean, kernel, rng, noise=2.55 / 255):

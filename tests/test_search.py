@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.dimension import Dimension
-from bmo_cli.experiment.search import check_search, space_of
+from bmo_cli.jobs.dimension import Dimension
+from bmo_cli.jobs.search import check_search, space_of
 
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="needs pip install 'bmo-cli[optuna]'"

@@ -15,7 +15,7 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.snapshot import read_snapshot, require_weights, with_changes
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.callbacks import UniqueFolder
+from bmo_cli.jobs.hydra_callbacks import UniqueFolder
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.results.runs import find_runs, list_runs
 

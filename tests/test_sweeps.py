@@ -18,8 +18,8 @@ from safetensors import safe_open
 
 from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
 from bmo_cli.errors import Exited, InputError, exits_as_errors
-from bmo_cli.experiment.beside import own_device, require_places
-from bmo_cli.experiment.callbacks import put_away_pickles
+from bmo_cli.jobs.hydra_callbacks import put_away_pickles
+from bmo_cli.jobs.pool import own_device, require_places
 from bmo_cli.results.run_folder import RunFolder
 
 FAULTY = """

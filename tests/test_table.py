@@ -20,10 +20,10 @@ from hydra import initialize_config_dir
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.errors import BmoError, InputError, Interrupted
-from bmo_cli.experiment import table_run
-from bmo_cli.experiment.table import make_table
-from bmo_cli.experiment.trainer import Trainer
 from bmo_cli.results import run_folder
+from bmo_cli.tables import execute as table_run
+from bmo_cli.tables.make import make_table
+from bmo_cli.training.trainer import Trainer
 
 MINI = """
 # two methods on a toy

@@ -12,13 +12,14 @@ from scipy import stats
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import Published
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.table_documents import _leaks
-from bmo_cli.experiment.table_plan import combinations, last_of_each, overrides_of, scaled
-from bmo_cli.results.table_crops import Panel, crops_figure, detailed_square
-from bmo_cli.results.table_figures import Price, tradeoff_figure
-from bmo_cli.results.table_latex import latex_document
-from bmo_cli.results.table_markdown import markdown_document
-from bmo_cli.results.table_sheet import (
+from bmo_cli.results.tables import latex_escaped
+from bmo_cli.tables.collect import _leaks
+from bmo_cli.tables.crops import Panel, crops_figure, detailed_square
+from bmo_cli.tables.curves import Price, tradeoff_figure
+from bmo_cli.tables.latex import latex_document
+from bmo_cli.tables.markdown import markdown_document
+from bmo_cli.tables.plan import combinations, last_of_each, overrides_of, scaled
+from bmo_cli.tables.summary import (
     Line,
     Section,
     Sheet,
@@ -27,7 +28,6 @@ from bmo_cli.results.table_sheet import (
     mean_and_interval,
     same_protocol,
 )
-from bmo_cli.results.tables import latex_escaped
 
 PSNR = "test/psnr"
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bmo_cli.commands.restore import restored
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.restore import restored
 from bmo_cli.gkm.augmented import PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM

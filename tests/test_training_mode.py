@@ -14,9 +14,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.behaviour import observe, require_map
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.hypergradient import HyperGradient
-from bmo_cli.experiment.ranks import ALONE, Ranks
-from bmo_cli.experiment.train import _shared
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
@@ -31,6 +28,9 @@ from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.toy import Toy
+from bmo_cli.training.distributed import ALONE, Ranks
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.run import _shared
 
 CPU = torch.device("cpu")
 SIZE = (12, 10)

@@ -11,9 +11,7 @@ from torch import nn
 from bmo_cli.config.locate import choices
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.behaviour import observe, require_map
-from bmo_cli.experiment.build import Experiment, build, build_optimizer
-from bmo_cli.experiment.gradient_check import GradientCheck
-from bmo_cli.experiment.hypergradient import HyperGradient
+from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.gkm.augmented import LADMM
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
@@ -32,6 +30,9 @@ from bmo_cli.solver.functions import LeastSquares, SquaredNorm
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Charbonnier, Coupling, Problem, Sample, SquaredError
 from bmo_cli.tasks.toy import Toy
+from bmo_cli.training.gradient_check import GradientCheck
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.optimizer import build_optimizer
 
 X = torch.rand(2, 1, 8, 6, generator=torch.Generator().manual_seed(0))
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from bmo_cli.certificate.evidence import declarers, parts_of_scheme
-from bmo_cli.config.checks import FLOAT32_MAX
 from bmo_cli.config.schema import check_allowed, plugin_files, plugin_module
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
@@ -23,7 +21,6 @@ from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.plugins import failing_place, import_module, load_plugins, plugin_error
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
-from bmo_cli.nets.network import Network
 from bmo_cli.tasks.task import Task
 
 Node = Mapping[str, Any]
@@ -143,46 +140,6 @@ def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> A
     if not isinstance(found, type) or not issubclass(found, kind):
         raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
     return found
-
-
-def build_optimizer(
-    node: Node, plugins: Sequence[str], omega: nn.Module, numerical_lr: float
-) -> Optimizer:
-    """A torch optimiser over omega.
-
-    Networks and learned matrices go at `lr`; step sizes, penalties, thresholds (the scalars of a
-    scheme and what a network declares as `numerical`), of which a few decide everything, at
-    `numerical_lr` times that.
-    """
-    named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
-    parts = [module for module in omega.modules() if isinstance(module, Network)]
-    in_networks = {id(p) for net in parts for p in net.parameters()}
-    declared = {id(getattr(net, name)) for net in parts for name in net.numerical}
-    is_numerical = [
-        id(p) in declared or (p.dim() == 0 and id(p) not in in_networks) for _, p in named
-    ]
-    numerical = [p for (_, p), chosen in zip(named, is_numerical, strict=True) if chosen]
-    weights = [p for (_, p), chosen in zip(named, is_numerical, strict=True) if not chosen]
-    if not named:
-        raise InputError(
-            "nothing to learn; use hyper=none, a network, or let the operator learn "
-            "(gkm.operator.learn=true or gkm.operator.learn_weight=true, where it has them)"
-        )
-    lr = node["lr"]
-    if numerical and lr * numerical_lr > FLOAT32_MAX:
-        raise InputError(
-            f"optim.lr={lr:g} times train.numerical_lr={numerical_lr:g} is the learning rate of "
-            "step sizes, and beyond float32, which ends at 3.4e38"
-        )
-    groups = [
-        {"params": params, "lr": rate}
-        for params, rate in ((weights, lr), (numerical, lr * numerical_lr))
-        if params
-    ]
-    optimizer: Optimizer = instantiate(node, "optim", plugins, Optimizer, params=groups)
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise InputError(f"optim: {node['_target_']} is no first-order torch optimiser")
-    return optimizer
 
 
 def choose_device(name: str) -> torch.device:

@@ -14,12 +14,12 @@ from bmo_cli.data.image_file import write_image
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.console import table
 from bmo_cli.experiment.evaluation import Evaluation, Settings, along, averages, evaluate
-from bmo_cli.experiment.interrupt import StopRequest
+from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.tables import score_table
 from bmo_cli.tasks.task import Case
 
 log = logging.getLogger("bmo")
@@ -89,7 +89,7 @@ def evaluate_test(
             "and the blur that it was trained on (train with task.noise=[low,high] for a range)"
         )
     average = {key.removeprefix("test/"): value for key, value in metrics.items()}
-    log.info("\n%s\n", table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
+    log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
     return {
         "metrics": metrics,
         "images": scores,

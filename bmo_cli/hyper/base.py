@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.memory import in_words
+from bmo_cli.hyper.memory import in_words
 from bmo_cli.solver.cost import SavedBytes
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample

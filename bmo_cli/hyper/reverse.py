@@ -16,7 +16,7 @@ from bmo_cli.config.checks import Memory
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
-from bmo_cli.memory import MIB, free_memory, in_words
+from bmo_cli.hyper.memory import MIB, free_memory, in_words
 from bmo_cli.nets.mode import rehearsal
 from bmo_cli.solver.cost import SavedBytes
 from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate

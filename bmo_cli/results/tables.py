@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$",
@@ -95,3 +96,12 @@ def booktabs(
             "",
         ]
     )
+
+
+def score_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> str:
+    """A text table: row names, then a column for every key with its format."""
+    keys = [key for key in columns if any(key in row for row in rows.values())]
+    cells = [["", *keys]]
+    for name, row in rows.items():
+        cells.append([name, *(format(row.get(key, math.nan), columns[key]) for key in keys)])
+    return text_table(cells)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
-from bmo_cli.results.tables import text_table
-
 log = logging.getLogger("bmo")
 
 
@@ -79,12 +77,3 @@ class Console:
         done = max(fraction - self._start_fraction, 1e-9)
         seconds = (time.monotonic() - self._started) * (1 - fraction) / done
         return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
-
-
-def table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str]) -> str:
-    """A text table: row names, then a column for every key with its format."""
-    keys = [key for key in columns if any(key in row for row in rows.values())]
-    cells = [["", *keys]]
-    for name, row in rows.items():
-        cells.append([name, *(format(row.get(key, math.nan), columns[key]) for key in keys)])
-    return text_table(cells)

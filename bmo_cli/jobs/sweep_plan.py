@@ -17,15 +17,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from bmo_cli.config.effective import checked_config
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
 from bmo_cli.config.names import NAMED
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.dimension import Dimension
-from bmo_cli.experiment.estimate import Work, listing
-from bmo_cli.experiment.invocation import written
-from bmo_cli.experiment.job import checked_config
-from bmo_cli.experiment.search import check_search
+from bmo_cli.jobs.dimension import Dimension
+from bmo_cli.jobs.estimate import Work, listing
+from bmo_cli.jobs.invocation import written
+from bmo_cli.jobs.search import check_search
 from bmo_cli.results.run_folder import RunFolder
 
 
@@ -70,8 +70,8 @@ def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
 
 def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
     """Look for the files of every job that is not done."""
-    from bmo_cli.experiment.standing import is_done  # which imports torch
-    from bmo_cli.experiment.sweep_files import SweepFiles
+    from bmo_cli.jobs.status import is_done  # which imports torch
+    from bmo_cli.jobs.sweep_files import SweepFiles
 
     files = SweepFiles(str(config.hydra.job.config_name))
     for number, job in enumerate(jobs):
@@ -119,7 +119,7 @@ def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
 
 
 def _work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.experiment.standing import goes_on, is_done  # which imports torch
+    from bmo_cli.jobs.status import goes_on, is_done  # which imports torch
 
     folder = RunFolder(job.folder)
     result = folder.read_result() if exact else {}

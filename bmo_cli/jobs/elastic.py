@@ -24,10 +24,10 @@ import torch
 import torch.distributed as dist
 
 from bmo_cli.errors import InputError, Interrupted, Killed, described, revived
-from bmo_cli.experiment.allocator import keep_freed_memory
-from bmo_cli.experiment.ranks import Group
-from bmo_cli.experiment.train import assist, train
+from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.training.distributed import Group
+from bmo_cli.training.run import assist, train
 
 log = logging.getLogger("bmo")
 

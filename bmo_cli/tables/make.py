@@ -17,16 +17,16 @@ from typing import Any
 
 from bmo_cli.config.commands import command
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
-from bmo_cli.experiment.estimate import Work, listing
 from bmo_cli.experiment.plugins import names_plugins
-from bmo_cli.experiment.table_cell import Cell
-from bmo_cli.experiment.table_documents import csv_document, sheet
-from bmo_cli.experiment.table_pictures import pictures
-from bmo_cli.experiment.table_plan import Plan, require_sound, scaled
-from bmo_cli.experiment.table_run import ONCE_MORE, run_cells
+from bmo_cli.jobs.estimate import Work, listing
 from bmo_cli.results.run_folder import require_closed, write_atomically
-from bmo_cli.results.table_latex import latex_document
-from bmo_cli.results.table_markdown import markdown_document
+from bmo_cli.tables.cell import Cell
+from bmo_cli.tables.collect import csv_document, sheet
+from bmo_cli.tables.execute import ONCE_MORE, run_cells
+from bmo_cli.tables.figures import pictures
+from bmo_cli.tables.latex import latex_document
+from bmo_cli.tables.markdown import markdown_document
+from bmo_cli.tables.plan import Plan, require_sound, scaled
 
 log = logging.getLogger("bmo")
 

@@ -12,10 +12,10 @@ from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
-from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.plugins import names_plugins
-from bmo_cli.experiment.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.experiment.scorecard import evaluate_test
+from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.results.provenance import git_state, peak_rss_mib, versions
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")

@@ -18,11 +18,10 @@ from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
 from bmo_cli.experiment.build import (
     Experiment,
     build,
-    build_optimizer,
     describe_device,
     instantiate,
 )
-from bmo_cli.experiment.certify import run_identity, write_certificate
+from bmo_cli.experiment.certificate_report import run_identity, write_certificate
 from bmo_cli.experiment.checkpoint import (
     BEST,
     Damaged,
@@ -33,26 +32,27 @@ from bmo_cli.experiment.checkpoint import (
     parameter_count,
     read_checkpoint,
 )
-from bmo_cli.experiment.console import Console
-from bmo_cli.experiment.cores import Cores
 from bmo_cli.experiment.evaluation import Settings, evaluate
-from bmo_cli.experiment.hypergradient import HyperGradient
 from bmo_cli.experiment.inputs import differing, weights_of
-from bmo_cli.experiment.interrupt import StopRequest
 from bmo_cli.experiment.plugins import names_plugins, plugin_contents
-from bmo_cli.experiment.precision import SLOW, bfloat16_slowdown
-from bmo_cli.experiment.profile import Profile, Untimed
-from bmo_cli.experiment.provenance import git_state, peak_rss_mib, source_hash, versions
-from bmo_cli.experiment.ranks import ALONE, Ranks
 from bmo_cli.experiment.scorecard import evaluate_test
-from bmo_cli.experiment.trainer import Trainer
+from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.hyper.memory import free_memory
 from bmo_cli.loggers.logger import Harmless, Logger
-from bmo_cli.memory import free_memory
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
+from bmo_cli.results.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Task
+from bmo_cli.training.distributed import ALONE, Ranks
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.optimizer import build_optimizer
+from bmo_cli.training.precision import SLOW, bfloat16_slowdown
+from bmo_cli.training.progress import Console
+from bmo_cli.training.threads import Cores
+from bmo_cli.training.timer import Profile, Untimed
+from bmo_cli.training.trainer import Trainer
 
 log = logging.getLogger("bmo")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bmo_cli.results.statistics import mean_and_interval
-from bmo_cli.results.table_sheet import (
+from bmo_cli.results.tables import markdown
+from bmo_cli.tables.summary import (
     Line,
     Mark,
     Section,
@@ -11,7 +12,6 @@ from bmo_cli.results.table_sheet import (
     compare,
     marks,
 )
-from bmo_cli.results.tables import markdown
 
 _MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 

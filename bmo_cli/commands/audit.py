@@ -14,9 +14,9 @@ import torch
 from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
 from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.commands import plugins_word
+from bmo_cli.config.compose import compose
 from bmo_cli.errors import BmoError, InputError, nearest
 from bmo_cli.experiment.build import instantiate
-from bmo_cli.experiment.compose import compose
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.gkm.scheme import GKM

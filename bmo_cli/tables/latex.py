@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from bmo_cli.results.statistics import mean_and_interval
-from bmo_cli.results.table_sheet import (
+from bmo_cli.results.tables import booktabs, latex_escaped
+from bmo_cli.tables.summary import (
     Line,
     Mark,
     Section,
@@ -14,7 +15,6 @@ from bmo_cli.results.table_sheet import (
     compare,
     marks,
 )
-from bmo_cli.results.tables import booktabs, latex_escaped
 
 _MARKED = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
 _WIDEST = 8

@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from bmo_cli.errors import BmoError, InputError, OutOfMemory, is_out_of_memory
-from bmo_cli.experiment.cores import Cores
-from bmo_cli.experiment.profile import Profile, Untimed
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
@@ -20,6 +18,8 @@ from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.mode import rehearsal, seeded, training
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
+from bmo_cli.training.threads import Cores
+from bmo_cli.training.timer import Profile, Untimed
 
 log = logging.getLogger("bmo")
 

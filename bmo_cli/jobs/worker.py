@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from bmo_cli.errors import Killed, NotStarted, described, revived
-from bmo_cli.experiment.allocator import keep_freed_memory
+from bmo_cli.jobs.allocator import keep_freed_memory
 
 _PARTING = 60.0
 """seconds that a process has to end after its last word"""

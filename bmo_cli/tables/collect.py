@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.schema import Published
-from bmo_cli.experiment.table_cell import Cell
-from bmo_cli.results.table_sheet import Line, Section, Sheet
 from bmo_cli.results.tables import comma_separated
+from bmo_cli.tables.cell import Cell
+from bmo_cli.tables.summary import Line, Section, Sheet
 
 
 def sheet(

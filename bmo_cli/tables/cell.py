@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
+from bmo_cli.config.compose import Composed
 from bmo_cli.config.keys import NO_NUMBER
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate, takes, target_class
-from bmo_cli.experiment.compose import Composed
 from bmo_cli.experiment.plugins import load_plugins, plugin_contents
-from bmo_cli.experiment.provenance import source_hash
-from bmo_cli.experiment.standing import is_done
+from bmo_cli.jobs.status import is_done
+from bmo_cli.results.provenance import source_hash
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tasks.task import Task
 

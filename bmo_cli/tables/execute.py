@@ -24,12 +24,12 @@ from bmo_cli.errors import (
     is_disk_full,
     of_the_machine,
 )
-from bmo_cli.experiment.child import Child
-from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.standing import goes_on, is_of_other_code
-from bmo_cli.experiment.table_cell import Cell
-from bmo_cli.experiment.train import train
+from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.jobs.status import goes_on, is_of_other_code
+from bmo_cli.jobs.worker import Child
 from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.tables.cell import Cell
+from bmo_cli.training.run import train
 
 log = logging.getLogger("bmo")
 

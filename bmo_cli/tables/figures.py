@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.data.image_file import read_image
-from bmo_cli.experiment.table_cell import Cell, plain_name
-from bmo_cli.results.table_crops import Panel, crops_figure
-from bmo_cli.results.table_figures import Course, Price, convergence_figure, tradeoff_figure
+from bmo_cli.tables.cell import Cell, plain_name
+from bmo_cli.tables.crops import Panel, crops_figure
+from bmo_cli.tables.curves import Course, Price, convergence_figure, tradeoff_figure
 
 
 def pictures(table: Mapping[str, Any], cells: Sequence[Cell], stem: Path) -> Iterator[Path]:

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from bmo_cli.errors import BmoError, InputError, Interrupted, printable
-from bmo_cli.experiment.child import Child
-from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.sweep_job import prepared, train_job
+from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.jobs.sweep_job import prepared, train_job
+from bmo_cli.jobs.worker import Child
 from bmo_cli.results.run_folder import RunFolder
 
 Record = Callable[[RunFolder, BaseException, Mapping[str, str | None]], None]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bmo_cli.experiment.callbacks import make_unique
 from bmo_cli.experiment.checkpoint import has_last
-from bmo_cli.experiment.provenance import source_hash
+from bmo_cli.results.folders import make_unique
+from bmo_cli.results.provenance import source_hash
 from bmo_cli.results.run_folder import RunFolder
 
 

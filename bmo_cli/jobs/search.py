@@ -27,8 +27,8 @@ from omegaconf import DictConfig
 from bmo_cli.config.checks import Count, Seed, check
 from bmo_cli.config.commands import command, here
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.dimension import Dimension
-from bmo_cli.experiment.invocation import own_files
+from bmo_cli.jobs.dimension import Dimension
+from bmo_cli.jobs.invocation import own_files
 from bmo_cli.results.run_folder import RunFolder, write_atomically
 
 log = logging.getLogger("bmo")
@@ -96,7 +96,7 @@ class Search(Sweeper):
 
     def _launched(self, numbers: range) -> list[Path]:
         """Run these trials; their folders."""
-        from bmo_cli.experiment.callbacks import finish_jobs
+        from bmo_cli.jobs.hydra_callbacks import finish_jobs
 
         returns = self._launcher.launch([self._words(n) for n in numbers], numbers.start)
         stopped = finish_jobs()

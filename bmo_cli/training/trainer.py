@@ -18,16 +18,16 @@ from torch.optim import Optimizer
 from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import BEST, Progress, all_finite, save_checkpoint, save_last
-from bmo_cli.experiment.console import Console
-from bmo_cli.experiment.gradient_check import GradientCheck
-from bmo_cli.experiment.hypergradient import HyperGradient
-from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.ranks import Ranks, clock
+from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.loggers.logger import Harmless
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
+from bmo_cli.training.distributed import Ranks, clock
+from bmo_cli.training.gradient_check import GradientCheck
+from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.progress import Console
 
 log = logging.getLogger("bmo")
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.commands import plugins_word, quoted
+from bmo_cli.config.compose import compose
 from bmo_cli.errors import InputError, nearest
 from bmo_cli.experiment.build import build, instantiate, target_class
-from bmo_cli.experiment.compose import compose
-from bmo_cli.experiment.table_cell import Cell, Identity, cell_folder
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.tables.cell import Cell, Identity, cell_folder
 from bmo_cli.tasks.task import Task
 
 Table = Mapping[str, Any]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import itertools
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from bmo_cli.config.commands import command, here, quoted
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import BmoError, Interrupted, printable, printable_lines
-from bmo_cli.experiment.invocation import own_files, present, written
+from bmo_cli.jobs.invocation import own_files, present, written
+from bmo_cli.results.folders import make_unique
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
@@ -30,7 +28,7 @@ class CheckedSweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Stop at the first job that cannot run, or list all where that is what was asked for."""
-        from bmo_cli.experiment.sweep_plan import dry_run, planned
+        from bmo_cli.jobs.sweep_plan import dry_run, planned
 
         HydraConfig.instance().set_config(config)
         try:
@@ -129,7 +127,7 @@ def resume_command(config: DictConfig) -> str:
 
 def finish_jobs() -> int:
     """Wait for the jobs of `jobs=N`; exit code of what stopped them, or 0."""
-    module = sys.modules.get("bmo_cli.experiment.beside")  # which imports torch
+    module = sys.modules.get("bmo_cli.jobs.pool")  # which imports torch
     if module is None:
         return 0
     try:
@@ -164,42 +162,8 @@ def _replace(config: DictConfig, key: str) -> Path:
     return folder
 
 
-_made: list[Path] = []
-
-
 def put_away_pickles(sweep: Path) -> None:
     """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
     left = sweep / ".submitit"
     if left.exists():
         left.rename(make_unique(left))
-
-
-def make_unique(wanted: Path) -> Path:
-    """Create `wanted`, or `wanted_1`, `wanted_2`, ... : a folder that did not exist before."""
-    wanted = wanted.absolute()
-    _made.extend(parent for parent in wanted.parents if not parent.exists())
-    wanted.parent.mkdir(parents=True, exist_ok=True)
-    for i in itertools.count():
-        folder = wanted if i == 0 else wanted.with_name(f"{wanted.name}_{i}")
-        try:
-            folder.mkdir()
-            _made.insert(0, folder)
-            return folder
-        except FileExistsError:
-            continue
-    raise AssertionError("unreachable")
-
-
-def discard(folder: Path) -> None:
-    """Remove a run folder that this process made, and the parents it made if they are empty.
-
-    For a run that was refused before it began; a folder that was there before is never touched.
-    """
-    if folder.absolute() not in _made:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.absolute().parents:
-        if parent not in _made:
-            break
-        with contextlib.suppress(OSError):  # not empty: another run's
-            parent.rmdir()

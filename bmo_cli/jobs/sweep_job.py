@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from bmo_cli.errors import Interrupted, Killed
-from bmo_cli.experiment.child import Child
-from bmo_cli.experiment.interrupt import StopRequest
-from bmo_cli.experiment.parallel import train_on_devices
-from bmo_cli.experiment.standing import goes_on, is_done, is_of_other_code, set_aside
-from bmo_cli.experiment.train import train
+from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.jobs.elastic import train_on_devices
+from bmo_cli.jobs.status import goes_on, is_done, is_of_other_code, set_aside
+from bmo_cli.jobs.worker import Child
 from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.training.run import train
 
 log = logging.getLogger("bmo")
 

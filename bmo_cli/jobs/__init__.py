@@ -1,0 +1,1 @@
+"""Runs in processes of their own: the job pool, workers, jobs of a sweep, process groups."""

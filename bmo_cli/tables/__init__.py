@@ -1,0 +1,1 @@
+"""Tables of runs: which cells they have, running what is missing, Markdown, LaTeX, figures."""
