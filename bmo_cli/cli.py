@@ -24,9 +24,9 @@ from bmo_cli.errors import (
     Interrupted,
     exits_as_errors,
     nearest,
-    of_the_machine,
-    of_the_system,
     printable,
+    wrap_os_error,
+    wrap_resource_error,
 )
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def main() -> None:
             raise
         if isinstance(error, OSError):  # of the output
             _silence()
-            error = of_the_system(error)
+            error = wrap_os_error(error)
         _stop(error)
 
 
@@ -371,7 +371,7 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
         error.__cause__, Exception
     ):
         error = error.__cause__  # of a log, where it cannot be written
-    found = of_the_machine(error)
+    found = wrap_resource_error(error)
     if isinstance(found, BmoError):
         return found
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
@@ -386,7 +386,7 @@ def _translated(error: Exception, overrides: Sequence[str], command: str) -> Bmo
                     f"'bmo {command} --help' lists the choices"
                 )
     if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return of_the_system(error)
+        return wrap_os_error(error)
     if not isinstance(error, HydraException | OmegaConfBaseException):
         detail = " ".join(str(error).split())
         return BmoError(

@@ -46,7 +46,7 @@ class Interrupted(BmoError):
         self.exit_code = exit_code
 
 
-class Busy(InputError):
+class RunLocked(InputError):
     """Another process works in the run folder; nothing in it was touched."""
 
 
@@ -133,7 +133,7 @@ def exits_as_errors() -> Iterator[None]:
     except SystemExit as error:
         if _asked_by(error, _LAUNCHER):
             raise
-        raise of_the_machine(error) from error
+        raise wrap_resource_error(error) from error
 
 
 _LAUNCHER = "submitit."
@@ -148,9 +148,9 @@ def _asked_by(error: BaseException, start: str) -> bool:
     return name.startswith(start)
 
 
-def of_the_system(error: OSError) -> BmoError:
+def wrap_os_error(error: OSError) -> BmoError:
     """An error of the operating system that nobody foresaw, in a line."""
-    found = of_the_machine(error)
+    found = wrap_resource_error(error)
     if isinstance(found, BmoError):
         return found
     where = f"{error.filename}: " if error.filename else ""
@@ -169,7 +169,7 @@ def is_overflow(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "without overflow" in str(error)
 
 
-def of_the_machine(error: BaseException) -> BaseException:
+def wrap_resource_error(error: BaseException) -> BaseException:
     """The same error, or what it says about disk, memory, numbers or an exit as one of ours."""
     found: BmoError | None = None
     if is_disk_full(error):
@@ -191,9 +191,9 @@ def of_the_machine(error: BaseException) -> BaseException:
     return found.with_traceback(error.__traceback__)
 
 
-def described(error: BaseException) -> dict[str, Any]:
+def serialize_error(error: BaseException) -> dict[str, Any]:
     """An error as plain data, to tell another process of it."""
-    error = of_the_machine(error)
+    error = wrap_resource_error(error)
     try:
         message = str(error)
     except Exception:  # of an error class that cannot say it
@@ -206,7 +206,7 @@ def described(error: BaseException) -> dict[str, Any]:
     }
 
 
-def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
+def deserialize_error(entry: Mapping[str, Any], where: str = "") -> Exception:
     """What another process `described`: the same error of this module, or a RuntimeError.
 
     `where` says which process it was, in front of everything but a mistake in the input, which is
@@ -218,7 +218,7 @@ def revived(entry: Mapping[str, Any], where: str = "") -> Exception:
         code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
         return Interrupted(message or "stopped before training began", exit_code=code)
     if isinstance(kind, type) and issubclass(kind, BmoError):
-        error = kind(message if kind in (InputError, Busy) else f"{where}{message}")
+        error = kind(message if kind in (InputError, RunLocked) else f"{where}{message}")
     else:
         error = RuntimeError(f"{where}{entry['kind']}: {message}")
     error.__cause__ = _Elsewhere(entry["traceback"])

@@ -15,7 +15,7 @@ from test_configs import composed
 
 from bmo_cli.certificate.bound import bound_of
 from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.predictions import fall, stationary, unique
+from bmo_cli.certificate.predictions import gradient_decay, stationary, unique
 from bmo_cli.certificate.trajectory import TASK_START, Motion, Trajectory, follow, starts
 from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
@@ -359,10 +359,10 @@ def test_bounds():
 
 
 def test_fall():
-    assert fall([4.0, 3.0, 2.0, 1.0]) == pytest.approx(0.25)
-    assert math.isnan(fall([1.0, 2.0]))
+    assert gradient_decay([4.0, 3.0, 2.0, 1.0]) == pytest.approx(0.25)
+    assert math.isnan(gradient_decay([1.0, 2.0]))
     values = [10.0] * 10 + [1.0] * 80 + [0.1] * 10
-    assert fall(values) == pytest.approx(0.01)
+    assert gradient_decay(values) == pytest.approx(0.01)
     assert stationary(values).verdict == "holds"
     assert stationary([1.0] * 20).verdict == "not verifiable"
 

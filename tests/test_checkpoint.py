@@ -12,7 +12,7 @@ from conftest import result
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from bmo_cli.errors import Busy, InputError
+from bmo_cli.errors import InputError, RunLocked
 from bmo_cli.experiment.checkpoint import (
     LAST,
     PREVIOUS,
@@ -136,7 +136,7 @@ def test_a_folder_is_one_process_own_and_a_killed_one_holds_nothing(trained, bmo
     )
     try:
         assert other.stdout.readline() == "claimed\n"
-        with pytest.raises(Busy), RunFolder(trained).claimed():
+        with pytest.raises(RunLocked), RunFolder(trained).claimed():
             pass
         done = bmo("train", "resume=run", "train.steps=6")
         assert done.returncode == 2

@@ -150,7 +150,7 @@ def test_memory_that_runs_out_is_met_with_less():
         assert is_out_of_memory(error.value)
         del error
         while True:
-            assert hyper.leaner()
+            assert hyper.reduce_memory()
             gc.collect()
             torch.cuda.empty_cache()
             try:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from bmo_cli.config.checks import Count, Finite, Positive, check
 from bmo_cli.data.image_file import Photograph, read_image, write_image
-from bmo_cli.errors import DivergenceError, InputError, of_the_machine
+from bmo_cli.errors import DivergenceError, InputError, wrap_resource_error
 
 ONE_ROW = {"one pixel": (1, 1), "one row": (1, 17), "one column": (17, 1)}
 LARGEST = 2**63 - 1
@@ -219,5 +219,7 @@ def test_numbers_of_any_size_are_compared_with_their_range():
 
 
 def test_a_number_that_grows_beyond_float32_is_a_divergence():
-    found = of_the_machine(RuntimeError("value cannot be converted to type float without overflow"))
+    found = wrap_resource_error(
+        RuntimeError("value cannot be converted to type float without overflow")
+    )
     assert isinstance(found, DivergenceError) and "3.4e38" in str(found)

@@ -15,7 +15,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.results.tables import latex_escaped
 from bmo_cli.tables.collect import _leaks
 from bmo_cli.tables.crops import Panel, crops_figure, detailed_square
-from bmo_cli.tables.curves import Price, tradeoff_figure
+from bmo_cli.tables.curves import TradeoffRun, tradeoff_figure
 from bmo_cli.tables.latex import latex_document
 from bmo_cli.tables.markdown import markdown_document
 from bmo_cli.tables.plan import combinations, last_of_each, overrides_of, scaled
@@ -331,7 +331,9 @@ def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
     rows = ["free, bmo", "free, unrolled", "lip, bmo", "lip, unrolled", "guided, unrolled"]
     prices = [
-        Price(row, 10, {10: 30.0 + seed, 100: 29.0}, None, 0.9) for row in rows for seed in range(3)
+        TradeoffRun(row, 10, {10: 30.0 + seed, 100: 29.0}, None, 0.9)
+        for row in rows
+        for seed in range(3)
     ]
     tradeoff_figure(prices, tmp_path / "x.png")
     left, right = drawn[0].axes

@@ -352,7 +352,7 @@ def test_iterations_are_not_repeated_where_they_would_be_others(layer):
         hyper = Unrolled(memory=memory)
         hyper.plan(scheme, sample(), 9, None)
         assert set(hyper._segments.values()) == {9}
-        assert not hyper.leaner()
+        assert not hyper.reduce_memory()
 
 
 def test_the_gradient_through_batch_norm_is_that_of_finite_differences():

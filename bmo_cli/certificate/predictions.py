@@ -81,7 +81,7 @@ def stationary(gradients: Sequence[float] | None) -> Finding:
     name = "|grad phi_K| goes to 0 along training"
     if gradients is None:
         return Finding(name, "not used", None, "this method minimises another objective than phi_K")
-    share = fall(gradients)
+    share = gradient_decay(gradients)
     if math.isnan(share):
         return Finding(name, "not verifiable", None, "fewer than four recorded values")
     text = "mean over the last tenth of training, as a share of that over the first tenth"
@@ -92,7 +92,7 @@ def stationary(gradients: Sequence[float] | None) -> Finding:
     )
 
 
-def fall(gradients: Sequence[float]) -> float:
+def gradient_decay(gradients: Sequence[float]) -> float:
     """Mean of the last tenth of the values as a share of the first tenth's; nan for too few."""
     known = [g for g in gradients if math.isfinite(g)]
     part = max(1, len(known) // 10)

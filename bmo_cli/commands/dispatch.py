@@ -17,8 +17,8 @@ from bmo_cli.config.effective import checked_config, plain_config
 from bmo_cli.config.names import NAMED, plain_name, recorded_names
 from bmo_cli.config.snapshot import with_recorded_weights
 from bmo_cli.errors import (
-    Busy,
     InputError,
+    RunLocked,
     disk_full_in_one_line,
     exits_as_errors,
 )
@@ -89,7 +89,7 @@ def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
                 return None
             folder.write_result(result)
     except Exception as error:
-        if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, Busy):
+        if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
             record_failure(folder, error, names, begun=begun)
         elif hydra.mode == RunMode.RUN:
             logging.shutdown()

@@ -18,7 +18,7 @@ from bmo_cli.certificate.findings import Finding
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.evaluation import along
+from bmo_cli.experiment.evaluation import scores_by_iteration
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
 from bmo_cli.results.tables import markdown
@@ -67,7 +67,7 @@ def write_certificate(
     counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
     scores = {
         count: math.fsum(values) / len(values)
-        for count, values in along(experiment.scheme, task, cases, counts).items()
+        for count, values in scores_by_iteration(experiment.scheme, task, cases, counts).items()
     }
     content = _content(certificate, scores, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)

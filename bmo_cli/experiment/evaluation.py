@@ -195,7 +195,7 @@ def evaluate(
 
 
 @torch.no_grad()
-def along(
+def scores_by_iteration(
     scheme: GKM, task: Task, cases: Iterable[Case], counts: Sequence[int]
 ) -> dict[int, list[float]]:
     """The task's metric of every case after each of several numbers of iterations of T.

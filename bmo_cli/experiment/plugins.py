@@ -17,7 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import bmo_cli
 from bmo_cli.config.schema import plugin_files, plugin_module
-from bmo_cli.errors import BmoError, InputError, PluginError, of_the_machine
+from bmo_cli.errors import BmoError, InputError, PluginError, wrap_resource_error
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -60,7 +60,7 @@ def imports_of(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if isinstance(of_the_machine(error), BmoError):
+        if isinstance(wrap_resource_error(error), BmoError):
             raise
         raise _import_failure(error, plugin, plugins) from error
 
@@ -113,7 +113,7 @@ def names_plugins(
             return command(config, *args, **kwargs)
         except Exception as error:
             place = failing_place(error, config.get("plugins") or ())
-            if place is None or isinstance(of_the_machine(error), BmoError):
+            if place is None or isinstance(wrap_resource_error(error), BmoError):
                 raise
             raise plugin_error(error, place) from error
 

@@ -14,7 +14,13 @@ from bmo_cli.data.image_file import write_image
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.evaluation import Evaluation, Settings, along, averages, evaluate
+from bmo_cli.experiment.evaluation import (
+    Evaluation,
+    Settings,
+    averages,
+    evaluate,
+    scores_by_iteration,
+)
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
@@ -80,7 +86,7 @@ def evaluate_test(
             require_running()
             yield case
 
-    for count, values in along(experiment.scheme, task, cases(), counts).items():
+    for count, values in scores_by_iteration(experiment.scheme, task, cases(), counts).items():
         metrics[f"test/{task.metric}@{count}"] = mean(values)
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:

@@ -77,7 +77,7 @@ class HyperOptimizer(ABC):
                 "(data.crop) or a smaller network"
             )
 
-    def leaner(self) -> bool:
+    def reduce_memory(self) -> bool:
         """Keep less from now on, after memory ran out; whether there is less to keep."""
         return False
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bmo_cli.errors import InputError, Interrupted, Killed, described, revived
+from bmo_cli.errors import InputError, Interrupted, Killed, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.training.distributed import Group
@@ -193,7 +193,7 @@ def _train(order: Order, rank: int) -> dict[str, Any] | None:
 
 def _report(exchange: Path, rank: int, error: BaseException) -> None:
     """Leave what went wrong for the process that launched this one."""
-    entry = {"time": time.time(), "rank": rank, **described(error)}
+    entry = {"time": time.time(), "rank": rank, **serialize_error(error)}
     partial = exchange / f"{rank}.partial"
     partial.write_text(json.dumps(entry), encoding="utf-8")
     partial.rename(exchange / f"{rank}.json")
@@ -208,7 +208,7 @@ def _first_error(exchange: Path) -> Exception | None:
     if not found:
         return None
     entry = min(found, key=lambda one: (one["kind"] not in _STOPPED, one["time"]))
-    return revived(entry, f"process {entry['rank']}: ")
+    return deserialize_error(entry, f"process {entry['rank']}: ")
 
 
 def _cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:

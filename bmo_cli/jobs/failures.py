@@ -13,8 +13,8 @@ from bmo_cli.errors import (
     Interrupted,
     Killed,
     OutOfMemory,
-    of_the_machine,
     printable,
+    wrap_resource_error,
 )
 from bmo_cli.results.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ def record_failure(
 
     A job of a sweep that was refused before it went on stays what it was.
     """
-    error = of_the_machine(error)
+    error = wrap_resource_error(error)
     goes_on = isinstance(error, Interrupted | Killed | DiskFull | OutOfMemory)
     status = "interrupted" if goes_on else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"

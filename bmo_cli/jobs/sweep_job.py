@@ -46,7 +46,7 @@ def run_sweep_job(
         The content of result.json.
 
     Raises:
-        Busy: another process trains there.
+        RunLocked: another process trains there.
         Interrupted: this process was asked to stop; the run is saved.
         Killed: its process was.
         Exception: what `train` raises.
@@ -94,7 +94,7 @@ def prepared(
     """The configuration with which a job begins or goes on, and its result where it is done.
 
     Raises:
-        Busy: another process trains there.
+        RunLocked: another process trains there.
     """
     with folder.claimed():
         before = folder.read_result()

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from bmo_cli.errors import Killed, NotStarted, described, revived
+from bmo_cli.errors import Killed, NotStarted, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
 
 _PARTING = 60.0
@@ -86,7 +86,7 @@ class Child:
         except (EOFError, OSError):
             return None
         except Exception as error:  # of a value that only that process can build
-            return False, described(error)
+            return False, serialize_error(error)
 
     def stop(self) -> None:
         """Ask it to stop, by SIGTERM."""
@@ -101,7 +101,7 @@ class Child:
 
         Raises:
             Killed: the process is gone without a word.
-            Exception: what the function raised, see `errors.revived`.
+            Exception: what the function raised, see `errors.deserialize_error`.
         """
         while not self.ended(timeout=1):
             pass
@@ -110,7 +110,7 @@ class Child:
         if good:
             return content
         code = self._process.exitcode
-        raise Killed.with_code(code) if content is None else revived(content)
+        raise Killed.with_code(code) if content is None else deserialize_error(content)
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def _live(
     try:
         said = True, function(*arguments)
     except BaseException as error:
-        said = False, described(error)
+        said = False, serialize_error(error)
     with suppress(BrokenPipeError):  # nobody is there to hear of it
         _say(sender, said)
     sender.close()
@@ -178,7 +178,7 @@ def _say(sender: Connection, said: tuple[bool, Any]) -> None:
     except BrokenPipeError:
         raise
     except Exception as error:  # a value that cannot be pickled
-        sender.send((False, described(error)))
+        sender.send((False, serialize_error(error)))
 
 
 def _stop_with_parent() -> None:

@@ -45,7 +45,7 @@ class Logger:
         """The run has ended, by `result["status"]`: running, if it did not end as it should."""
 
 
-class Harmless:
+class SafeLogger:
     """A logger whose failure ends it and not the run.
 
     Args:

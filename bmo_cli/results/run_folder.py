@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.errors import Busy, InputError
+from bmo_cli.errors import InputError, RunLocked
 
 HISTORY = ("step", "seconds", "loss", "val", "hypergrad_norm", "residual", "lr")
 """Columns of history.csv; in the file `val` carries the name of the metric, as `val_psnr`."""
@@ -38,7 +38,7 @@ class RunFolder:
         Files that a killed process was writing are removed.
 
         Raises:
-            Busy: another one does.
+            RunLocked: another one does.
         """
         with self._locked(fcntl.LOCK_EX, patience=1.0):
             self._remove_unfinished()
@@ -49,7 +49,7 @@ class RunFolder:
         try:
             with self._locked(fcntl.LOCK_SH, patience=0.0):
                 return False
-        except (Busy, OSError):
+        except (RunLocked, OSError):
             return True
 
     @contextmanager
@@ -63,7 +63,7 @@ class RunFolder:
                     break
                 except BlockingIOError as error:
                     if time.monotonic() >= until:  # who only asks has it for an instant
-                        raise Busy(
+                        raise RunLocked(
                             f"another process is training in {self.path}; wait until it has "
                             "ended, or stop it"
                         ) from error

@@ -14,7 +14,7 @@ from bmo_cli.results.figures import save_figure
 
 
 @dataclass(frozen=True)
-class Course:
+class ConvergenceRun:
     """A run of the convergence figure.
 
     Attributes:
@@ -32,7 +32,7 @@ class Course:
     minimises_phi: bool = True
 
 
-def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None:
+def convergence_figure(courses: Sequence[ConvergenceRun], task: str, file: Path) -> None:
     """Draw phi_K and |grad phi_K| against t, the residual against k, and min phi_K against K.
 
     phi_K is each method's own: that of bmo is taken at the end of the aggregated iteration.
@@ -96,7 +96,7 @@ def convergence_figure(courses: Sequence[Course], task: str, file: Path) -> None
 
 
 @dataclass(frozen=True)
-class Price:
+class TradeoffRun:
     """A run of the tradeoff figure.
 
     Attributes:
@@ -117,7 +117,7 @@ class Price:
 _STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
 
 
-def tradeoff_figure(prices: Sequence[Price], file: Path) -> None:
+def tradeoff_figure(prices: Sequence[TradeoffRun], file: Path) -> None:
     """Draw PSNR far beyond K on the left, and against the constant of D on the right.
 
     Colours are networks, line styles and markers methods; runs of several seeds look alike.

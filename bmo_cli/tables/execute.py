@@ -15,14 +15,14 @@ import yaml
 
 from bmo_cli.errors import (
     BmoError,
-    Busy,
     DiskFull,
     Interrupted,
     NotStarted,
+    RunLocked,
     disk_full_in_one_line,
     exits_as_errors,
     is_disk_full,
-    of_the_machine,
+    wrap_resource_error,
 )
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.jobs.status import goes_on, is_of_other_code
@@ -95,7 +95,7 @@ def run_cell(cell: Cell) -> str:
     with disk_full_in_one_line(str(cell.folder.path), ONCE_MORE):
         try:
             begun = _prepared(cell)
-        except Busy as error:  # of one cell; it must not hide the others
+        except RunLocked as error:  # of one cell; it must not hide the others
             return str(error)
         path, before = cell.folder.path, cell.folder.read_result() if begun else {}
         config = cell.composed.config | {"resume": str(path) if begun else None}
@@ -118,7 +118,7 @@ def run_cell(cell: Cell) -> str:
                     with suppress(OSError):
                         _record(cell, "interrupted", "the disk was full", seconds())
                     raise
-                known = of_the_machine(error)
+                known = wrap_resource_error(error)
                 kind = "" if isinstance(known, BmoError) else f"{type(known).__name__}: "
                 reason = f"{kind}{known}"
                 _record(cell, "failed", reason, seconds())

@@ -12,7 +12,7 @@ from typing import Any
 from bmo_cli.data.image_file import read_image
 from bmo_cli.tables.cell import Cell, plain_name
 from bmo_cli.tables.crops import Panel, crops_figure
-from bmo_cli.tables.curves import Course, Price, convergence_figure, tradeoff_figure
+from bmo_cli.tables.curves import ConvergenceRun, TradeoffRun, convergence_figure, tradeoff_figure
 
 
 def pictures(table: Mapping[str, Any], cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
@@ -47,11 +47,11 @@ def pictures(table: Mapping[str, Any], cells: Sequence[Cell], stem: Path) -> Ite
                 yield file
 
 
-def _course(cell: Cell) -> Course:
+def _course(cell: Cell) -> ConvergenceRun:
     """What the convergence figure shows of a cell."""
     certificate = json.loads((cell.folder.path / "certificate.json").read_text(encoding="utf-8"))
     first = next(iter(certificate["trajectories"].values()))
-    return Course(
+    return ConvergenceRun(
         method=cell.row,
         iterations=cell.composed.config["train"]["iterations"],
         history=cell.folder.read_history(),
@@ -60,12 +60,12 @@ def _course(cell: Cell) -> Course:
     )
 
 
-def _price(cell: Cell) -> Price:
+def _price(cell: Cell) -> TradeoffRun:
     """What the tradeoff figure shows of a cell."""
     metrics = (cell.result or {})["metrics"]
     found = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
     scores = {int(match[1]): metrics[match[0]] for match in found if match}
-    return Price(
+    return TradeoffRun(
         method=cell.row,
         iterations=cell.composed.config["train"]["iterations"],
         scores={count: math.nan if v is None else v for count, v in scores.items()},

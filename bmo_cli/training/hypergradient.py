@@ -92,7 +92,7 @@ class HyperGradient:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            if not self.hyper.leaner():
+            if not self.hyper.reduce_memory():
                 raise OutOfMemory(
                     "memory ran out; use hyper.memory=states, a smaller train.batch or smaller "
                     "samples (data.crop)"

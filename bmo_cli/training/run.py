@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from bmo_cli.certificate.predictions import fall
+from bmo_cli.certificate.predictions import gradient_decay
 from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError, Interrupted
@@ -38,7 +38,7 @@ from bmo_cli.experiment.plugins import names_plugins, plugin_contents
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.hyper.memory import free_memory
-from bmo_cli.loggers.logger import Harmless, Logger
+from bmo_cli.loggers.logger import Logger, SafeLogger
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import curves
 from bmo_cli.results.provenance import git_state, peak_rss_mib, source_hash, versions
@@ -162,7 +162,9 @@ def _train(
     result["metrics"][f"val/{task.metric}"] = progress.best
     if history:
         result["metrics"]["train/loss"] = history[-1]["loss"]
-        result["metrics"]["train/gradient_fall"] = fall([row["hypergrad_norm"] for row in history])
+        result["metrics"]["train/gradient_fall"] = gradient_decay(
+            [row["hypergrad_norm"] for row in history]
+        )
     result["best_step"] = progress.best_step
     result["flags"] = {**trainer.flags, **result["flags"]}
     for flag, count in trainer.flags.items():
@@ -204,7 +206,7 @@ class _Prepared:
     optimizer: Optimizer | None
     progress: Progress
     gradient: HyperGradient
-    logger: Harmless
+    logger: SafeLogger
 
 
 def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Prepared:
@@ -251,7 +253,7 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
         sharing = ranks.count if experiment.device.type == "cpu" else 1
         gradient.prepare(first, free_memory(experiment.device), sharing)
     ranks.largest(0.0)  # nothing is written before every process has passed its checks
-    return _Prepared(experiment, optimizer, progress, gradient, Harmless(logger))
+    return _Prepared(experiment, optimizer, progress, gradient, SafeLogger(logger))
 
 
 def _in_usable_precision(

@@ -19,7 +19,7 @@ from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.checkpoint import BEST, Progress, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.signals import StopRequest
-from bmo_cli.loggers.logger import Harmless
+from bmo_cli.loggers.logger import SafeLogger
 from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
@@ -66,7 +66,7 @@ class Trainer:
         progress: Progress,
         ranks: Ranks,
         gradient: HyperGradient,
-        logger: Harmless,
+        logger: SafeLogger,
     ) -> None:
         self.logger = logger
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
