@@ -39,7 +39,7 @@ from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.training.hypergradient import HyperGradient
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 
 MIB = 2**20
 
@@ -151,7 +151,7 @@ def _peak_here(words: list[str], device: torch.device) -> float:
     what, iterations = words[0], int(words[1])
     keep_freed_memory()
     posed, warm = Posed(device), Posed(device, side=32)
-    posed.cores = warm.cores
+    posed.threads = warm.threads
     warm.plain_step(2)()  # what libraries and threads take once is not the loop's
     warm.step(Unrolled(memory="full"), 2)()
     warm.step(Unrolled(memory="states"), 2, "bf16")()
@@ -325,11 +325,11 @@ def coding(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
     sample = Sample(
         Problem(LeastSquares(matrix, y), L1(0.1)), (torch.zeros_like(codes),), SquaredError(codes)
     )
-    cores, parameters = Cores.of(sample), list(scheme.parameters())
+    threads, parameters = CpuThreads.of(sample), list(scheme.parameters())
     optimizer = torch.optim.Adam(parameters, lr=0.0)
 
     def step(hyper: Unrolled) -> Callable[[], Tensor]:
-        gradient = HyperGradient(hyper, scheme, parameters, iterations=iterations, cores=cores)
+        gradient = HyperGradient(hyper, scheme, parameters, iterations=iterations, threads=threads)
 
         def run() -> Tensor:
             gradient(sample)

@@ -18,7 +18,7 @@ from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.training.hypergradient import HyperGradient
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 
 GAMMA = 0.9
 
@@ -78,7 +78,7 @@ class Posed:
         self.sample = Sample(
             Problem(LeastSquares(blur, self.y)), (self.y,), SquaredError(self.clean)
         )
-        self.cores = Cores.of(self.sample)  # one for all, as a run has one
+        self.threads = CpuThreads.of(self.sample)  # one for all, as a run has one
         net = DnCNN(depth=depth, width=width, bias=False, last_gain=gain)
         # The step is gamma / |A|^2 here and gamma there.
         operator = ProximalGradient(gamma=GAMMA * blur.norm_squared)
@@ -125,10 +125,10 @@ class Posed:
             iterations=iterations,
             precision=precision,
             compiled=compiled,
-            cores=self.cores,
+            threads=self.threads,
         )
-        part = gradient.cores.parts(self.sample)[0]
-        hyper.plan(self.scheme, part, iterations, None, gradient.cores.count)
+        part = gradient.threads.parts(self.sample)[0]
+        hyper.plan(self.scheme, part, iterations, None, gradient.threads.count)
         assert isinstance(self.scheme.net, DnCNN)
         convs = self.scheme.net.layers
 

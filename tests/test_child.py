@@ -9,8 +9,8 @@ import time
 import pytest
 
 from bmo_cli.errors import Exited, InputError, Killed, NotStarted, OutOfMemory
-from bmo_cli.jobs import worker as child
-from bmo_cli.jobs.worker import Child
+from bmo_cli.jobs import worker as worker
+from bmo_cli.jobs.worker import Worker
 
 
 def half(number):
@@ -104,11 +104,11 @@ def linger():
 
 
 def test_what_it_returns_and_raises_is_heard():
-    assert Child(half, 3, threads=1).outcome() == 1.5
+    assert Worker(half, 3, threads=1).outcome() == 1.5
     with pytest.raises(InputError, match="not today"):
-        Child(refuse, threads=1).outcome()
+        Worker(refuse, threads=1).outcome()
     with pytest.raises(Killed, match="SIGKILL"):
-        Child(die, threads=1).outcome()
+        Worker(die, threads=1).outcome()
 
 
 ENDS = [
@@ -130,13 +130,13 @@ ENDS = [
 def test_every_end_is_an_error_with_a_message(function, kind, message):
     started = time.monotonic()
     with pytest.raises(kind, match=message) as caught:
-        Child(function, threads=1).outcome()
+        Worker(function, threads=1).outcome()
     assert type(caught.value) is kind
     assert time.monotonic() - started < 25  # nobody waits for what a fork holds open
 
 
 def test_a_large_result_arrives():
-    assert Child(return_much, 200_000_000, threads=1).outcome() == bytes(200_000_000)
+    assert Worker(return_much, 200_000_000, threads=1).outcome() == bytes(200_000_000)
 
 
 def test_a_process_that_cannot_be_started_is_an_error_with_a_hint(monkeypatch):
@@ -145,12 +145,12 @@ def test_a_process_that_cannot_be_started_is_an_error_with_a_hint(monkeypatch):
 
     monkeypatch.setattr("multiprocessing.popen_spawn_posix.Popen.__init__", refuse)
     with pytest.raises(NotStarted, match=r"\(Resource temporarily unavailable\); use fewer jobs"):
-        Child(half, 3, threads=1)
+        Worker(half, 3, threads=1)
 
 
 def test_a_process_that_does_not_end_is_ended_once_it_has_said_its_word(monkeypatch):
-    monkeypatch.setattr(child, "_PARTING", 0.2)
-    process = Child(linger, threads=1)
+    monkeypatch.setattr(worker, "_PARTING", 0.2)
+    process = Worker(linger, threads=1)
     assert process.outcome() == "said"
     assert not process._process.is_alive()
 
@@ -161,6 +161,6 @@ def see(name):
 
 def test_its_environment_is_its_own(monkeypatch):
     monkeypatch.setenv("BMO_A", "before")
-    process = Child(see, "BMO_A", threads=1, environment={"BMO_A": "x", "BMO_B": "y"})
+    process = Worker(see, "BMO_A", threads=1, environment={"BMO_A": "x", "BMO_B": "y"})
     assert os.environ["BMO_A"] == "before" and "BMO_B" not in os.environ
     assert process.outcome() == "x"

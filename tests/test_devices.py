@@ -20,7 +20,7 @@ from bmo_cli.linear.matrix import Matrix
 from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
 from bmo_cli.training.hypergradient import HyperGradient
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 
 SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3")
 SCHEMES = {
@@ -269,8 +269,8 @@ def test_impossible_wishes_are_refused(bmo, tiny, tmp_path, words, said):
 def test_threads_have_their_share_and_meet_at_errors():
     before, whole = torch.get_num_threads(), 4
     torch.set_num_threads(whole)
-    cores = Cores(2)
-    assert cores.run(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
+    threads = CpuThreads(2)
+    assert threads.run(lambda _: torch.get_num_threads(), [0, 1]) == [2, 2]
     assert torch.get_num_threads() == whole
     torch.set_num_threads(before)
     ended = []
@@ -282,7 +282,7 @@ def test_threads_have_their_share_and_meet_at_errors():
         ended.append(i)
 
     with pytest.raises(ZeroDivisionError):
-        cores.run(work, [0, 1])
+        threads.run(work, [0, 1])
     assert ended == [1]
 
 
@@ -296,7 +296,9 @@ def test_parts_of_a_learned_problem_share_its_graph(rng):
     for count in (1, 2):
         problem = Problem(LeastSquares(Matrix(1.0 * a), y), L1(0.1))
         sample = Sample(problem, (torch.zeros_like(x),), SquaredError(x))
-        gradient = HyperGradient(Unrolled(), scheme, parameters, iterations=5, cores=Cores(count))
+        gradient = HyperGradient(
+            Unrolled(), scheme, parameters, iterations=5, threads=CpuThreads(count)
+        )
         gradient(sample)
         found.append([p.grad for p in parameters])
     for one, two in zip(*found, strict=True):

@@ -13,7 +13,7 @@ from bmo_cli.linear.map import LinearMap
 from bmo_cli.nets.lip import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 
 
 class Left(LinearMap):
@@ -88,7 +88,7 @@ def test_who_does_not_need_the_inverse_works(a):
 @pytest.mark.parametrize("a", MAPS, ids=lambda a: type(a).__name__)
 def test_what_cannot_be_divided_is_not(a):
     given = sample(a, False)
-    assert Cores.of(given).count == 1
+    assert CpuThreads.of(given).count == 1
     with pytest.raises(InputError, match="has no `take`, so its batches are not divided"):
         given.divided(0, 2)
     together = solve(GKM(operator=ProximalGradient()), given.problem, (Y,), Settings(9, 1e-3))

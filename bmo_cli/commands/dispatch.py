@@ -130,10 +130,10 @@ def _run(
             from bmo_cli.jobs.sweep_job import run_sweep_job
 
             return run_sweep_job(config, names, folder, written)
-        from bmo_cli.jobs.pool import beside, require_places
+        from bmo_cli.jobs.pool import job_pool, require_places
 
         require_places(config, hydra.launcher["_target_"], hydra.sweeper["_target_"])
-        beside.start(config, names, folder, written, record_failure)
+        job_pool.start(config, names, folder, written, record_failure)
         return None
     if config["train"].get("devices", 1) > 1:
         from bmo_cli.jobs.elastic import train_on_devices

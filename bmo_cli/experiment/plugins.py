@@ -161,10 +161,10 @@ def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
     names |= packages & set(sys.modules)
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     folders = {file.parent for file in plugin_files(plugins)}
-    beside = {
+    job_pool = {
         name for name, file in files.items() if file is not None and _is_beside(Path(file), folders)
     }
-    return {name: _content(sys.modules[name]) for name in sorted(names | beside)}
+    return {name: _content(sys.modules[name]) for name in sorted(names | job_pool)}
 
 
 def _content(module: ModuleType) -> str:

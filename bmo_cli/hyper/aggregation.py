@@ -15,7 +15,7 @@ from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.reverse import ReverseMode
-from bmo_cli.solver.fixed_point import FixedPointMap, UpdateRule
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.state import State, step_towards
 
@@ -33,7 +33,7 @@ class Unrolled(ReverseMode):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
-        loss = mapping.loss_on_state(sample.loss)
+        loss = mapping.seen(sample.loss)
         combine = self._combine(mapping, loss)
         solution = self._iterate(scheme, mapping, sample.initial, iterations, combine=combine)
         objective = loss.value(solution.value).mean() / loss.size
@@ -67,7 +67,7 @@ class BMO(Unrolled):
             raise InputError(f"box must be (low, high) with low < high, got {tuple(box)}")
         self.mu, self.s, self.box = mu, s, box
 
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
+    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
         metric = mapping.metric
         if self.box is not None and mapping.readout is not None:
             raise InputError(

@@ -83,7 +83,7 @@ class Implicit(HyperOptimizer):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         self.check(scheme)
         mapping = scheme.bind(sample.problem)
-        loss = mapping.loss_on_state(sample.loss)
+        loss = mapping.seen(sample.loss)
         combine = None
         if self.anderson:
             combine = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)

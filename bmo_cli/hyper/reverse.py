@@ -19,7 +19,7 @@ from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.memory import MIB, free_memory, in_words
 from bmo_cli.nets.mode import rehearsal
 from bmo_cli.solver.cost import SavedBytes
-from bmo_cli.solver.fixed_point import FixedPointMap, Solution, UpdateRule, iterate
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.recompute import iterate_lean
 from bmo_cli.solver.state import State
@@ -90,7 +90,7 @@ class ReverseMode(HyperOptimizer):
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
         mapping = scheme.bind(sample.problem)
-        combine = self._combine(mapping, mapping.loss_on_state(sample.loss))
+        combine = self._combine(mapping, mapping.seen(sample.loss))
         kept = self.differentiated(iterations)
         need = measured(mapping, sample.initial, combine).of(parts)
         key = _key(kept, mapping.lift(sample.initial))
@@ -106,7 +106,7 @@ class ReverseMode(HyperOptimizer):
         self._segments = {key: max(1, m // 2) for key, m in self._segments.items()}
         return True
 
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
+    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
         """What becomes of u^k and T(u^k); None: the step is T(u^k)."""
         return None
 
@@ -117,7 +117,7 @@ class ReverseMode(HyperOptimizer):
         initial: State,
         iterations: int,
         *,
-        combine: UpdateRule | None = None,
+        combine: Combine | None = None,
         start: int = 0,
     ) -> Solution:
         """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
@@ -210,7 +210,7 @@ def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
     )
 
 
-def measured(mapping: FixedPointMap, initial: State, combine: UpdateRule | None) -> Need:
+def measured(mapping: FixedPointMap, initial: State, combine: Combine | None) -> Need:
     """What the second of two iterations adds; the first keeps what all share as well."""
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))

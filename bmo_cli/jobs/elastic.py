@@ -26,7 +26,7 @@ import torch.distributed as dist
 from bmo_cli.errors import InputError, Interrupted, Killed, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.results.run_folder import RunFolder
-from bmo_cli.training.distributed import Group
+from bmo_cli.training.distributed import DistributedGroup
 from bmo_cli.training.run import assist, train
 
 log = logging.getLogger("bmo")
@@ -178,17 +178,17 @@ def _train(order: Order, rank: int) -> dict[str, Any] | None:
     else:
         torch.set_num_threads(order.threads)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
-    folder, ranks = RunFolder(order.folder), Group(device)
+    folder, process_group = RunFolder(order.folder), DistributedGroup(device)
     config = {**order.config, "device": str(device)}
-    if not ranks.first:
-        assist(config, folder, ranks)
+    if not process_group.first:
+        assist(config, folder, process_group)
         return None
 
     def begin() -> None:
         (order.exchange / "begun").touch()
         folder.write_snapshot(order.snapshot)
 
-    return train(config, order.names, folder, begin, ranks)
+    return train(config, order.names, folder, begin, process_group)
 
 
 def _report(exchange: Path, rank: int, error: BaseException) -> None:

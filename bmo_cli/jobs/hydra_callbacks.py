@@ -131,13 +131,13 @@ def finish_jobs() -> int:
     if module is None:
         return 0
     try:
-        module.beside.finish()
+        module.job_pool.finish()
     except Interrupted as error:
         print(f"bmo: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("bmo: interrupted", file=sys.stderr)
         return 130
-    return int(module.beside.stopped)
+    return int(module.job_pool.stopped)
 
 
 def _replace(config: DictConfig, key: str) -> Path:

@@ -22,7 +22,7 @@ import torch
 from bmo_cli.errors import BmoError, InputError, Interrupted, printable
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.jobs.sweep_job import prepared, train_job
-from bmo_cli.jobs.worker import Child
+from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.run_folder import RunFolder
 
 Record = Callable[[RunFolder, BaseException, Mapping[str, str | None]], None]
@@ -31,13 +31,13 @@ Record = Callable[[RunFolder, BaseException, Mapping[str, str | None]], None]
 
 @dataclass(frozen=True)
 class _Running:
-    child: Child
+    worker: Worker
     names: Mapping[str, str | None]
     folder: RunFolder
     place: int
 
 
-class Beside:
+class JobPool:
     """The jobs of this process's sweep that run at the same time; what they print is in run.log.
 
     Each has a share of the cores, or a GPU of its own as far as there are enough.
@@ -96,18 +96,18 @@ class Beside:
             _say("done before", folder)
             return
         place = min(set(range(config["jobs"])) - {job.place for job in self._running})
-        child = Child(
+        worker = Worker(
             _train_quietly,
             *(config, names, folder.path, dict(logging_config)),
             threads=max(1, torch.get_num_threads() // config["jobs"]),
             environment=own_device(config["device"], place),
         )
-        self._running.append(_Running(child, names, folder, place))
+        self._running.append(_Running(worker, names, folder, place))
         _say("started", folder)
 
     def _leave(self) -> None:
         for job in self._running:
-            job.child.stop()  # each is saved
+            job.worker.stop()  # each is saved
 
     @contextmanager
     def _stoppable(self) -> Iterator[StopRequest]:
@@ -123,21 +123,21 @@ class Beside:
                     self._collect()
             except KeyboardInterrupt:  # a second Ctrl-C
                 for job in self._running:
-                    job.child.kill()
+                    job.worker.kill()
                 raise
         self.stopped = stop.exit_code
         raise Interrupted("stopped; what was in progress is saved", exit_code=self.stopped)
 
     def _wait_until_fewer_than(self, count: int, stop: StopRequest) -> None:
         while len(self._running) >= count and stop.signal is None:
-            wait([job.child.channel for job in self._running], timeout=0.5)
+            wait([job.worker.channel for job in self._running], timeout=0.5)
             self._collect()
 
     def _collect(self) -> None:
-        for job in [job for job in self._running if job.child.ended()]:
+        for job in [job for job in self._running if job.worker.ended()]:
             self._running.remove(job)
             try:
-                job.child.outcome()
+                job.worker.outcome()
             except Exception as error:
                 assert self._record is not None
                 self._record(job.folder, error, job.names)
@@ -147,7 +147,7 @@ class Beside:
                 _say("done", job.folder)
 
 
-beside = Beside()
+job_pool = JobPool()
 
 
 def own_device(device: str, place: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from bmo_cli.errors import Interrupted, Killed
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.jobs.elastic import train_on_devices
 from bmo_cli.jobs.status import goes_on, is_done, is_of_other_code, set_aside
-from bmo_cli.jobs.worker import Child
+from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.training.run import train
 
@@ -58,26 +58,26 @@ def run_sweep_job(
     if config["train"].get("devices", 1) > 1:
         return train_on_devices(config, names, folder, logging_config, None, lambda: None)
     with StopRequest() as stop:  # from before there is a process to be stopped
-        child = Child(
+        worker = Worker(
             train_job, config, names, folder.path, logging_config, threads=torch.get_num_threads()
         )
         asked, parent = False, os.getppid()
         try:
-            while not child.ended(timeout=0.2):
+            while not worker.ended(timeout=0.2):
                 if os.getppid() != parent and stop.signal is None:
                     stop.signal = signal.SIGTERM  # a worker whose launcher is gone
                 if stop.signal is not None and not asked:
-                    child.stop()
+                    worker.stop()
                     asked = True
         except KeyboardInterrupt:  # a second Ctrl-C
-            child.kill()
+            worker.kill()
             raise
         except BaseException:  # a launcher leaves, as submitit to put the job back into the queue
-            child.stop()
-            child.ended(timeout=_SAVING)
+            worker.stop()
+            worker.ended(timeout=_SAVING)
             raise
     try:
-        result: dict[str, Any] = child.outcome()
+        result: dict[str, Any] = worker.outcome()
     except (Interrupted, Killed) as error:
         if stop.signal is None:
             raise

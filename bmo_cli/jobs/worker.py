@@ -25,7 +25,7 @@ _PARTING = 60.0
 """seconds that a process has to end after its last word"""
 
 
-class Child:
+class Worker:
     """Starts `function(*arguments)`.
 
     Args:

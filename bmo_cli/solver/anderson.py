@@ -19,7 +19,7 @@ from bmo_cli.solver.state import State, binary_scale, scale, subtract
 
 
 class Anderson:
-    """A `UpdateRule` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
+    """A `Combine` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
 
     Args:
         metric: G, in whose norm residuals are compared.

@@ -21,7 +21,7 @@ from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.problem import Loss
 from bmo_cli.solver.state import State, detach, step_towards, subtract
 
-UpdateRule = Callable[[int, State, State], State]
+Combine = Callable[[int, State, State], State]
 """(k, u^k, T(u^k)) -> u^{k+1}, for schemes that add something to the averaged step."""
 
 
@@ -63,7 +63,7 @@ class FixedPointMap:
         """What a state says about u."""
         return u if self.readout is None else self.readout(u)
 
-    def loss_on_state(self, loss: Loss) -> Loss:
+    def seen(self, loss: Loss) -> Loss:
         """l as a function of the iterate: l(readout(u))."""
         return loss if self.readout is None else _ReadLoss(loss, self.readout)
 
@@ -111,7 +111,7 @@ def iterate(
     *,
     iterations: int,
     tolerance: float = 0.0,
-    combine: UpdateRule | None = None,
+    combine: Combine | None = None,
     start: int = 0,
     watch: Literal["all", "last"] = "all",
 ) -> Solution:
@@ -145,9 +145,7 @@ def iterate(
     return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))
 
 
-def step(
-    mapping: FixedPointMap, u: State, image: State, k: int, combine: UpdateRule | None
-) -> State:
+def step(mapping: FixedPointMap, u: State, image: State, k: int, combine: Combine | None) -> State:
     """u^{k+1}, given u^k and its image D(u^k)."""
     averaged = step_towards(u, image, mapping.alpha)
     return averaged if combine is None else combine(k, u, averaged)

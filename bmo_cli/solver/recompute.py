@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, UpdateRule, iterate, step
+from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, Status, iterate, step
 from bmo_cli.solver.state import State, detach
 
 
@@ -32,7 +32,7 @@ def iterate_lean(
     iterations: int,
     segment: int,
     parameters: Iterable[Tensor] = (),
-    combine: UpdateRule | None = None,
+    combine: Combine | None = None,
     start: int = 0,
 ) -> Solution:
     """`fixed_point.iterate`, watching the last iteration, in less memory; differentiable once.
@@ -94,7 +94,7 @@ class _Sweep:
     """
 
     mapping: FixedPointMap
-    combine: UpdateRule | None
+    combine: Combine | None
     bounds: list[int]
     last: _Graph | None
     omega: list[Tensor]
@@ -153,7 +153,7 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *(first or (None,) * blocks), *omega)
 
 
-def _run(mapping: FixedPointMap, combine: UpdateRule | None, u: State, numbers: range) -> State:
+def _run(mapping: FixedPointMap, combine: Combine | None, u: State, numbers: range) -> State:
     """The iterations of these numbers, unwatched."""
     for k in numbers:
         u = step(mapping, u, mapping.D(u, k), k, combine)

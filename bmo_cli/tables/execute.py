@@ -26,7 +26,7 @@ from bmo_cli.errors import (
 )
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.jobs.status import goes_on, is_of_other_code
-from bmo_cli.jobs.worker import Child
+from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.tables.cell import Cell
 from bmo_cli.training.run import train
@@ -167,7 +167,7 @@ def _logged_to(file: Path) -> Iterator[None]:
 def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]]:
     """As `_one_by_one`, some at a time; the order of the results is that of their ends."""
     threads = max(1, torch.get_num_threads() // jobs)
-    waiting, running, done = list(cells), dict[Child, Cell](), 0
+    waiting, running, done = list(cells), dict[Worker, Cell](), 0
     with StopRequest() as stop:
         try:
             while waiting or running:
@@ -175,30 +175,30 @@ def _side_by_side(cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, str]
                     cell = waiting.pop(0)
                     log.info("%d/%d  %s", len(cells) - len(waiting), len(cells), cell.name)
                     try:
-                        running[Child(run_cell, cell, threads=threads)] = cell
+                        running[Worker(run_cell, cell, threads=threads)] = cell
                     except NotStarted as error:
                         yield cell, str(error)
                 if stop.signal is not None:
                     break
-                wait([child.channel for child in running], timeout=0.5)
-                for child in [child for child in running if child.ended()]:
-                    cell = running.pop(child)
+                wait([worker.channel for worker in running], timeout=0.5)
+                for worker in [worker for worker in running if worker.ended()]:
+                    cell = running.pop(worker)
                     done += 1
-                    yield cell, _reason(child)
+                    yield cell, _reason(worker)
         finally:
-            for child in running:
-                child.stop()  # each saves its cell
-            for child in running:
+            for worker in running:
+                worker.stop()  # each saves its cell
+            for worker in running:
                 with suppress(BmoError):
-                    child.outcome()
+                    worker.outcome()
     if stop.signal is not None:
         raise _stopped(done, stop.exit_code)
 
 
-def _reason(child: Child) -> str:
+def _reason(worker: Worker) -> str:
     """Why a cell failed, or nothing."""
     try:
-        return str(child.outcome())
+        return str(worker.outcome())
     except Interrupted:
         return "stopped"
     except DiskFull:  # every other cell would meet it as well

@@ -17,7 +17,7 @@ from torch import Tensor
 from bmo_cli.solver.problem import Sample
 
 
-class Ranks:
+class ProcessGroup:
     """One process alone.
 
     Attributes:
@@ -57,10 +57,10 @@ class Ranks:
         return value()
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
-class Group(Ranks):
+class DistributedGroup(ProcessGroup):
     """Several processes, joined by `torch.distributed`; its process group exists."""
 
     def __init__(self, device: torch.device) -> None:
@@ -104,6 +104,6 @@ class Group(Ranks):
         return found.item()
 
 
-def clock(ranks: Ranks) -> float:
+def clock(process_group: ProcessGroup) -> float:
     """Seconds on the clock of the first process."""
-    return ranks.from_first(time.monotonic)
+    return process_group.from_first(time.monotonic)

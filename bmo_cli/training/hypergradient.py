@@ -18,7 +18,7 @@ from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.mode import rehearsal, seeded, training
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 from bmo_cli.training.timer import Profile, Untimed
 
 log = logging.getLogger("bmo")
@@ -40,7 +40,7 @@ class HyperGradient:
         precision: of networks, a key of `PRECISIONS`.
         compiled: whether networks are compiled, see `compile`.
         penalty: weight of the network's expansion; with one, batches are not divided.
-        cores: threads that share a batch.
+        threads: threads that share a batch.
         profile: clock.
         seed: what the networks' random numbers start from, with the number of the step: a resumed
             run has those of the uninterrupted one.
@@ -56,7 +56,7 @@ class HyperGradient:
         precision: str = "fp32",
         compiled: bool = False,
         penalty: float = 0.0,
-        cores: Cores | None = None,
+        threads: CpuThreads | None = None,
         profile: Profile | None = None,
         seed: Sequence[int] = (0,),
     ) -> None:
@@ -64,7 +64,7 @@ class HyperGradient:
         self.iterations = iterations
         self.execution = Execution(PRECISIONS[precision], compiled)
         self.penalty = penalty
-        self.cores = Cores() if cores is None or penalty else cores
+        self.threads = CpuThreads() if threads is None or penalty else threads
         self.profile = Untimed(torch.device("cpu")) if profile is None else profile
         self.seed = tuple(seed)
 
@@ -113,9 +113,9 @@ class HyperGradient:
         Raises:
             InputError: the hyper-gradient would not fit.
         """
-        part, device = self.cores.parts(sample)[0], sample.initial[0].device
+        part, device = self.threads.parts(sample)[0], sample.initial[0].device
         with rehearsal(self.scheme, device):
-            self.hyper.plan(self.scheme, part, self.iterations, free, self.cores.count * sharing)
+            self.hyper.plan(self.scheme, part, self.iterations, free, self.threads.count * sharing)
         if self.execution.compiled:
             with rehearsal(self.scheme, device):
                 self.warm_up(sample)
@@ -145,10 +145,10 @@ class HyperGradient:
             self.execution = replace(self.execution, compiled=False)
 
     def _differentiate(self, sample: Sample, scale: Callable[[Tensor], Tensor]) -> Outcome:
-        cores, scheme, iterations = self.cores, self.scheme, self.iterations
+        threads, scheme, iterations = self.threads, self.scheme, self.iterations
         with self.profile.part("forward"), scheme.executed(self.execution):
-            outcomes = cores.run(
-                lambda part: self.hyper.objective(scheme, part, iterations), cores.parts(sample)
+            outcomes = threads.run(
+                lambda part: self.hyper.objective(scheme, part, iterations), threads.parts(sample)
             )
         merged = _merged(outcomes)
         if merged.status is Status.NONFINITE or not torch.isfinite(merged.objective):
@@ -162,7 +162,7 @@ class HyperGradient:
         if self.penalty:
             objectives[0] = objectives[0] + self.penalty * expansion(scheme, sample, iterations)
         with self.profile.part("backward"):
-            if cores.count == 1:
+            if threads.count == 1:
                 torch.autograd.backward(scale(objectives[0]))
                 return merged
             own = {id(p) for p in scheme.parameters()}
@@ -173,7 +173,7 @@ class HyperGradient:
                     scale(value), self.parameters, retain_graph=shared, allow_unused=True
                 )
 
-            found = cores.run(pull, objectives)
+            found = threads.run(pull, objectives)
             for p, gradients in zip(self.parameters, zip(*found, strict=True), strict=True):
                 there = [g for g in gradients if g is not None]
                 p.grad = sum(there[1:], there[0]) / len(found) if there else None

@@ -45,12 +45,12 @@ from bmo_cli.results.provenance import git_state, peak_rss_mib, source_hash, ver
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Task
-from bmo_cli.training.distributed import ALONE, Ranks
+from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.optimizer import build_optimizer
 from bmo_cli.training.precision import SLOW, bfloat16_slowdown
 from bmo_cli.training.progress import Console
-from bmo_cli.training.threads import Cores
+from bmo_cli.training.threads import CpuThreads
 from bmo_cli.training.timer import Profile, Untimed
 from bmo_cli.training.trainer import Trainer
 
@@ -63,7 +63,7 @@ def train(
     names: Mapping[str, str | None],
     folder: RunFolder,
     begin: Callable[[], None] = lambda: None,
-    ranks: Ranks = ALONE,
+    process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:
     """Run one experiment.
 
@@ -72,7 +72,7 @@ def train(
         names: chosen option of every group, for the result.
         folder: of the run.
         begin: called when everything is built and loaded, before anything is written.
-        ranks: processes that share the batch, of which this is the first; see `assist`.
+        process_group: processes that share the batch, of which this is the first; see `assist`.
 
     Returns:
         The content of result.json.
@@ -81,11 +81,11 @@ def train(
         InputError: another process works in this folder, or something cannot be used.
     """
     with folder.claimed():
-        prepared = _prepared(config, folder, ranks)
+        prepared = _prepared(config, folder, process_group)
         begin()
         result: dict[str, Any] = {}
         try:
-            _train(prepared, config, names, folder, ranks, result)
+            _train(prepared, config, names, folder, process_group, result)
         finally:
             prepared.logger.close(result)
         return result
@@ -96,7 +96,7 @@ def _train(
     config: Mapping[str, Any],
     names: Mapping[str, str | None],
     folder: RunFolder,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     result: dict[str, Any],
 ) -> None:
     """Fill `result`, which holds what is known however this ends."""
@@ -114,7 +114,7 @@ def _train(
         "git": git_state(),
         "code": source_hash(),
         "device": describe_device(experiment.device),
-        "devices": ranks.count,
+        "devices": process_group.count,
     }
     result |= {"nonexpansive": experiment.nonexpansive, "notes": experiment.notes}
     result |= {"data": task.fingerprints(), "plugins": plugin_contents(config["plugins"])}
@@ -133,7 +133,7 @@ def _train(
     earlier = progress.seconds
     with StopRequest() as stop:
         try:
-            trainer = _fit(prepared, config, folder, stop, ranks)
+            trainer = _fit(prepared, config, folder, stop, process_group)
         finally:  # what is known is on disk, however the run ends
             result |= {"steps": progress.step, "train_seconds": progress.seconds}
             result["evaluations"], result["products"] = progress.evaluations, progress.products
@@ -186,16 +186,16 @@ def _train(
 
 
 @names_plugins
-def assist(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> None:
+def assist(config: Mapping[str, Any], folder: RunFolder, process_group: ProcessGroup) -> None:
     """Differentiate this process's part of every batch; the first process does the rest.
 
     Args:
         config, folder: as for `train`; nothing is written.
-        ranks: processes that share the batch.
+        process_group: processes that share the batch.
     """
-    prepared = _prepared(config, folder, ranks)
+    prepared = _prepared(config, folder, process_group)
     with StopRequest() as stop:
-        _fit(prepared, config, folder, stop, ranks)
+        _fit(prepared, config, folder, stop, process_group)
 
 
 @dataclass(frozen=True)
@@ -209,14 +209,16 @@ class _Prepared:
     logger: SafeLogger
 
 
-def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Prepared:
+def _prepared(
+    config: Mapping[str, Any], folder: RunFolder, process_group: ProcessGroup
+) -> _Prepared:
     experiment = build(config)
     task = experiment.task
     task.prepare(["train", "val", "test"] if config["eval"].get("test", True) else ["train", "val"])
     if config["resume"] is not None:
         _require_inputs(folder, config, task)
     logger = Logger()
-    if ranks.first and config.get("logger"):
+    if process_group.first and config.get("logger"):
         logger = instantiate(config["logger"], "logger", config["plugins"], Logger)
     optimizer = None
     if experiment.hyper.trains:
@@ -244,25 +246,27 @@ def _prepared(config: Mapping[str, Any], folder: RunFolder, ranks: Ranks) -> _Pr
             raise InputError(f"{key}={chosen} is about a network, but net=none; use {key}={usual}")
     if config["train"].get("penalty") and experiment.scheme.net is None:
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
-    config, experiment = _in_usable_precision(config, experiment, ranks)
-    first = ranks.part(_first_sample(experiment, config["train"]["batch"]))
+    config, experiment = _in_usable_precision(config, experiment, process_group)
+    first = process_group.part(_first_sample(experiment, config["train"]["batch"]))
     _require_images(experiment, first)
     require_map_of(experiment, "val")
-    gradient = _gradient(experiment, optimizer, config, _shared(experiment, first, ranks), ranks)
+    gradient = _gradient(
+        experiment, optimizer, config, _shared(experiment, first, process_group), process_group
+    )
     if experiment.hyper.trains:
-        sharing = ranks.count if experiment.device.type == "cpu" else 1
+        sharing = process_group.count if experiment.device.type == "cpu" else 1
         gradient.prepare(first, free_memory(experiment.device), sharing)
-    ranks.largest(0.0)  # nothing is written before every process has passed its checks
+    process_group.largest(0.0)  # nothing is written before every process has passed its checks
     return _Prepared(experiment, optimizer, progress, gradient, SafeLogger(logger))
 
 
 def _in_usable_precision(
-    config: Mapping[str, Any], experiment: Experiment, ranks: Ranks
+    config: Mapping[str, Any], experiment: Experiment, process_group: ProcessGroup
 ) -> tuple[Mapping[str, Any], Experiment]:
     """The same, with float32 and a note where bfloat16 would be slow."""
     if config.get("precision") != "bf16" or experiment.device.type != "cpu":
         return config, experiment
-    slowdown = ranks.largest(bfloat16_slowdown())
+    slowdown = process_group.largest(bfloat16_slowdown())
     if slowdown <= SLOW:
         return config, experiment
     note = (
@@ -354,25 +358,25 @@ def _require_images(experiment: Experiment, sample: Sample) -> None:
         )
 
 
-def _shared(experiment: Experiment, sample: Sample, ranks: Ranks) -> Cores:
+def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup) -> CpuThreads:
     """The threads that share a batch; one, where a network does not let batches be divided.
 
     Raises:
         InputError: an operator or a network does not fit the task's problems, or is no map.
     """
-    scheme, cores = experiment.scheme, Cores.of(sample)
+    scheme, threads = experiment.scheme, CpuThreads.of(sample)
     if not experiment.hyper.trains:
         require_map(scheme, sample.problem, sample.initial)
-        return cores
+        return threads
     observe(scheme, sample)
-    if scheme.behaviour.divisible or cores.count * ranks.count == 1:
-        return cores
+    if scheme.behaviour.divisible or threads.count * process_group.count == 1:
+        return threads
     what = f"in training {scheme.title} {scheme.behaviour}"
-    if ranks.count > 1:
+    if process_group.count > 1:
         log.info("%s: every device does so on its part of a batch", what)
     else:
         log.info("%s: batches are not divided among threads", what)
-    return Cores()
+    return CpuThreads()
 
 
 def _described(task: Task) -> dict[str, Any]:
@@ -395,8 +399,8 @@ def _gradient(
     experiment: Experiment,
     optimizer: Optimizer | None,
     config: Mapping[str, Any],
-    cores: Cores,
-    ranks: Ranks,
+    threads: CpuThreads,
+    process_group: ProcessGroup,
 ) -> HyperGradient:
     groups = [] if optimizer is None else optimizer.param_groups
     clock = Profile if config.get("profile") else Untimed
@@ -408,9 +412,9 @@ def _gradient(
         precision=config.get("precision", "fp32"),
         compiled=config.get("compile", False),
         penalty=config["train"].get("penalty", 0.0),
-        cores=cores,
+        threads=threads,
         profile=clock(experiment.device),
-        seed=(config["seed"], ranks.index),
+        seed=(config["seed"], process_group.index),
     )
 
 
@@ -419,7 +423,7 @@ def _fit(
     config: Mapping[str, Any],
     folder: RunFolder,
     stop: StopRequest,
-    ranks: Ranks,
+    process_group: ProcessGroup,
 ) -> Trainer:
     experiment, progress = prepared.experiment, prepared.progress
     task, settings = experiment.task, config["train"]
@@ -428,7 +432,7 @@ def _fit(
         scores = evaluate(experiment.scheme, task, "val", Settings.of(config["eval"]))
         return mean([row[task.metric] for row in scores.values()])
 
-    console = Console(settings["steps"], progress.step, _show(task), quiet=not ranks.first)
+    console = Console(settings["steps"], progress.step, _show(task), quiet=not process_group.first)
     trainer = Trainer(
         experiment,
         prepared.optimizer,
@@ -438,7 +442,7 @@ def _fit(
         console,
         stop,
         progress,
-        ranks,
+        process_group,
         prepared.gradient,
         prepared.logger,
     )

@@ -23,7 +23,7 @@ Given = TypeVar("Given")
 Found = TypeVar("Found")
 
 
-class Cores:
+class CpuThreads:
     """Runs a function on the parts of a batch, a thread each.
 
     Attributes:
@@ -35,7 +35,7 @@ class Cores:
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def of(cls, sample: Sample) -> Cores:
+    def of(cls, sample: Sample) -> CpuThreads:
         """As many parts as batches like this one divide into and torch has threads."""
         if sample.initial[0].device.type != "cpu":
             return cls()

@@ -24,7 +24,7 @@ from bmo_cli.results.run_folder import History, RunFolder
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-from bmo_cli.training.distributed import Ranks, clock
+from bmo_cli.training.distributed import ProcessGroup, clock
 from bmo_cli.training.gradient_check import GradientCheck
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.progress import Console
@@ -44,7 +44,7 @@ class Trainer:
         console: where progress is shown.
         stop: when it holds a signal, training ends after the step.
         progress: where to start; a fresh one, or a checkpoint's.
-        ranks: processes that share the batch.
+        process_group: processes that share the batch.
         gradient: of a batch, with its clock.
         logger: hears every row of the history.
 
@@ -64,14 +64,14 @@ class Trainer:
         console: Console,
         stop: StopRequest,
         progress: Progress,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         gradient: HyperGradient,
         logger: SafeLogger,
     ) -> None:
         self.logger = logger
         self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
         self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
-        self.progress, self.ranks, self.profile = progress, ranks, gradient.profile
+        self.progress, self.process_group, self.profile = progress, process_group, gradient.profile
         groups = [] if optimizer is None else optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
@@ -86,7 +86,7 @@ class Trainer:
         self.said: set[str] = set()
         self._look_at_gradients = GradientCheck(experiment)
         self.stopping = False
-        if ranks.first:
+        if process_group.first:
             self._history = History(folder, experiment.task.metric, keep_until=progress.step)
 
     def run(self) -> None:
@@ -101,16 +101,16 @@ class Trainer:
         last = last if experiment.hyper.trains else 0
         if progress.step == 0:
             self._save(self._validated())
-        started = clock(self.ranks) - progress.seconds
+        started = clock(self.process_group) - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings["batch"])
         while progress.step < last and self._fraction() < 1 and not self._stops():
             with self.profile.part("data"):
-                sample = self.ranks.part(next(samples))
+                sample = self.process_group.part(next(samples))
             progress.window.append(self._step(sample))
             progress.step += 1
             self.profile.steps += 1
             self.console.advance()
-            progress.seconds = clock(self.ranks) - started
+            progress.seconds = clock(self.process_group) - started
             ends = progress.step == last or self._fraction() >= 1
             if ends or progress.step % settings["validate_every"] == 0:
                 score = self._validated()
@@ -123,7 +123,7 @@ class Trainer:
                 f"train.max_minutes={settings['max_minutes']} ended the run at step "
                 f"{progress.step} of {last}, before the learning rate had come down"
             ] += 1
-        if self.stopping and self.ranks.first and all_finite(experiment.omega):
+        if self.stopping and self.process_group.first and all_finite(experiment.omega):
             save_last(self.folder.checkpoints, experiment.omega, progress, self.optimizer)
 
     @property
@@ -133,7 +133,7 @@ class Trainer:
 
     def _stops(self) -> bool:
         """Whether any process was asked to stop; all then stop after the same step."""
-        self.stopping = self.ranks.largest(float(self.stop.signal is not None)) > 0
+        self.stopping = self.process_group.largest(float(self.stop.signal is not None)) > 0
         return self.stopping
 
     def _step(self, sample: Sample) -> tuple[float, float, float]:
@@ -159,18 +159,18 @@ class Trainer:
                 norm = self._descend(optimizer)
             if math.isfinite(norm):
                 break
-        self.progress.evaluations += cost.evaluations // self._gradient.cores.count
-        self.progress.products += cost.products // self._gradient.cores.count
+        self.progress.evaluations += cost.evaluations // self._gradient.threads.count
+        self.progress.products += cost.products // self._gradient.threads.count
         self.progress.scaler = self._scaler.state_dict()
-        self.flags.update(self.ranks.all_of(outcome.flags))
+        self.flags.update(self.process_group.all_of(outcome.flags))
         self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
-        (loss,) = self.ranks.mean([outcome.objective.item()])
-        return loss, norm, self.ranks.largest(outcome.residual)
+        (loss,) = self.process_group.mean([outcome.objective.item()])
+        return loss, norm, self.process_group.largest(outcome.residual)
 
     def _descend(self, optimizer: Optimizer) -> float:
         """One step of the optimiser, but where fp16 overflowed; the norm of the hyper-gradient."""
-        self.ranks.average_gradients(self._parameters)
+        self.process_group.average_gradients(self._parameters)
         if self._scaler.is_enabled():
             self._scaler.unscale_(optimizer)
         limit = self.settings["clip"] if self.settings["clip"] is not None else math.inf
@@ -215,7 +215,7 @@ class Trainer:
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
         try:
             with self.profile.part("validation"):
-                return self.ranks.from_first(self.validate)
+                return self.process_group.from_first(self.validate)
         except DivergenceError as error:
             step = self.progress.step
             raise DivergenceError(f"validation after step {step}: {error}") from error
@@ -229,9 +229,9 @@ class Trainer:
         progress = self.progress
         if self._is_better(score, progress.best):
             progress.best, progress.best_step = score, progress.step
-            if self.ranks.first:
+            if self.process_group.first:
                 save_checkpoint(self.best, self.experiment.omega, progress)
-        if self.ranks.first:
+        if self.process_group.first:
             save_last(self.folder.checkpoints, self.experiment.omega, progress, self.optimizer)
 
     def _is_better(self, score: float, best: float) -> bool:
@@ -245,7 +245,7 @@ class Trainer:
         columns = list(zip(*self.progress.window, strict=True))
         loss, norm, residual = (sum(column) / len(column) for column in columns)
         self.progress.window.clear()
-        if not self.ranks.first:
+        if not self.process_group.first:
             return
         row = {
             "step": self.progress.step,
