@@ -91,6 +91,16 @@ class Exited(BmoError):
     """Something that the program called asked Python to end it."""
 
 
+_KINDS = {
+    kind.__name__: kind
+    for kind in (
+        *(BmoError, InputError, PluginError, DivergenceError, RunLocked, DiskFull, OutOfMemory),
+        *(Killed, NotStarted, Exited),
+    )
+}
+"""errors that a process may tell another one of, by name"""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether the system says that no space is left, or none that one may use."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -207,17 +217,17 @@ def serialize_error(error: BaseException) -> dict[str, Any]:
 
 
 def deserialize_error(entry: Mapping[str, Any], where: str = "") -> Exception:
-    """What another process `described`: the same error of this module, or a RuntimeError.
+    """What another process serialized: the same error of this module, or a RuntimeError.
 
     `where` says which process it was, in front of everything but a mistake in the input, which is
     one of all processes. The cause shows the traceback of the other process.
     """
-    message, kind = entry["message"], globals().get(entry["kind"])
+    message, kind = entry["message"], _KINDS.get(entry["kind"])
     error: Exception
     if entry["kind"] in ("Interrupted", "KeyboardInterrupt"):
         code = entry["exit_code"] if entry["kind"] == "Interrupted" else 130
         return Interrupted(message or "stopped before training began", exit_code=code)
-    if isinstance(kind, type) and issubclass(kind, BmoError):
+    if kind is not None:
         error = kind(message if kind in (InputError, RunLocked) else f"{where}{message}")
     else:
         error = RuntimeError(f"{where}{entry['kind']}: {message}")
