@@ -129,7 +129,7 @@ def _table(out: Path, kills: int, generator: random.Random) -> bool:
         time.sleep(generator.uniform(2, 1.5 * STARTING))
         victim = generator.choice(["itself", "a child and later the rest", "all of it"])
         if victim.startswith("a child"):
-            workers = [pid for pid in _children(process.pid) if "spawn_main" in _command(pid)]
+            workers = [pid for server in _children(process.pid) for pid in _children(server)]
             for pid in workers[:1]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -151,12 +151,6 @@ def _table(out: Path, kills: int, generator: random.Random) -> bool:
 def _children(pid: int) -> list[int]:
     file = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(word) for word in file.read_text().split()] if file.exists() else []
-
-
-def _command(pid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-    return ""
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def test_a_process_that_cannot_be_started_is_an_error_with_a_hint(monkeypatch):
     def refuse(*_):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("multiprocessing.popen_spawn_posix.Popen.__init__", refuse)
+    monkeypatch.setattr("multiprocessing.popen_forkserver.Popen.__init__", refuse)
     with pytest.raises(NotStarted, match=r"\(Resource temporarily unavailable\); use fewer jobs"):
         Worker(half, 3, threads=1)
 

@@ -1,5 +1,6 @@
 """Sweeps: jobs that fail, are killed or run out of memory hide no other and are run again."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -210,14 +211,17 @@ def sweeping(folder, *words):
         stderr=subprocess.PIPE,
         text=True,
     )
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while not any(
-        b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        for pid in children.read_text().split()
-    ):
+    while not any(children(server) for server in children(process.pid)):
         assert process.poll() is None
         time.sleep(0.02)
     return process
+
+
+def children(pid):
+    """Processes that one has started; workers are those of the server that its sweep starts."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return []
 
 
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]

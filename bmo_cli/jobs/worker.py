@@ -1,6 +1,9 @@
 """A function in a process of its own: what it does to its process ends with it.
 
-The process stops with the one that started it, is stopped by it alone (Ctrl-C reaches both, but is
+A server process, started with the first worker, imports torch once and forks every worker: a job
+starts in milliseconds instead of seconds. The server itself computes nothing and starts no thread.
+
+A worker stops with the process that started it, is stopped by it alone (Ctrl-C reaches both, but is
 for the parent, which passes it on once, as SIGTERM), and what goes wrong in it is told.
 """
 
@@ -21,6 +24,12 @@ import torch
 from bmo_cli.errors import Killed, NotStarted, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
 
+_PRELOADED = [
+    "bmo_cli.training.run",
+    "torch._dynamo",  # which torch imports with its first optimiser
+    "matplotlib.backends.backend_agg",
+]
+"""modules that the server imports once for all workers"""
 _PARTING = 60.0
 """seconds that a process has to end after its last word"""
 
@@ -29,7 +38,7 @@ class Worker:
     """Starts `function(*arguments)`.
 
     Args:
-        function: of a module, since the process imports it anew.
+        function: of a module, by whose name the process finds it.
         arguments: plain data.
         threads: of torch there.
         environment: variables that it has beside those of this process.
@@ -45,17 +54,20 @@ class Worker:
         threads: int,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
         self._receiver, sender = context.Pipe(duplex=False)
-        self._process = context.Process(target=_live, args=(function, arguments, threads, sender))
+        call = (function, arguments, threads, dict(environment or {}), sender)
+        self._process = context.Process(target=_live, args=call)
         try:
-            with _deaf_to_interrupts(), _spawning(), _environment(environment or {}):
+            with _deaf_to_interrupts(), _forking():
                 self._process.start()
-        except OSError as error:
+        except (OSError, EOFError) as error:
             self._receiver.close()
+            why = getattr(error, "strerror", None) or error
             raise NotStarted(
-                f"no process can be started ({error.strerror or error}); use fewer jobs, or raise "
-                "the limit of processes or of memory"
+                f"no process can be started ({why}); use fewer jobs, or raise the limit of "
+                "processes or of memory"
             ) from error
         finally:
             sender.close()
@@ -127,26 +139,11 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Context in which these variables are set, for a process that is started in it."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _spawning() -> Iterator[None]:
-    """Context in which `spawn` is the default: a new process takes over the default by name, and
+def _forking() -> Iterator[None]:
+    """Context in which the server is the default: a new process takes over the default by name, and
     joblib's workers have one that it does not know."""
     before = multiprocessing.get_start_method(allow_none=True)
-    multiprocessing.set_start_method("spawn", force=True)
+    multiprocessing.set_start_method("forkserver", force=True)
     try:
         yield
     finally:
@@ -154,9 +151,14 @@ def _spawning() -> Iterator[None]:
 
 
 def _live(
-    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, sender: Connection
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    threads: int,
+    environment: Mapping[str, str],
+    sender: Connection,
 ) -> None:
     """The whole life of the process."""
+    os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logging.raiseExceptions = False
