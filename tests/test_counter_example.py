@@ -40,16 +40,22 @@ class Upper(Loss):
 
 
 def hyper_train(hyper, iterations):
-    x = nn.Parameter(torch.zeros((), dtype=torch.float64))
+    """The minimum of phi_K, which is quadratic in x: one Newton step from anywhere ends there."""
     scheme = GKM(operator=ProximalGradient(gamma=1.0, learn=False), alpha=0.5).double()
-    sample = Sample(Problem(Lower(x)), (torch.zeros(1, 2, dtype=torch.float64),), Upper(x))
-    optimizer = torch.optim.Adam([x], lr=0.05)
-    for _ in range(400):
-        optimizer.zero_grad()
-        objective = hyper.objective(scheme, sample, iterations).objective
-        objective.backward()
-        optimizer.step()
-    return x.item(), hyper.objective(scheme, sample, iterations).objective.item()
+
+    def phi(x):
+        lower, upper = Problem(Lower(x)), Upper(x)
+        sample = Sample(lower, (torch.zeros(1, 2, dtype=torch.float64),), upper)
+        return hyper.objective(scheme, sample, iterations).objective
+
+    def slope(x):
+        x = nn.Parameter(torch.tensor(x, dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(phi(x), x)
+        return gradient.item()
+
+    x = slope(0.0) / (slope(0.0) - slope(1.0))
+    assert slope(x) == pytest.approx(0, abs=1e-12)
+    return x, phi(torch.tensor(x, dtype=torch.float64)).item()
 
 
 @pytest.mark.parametrize(

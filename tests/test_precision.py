@@ -1,7 +1,10 @@
 """precision=bf16, and what happens where memory runs out."""
 
+import os
 import platform
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -18,7 +21,7 @@ from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.hyper.reverse import ReverseMode
 from bmo_cli.nets.execution import Execution
 from bmo_cli.training import run as train
-from bmo_cli.training.distributed import ALONE
+from bmo_cli.training.distributed import SINGLE_PROCESS
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.precision import bfloat16_slowdown
 
@@ -80,7 +83,7 @@ def test_recomputed_iterations_are_lowered_alike(posed, memory):
         experiment.hyper.memory = before
         experiment.hyper._segments.clear()
     assert lean == value
-    assert (found - expected).norm() <= 1e-5 * expected.norm()
+    assert (found - expected).norm() <= 1e-4 * expected.norm()  # one digit of bfloat16 is 8e-3
 
 
 def test_evaluation_is_not_lowered(posed):
@@ -139,9 +142,16 @@ def test_compiled_networks_have_the_gradient_of_written_ones(small):
 
 def test_without_a_compiler_networks_stay_as_they_are(bmo, tiny, tmp_path):
     nothing = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    for name, words in (("plain", []), ("compiled", ["compile=true"])):
-        done = bmo("train", *tiny, *words, f"hydra.run.dir={name}", **nothing)
-        assert done.returncode == 0, done.stderr
+    assert bmo("train", *tiny, "hydra.run.dir=plain").returncode == 0
+    words = [sys.executable, "-m", "bmo_cli", "train", *tiny, "compile=true"]
+    done = subprocess.run(  # the compiler is looked for when torch is imported
+        [*words, "hydra.run.dir=compiled"],
+        cwd=tmp_path,
+        env={**os.environ, **nothing, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("compile=true is not used: ") == 1
     scores = [result(tmp_path / name)["metrics"] for name in ("plain", "compiled")]
     assert scores[0]["test/psnr"] == scores[1]["test/psnr"]
@@ -181,7 +191,7 @@ def prepared(monkeypatch, slowdown, device="cpu"):
     asked = []
     monkeypatch.setattr(train, "bfloat16_slowdown", lambda: asked.append(1) or slowdown)
     experiment = replace(built(["net.depth=3", "net.width=4"])[0], device=torch.device(device))
-    config, found = train._in_usable_precision({"precision": "bf16"}, experiment, ALONE)
+    config, found = train._in_usable_precision({"precision": "bf16"}, experiment, SINGLE_PROCESS)
     return config["precision"], found.notes[len(experiment.notes) :], len(asked)
 
 
@@ -192,7 +202,10 @@ def test_bf16_is_used_where_it_is_no_slower_than_twice_fp32(monkeypatch):
     assert note.startswith("precision=bf16 is not used: this processor takes 2.0 times as long")
     assert prepared(monkeypatch, 99.0, device="cuda") == ("bf16", (), 0)  # it has instructions
     experiment = built(["net.depth=3", "net.width=4"])[0]
-    assert train._in_usable_precision({"precision": "fp32"}, experiment, ALONE)[1] is experiment
+    assert (
+        train._in_usable_precision({"precision": "fp32"}, experiment, SINGLE_PROCESS)[1]
+        is experiment
+    )
 
 
 def test_the_probe_changes_nothing_and_is_short():

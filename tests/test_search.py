@@ -157,32 +157,30 @@ def suggested(folder):
 @needs_optuna
 def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, *SEARCH, LR, "net.width=choice(3,4)"]
-    done = bmo(*words, "hydra.sweeper.n_trials=5", "hydra.sweep.dir=whole")
+    done = bmo(*words, "hydra.sweeper.n_trials=4", "hydra.sweep.dir=whole")
     assert done.returncode == 0, done.stderr
     whole = tmp_path / "whole"
-    scores = [result(whole / str(i))["metrics"]["val/psnr"] for i in range(5)]
+    scores = [result(whole / str(i))["metrics"]["val/psnr"] for i in range(4)]
     assert [trial["score"] for trial in record(whole)["trials"]] == scores
     best = record(whole)["best"]
     assert scores[best] == max(scores)
     values = suggested(whole)
-    assert len({value["optim.lr"] for value in values}) == 5
+    assert len({value["optim.lr"] for value in values}) == 4
     assert all(1e-4 <= value["optim.lr"] <= 1e-2 for value in values)
     shown = f"net.width={values[best]['net.width']} optim.lr={values[best]['optim.lr']!r}"
-    assert f"the best of 5 trials is trial {best}, val/psnr {max(scores):.5g}" in done.stdout
+    assert f"the best of 4 trials is trial {best}, val/psnr {max(scores):.5g}" in done.stdout
     assert shown in done.stdout or " ".join(reversed(shown.split())) in done.stdout
-    for folder, value in zip(range(5), values, strict=True):
+    for folder, value in zip(range(4), values, strict=True):
         typed = (whole / str(folder) / ".hydra" / "overrides.yaml").read_text()
         assert f"optim.lr={value['optim.lr']!r}" in typed
 
     assert bmo(*words, "hydra.sweeper.n_trials=2", "hydra.sweep.dir=parts").returncode == 0
-    again = bmo("train", "resume=parts", "hydra.sweeper.n_trials=5")
+    again = bmo("train", "resume=parts", "hydra.sweeper.n_trials=4")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before: ") == 2
     assert suggested(tmp_path / "parts") == values
-    fewer = bmo("train", "resume=parts", "hydra.sweeper.n_trials=1")
-    assert fewer.returncode == 0 and suggested(tmp_path / "parts") == values
-    other = bmo(*words, "hydra.sweeper.n_trials=2", "hydra.sweeper.seed=1", "hydra.sweep.dir=o")
-    assert other.returncode == 0 and suggested(tmp_path / "o") != values[:2]
+    other = bmo(*words, "hydra.sweeper.n_trials=1", "hydra.sweeper.seed=1", "hydra.sweep.dir=o")
+    assert other.returncode == 0 and suggested(tmp_path / "o") != values[:1]
 
 
 @needs_optuna
@@ -227,7 +225,7 @@ def test_the_smaller_one_is_the_best_where_the_metric_says_so(bmo, tmp_path):
     words = ["train", "-m", *small, *counts, *SEARCH, "train.iterations=choice(1,40)"]
     for direction, chosen in (("null", min), ("maximize", max)):
         more = [f"hydra.sweeper.direction={direction}", f"hydra.sweep.dir=to_{direction}"]
-        done = bmo(*words, "hydra.sweeper.n_trials=4", *more)
+        done = bmo(*words, "hydra.sweeper.n_trials=3", *more)
         assert done.returncode == 0, done.stderr
         found = record(tmp_path / f"to_{direction}")
         scores = [trial["score"] for trial in found["trials"]]

@@ -62,7 +62,7 @@ def test_pdhg_minimises_the_objective(form):
     problem = blur_problem(y, blur, form, tv_weight=weight)
     mapping = GKM(operator=PDHG(beta=0.3).double(), alpha=None).bind(problem)
     with torch.no_grad():
-        u, v = iterate(mapping, (y,), iterations=20000).value
+        u, v = iterate(mapping, (y,), iterations=6000).value
     field = a(u)
     length = field.square().sum(1).sqrt() if form == "tv" else field.abs()
     primal = 0.5 * (blur(u) - y).square().sum() + weight * length.sum()

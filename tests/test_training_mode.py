@@ -28,7 +28,7 @@ from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.toy import Toy
-from bmo_cli.training.distributed import ALONE, Ranks
+from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.run import _shared
 
@@ -489,10 +489,10 @@ def test_batches_are_divided_only_where_that_changes_nothing(caplog, layer, coun
     torch.set_num_threads(count)
     try:
         with caplog.at_level("INFO", "bmo"):
-            cores = _shared(experiment, sample(), ALONE)
+            threads = _shared(experiment, sample(), SINGLE_PROCESS)
     finally:
         torch.set_num_threads(1)
-    assert cores.count == (count if layer is None else 1)
+    assert threads.count == (count if layer is None else 1)
     said = [record.getMessage() for record in caplog.records]
     if layer is None or count == 1:
         assert said == []
@@ -502,7 +502,7 @@ def test_batches_are_divided_only_where_that_changes_nothing(caplog, layer, coun
 
 
 def test_batches_of_several_devices_say_that_they_are_parts(caplog):
-    class Two(Ranks):
+    class Two(ProcessGroup):
         count = 2
 
     scheme = GKM(operator=Resolvent(), net=Own(nn.BatchNorm2d(4)))
