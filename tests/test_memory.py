@@ -170,7 +170,12 @@ def test_unknown_free_memory_refuses_nothing(experiment, require):
 def test_the_command_line_refuses_what_cannot_fit(bmo, tiny, tmp_path):
     if memory.free_memory(torch.device("cpu")) is None:
         pytest.skip("this system does not say how much memory is free")
-    words = ["train.iterations=2147483647", "eval.iterations=2", "hydra.run.dir=run"]
+    words = [
+        "train.iterations=2147483647",
+        "hyper.memory=full",
+        "eval.iterations=2",
+        "hydra.run.dir=run",
+    ]
     done = bmo("train", *tiny, *words)
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
