@@ -210,6 +210,7 @@ def sweeping(folder, *words):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     while not any(children(server) for server in children(process.pid)):
         assert process.poll() is None
@@ -432,7 +433,7 @@ def test_jobs_at_the_same_time_are_all_saved_when_they_are_stopped(tiny, tmp_pat
     while not all((job / "checkpoints" / "last.safetensors").exists() for job in jobs):
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal and as job schedulers do
     _, said = process.communicate(timeout=100)
     assert process.returncode == code, said
     for job in jobs:

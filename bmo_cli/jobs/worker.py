@@ -16,6 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +31,7 @@ _PRELOADED = [
     "matplotlib.backends.backend_agg",
 ]
 """modules that the server imports once for all workers"""
+_STOPS = {signal.SIGTERM, signal.SIGUSR1}
 _PARTING = 60.0
 """seconds that a process has to end after its last word"""
 
@@ -60,7 +62,7 @@ class Worker:
         call = (function, arguments, threads, dict(environment or {}), sender)
         self._process = context.Process(target=_live, args=call)
         try:
-            with _deaf_to_interrupts(), _forking():
+            with _deaf_to_interrupts(), _deferred_stops(), _forking():
                 self._process.start()
         except (OSError, EOFError) as error:
             self._receiver.close()
@@ -139,6 +141,21 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
+def _deferred_stops() -> Iterator[None]:
+    """Context in which requests to stop wait, also in processes that are started in it.
+
+    The server never takes one: what signals a whole process group would end it, and with it all
+    news of the workers. A worker takes one as soon as it runs.
+    """
+    resource_tracker.ensure_running()  # which would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def _forking() -> Iterator[None]:
     """Context in which the server is the default: a new process takes over the default by name, and
     joblib's workers have one that it does not know."""
@@ -160,6 +177,7 @@ def _live(
     """The whole life of the process."""
     os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logging.raiseExceptions = False
     keep_freed_memory()
