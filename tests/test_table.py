@@ -240,7 +240,7 @@ def test_interrupted_anywhere_it_gives_the_identical_table(make, monkeypatch, tm
 
 
 STOPPING = """
-import os, signal, time
+import multiprocessing, os, signal, time
 from pathlib import Path
 from bmo_cli.hyper.aggregation import Unrolled
 
@@ -254,10 +254,11 @@ class Stopping(Unrolled):
             asked = Path("stop").read_text()
             Path("stop").unlink()
             if asked == "SIGINT":  # Ctrl-C for the table; its cells hear of it
-                os.kill(os.getppid(), signal.SIGINT)
+                os.kill(multiprocessing.parent_process().pid, signal.SIGINT)
             else:  # as `timeout` does it: every process of the group
-                os.kill(os.getppid(), signal.SIGTERM)
-                os.kill(os.getpid(), signal.SIGTERM)
+                parent = multiprocessing.parent_process().pid
+                for pid in (parent, os.getppid(), os.getpid()):  # the second is their server
+                    os.kill(pid, signal.SIGTERM)
             time.sleep(1.5)
         return super().objective(scheme, sample, iterations)
 """
