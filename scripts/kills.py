@@ -90,8 +90,8 @@ def _starts(out: Path, kills: int, generator: random.Random) -> bool:
             killed = out / f"{moment.replace(' ', '_')}_{number}"
             fresh = [*words, f"hydra.run.dir={killed}"]
             for _ in range(_MOST):
-                _kill_early(killed, fresh, moment, generator)
-                if moment not in EARLY or EARLY[moment](killed):
+                was_killed = _kill_early(killed, fresh, moment, generator)
+                if was_killed and (moment not in EARLY or EARLY[moment](killed)):
                     break
             else:
                 return check(f"no kill {moment} in {_MOST} tries", False)
@@ -105,8 +105,8 @@ def _starts(out: Path, kills: int, generator: random.Random) -> bool:
 _MOST = 20
 
 
-def _kill_early(folder: Path, fresh: list[str], moment: str, generator: random.Random) -> None:
-    """Kill a run that starts in this folder, which is emptied before."""
+def _kill_early(folder: Path, fresh: list[str], moment: str, generator: random.Random) -> bool:
+    """Kill a run that starts in this folder, which is emptied before; whether it had not ended."""
     if folder.exists():
         shutil.rmtree(folder)
     process = start(fresh)
@@ -118,6 +118,7 @@ def _kill_early(folder: Path, fresh: list[str], moment: str, generator: random.R
         time.sleep(generator.uniform(0, 1.2 * STARTING))
     process.kill()
     process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def _table(out: Path, kills: int, generator: random.Random) -> bool:
