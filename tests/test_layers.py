@@ -89,3 +89,16 @@ def test_scheme_gives_every_layer_a_network():
         GKM(operator=ProximalGradient(), net=own)
     with pytest.raises(InputError, match="must have the same channels"):
         Layers(background=ConvexPotential(), rain=ConvexPotential(channels=3))
+
+
+class Halving(Identity):
+    """A network of one's own that is no identity, whatever it derives from."""
+
+    def forward(self, x):
+        return 0.5 * x
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_only_the_identity_itself_is_left_out(layers):
+    scheme = GKM(operator=ProximalGradient(), net=Halving(), layers=layers)
+    assert isinstance(scheme.net, Halving if layers == 1 else Layers)

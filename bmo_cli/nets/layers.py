@@ -56,7 +56,7 @@ class Layers(Network):
     @property
     def identity(self) -> bool:
         """Whether no layer has a network."""
-        return all(isinstance(net, Identity) for net in self.networks)
+        return all(type(net) is Identity for net in self.networks)
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
         """The map with what is constant computed once; every network sees the same guide."""
