@@ -29,7 +29,7 @@ def _new_figure(**options: Any) -> Figure:
     """Matplotlib takes a second to import, for which the start of a run need not wait."""
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of its cache of fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of every font it looks for
     return Figure(**options)
 
 
