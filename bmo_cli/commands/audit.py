@@ -22,7 +22,8 @@ from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.figures import error_against_cost
-from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.files import write_atomically
+from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import comma_separated, markdown, text_table
 
 log = logging.getLogger("bmo")

@@ -20,7 +20,8 @@ from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import scores_by_iteration
 from bmo_cli.results.figures import certificate_figure
-from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
+from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample

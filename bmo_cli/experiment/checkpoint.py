@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bmo_cli.errors import InputError
-from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.results.files import write_atomically
 
 log = logging.getLogger("bmo")
 

@@ -15,8 +15,8 @@ from bmo_cli.config.commands import command, here, quoted
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import BmoError, Interrupted, printable, printable_lines
 from bmo_cli.jobs.invocation import own_files, present, written
+from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import make_unique
-from bmo_cli.results.run_folder import write_atomically
 from bmo_cli.results.runs import find_runs
 
 MOST_FAILED = 100

@@ -29,7 +29,8 @@ from bmo_cli.config.commands import command, here
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
 from bmo_cli.jobs.invocation import own_files
-from bmo_cli.results.run_folder import RunFolder, write_atomically
+from bmo_cli.results.files import write_atomically
+from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from bmo_cli.errors import InputError
 from bmo_cli.loggers.logger import Logger
-from bmo_cli.results.run_folder import RunFolder, plain, write_atomically
+from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.run_folder import RunFolder
 
 
 class WandB(Logger):

@@ -25,7 +25,7 @@ from bmo_cli.report.problem import Problem
 from bmo_cli.report.sections import sections
 from bmo_cli.report.summary import trained
 from bmo_cli.report.verdict import verdict
-from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.results.files import write_atomically
 from bmo_cli.results.runs import counted, select
 
 USAGE = """bmo report: one HTML page about runs: which is best, did it converge, curves, images

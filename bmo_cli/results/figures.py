@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.results.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,14 +8,14 @@ import io
 import json
 import math
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bmo_cli.errors import InputError, RunLocked
+from bmo_cli.results.files import plain, write_atomically
 
 HISTORY = ("step", "seconds", "loss", "val", "hypergrad_norm", "residual", "lr")
 """Columns of history.csv; in the file `val` carries the name of the metric, as `val_psnr`."""
@@ -187,29 +187,3 @@ def _cell(key: str, value: float) -> str:
     if math.isnan(value):
         return ""
     return str(int(value)) if key == "step" else f"{value:.9g}"
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write through a temporary file, fsync and rename: the old content or the new, never half."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def plain(value: Any) -> Any:
-    """Values as JSON has them: non-finite numbers become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
-    return value

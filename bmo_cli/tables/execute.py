@@ -27,7 +27,7 @@ from bmo_cli.errors import (
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.jobs.status import goes_on, is_of_other_code
 from bmo_cli.jobs.worker import Worker
-from bmo_cli.results.run_folder import write_atomically
+from bmo_cli.results.files import write_atomically
 from bmo_cli.tables.cell import Cell
 from bmo_cli.training.run import train
 

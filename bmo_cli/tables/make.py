@@ -19,7 +19,8 @@ from bmo_cli.config.commands import command
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.jobs.estimate import Work, listing
-from bmo_cli.results.run_folder import require_closed, write_atomically
+from bmo_cli.results.files import write_atomically
+from bmo_cli.results.run_folder import require_closed
 from bmo_cli.tables.cell import Cell
 from bmo_cli.tables.collect import csv_document, sheet
 from bmo_cli.tables.execute import ONCE_MORE, run_cells

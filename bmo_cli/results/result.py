@@ -1,0 +1,309 @@
+"""result.json as an object: what a training run, an evaluation, a certificate or an audit leaves.
+
+The command that makes a run writes it with `RunResult.write`. A folder may come from a stranger:
+`RunResult.read` refuses a value of the wrong type, and `RunResult.read_tolerantly`, for lists and
+reports of many runs, leaves it out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Union
+
+from bmo_cli.config.checks import check
+from bmo_cli.config.names import NAMED
+from bmo_cli.errors import InputError
+from bmo_cli.results.files import plain, write_atomically
+
+FILE = "result.json"
+Status = Literal["running", "ok", "interrupted", "failed"]
+"""Of a run: `running` is also what a process that was killed leaves."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metric of a task, as readers of result.json need it to compare values.
+
+    Attributes:
+        name: of the metric, as `psnr`.
+        unit: of its values.
+        larger_is_better: whether it is.
+        formats: of the scores that tables show, by name.
+    """
+
+    name: str
+    unit: str = ""
+    larger_is_better: bool = True
+    formats: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What training adds to a result.
+
+    Attributes:
+        steps: hyper-training steps done.
+        train_seconds: wall time of training, s, over all attempts.
+        evaluations, products: of D, and vector-Jacobian products with D.
+        best_step: of the checkpoint that was evaluated; None: training has not ended.
+        profile: seconds by part of a step, where they were measured.
+        metrics: val/..., train/...
+        flags: what training steps remarked, and how often.
+    """
+
+    steps: int
+    train_seconds: float
+    evaluations: int
+    products: int
+    best_step: int | None = None
+    profile: Mapping[str, float] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testing:
+    """What an evaluation of the test split adds to a result.
+
+    Attributes:
+        protocol: how scores are computed, in words.
+        data: fingerprints of the data, see `Task.fingerprints`.
+        metrics: test/..., means over the cases.
+        images: scores by name of the case.
+        pictures: names of the pictures that were written of a case, in order.
+        flags: remarks, with the number of cases.
+    """
+
+    protocol: str
+    data: Mapping[str, Any]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    images: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    pictures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    flags: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certification:
+    """What a certificate adds to a result.
+
+    Attributes:
+        certificate: the verdict.
+        message: why it is refused; empty where it is not.
+        metrics: certificate/...
+    """
+
+    certificate: str
+    message: str
+    metrics: Mapping[str, float | None]
+
+
+Part = Training | Testing | Certification
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Content of result.json. None, or empty: the command does not have it, or not yet.
+
+    Attributes:
+        status: how far the command is.
+        message: why it failed or stopped, or why a certificate is refused.
+        metrics: scores by name; None: not finite.
+        choices: chosen option of every group of `config.names.NAMED`; keys of the file itself.
+        run: folder of the run that an evaluation or a certificate is about.
+        seed: of the run.
+        metric: of the task.
+        parameters: learned numbers.
+        versions, git, code: of what computed it, see `results.provenance`.
+        device, devices: where, and how many shared a batch.
+        nonexpansive: whether D is, by construction.
+        notes: what the theory assumes and this configuration does not provide.
+        plugins, weights: hashes of plug-ins, and of files of initial weights.
+        steps, train_seconds, evaluations, products, best_step, profile: see `Training`.
+        images, pictures, protocol, data: see `Testing`.
+        flags: see `Training` and `Testing`.
+        certificate: see `Certification`.
+        peak_rss_mib: largest resident memory of the process, MiB.
+        identity: hashes of the checkpoint and the configuration that the result is about.
+        cell_seconds: wall time of a cell of a table, s, over all attempts.
+        gradients, norms: records of an audit.
+    """
+
+    status: Status
+    message: str = ""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    choices: Mapping[str, str | None] = field(default_factory=dict)
+    run: str | None = None
+    seed: int | None = None
+    metric: Score | None = None
+    parameters: int | None = None
+    versions: Mapping[str, str] | None = None
+    git: Mapping[str, Any] | None = None
+    code: str | None = None
+    device: str | None = None
+    devices: int | None = None
+    nonexpansive: bool | None = None
+    notes: Sequence[str] | None = None
+    data: Mapping[str, Any] | None = None
+    plugins: Mapping[str, str] | None = None
+    weights: Mapping[str, str] | None = None
+    steps: int | None = None
+    train_seconds: float | None = None
+    evaluations: int | None = None
+    products: int | None = None
+    best_step: int | None = None
+    profile: Mapping[str, float] | None = None
+    images: Mapping[str, Mapping[str, float | None]] | None = None
+    pictures: Mapping[str, Sequence[str]] | None = None
+    protocol: str | None = None
+    flags: Mapping[str, int] | None = None
+    certificate: str | None = None
+    peak_rss_mib: float | None = None
+    identity: Mapping[str, str] | None = None
+    cell_seconds: float | None = None
+    gradients: Sequence[Mapping[str, Any]] | None = None
+    norms: Sequence[Mapping[str, Any]] | None = None
+
+    def including(self, part: Part) -> RunResult:
+        """This result with a part added: metrics and flags join those that are there."""
+        given = {entry.name: getattr(part, entry.name) for entry in fields(part)}
+        given = {key: value for key, value in given.items() if value is not None}
+        given["metrics"] = {**self.metrics, **given["metrics"]}
+        if "flags" in given:
+            given["flags"] = {**(self.flags or {}), **given["flags"]}
+        return replace(self, **given)
+
+    def write(self, folder: Path) -> None:
+        """Replace FOLDER/result.json atomically. NaN becomes null."""
+        content = plain(self)
+        choices = content.pop("choices")
+        content = {key: value for key, value in content.items() if value is not None}
+        text = json.dumps({**content, **choices}, indent=2, allow_nan=False)
+        write_atomically(folder / FILE, text.encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> RunResult | None:
+        """FOLDER/result.json; None: there is none.
+
+        Raises:
+            InputError: it cannot be read, or a value has another type than expected.
+        """
+        content = _content(folder / FILE)
+        if content is None:
+            return None
+        hints = typing.get_type_hints(cls)
+        known = {key: value for key, value in content.items() if key in hints and value is not None}
+        for key, value in known.items():
+            _check(value, hints[key], f"{folder / FILE} is damaged: {key}")
+        if "status" not in known:
+            raise InputError(f"{folder / FILE} is damaged: it has no status")
+        return cls._of(content, known)
+
+    @classmethod
+    def read_tolerantly(cls, folder: Path) -> RunResult | None:
+        """As `read`, without the values that have another type than expected.
+
+        Raises:
+            InputError: it cannot be read, or its status is none that there is.
+        """
+        content = _content(folder / FILE)
+        if content is None:
+            return None
+        hints = typing.get_type_hints(cls)
+        fitting = {key: _fitting(content[key], hints[key]) for key in hints if key in content}
+        known = {key: value for key, value in fitting.items() if value is not None}
+        if "status" not in known:
+            raise InputError(f"{folder / FILE} is damaged: it has no status that is known")
+        return cls._of(content, known)
+
+    @classmethod
+    def _of(cls, content: Mapping[str, Any], known: Mapping[str, Any]) -> RunResult:
+        chosen = {group: content[group] for group in NAMED if group in content}
+        choices = {k: v if isinstance(v, str) else None for k, v in chosen.items()}
+        given = {**known, "choices": choices}
+        if "metric" in given:
+            given["metric"] = Score(**_fields_of(Score, given["metric"]))
+        return cls(**given)
+
+
+def _content(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is damaged: expected an object")
+    return content
+
+
+def _fields_of(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry.name: value[entry.name] for entry in fields(kind) if entry.name in value}
+
+
+def _check(value: Any, hint: Any, name: str) -> None:
+    """As `config.checks.check`; mappings and dataclasses by their entries."""
+    kind = _structure(hint)
+    if kind is None:
+        check(value, hint, name)
+        return
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} must be a mapping, got {value!r}")
+    for key, item_hint in _entries(kind, value).items():
+        if key not in value:
+            raise InputError(f"{name} has no {key}")
+        _check(value[key], item_hint, f"{name}.{key}")
+
+
+def _fitting(value: Any, hint: Any) -> Any:
+    """The part of a value that fits a hint; None: nothing does."""
+    kind = _structure(hint)
+    if kind is not None:
+        if not isinstance(value, Mapping):
+            return None
+        hints = _entries(kind, value)
+        if not set(hints) <= set(value):
+            return None
+        found = {key: _fitting(value[key], hints[key]) for key in hints}
+        return {key: item for key, item in found.items() if item is not None or value[key] is None}
+    if _sequence(hint) is not None:
+        (item_hint,) = typing.get_args(_sequence(hint))
+        listed = value if isinstance(value, list) else ()
+        return [item for item in listed if _fitting(item, item_hint) is not None]
+    try:
+        check(value, hint, "")
+        # An integer of hundreds of digits is no number that anything could show.
+        return value if not isinstance(value, int | float) or math.isfinite(value) else None
+    except (InputError, OverflowError):
+        return None
+
+
+def _entries(kind: Any, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The hint of every entry of a mapping, or of a dataclass: of those given and the required."""
+    if typing.get_origin(kind) is Mapping:
+        return dict.fromkeys(value, typing.get_args(kind)[1])
+    hints = typing.get_type_hints(kind)
+    required = {e.name for e in fields(kind) if e.default is MISSING is e.default_factory}
+    return {key: hint for key, hint in hints.items() if key in value or key in required}
+
+
+def _structure(hint: Any) -> Any:
+    """The dataclass or the mapping that a hint, also `... | None`, is about; None: neither."""
+    options = (o for o in _options(hint) if typing.get_origin(o) is Mapping or is_dataclass(o))
+    return next(options, None)
+
+
+def _sequence(hint: Any) -> Any:
+    """The sequence that a hint, also `... | None`, is about; None: it is about none."""
+    return next((o for o in _options(hint) if typing.get_origin(o) is Sequence), None)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    union = typing.get_origin(hint) in (Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
