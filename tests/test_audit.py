@@ -22,7 +22,7 @@ from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.solver.fixed_point import Status
 
 METHODS = yaml.safe_load((config_dir() / "audit.yaml").read_text())["methods"]
-EXAMPLE = ROOT / "scripts" / "example"
+EXAMPLE = ROOT / "examples"
 EXACT = {
     *("unrolled", "bmo", "truncated (M = K)"),
     *("implicit (GMRES)", "implicit (Anderson)", "implicit (fixed point)"),

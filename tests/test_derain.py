@@ -277,7 +277,7 @@ def test_certificate_of_two_layers(bmo, tmp_path):
 
 
 def test_rain_sheet(tmp_path):
-    script = ROOT / "scripts" / "rain_sheet.py"
+    script = ROOT / "benchmarks" / "rain_sheet.py"
     done = subprocess.run(
         [sys.executable, script, tmp_path / "sheet.png"], capture_output=True, text=True
     )

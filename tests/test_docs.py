@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSw
 from omegaconf import OmegaConf
 
 from bmo_cli import cli
+from bmo_cli.commands import invocation
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.report import page, summary
@@ -78,7 +79,7 @@ def composed(command, words):
     words = [word for word in words if word not in {"--cfg", "job", *searched}]
     words = [word for word in words if not word.startswith("-")]
     if command == "table":
-        words = [*cli._table_named(words), "out=OUT"]
+        words = [*invocation._table_words(words), "out=OUT"]
     jobs = list(itertools.product(*map(values, OverridesParser.create().parse_overrides(words))))
     extra = [f"hydra.searchpath=[file://{ROOT / folder}]" for folder in searched]
     for job in {jobs[0], jobs[-1]}:
@@ -123,7 +124,11 @@ def test_abbreviations_are_expanded_where_they_are_first_used(file):
 
 @pytest.mark.parametrize("file", WRITTEN, ids=name)
 def test_scripts_that_are_named_exist(file):
-    named = set(re.findall(r"(?<![\w/])(?:scripts|stress|tests)/[\w./-]*\w", file.read_text()))
+    named = set(
+        re.findall(
+            r"(?<![\w/])(?:scripts|stress|tests|benchmarks|examples)/[\w./-]*\w", file.read_text()
+        )
+    )
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
@@ -139,8 +144,8 @@ def test_readme_is_short():
 
 def test_examples_are_the_files():
     text = (ROOT / "docs" / "tutorials" / "extend.md").read_text()
-    shown = re.findall(r"`(scripts/example/\S+)`:\n\n```\w+\n(.*?)```", text, flags=re.S)
-    files = [f for f in (ROOT / "scripts" / "example").rglob("*") if f.suffix in (".py", ".yaml")]
+    shown = re.findall(r"`(examples/\S+)`:\n\n```\w+\n(.*?)```", text, flags=re.S)
+    files = [f for f in (ROOT / "examples").rglob("*") if f.suffix in (".py", ".yaml")]
     assert {path for path, _ in shown} == {name(file) for file in files}
     for path, content in shown:
         assert (ROOT / path).read_text() == content

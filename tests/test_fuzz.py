@@ -1,4 +1,4 @@
-"""Inputs that nobody thought of; scripts/fuzz.py has thousands, through the command line."""
+"""Inputs that nobody thought of; stress/fuzz.py has thousands, through the command line."""
 
 import io
 import json

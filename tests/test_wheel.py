@@ -17,7 +17,7 @@ from conftest import ROOT, tiny_words
 def built(tmp_path_factory):
     """Wheel and sdist of a clean copy of the sources; the wheel is built from the sdist."""
     source, out = tmp_path_factory.mktemp("source") / "bmo", tmp_path_factory.mktemp("dist")
-    keep = ("bmo_cli", "hydra_plugins", "configs", "scripts", "stress", "tests")
+    keep = ("bmo_cli", "hydra_plugins", "configs", "scripts", "examples", "benchmarks", "stress")
     source.mkdir()
     for name in keep:
         ignore = shutil.ignore_patterns("__pycache__")

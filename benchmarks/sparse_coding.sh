@@ -3,12 +3,13 @@
 # bmo beside its unrolled twin (tied weights, three seeds). With DATA: photographs with salt-and-
 # pepper noise, trained on DATA/bsd400_gray, LADMM tuned on validation photographs, test on the
 # portrait DATA/set12/08.png, adjacent and overlapping patches.
-# usage: scripts/sparse_coding.sh OUT [DATA]
+# usage: benchmarks/sparse_coding.sh OUT [DATA]
 set -eu
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-out=${1:?usage: scripts/sparse_coding.sh OUT [DATA]}
+bmo=$here/../scripts/bmo
+out=${1:?usage: benchmarks/sparse_coding.sh OUT [DATA]}
 data=${2:-}
-bmo() { "$here/bmo" "$@"; }
+bmo() { "$bmo" "$@"; }
 run() { # NAME OVERRIDE...: one training run, unless it is there
     local name=$1
     shift
@@ -26,7 +27,7 @@ if [ -z "$data" ]; then
                 train.steps=1000 train.max_minutes=9 train.validate_every=250 "$curve"
         done
     done
-    "$here/../.venv/bin/python" "$here/summary.py" "$out"/*
+    "$bmo" compare "$out"/*
     exit
 fi
 
@@ -61,4 +62,4 @@ for kappa in 0.5 0.7 1.0; do
             task.dictionary="$learned" gkm.alpha=null task.kappa=$kappa gkm.operator.beta=$beta eval.iterations=300
     done
 done
-"$here/../.venv/bin/python" "$here/summary.py" "$out"/*
+"$bmo" compare "$out"/*

@@ -1,6 +1,6 @@
 """Kill a training run and a table at random moments, start them again, compare with whole ones.
 
-.venv/bin/python scripts/kills.py OUT [--kills 30] [--starts 10] [--tables 10] [--seed 0]: a line a
+.venv/bin/python stress/kills.py OUT [--kills 30] [--starts 10] [--tables 10] [--seed 0]: a line a
 kill, and exit code 0 if what was killed ends as what nobody killed, no file is damaged or left
 behind, and no kill cost a run more than one interval between checkpoints. --starts kills so many
 new runs each at a random moment of their start, before their first result.json and before their

@@ -1,4 +1,4 @@
-"""Time and memory against a plain PyTorch loop: .venv/bin/python scripts/bench.py [PART ...].
+"""Time and memory against a plain PyTorch loop: .venv/bin/python benchmarks/bench.py [PART ...].
 
 Parts: training, memory, implicit, libraries, restoring, coding, growth, startup (default: all).
 Every time is a ratio: the plain loop and its rivals take turns, and the median of the ratios of

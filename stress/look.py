@@ -1,4 +1,4 @@
-"""Open a report in headless Chromium: .venv/bin/python scripts/look.py REPORT [OUT].
+"""Open a report in headless Chromium: .venv/bin/python stress/look.py REPORT [OUT].
 
 Prints its size, what it asks other hosts for, what the browser complains about, and what its first
 view says; moves the divider and zooms; writes pictures of it to OUT: light, dark, a telephone.

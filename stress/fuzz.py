@@ -1,4 +1,4 @@
-"""Throw damaged and hostile input at bmo: .venv/bin/python scripts/fuzz.py [PART ...].
+"""Throw damaged and hostile input at bmo: .venv/bin/python stress/fuzz.py [PART ...].
 
 Parts, with the number of cases: overrides (2000), images (2000), checkpoints (500), configs (200).
 Every case runs in a forked process with limits on memory and time, in a scratch folder. It has to

@@ -1,6 +1,6 @@
 """Compare a deconvolution run with classical filters on the same observations.
 
-usage: python scripts/baselines.py [RUN]          (default: the newest run under outputs/)
+usage: python benchmarks/baselines.py [RUN]          (default: the newest run under outputs/)
 
 Parameters of the filters are tuned on the run's validation images (mean PSNR); the test images are
 only scored.
@@ -56,7 +56,7 @@ def main() -> None:
         setting, scheme = tuned(task, candidates)
         scores = evaluate(scheme, task, "test", ONCE)
         rows[f"{name} {setting}".strip()] = averages(scores, "test")
-    ours = evaluate(experiment.scheme, task, "test", Settings.of(config["eval"]))
+    ours = evaluate(experiment.scheme, task, "test", Settings.of(config.eval))
     last = averages(ours, "test")
     print(f"{run}: test images {', '.join(ours)}\n\n| method | PSNR (dB) | SSIM |\n|---|---|---|")
     print(f"| degraded | {last['test/psnr_input']:.2f} | {last['test/ssim_input']:.4f} |")

@@ -3,10 +3,11 @@
 # without a guide, an unconstrained and a penalised one, each with its certificate, and total
 # variation with its weight tuned on validation photographs. Trained on DATA/bsd400_gray with
 # kernel k1 and noise 2.55 of 255, tested on images 01-04 of DATA/set12.
-# usage: scripts/certified.sh DATA OUT [NAME ...]      (names: guided lip dncnn penalised tv)
+# usage: benchmarks/certified.sh DATA OUT [NAME ...]      (names: guided lip dncnn penalised tv)
 set -eu
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-usage="usage: scripts/certified.sh DATA OUT [NAME ...]"
+bmo=$here/../scripts/bmo
+usage="usage: benchmarks/certified.sh DATA OUT [NAME ...]"
 data=${1:?$usage}
 out=${2:?$usage}
 shift 2
@@ -17,7 +18,7 @@ common=(data=folder "data.train='$data/bsd400_gray/test_[0-2]*.png'"
 run() { # NAME OVERRIDE...
     local name=$1
     shift
-    [ -f "$out/$name/result.json" ] || "$here/bmo" train "${common[@]}" "$@" \
+    [ -f "$out/$name/result.json" ] || "$bmo" train "${common[@]}" "$@" \
         hydra.run.dir="$out/$name"
 }
 ends=(certify=true "eval.curve=[1,3,8,10,20,30,60,100,300]")
@@ -39,4 +40,4 @@ for name in $names; do
         *) echo "$usage" >&2; exit 2 ;;
     esac
 done
-"$here/../.venv/bin/python" "$here/summary.py" "$out"/*
+"$bmo" compare "$out"/*

@@ -1,6 +1,6 @@
 """Evaluations of T that a trained run needs to a residual of 1e-4, plain and with Anderson.
 
-usage: python scripts/anderson.py RUN [TOLERANCE]
+usage: python benchmarks/anderson.py RUN [TOLERANCE]
 """
 
 import sys
@@ -15,7 +15,7 @@ from bmo_cli.metrics import mean
 def main() -> None:
     """One row a test image, then the means."""
     if len(sys.argv) not in (2, 3):
-        raise InputError("usage: python scripts/anderson.py RUN [TOLERANCE]")
+        raise InputError("usage: python benchmarks/anderson.py RUN [TOLERANCE]")
     try:
         tolerance = float(sys.argv[2]) if len(sys.argv) == 3 else 1e-4
     except ValueError as error:

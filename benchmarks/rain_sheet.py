@@ -1,6 +1,6 @@
 """Picture sheet of the synthetic rain: photographs clean, in light and in heavy rain.
 
-usage: python scripts/rain_sheet.py OUT.png
+usage: python benchmarks/rain_sheet.py OUT.png
 """
 
 import sys
@@ -19,7 +19,7 @@ from bmo_cli.errors import BmoError, InputError
 def main() -> None:
     """Write the sheet."""
     if len(sys.argv) != 2:
-        raise InputError("usage: python scripts/rain_sheet.py OUT.png")
+        raise InputError("usage: python benchmarks/rain_sheet.py OUT.png")
     images = Embedded(channels=3).load("test")
     figure = Figure(figsize=(12, 2.6 * len(images)), layout="constrained")
     axes = figure.subplots(len(images), 1 + 2 * len(PRESETS), squeeze=False)

@@ -1,6 +1,6 @@
 """Fill the disk under a training run and under a table, make room, go on, compare with whole ones.
 
-scripts/disk_full.py OUT [--rounds 10] [--seed 0]: as root (it mounts a small tmpfs in OUT), a line
+stress/disk_full.py OUT [--rounds 10] [--seed 0]: as root (it mounts a small tmpfs in OUT), a line
 a round, and exit code 0 if every full disk was told in one line with its own exit code, left the
 checkpoint before it whole, and cost nothing: weights, history (time aside), scores and the table
 are those of a run whose disk was never full. A disk that is read-only is told as well.
