@@ -87,6 +87,14 @@ class NotStarted(BmoError):
     """The system does not allow another process."""
 
 
+class SweepFailed(BmoError):
+    """Jobs of a sweep failed; the exit code is their number."""
+
+    def __init__(self, message: str, count: int) -> None:
+        super().__init__(message)
+        self.exit_code = min(count, 100)  # codes above have other meanings
+
+
 class Exited(BmoError):
     """Something that the program called asked Python to end it."""
 

@@ -10,7 +10,11 @@ import forked
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.data.image_file import Photograph, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +33,13 @@ def real_data():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def composed(*overrides, command="train"):
+    """The configuration of a command, resolved and checked."""
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        config = compose(command, [*overrides, *(["out=out"] if command == "table" else [])])
+    return check_config(OmegaConf.to_container(config, resolve=True), command)
 
 
 def make_photos(folder):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from bmo_cli.data.image_file import Photograph, write_image
+from bmo_cli.results.files import plain
 from bmo_cli.results.run_folder import RunFolder
 
 PSNR = {
@@ -62,5 +63,5 @@ def make_run(folder, score, *, config=None, painted=False, validation=None, **gi
         + "".join(f"{k},{k / 2},{1 / k},{20 + k},{0.5**k},{0.1 / k},0.01\n" for k in range(1, 9))
     )
     (folder / ".hydra" / "config.yaml").write_text(json.dumps(config or {"seed": 0}))
-    RunFolder(folder).write_result(result)
+    (folder / "result.json").write_text(json.dumps(plain(result)))
     return folder

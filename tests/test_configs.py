@@ -55,7 +55,7 @@ PARTS = ("task", "method", "gkm", "net", "hyper", "optim")
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in PARTS])
 def test_choice_builds(group, option):
     config = composed(*alone(group, option), "device=cpu")
-    experiment = build(config)
+    experiment = build(check_config(config))
     if experiment.hyper.trains:
         optimizer = build_optimizer(config["optim"], [], experiment.omega, 10)
         assert isinstance(optimizer, torch.optim.Optimizer)

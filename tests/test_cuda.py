@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.errors import is_out_of_memory
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
@@ -38,7 +39,7 @@ def on(device, words):
     """Objective, hyper-gradients and estimate of one training sample."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", [f"device={device}", *words])
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.task.prepare(["train"])
     sample = next(experiment.task.samples(range(1), config.train.batch))
     outcome = experiment.hyper.objective(experiment.scheme, sample, config.train.iterations)
@@ -89,7 +90,7 @@ def step(memory, iterations=12, precision=None):
     words = ["device=cuda", "data.crop=64", "train.batch=4", "hyper=unrolled"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", [*words, f"hyper.memory={memory}"])
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.task.prepare(["train"])
     sample = next(experiment.task.samples(range(1), 4))
     experiment.hyper.plan(experiment.scheme, sample, iterations, None)
@@ -135,7 +136,7 @@ def test_a_run_in_lower_precision_can_be_resumed(bmo, tiny, tmp_path, precision)
 def test_memory_that_runs_out_is_met_with_less():
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", ["device=cuda", "data.crop=64"])
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.task.prepare(["train"])
     sample = next(experiment.task.samples(range(1), 16))
     hyper, iterations = experiment.hyper, 200

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
 from bmo_cli.gkm.proximal import ProximalGradient
@@ -50,7 +51,7 @@ def gradient(experiment, sample, iterations=3):
 def test_gradients_of_parts_average_to_that_of_the_batch(words):
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", ["device=cpu", *words])
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.task.prepare(["train"])
     sample = next(experiment.task.samples(range(1), 4))
     value, expected = gradient(experiment, sample)

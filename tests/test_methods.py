@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import choices, config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.experiment.build import build
 from bmo_cli.gkm.learned import analytic_weight
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
@@ -49,7 +50,7 @@ def built(*words, scale=0.03):
     """An experiment in float64, every learned parameter moved by another random number."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", ["device=cpu", *words])
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.omega.double()
     generator = torch.Generator().manual_seed(7)
     for p in experiment.omega.parameters():

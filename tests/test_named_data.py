@@ -247,7 +247,7 @@ def test_digest_knows_splits_and_which_images_are_degraded(sets, tmp_path):
 )
 def test_rain_is_not_turned_unless_told_to(words, flips):
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-        node = compose(words).config["data"]
+        node = compose(words).config.data
     assert instantiate(node, "data", (), Named).flips == flips
 
 
@@ -302,9 +302,9 @@ def test_a_table_gives_its_root_to_the_data(sets, tmp_path, monkeypatch, caplog)
     config = {"table": table, "only": None, "preset": None, "jobs": 1, "dry_run": False}
     config |= {"seeds": None, "stale": "keep", "plugins": [], "out": str(tmp_path / "out")}
     for root in ("one", "two"):
-        check_config(config | {"root": root}, "table")
+        checked = check_config(config | {"root": root}, "table")
         with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
-            make_table(config | {"root": root}, "t")
+            make_table(checked, "t")
     assert "1 cells, 1 to run" in caplog.text
     assert len(list((tmp_path / "out" / "runs").iterdir())) == 1  # the same files elsewhere
 

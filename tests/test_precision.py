@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from test_runs import same, weights
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.experiment.build import build
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.hyper.reverse import ReverseMode
@@ -45,7 +46,7 @@ def built(words):
     words = [*SMALL, *words]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = compose("train", words)
-    experiment = build(OmegaConf.to_container(config, resolve=True))
+    experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
     experiment.task.prepare(["train"])
     return experiment, next(experiment.task.samples(range(1), 2))
 

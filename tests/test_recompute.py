@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config
 from bmo_cli.experiment.build import build
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.hyper.reverse import Need
@@ -50,7 +51,7 @@ def posed():
             before = torch.get_default_dtype()
             torch.set_default_dtype(kind)
             try:
-                experiment = build(OmegaConf.to_container(config, resolve=True))
+                experiment = build(check_config(OmegaConf.to_container(config, resolve=True)))
                 experiment.task.prepare(["train"])
                 sample = next(experiment.task.samples(range(1), config.train.batch))
             finally:

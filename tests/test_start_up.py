@@ -11,11 +11,12 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import save_file
 from test_runs import history, same, weights
 
+from bmo_cli.commands import launch
+from bmo_cli.commands.invocation import Invocation
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.snapshot import read_snapshot, require_weights, with_changes
 from bmo_cli.errors import InputError
-from bmo_cli.jobs.hydra_callbacks import UniqueFolder
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.results.runs import find_runs, list_runs
 
@@ -161,10 +162,17 @@ def test_a_run_that_was_killed_before_its_configuration_is_listed(bmo, trained):
 
 def test_a_folder_is_known_as_a_run_from_its_first_instant(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", ["hydra.run.dir=run"], return_hydra_config=True)
-    UniqueFolder().on_run_start(config)
-    assert [run.name for run in find_runs([tmp_path])] == ["run"]
+    seen = []
+
+    def look(**_):
+        seen.extend(run.name for run in find_runs([tmp_path]))
+        raise InputError("enough")
+
+    monkeypatch.setattr(launch, "run_job", look)
+    with pytest.raises(InputError, match="enough"):
+        launch.launch(Invocation("train", ("hydra.run.dir=run",), ()), "", "")
+    assert seen == ["run"]
+    assert not (tmp_path / "run").exists()  # refused, so that nothing is left of it
 
 
 def test_initial_weights_are_typed_again_where_no_checkpoint_has_them(bmo, tiny, tmp_path):

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, result
+from conftest import ROOT, composed, result
 from safetensors import safe_open
 
-from bmo_cli.config.snapshot import recorded_sweep, refuse_changes_of_a_sweep
+from bmo_cli.config.recorded import recorded_sweep, refuse_changes_of_a_sweep
 from bmo_cli.errors import Exited, InputError, exits_as_errors
-from bmo_cli.jobs.hydra_callbacks import put_away_pickles
-from bmo_cli.jobs.pool import own_device, require_places
+from bmo_cli.jobs.pool import own_device
+from bmo_cli.jobs.sweep_end import put_away_pickles
+from bmo_cli.jobs.sweep_job import require_places
 from bmo_cli.results.run_folder import RunFolder
 
 FAULTY = """
@@ -456,12 +457,12 @@ BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSw
     ],
 )
 def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweeper, said):
-    config = {"jobs": 2, "train": {"devices": devices}}
+    config = composed("jobs=2", f"train.devices={devices}")
     with pytest.raises(InputError, match=said):
         require_places(config, launcher, sweeper)
-    require_places({"jobs": 2, "train": {"devices": 1}}, *BASIC)
+    require_places(composed("jobs=2"), *BASIC)
     search = "hydra_plugins.bmo_search.Search"
-    require_places({"jobs": 2, "train": {"devices": 1}}, BASIC[0], search)
+    require_places(composed("jobs=2"), BASIC[0], search)
 
 
 def test_every_job_has_a_gpu_of_its_own(monkeypatch):

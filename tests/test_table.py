@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,9 @@ from hydra import initialize_config_dir
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.errors import BmoError, InputError, Interrupted
-from bmo_cli.results import run_folder
-from bmo_cli.tables import execute as table_run
+from bmo_cli.jobs.pool import JobPool
+from bmo_cli.results import files
+from bmo_cli.tables import execute
 from bmo_cli.tables.make import make_table
 from bmo_cli.training.trainer import Trainer
 
@@ -42,10 +44,40 @@ seeds: [0, 1]
 DOCUMENTS = ("mini.md", "mini.csv", "mini.tex")
 
 
+class InThisProcess(JobPool):
+    """One job at a time, here, where a test can change what it calls."""
+
+    def add(self, key, function, *arguments, device):
+        try:
+            value = function(*arguments)
+        except Interrupted:
+            raise
+        except BmoError as error:
+            self._on_end(key, Ended(error=error))
+        else:
+            self._on_end(key, Ended(value))
+
+
+@dataclass
+class Ended:
+    value: str = ""
+    error: Exception | None = None
+
+    def outcome(self):
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
 @pytest.fixture
 def make(tmp_path, monkeypatch):
     """`make(**changes of the table or of the command)` in tmp_path; returns the output folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        execute,
+        "JobPool",
+        lambda size, *rest: (InThisProcess if size == 1 else JobPool)(size, *rest),
+    )
     folder = config_dir().resolve()
 
     def run(text=MINI, *, out="out", **changes):
@@ -54,9 +86,9 @@ def make(tmp_path, monkeypatch):
         command = {"only": None, "preset": None, "root": None, "jobs": 1, "dry_run": False}
         command |= {"seeds": None, "stale": "keep", "plugins": [], "out": str(tmp_path / out)}
         config = {"table": table, **command, **changes}
-        check_config(config, "table")
+        checked = check_config(config, "table")
         with initialize_config_dir(str(folder), version_base="1.3"):
-            make_table(config, "mini")
+            make_table(checked, "mini")
         return tmp_path / out
 
     return run
@@ -297,14 +329,14 @@ def test_a_full_disk_is_one_line_and_what_is_done_stays_usable(make, monkeypatch
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(handle)
 
-    monkeypatch.setattr(run_folder.os, "fsync", limited)
+    monkeypatch.setattr(files.os, "fsync", limited)
     for room in (0, 5, 16, 12):  # files: in the first cell, in the second, in the documents
         left = room
         with pytest.raises(BmoError, match="no space left on the disk") as caught:
             make(out="parts", seeds=[0])
             pytest.fail(f"{room} files are a whole table")
         assert caught.value.exit_code == 4
-    monkeypatch.setattr(run_folder.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     assert written(make(out="parts", seeds=[0])) == expected
 
 
@@ -353,14 +385,14 @@ def test_a_cell_of_other_code_starts_again_and_says_so(make, caplog):
 
 
 def test_a_failed_candidate_is_named(make, monkeypatch):
-    train = table_run.train
+    train = execute.train
 
-    def failing(config, *arguments):
-        if config["gkm"]["alpha"] == 0.3 and not config["eval"]["test"]:
+    def failing(run):
+        if run.config.gkm["alpha"] == 0.3 and not run.config.eval.test:
             raise BmoError("out of memory")
-        return train(config, *arguments)
+        return train(run)
 
-    monkeypatch.setattr(table_run, "train", failing)
+    monkeypatch.setattr(execute, "train", failing)
     with pytest.raises(BmoError, match="1 of 4 cells failed"):
         make(seeds=[0], tune={"bmo": {"gkm.alpha": [0.3, 0.6]}}, out="out")
     text = Path("out/mini.md").read_text()

@@ -5,20 +5,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
+from conftest import composed
 from matplotlib.figure import Figure
 from scipy import stats
 
 from bmo_cli.config.locate import config_dir
-from bmo_cli.config.schema import Published
+from bmo_cli.config.schema import Preset, Published, Table
 from bmo_cli.errors import InputError
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
 from bmo_cli.tables.collect import _leaks
 from bmo_cli.tables.crops import Panel, crops_figure, detailed_square
 from bmo_cli.tables.curves import TradeoffRun, tradeoff_figure
 from bmo_cli.tables.latex import latex_document
 from bmo_cli.tables.markdown import markdown_document
-from bmo_cli.tables.plan import combinations, last_of_each, overrides_of, scaled
+from bmo_cli.tables.plan import combinations, last_of_each, scaled
 from bmo_cli.tables.summary import (
     Line,
     Section,
@@ -227,26 +228,27 @@ def test_latex_is_escaped():
     )
 
 
-TABLE = {
-    "common": ["a=1"],
-    "rows": {"x": ["b=1"], "y": []},
-    "columns": {"p": ["c=1"], "q": []},
-    "seeds": [0, 1],
-    "presets": {
-        "smoke": {"common": ["a=2"], "rows": {"x": ["b=2"]}, "columns": ["q", "p"], "seeds": [3]},
-        "cpu": {},
-    },
-}
+SMOKE = Preset(common=["a=2"], rows={"x": ["b=2"]}, columns=["q", "p"], seeds=[3])
+TABLE = Table(
+    title="T",
+    common=["a=1"],
+    rows={"x": ["b=1"], "y": []},
+    columns={"p": ["c=1"], "q": []},
+    scores={"test/psnr": ".2f"},
+    seeds=[0, 1],
+    presets={"smoke": SMOKE, "cpu": Preset()},
+)
 
 
 def test_a_preset_selects_adds_and_replaces():
-    found = scaled(TABLE, "smoke")
-    assert overrides_of(found, "x", "p") == ["a=1", "c=1", "b=1", "a=2", "b=2"]
-    assert overrides_of(found, "x", "q") == ["a=1", "b=1", "a=2", "b=2"]
-    assert (list(found["rows"]), list(found["columns"])) == (["x"], ["q", "p"])
-    assert found["seeds"] == [3]
-    assert scaled(TABLE, None) == TABLE
-    assert scaled(TABLE, "cpu") == TABLE | {"scale": {}}
+    smoke = scaled(TABLE, "smoke")
+    assert smoke.overrides("x", "p") == ["a=1", "c=1", "b=1", "a=2", "b=2"]
+    assert smoke.overrides("x", "q") == ["a=1", "b=1", "a=2", "b=2"]
+    assert (list(smoke.table.rows), list(smoke.table.columns)) == (["x"], ["q", "p"])
+    assert smoke.table.seeds == [3]
+    for preset in (None, "cpu"):
+        assert scaled(TABLE, preset).table == TABLE
+        assert scaled(TABLE, preset).overrides("x", "p") == ["a=1", "c=1", "b=1"]
     with pytest.raises(
         InputError, match="preset=paper is not one of this table; it has smoke, cpu"
     ):
@@ -303,25 +305,25 @@ def test_crops_are_the_pixels_enlarged(rng, tmp_path):
     "file", sorted((config_dir() / "table").glob("*.yaml")), ids=lambda f: f.stem
 )
 def test_what_a_preset_says_of_every_cell_counts_in_every_cell(file):
-    table = yaml.safe_load(file.read_text())
-    for preset, changes in table["presets"].items():
-        found, general = scaled(table, preset), changes.get("common", [])
-        for row, column in itertools.product(found["rows"], found["columns"]):
+    table = composed(f"table={file.stem}", command="table").table
+    for preset, changes in table.presets.items():
+        at_scale = scaled(table, preset)
+        for row, column in itertools.product(at_scale.table.rows, at_scale.table.columns):
             own = [
                 word
-                for kind, name in (("columns", column), ("rows", row))
-                if isinstance(changes.get(kind), dict)
-                for word in changes[kind][name]
+                for entries, name in ((changes.columns, column), (changes.rows, row))
+                if isinstance(entries, dict)
+                for word in entries[name]
             ]
-            last = [*general, *own]
-            words = overrides_of(found, row, column)
+            last = [*changes.common, *own]
+            words = at_scale.overrides(row, column)
             assert words[len(words) - len(last) :] == last
 
 
 def test_images_in_two_splits_are_named_once():
     data = {"shared": ["2.png (train) = 2.png (test)"], "similar": []}
-    cells = [SimpleNamespace(result={"data": data}) for _ in range(2)]
-    cells += [SimpleNamespace(result=None), SimpleNamespace(result={})]
+    cells = [SimpleNamespace(result=RunResult(status="ok", data=data)) for _ in range(2)]
+    cells += [SimpleNamespace(result=None), SimpleNamespace(result=RunResult(status="ok"))]
     assert _leaks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
     assert _leaks(cells[2:]) == []
 

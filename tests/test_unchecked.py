@@ -9,6 +9,7 @@ from test_configs import composed
 from torch import nn
 
 from bmo_cli.config.locate import choices
+from bmo_cli.config.schema import check_config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.behaviour import observe, require_map
 from bmo_cli.experiment.build import Experiment, build
@@ -339,7 +340,7 @@ def test_what_is_shipped_is_not_remarked_on(group, option):
     if option in ("pnp", "dpir"):
         words.append("net.weights=null")
     config = composed(*words, "device=cpu")
-    experiment = build(config)
+    experiment = build(check_config(config))
     if not experiment.hyper.trains:
         return
     experiment.task.prepare(["train"])

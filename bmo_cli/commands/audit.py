@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
 
 import torch
 
@@ -15,6 +14,7 @@ from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, au
 from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.commands import plugins_word
 from bmo_cli.config.compose import compose
+from bmo_cli.config.schema import AuditConfig
 from bmo_cli.errors import BmoError, InputError, nearest
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
@@ -23,6 +23,8 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.figures import error_against_cost
 from bmo_cli.results.files import write_atomically
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import Run
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import comma_separated, markdown, text_table
 
@@ -33,77 +35,71 @@ OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
 
 @names_plugins
 def audit(
-    config: Mapping[str, Any],
-    names: Mapping[str, str | None],
-    folder: RunFolder,
-    begin: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+    run: Run[AuditConfig],
+) -> RunResult:
     """Measure, write audit.md, audit.csv and audit.png, and say what broke its promise.
 
     Args:
-        config: resolved configuration that passed `config.schema.check_config`.
-        names: chosen option of every group.
-        folder: where the report goes.
-        begin: called when everything is built.
+        run: of the audit.
 
     Returns:
-        The content of result.json.
+        The content of result.json, which the caller writes.
 
     Raises:
         BmoError: a method or an operator broke its promise; the report is written before.
     """
     torch.set_num_threads(1)  # the problems are tiny: threads would only wait for one another
-    plugins = load_plugins(config["plugins"])
-    methods = _methods(config, names, plugins)
+    config, choices = run.config, run.spec.choices
+    plugins = load_plugins(config.plugins)
+    methods = _methods(config, choices, plugins)
     scheme = None
-    if "gkm" in config:
-        scheme = instantiate(config["gkm"], "gkm", plugins, GKM)
-    problems = _problems(config["problem"])
-    begin()
+    if config.gkm is not None:
+        scheme = instantiate(config.gkm, "gkm", plugins, GKM)
+    problems = _problems(config.problem)
+    run.start()
     gradients = [
         _gradient(problem, method, hyper, scheme)
         for problem in problems
         for method, hyper in methods.items()
     ]
-    if "hyper" not in config:
-        operators = _operators(names["gkm"], scheme)
+    if config.hyper is None:
+        operators = _operators(choices["gkm"], scheme)
         norms = [record for name, part in operators.items() for record in audit_norm(name, part)]
     else:
         norms = []
-    _report(folder, gradients, norms)
+    _report(run.folder, gradients, norms)
     broken = [
         *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
         *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),
     ]
     if broken:
-        raise BmoError(f"the audit found broken promises: {'; '.join(broken)}; see {folder.path}")
+        raise BmoError(f"the audit found broken promises: {'; '.join(broken)}; see {run.spec.path}")
     held = [r for r in gradients if r.bound is not None] + [r for r in norms if r.nonexpansive]
     log.info("%d promises hold, none is broken", len(held))
     worst = max((r.error for r in gradients if r.bound is not None), default=math.nan)
-    return {
-        "status": "ok",
-        "message": "",
-        "metrics": {
+    return RunResult(
+        status="ok",
+        metrics={
             "audit/largest_error": worst,
             "audit/largest_ratio": max((r.inside for r in norms if r.nonexpansive), default=None),
         },
-        "gradients": [asdict(record) for record in gradients],
-        "norms": [asdict(record) for record in norms],
-    }
+        gradients=[asdict(record) for record in gradients],
+        norms=[asdict(record) for record in norms],
+    )
 
 
 def _methods(
-    config: Mapping[str, Any], names: Mapping[str, str | None], plugins: Sequence[str]
+    config: AuditConfig, choices: Mapping[str, str | None], plugins: Sequence[str]
 ) -> dict[str, HyperOptimizer]:
-    if "hyper" in config:
-        name = names["hyper"] or "hyper"
-        return {name: instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)}
+    if config.hyper is not None:
+        name = choices["hyper"] or "hyper"
+        return {name: instantiate(config.hyper, "hyper", plugins, HyperOptimizer)}
     given = [plugins_word(plugins)] if plugins else []
     return {
         name: instantiate(
-            compose([*overrides, *given]).config["hyper"], "hyper", plugins, HyperOptimizer
+            compose([*overrides, *given]).config.hyper, "hyper", plugins, HyperOptimizer
         )
-        for name, overrides in config["methods"].items()
+        for name, overrides in config.methods.items()
     }
 
 
@@ -139,7 +135,7 @@ def _operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperat
     if given is not None:
         return {name or "gkm": given.operator}
     return {
-        choice: instantiate(compose([f"gkm={choice}"]).config["gkm"], "gkm", [], GKM).operator
+        choice: instantiate(compose([f"gkm={choice}"]).config.gkm, "gkm", [], GKM).operator
         for choice in OPERATORS
     }
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -13,148 +16,200 @@ from omegaconf import DictConfig, OmegaConf
 
 from bmo_cli.config.commands import command as printed_command
 from bmo_cli.config.commands import here
-from bmo_cli.config.effective import checked_config, plain_config
+from bmo_cli.config.effective import Checked, checked_config
 from bmo_cli.config.names import NAMED, plain_name, recorded_names
+from bmo_cli.config.overrides import own_files
+from bmo_cli.config.schema import AuditConfig, Config, EvalConfig, RestoreConfig, TableConfig
 from bmo_cli.config.snapshot import with_recorded_weights
 from bmo_cli.errors import (
     InputError,
+    Interrupted,
     RunLocked,
     disk_full_in_one_line,
     exits_as_errors,
+    printable,
 )
 from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.jobs.failures import record_failure
-from bmo_cli.jobs.invocation import own_files
-from bmo_cli.results.folders import discard
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import Run, RunSpec
 from bmo_cli.results.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from bmo_cli.jobs.sweep_job import SweepJobs
 
 log = logging.getLogger("bmo")
 
 
-def run_job(command: str, config: DictConfig, typed: Sequence[str]) -> Any:
-    """Run one command with a composed configuration.
+@dataclass
+class Job:
+    """A command as a function of the composed configuration: called once, or once a job of a sweep.
 
-    Args:
+    It can be pickled before its first call, as launchers do that run jobs elsewhere.
+
+    Attributes:
         command: one of `cli.COMMANDS`.
-        config: as Hydra composed it.
         typed: overrides of this command line, without those recorded in a run.
-
-    Returns:
-        The result; in a sweep its validation score, which Hydra's sweepers optimise.
-
-    Raises:
-        BmoError: what went wrong. The run folder then holds a result.json that says so, except
-            when a single run was refused before it began: then the folder made for it is removed,
-            and that of a resumed run is as it was.
     """
-    keep_freed_memory()
-    logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
-    hydra = HydraConfig.get()
-    if command == "restore":
-        from bmo_cli.commands.restore import restore
 
-        return restore(checked_config(command, config, typed)[1])
-    if command == "table":
-        from bmo_cli.tables.make import make_table
+    command: str
+    typed: tuple[str, ...]
+    _jobs: SweepJobs | None = field(default=None, init=False)
 
-        name = hydra.runtime.choices["table"]
-        return make_table(plain_config(command, config), name, own_files(hydra))
-    folder = RunFolder(Path(hydra.runtime.output_dir))
-    begun, names = False, dict[str, str | None]()
-    again = "give the same command again"
-    try:
-        if hydra.job.chdir:
-            raise InputError("hydra.job.chdir=true would move every relative path; leave it out")
-        effective, plain = checked_config(command, config, typed)
-        existing = plain.get("run") or plain.get("resume")
-        names = _names(dict(hydra.runtime.choices), existing, typed)
-        if command in ("eval", "certify"):
-            names["run"] = existing  # a result about a run, also where it fails
-        snapshot = None
-        if existing is not None:
-            snapshot = OmegaConf.to_yaml(with_recorded_weights(effective, Path(existing)))
-        if command == "train":
-            resume = printed_command("train", plugins=plain["plugins"], resume=folder.path)
-            again = f"go on with '{resume}'"
+    def __call__(self, config: DictConfig) -> float | None:
+        """Run the command.
 
-        def begin() -> None:
-            """Everything is checked and loaded: from here on the folder is the run's."""
-            nonlocal begun
-            begun = True
-            folder.write_snapshot(snapshot)
+        Args:
+            config: as Hydra composed it.
 
-        with disk_full_in_one_line(str(folder.path), again), exits_as_errors():
-            result = _run(command, plain, names, folder, snapshot, begin)
-            if result is None:
-                return None
-            folder.write_result(result)
-    except Exception as error:
-        if (begun or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
-            record_failure(folder, error, names, begun=begun)
-        elif hydra.mode == RunMode.RUN:
-            logging.shutdown()
-            discard(folder.path)
-        raise
-    log.info("results in %s", here(folder.path))
-    return next((v for k, v in result["metrics"].items() if k.startswith("val/")), None)
+        Returns:
+            The validation score, which Hydra's sweepers optimise, where there is one. In a sweep
+            NaN, what a sweeper takes as a failed trial, where the job failed: Hydra would stop at
+            an exception. The job's folder says why.
+
+        Raises:
+            BmoError: what went wrong. The run folder then holds a result.json that says so, except
+                when a single run was refused before it began.
+            SystemExit: a sweep was asked to stop.
+        """
+        keep_freed_memory()
+        logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
+        sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            with exits_as_errors():
+                result = self._run(config)
+        except Interrupted as error:
+            if not sweeps:
+                raise
+            print(f"bmo: {printable(str(error))}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from error  # past Hydra, which would go on
+        except Exception:
+            if not sweeps:
+                raise
+            return math.nan
+        metrics: Mapping[str, float | None] = {} if result is None else result.metrics
+        return next((value for key, value in metrics.items() if key.startswith("val/")), None)
+
+    def finish(self) -> None:
+        """Wait for the jobs of a sweep that still run.
+
+        Raises:
+            Interrupted: this process was asked to stop; every job is saved.
+        """
+        if self._jobs is not None:
+            self._jobs.finish()
+
+    def _run(self, config: DictConfig) -> RunResult | None:
+        """The result; None: of a command without one, or of a job that still runs."""
+        hydra = HydraConfig.get()
+        if self.command == "restore":
+            from bmo_cli.commands.restore import restore
+
+            restore(cast(RestoreConfig, checked_config("restore", config, self.typed).config))
+            return None
+        if self.command == "table":
+            from bmo_cli.tables.make import make_table
+
+            checked = cast(TableConfig, checked_config("table", config, self.typed).config)
+            make_table(checked, hydra.runtime.choices["table"], own_files(hydra))
+            return None
+        path, run, choices = Path(hydra.runtime.output_dir), None, dict[str, str | None]()
+        try:
+            if hydra.job.chdir:
+                raise InputError("hydra.job.chdir=true moves every relative path; leave it out")
+            checked_run = checked_config(self.command, config, self.typed)
+            choices = _choices(dict(hydra.runtime.choices), checked_run, self.typed)
+            run = Run(_spec(self.command, checked_run, choices, path))
+            with disk_full_in_one_line(str(path), _again(self.command, run)), exits_as_errors():
+                result = self._result(run)
+        except Exception as error:
+            started = run is not None and run.state != "prepared"
+            if (started or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
+                about = None if run is None else run.spec.about
+                record_failure(path, error, choices, about=about, started=started)
+            raise
+        if result is not None:
+            log.info("results in %s", here(path))
+        return result
+
+    def _result(self, run: Run[Any]) -> RunResult | None:
+        """What the command returns. It imports torch only now that the configuration is good."""
+        if self.command == "train":
+            return self._train(run)
+        if self.command == "eval":
+            from bmo_cli.commands.evaluate import evaluate_run
+
+            result = evaluate_run(run)
+        elif self.command == "certify":
+            from bmo_cli.commands.certify import certify_run
+
+            result = certify_run(run)
+        else:
+            from bmo_cli.commands.audit import audit
+
+            result = audit(run)
+        run.finish(result)
+        return result
+
+    def _train(self, run: Run[Config]) -> RunResult | None:
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:
+            from bmo_cli.jobs.sweep_job import SweepJobs
+
+            if self._jobs is None:
+                self._jobs = SweepJobs(hydra.launcher["_target_"], hydra.sweeper["_target_"])
+            return self._jobs.run(run.spec)
+        if run.config.train.devices > 1:
+            from bmo_cli.jobs.elastic import train_on_devices
+
+            return train_on_devices(run)
+        from bmo_cli.training.run import train
+
+        return train(run)
 
 
-def _run(
-    command: str,
-    config: dict[str, Any],
-    names: Mapping[str, str | None],
-    folder: RunFolder,
-    snapshot: str | None,
-    begin: Callable[[], None],
-) -> dict[str, Any] | None:
-    """The command itself; None where it goes on in another process.
-
-    It imports torch only now, when the configuration is known to be good.
-    """
-    if command == "eval":
-        from bmo_cli.commands.evaluate import evaluate_run
-
-        return evaluate_run(config, names, folder, begin)
-    if command == "certify":
-        from bmo_cli.commands.certify import certify_run
-
-        return certify_run(config, names, folder, begin)
-    if command == "audit":
-        from bmo_cli.commands.audit import audit
-
-        return audit(config, names, folder, begin)
-    hydra = HydraConfig.get()
-    written: Any = OmegaConf.to_container(hydra.job_logging, resolve=True)
-    if hydra.mode == RunMode.MULTIRUN:
-        if config.get("jobs", 1) == 1:
-            from bmo_cli.jobs.sweep_job import run_sweep_job
-
-            return run_sweep_job(config, names, folder, written)
-        from bmo_cli.jobs.pool import job_pool, require_places
-
-        require_places(config, hydra.launcher["_target_"], hydra.sweeper["_target_"])
-        job_pool.start(config, names, folder, written, record_failure)
-        return None
-    if config["train"].get("devices", 1) > 1:
-        from bmo_cli.jobs.elastic import train_on_devices
-
-        return train_on_devices(config, names, folder, written, snapshot, begin)
-    from bmo_cli.training.run import train
-
-    return train(config, names, folder, begin)
+def _spec(
+    command: str, checked: Checked, choices: Mapping[str, str | None], path: Path
+) -> RunSpec[Config | AuditConfig]:
+    config, snapshot = cast(Config | AuditConfig, checked.config), None
+    existing = _existing(config)
+    if existing is not None:
+        snapshot = OmegaConf.to_yaml(with_recorded_weights(checked.composed, Path(existing)))
+    logging_config: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
+    about = existing if command in ("eval", "certify") else None
+    return RunSpec(config, choices, path, logging_config, snapshot, about)
 
 
-def _names(choices: dict[str, str], run: str | None, typed: Sequence[str]) -> dict[str, str | None]:
+def _existing(config: object) -> str | None:
+    """Folder of the run that the command is about, or that goes on."""
+    if isinstance(config, EvalConfig):
+        return config.run
+    return config.resume if isinstance(config, Config) else None
+
+
+def _again(command: str, run: Run[Any]) -> str:
+    """What to do once there is room on the disk."""
+    if command != "train":
+        return "give the same command again"
+    resume = printed_command("train", plugins=run.config.plugins, resume=run.spec.path)
+    return f"go on with '{resume}'"
+
+
+def _choices(
+    composed: Mapping[str, str], checked: Checked, typed: tuple[str, ...]
+) -> dict[str, str | None]:
     """Chosen option of every group; of a run that exists its own, where nothing else was typed.
 
     A run that was killed before its first result.json is known by what Hydra recorded, and by what
     was composed from its overrides where even that is missing.
     """
-    composed = {group: choices.get(group) for group in NAMED}
-    if run is None:
-        return composed
-    recorded: Mapping[str, Any] = RunFolder(Path(run)).read_result()
+    chosen = {group: composed.get(group) for group in NAMED}
+    existing = _existing(checked.config)
+    if existing is None:
+        return chosen
+    result = RunFolder(Path(existing)).read_result()
+    recorded: Mapping[str, object] = {} if result is None else result.choices
     if plain_name(recorded.get("task")) is None:
-        recorded = recorded_names(Path(run)) or composed
+        recorded = recorded_names(Path(existing)) or chosen
     new = {group for group in NAMED if any(text.startswith(f"{group}=") for text in typed)}
-    return {g: composed[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}
+    return {g: chosen[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}

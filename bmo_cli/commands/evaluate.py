@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.commands import command
+from bmo_cli.config.schema import EvalConfig
 from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.behaviour import require_map_of
 from bmo_cli.experiment.build import build, describe_device
@@ -16,6 +18,8 @@ from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.results.provenance import git_state, peak_rss_mib, versions
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import Run
 from bmo_cli.results.run_folder import RunFolder
 
 log = logging.getLogger("bmo")
@@ -23,56 +27,58 @@ log = logging.getLogger("bmo")
 
 @names_plugins
 def evaluate_run(
-    config: Mapping[str, Any],
-    names: Mapping[str, str | None],
-    folder: RunFolder,
-    begin: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-    """Evaluate the best checkpoint of `config["run"]` on the test split of `config["data"]`.
+    run: Run[EvalConfig],
+) -> RunResult:
+    """Evaluate the best checkpoint of `config.run` on the test split of `config.data`.
 
     Args:
-        config: resolved configuration that passed `config.schema.check_config`.
-        names: chosen option of every group, for the result.
-        folder: of the evaluation.
-        begin: called when everything is built and loaded, before anything is written.
+        run: of the evaluation.
 
     Returns:
-        The content of result.json.
+        The content of result.json, which the caller writes.
+
+    Raises:
+        InputError: something cannot be used; the evaluation is still `prepared`.
+        Interrupted: this process was asked to stop.
     """
-    run = RunFolder(Path(config["run"]))
+    config = run.config
+    trained = RunFolder(Path(config.run))
     experiment = build(config)
     experiment.task.prepare(["test"])
-    progress = load_checkpoint(run.checkpoints / "best.safetensors", experiment.omega)
-    trained = run.read_result()
+    progress = load_checkpoint(trained.checkpoints / "best.safetensors", experiment.omega)
     require_map_of(experiment, "test")
-    begin()
-    result: dict[str, Any] = {
-        "status": "ok",
-        "message": "",
-        "run": str(run.path),
-        **names,
-        "seed": config["seed"],
-        "steps": progress.step,
-        "train_seconds": progress.seconds,
-        "nonexpansive": experiment.nonexpansive,
-        "notes": experiment.notes,
-        "parameters": parameter_count(experiment.omega),
-        "versions": versions(),
-        "git": git_state(),
-        "device": describe_device(experiment.device),
-    }
+    result = RunResult(
+        status="ok",
+        choices=run.spec.choices,
+        run=run.spec.about,
+        seed=config.seed,
+        steps=progress.step,
+        train_seconds=progress.seconds,
+        nonexpansive=experiment.nonexpansive,
+        notes=experiment.notes,
+        parameters=parameter_count(experiment.omega),
+        versions=versions(),
+        git=git_state(),
+        device=describe_device(experiment.device),
+    )
+    recorded = trained.read_result()
+    run.start()
     with StopRequest() as stop:
-        again = command("eval", plugins=config["plugins"], run=run.path)
-        result |= evaluate_test(experiment, config["eval"], folder, again, stop)
-    _report_leaks(result["data"], trained.get("data", {}))
-    return result | {"peak_rss_mib": peak_rss_mib()}
+        again = command("eval", plugins=config.plugins, run=trained.path)
+        testing = evaluate_test(experiment, config.eval, run.folder, again, stop)
+    if recorded is not None:
+        testing = replace(testing, data=_with_leaks(testing.data, recorded.data or {}))
+    return replace(result.including(testing), peak_rss_mib=peak_rss_mib())
 
 
-def _report_leaks(data: dict[str, Any], trained: Mapping[str, Any]) -> None:
-    """Test images that the run was trained or selected on go into `shared` and into the log.
+def _with_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprints in which `shared` lists the test images that the run was trained or selected on.
 
-    Near-duplicates go into `similar`.
+    `similar` lists near-duplicates. Both are logged.
     """
+    data: dict[str, Any] = {
+        key: list(v) if key in ("shared", "similar") else v for key, v in tested.items()
+    }
     test = data.get("test", {})
     for split in ("train", "val"):
         known = trained.get(split, {})
@@ -89,3 +95,4 @@ def _report_leaks(data: dict[str, Any], trained: Mapping[str, Any]) -> None:
                 line = f"{other} ({split} of the run) ~ {name} (test)"
                 data["similar"].append(line)
                 log.warning("nearly the same image is in two splits: %s", line)
+    return data

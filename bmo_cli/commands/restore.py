@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bmo_cli.config.schema import RestoreConfig
 from bmo_cli.data.image_file import check_writable, read_image, write_image
 from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
@@ -38,7 +39,7 @@ _SMOOTHING = 32  # pixels over which what a guided network sees has smoothed its
 
 
 @names_plugins
-def restore(config: Mapping[str, Any]) -> None:
+def restore(config: RestoreConfig) -> None:
     """Restore `input` with the scheme of `run` and write `output` at the input's bit depth.
 
     ICC profile, resolution, white level and the kind of alpha are those of the input.
@@ -53,35 +54,35 @@ def restore(config: Mapping[str, Any]) -> None:
         InputError: a file is missing, unusable or would be overwritten, the task does not restore
             photographs, or the kernel does not fit.
     """
-    device, plugins = choose_device(config["device"]), load_plugins(config["plugins"])
-    task = target_class(config["task"], "task", plugins, Task)
+    device, plugins = choose_device(config.device), load_plugins(config.plugins)
+    task = target_class(config.task, "task", plugins, Task)
     _require_photographs(task)
     photograph = _read(config)
-    output = Path(config["output"])
-    check_writable(output, photograph, overwrite=config["overwrite"])
-    kernel = _one_kernel(config["kernel"], config["kernel_name"], config["kernel_clip"])
+    output = Path(config.output)
+    check_writable(output, photograph, overwrite=config.overwrite)
+    kernel = _one_kernel(config.kernel, config.kernel_name, config.kernel_clip)
     if kernel is not None:
-        _require_larger(photograph, kernel, config["kernel"])
-    channels = config["task"].get("channels") or 1
+        _require_larger(photograph, kernel, config.kernel)
+    channels = config.task.get("channels") or 1
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
-    scheme = _trained(config, task.layers_of(config["task"]), device, plugins)
+    scheme = _trained(config, task.layers_of(config.task), device, plugins)
     found = restored(scheme, task, y, None if kernel is None else kernel.to(device), config)
-    height, width = _write(output, photograph, found, overwrite=config["overwrite"])
+    height, width = _write(output, photograph, found, overwrite=config.overwrite)
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
 
 
-def _read(config: Mapping[str, Any]) -> Photograph:
-    file, white = Path(config["input"]), config["white"]
-    photograph = read_image(file, config["max_megapixels"], "max_megapixels", white=white)
+def _read(config: RestoreConfig) -> Photograph:
+    file, white = Path(config.input), config.white
+    photograph = read_image(file, config.max_megapixels, "max_megapixels", white=white)
     for line in remarks([Brightness.of(str(file), photograph, white)], "white"):
         log.warning("%s", line)
     return photograph
 
 
 def restored(
-    scheme: GKM, task: type[Task], y: Tensor, kernel: Tensor | None, config: Mapping[str, Any]
+    scheme: GKM, task: type[Task], y: Tensor, kernel: Tensor | None, config: RestoreConfig
 ) -> Tensor:
     """The images that a scheme makes of degraded ones, in tiles where they are larger than `tile`.
 
@@ -98,8 +99,8 @@ def restored(
     Raises:
         InputError: the task changes the size otherwise.
     """
-    settings, side = Settings.of(config["eval"]), config["tile"]
-    padded, margin = config["boundary"] == "pad", aligned(max(_SMOOTHING, *_shape(kernel)))
+    settings, side = Settings.of(config.eval), config.tile
+    padded, margin = config.boundary == "pad", aligned(max(_SMOOTHING, *_shape(kernel)))
     around = margin if padded else 0
     wide = continue_periodically(y, around)
     periodic = padded or kernel is not None
@@ -108,25 +109,25 @@ def restored(
 
     def tile_restored(tile: Tensor) -> Tensor:
         try:
-            posed = task.pose(tile, config["task"], kernel, at_cuts)
+            posed = task.pose(tile, config.task, kernel, at_cuts)
         except NotImplementedError as error:
             raise _without_photographs(task) from error
         estimate = solve(scheme, posed.problem, posed.initial, settings, check=False)
         log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
         return posed.image(estimate.value)
 
-    found = in_tiles(tile_restored, wide, side, config["tile_margin"], periodic=periodic)
+    found = in_tiles(tile_restored, wide, side, config.tile_margin, periodic=periodic)
     rows, columns = enlargement(wide, found)
     return interior(found, (rows * around, columns * around))
 
 
 def _trained(
-    config: Mapping[str, Any], layers: int, device: torch.device, plugins: Sequence[str]
+    config: RestoreConfig, layers: int, device: torch.device, plugins: Sequence[str]
 ) -> GKM:
     """The scheme of a run with its best weights; the task itself, and its data, are not needed."""
-    scheme: GKM = instantiate(config["gkm"], "gkm", plugins, GKM, layers=layers)
+    scheme: GKM = instantiate(config.gkm, "gkm", plugins, GKM, layers=layers)
     omega = torch.nn.ModuleDict({"scheme": scheme, "task": torch.nn.Module()})
-    load_checkpoint(Path(config["run"]) / "checkpoints" / "best.safetensors", omega)
+    load_checkpoint(Path(config.run) / "checkpoints" / "best.safetensors", omega)
     scheme.to(device)
     return scheme
 
@@ -147,7 +148,7 @@ def _shape(kernel: Tensor | None) -> tuple[int, ...]:
     return (0,) if kernel is None else tuple(kernel.shape)
 
 
-def _require_larger(photograph: Photograph, kernel: Tensor, file: str) -> None:
+def _require_larger(photograph: Photograph, kernel: Tensor, file: str | None) -> None:
     height, width = photograph.pixels.shape[:2]
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise InputError(

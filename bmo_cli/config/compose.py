@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -12,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
+from bmo_cli.config.names import NAMED
 from bmo_cli.config.paths import with_paths
-from bmo_cli.config.schema import check_config
+from bmo_cli.config.schema import Config, check_config
 from bmo_cli.config.typed import with_quotes
 from bmo_cli.errors import InputError
 
@@ -26,12 +25,12 @@ class Composed:
 
     Attributes:
         config: resolved and checked.
-        names: chosen option of every group.
+        choices: chosen option of every group of `config.names.NAMED`.
         text: as YAML, with its interpolations.
     """
 
-    config: dict[str, Any]
-    names: dict[str, str | None]
+    config: Config
+    choices: dict[str, str | None]
     text: str
 
 
@@ -51,14 +50,13 @@ def compose(overrides: Sequence[str]) -> Composed:
         config = hydra.compose_config(
             "train", overrides, run_mode=RunMode.RUN, with_log_configuration=False
         )
-        choices = dict(config.hydra.runtime.choices)
+        choices = {group: config.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(config):
             del config["hydra"]
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        message = one_line(error, overrides, "train", config_dir())
+        message = one_line(error, overrides, "train")
         raise InputError(f"{' '.join(overrides)}: {message}") from error
     assert isinstance(plain, dict)
-    checked = with_paths({str(key): value for key, value in plain.items()})
-    check_config(checked)
+    checked = check_config(with_paths({str(key): value for key, value in plain.items()}))
     return Composed(checked, choices, OmegaConf.to_yaml(config))

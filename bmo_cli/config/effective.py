@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bmo_cli.config.keys import PLACES
 from bmo_cli.config.paths import at_home, with_paths
-from bmo_cli.config.schema import check_config
+from bmo_cli.config.schema import AnyConfig, check_config
 from bmo_cli.config.snapshot import with_changes
-from bmo_cli.errors import (
-    InputError,
-)
+from bmo_cli.errors import InputError
 
 
-def checked_config(
-    command: str, config: DictConfig, typed: Sequence[str]
-) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration of a command, as it is composed and as plain data that passed its checks.
+@dataclass(frozen=True)
+class Checked:
+    """The configuration of a command.
+
+    Attributes:
+        composed: with its interpolations, as a run's snapshot keeps it.
+        config: resolved and checked.
+    """
+
+    composed: DictConfig
+    config: AnyConfig
+
+
+def checked_config(command: str, config: DictConfig, typed: Sequence[str]) -> Checked:
+    """The configuration of a command, composed or recorded, with its checks passed.
 
     Args:
-        command, config, typed: see `run_job`.
+        command: one of `config.schema.SCHEMAS`.
+        config: as Hydra composed it.
+        typed: overrides of this command line, without those recorded in a run.
 
     Raises:
         InputError: something is missing, not allowed or out of its range.
@@ -35,7 +46,7 @@ def checked_config(
     elif command in ("eval", "restore"):
         _refuse_weights(typed)
     effective = _effective(command, config, typed)
-    return effective, plain_config(command, effective)
+    return Checked(effective, _resolved(command, effective))
 
 
 _READING = ("data.workers", "data.cache_mib", "data.max_megapixels")
@@ -73,8 +84,8 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
     return with_changes(Path(at_home(run)), config, typed, own_search=command != "certify")
 
 
-def plain_config(command: str, config: DictConfig) -> dict[str, Any]:
-    """The resolved, checked configuration."""
+def _resolved(command: str, config: DictConfig) -> AnyConfig:
+    """The configuration without interpolations, as objects."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
@@ -82,9 +93,7 @@ def plain_config(command: str, config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
-    checked = with_paths({str(key): value for key, value in plain.items()})
-    check_config(checked, command)
-    return checked
+    return check_config(with_paths({str(key): value for key, value in plain.items()}), command)
 
 
 def _dangling(error: InterpolationKeyError) -> InputError:

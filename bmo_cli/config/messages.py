@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -12,10 +11,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.locate import GROUPS, choices
+from bmo_cli.config.locate import GROUPS, choices, config_dir
 from bmo_cli.config.typed import ambiguous, cannot_read
-from bmo_cli.errors import nearest
+from bmo_cli.errors import BmoError, InputError, nearest, wrap_os_error, wrap_resource_error
 
+_NO_NAMES = {"nan", "inf", "true", "false", "null"}
 _EXTRAS = {
     "joblib": "joblib",
     "submitit_local": "slurm",
@@ -24,7 +24,44 @@ _EXTRAS = {
 """What brings a launcher of Hydra."""
 
 
-def one_line(error: Exception, overrides: Sequence[str], command: str, config_dir: Path) -> str:
+def as_bmo_error(error: Exception, overrides: Sequence[str], command: str) -> BmoError:
+    """Any error that reached the command line, as one of this program.
+
+    Args:
+        error: of Hydra, OmegaConf, the operating system, or a fault of this program.
+        overrides: of the command line.
+        command: its first word.
+    """
+    if str(error).startswith("Unable to configure handler") and isinstance(
+        error.__cause__, Exception
+    ):
+        error = error.__cause__  # of a log, where it cannot be written
+    wrapped = wrap_resource_error(error)
+    if isinstance(wrapped, BmoError):
+        return wrapped
+    if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
+        return InputError(str(error))
+    if isinstance(error, TypeError | ValueError):  # of Hydra, where a group is given no name
+        for word in overrides:
+            key, _, value = word.lstrip("+~").partition("=")
+            named = re.fullmatch(r"[A-Za-z_][\w/-]*", value)
+            if key in GROUPS and (not named or value.lower() in _NO_NAMES):
+                return InputError(
+                    f"'{word}': a group takes the name of a choice; "
+                    f"'bmo {command} --help' lists the choices"
+                )
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return wrap_os_error(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        detail = " ".join(str(error).split())
+        return BmoError(
+            f"internal error: {type(error).__name__}: {detail} "
+            "(HYDRA_FULL_ERROR=1 shows the traceback)"
+        )
+    return InputError(one_line(error, overrides, command))
+
+
+def one_line(error: Exception, overrides: Sequence[str], command: str) -> str:
     """The line for an error that Hydra raised while it composed the configuration."""
     if isinstance(error, MissingConfigException):
         found = _unknown_choice(error)
@@ -46,7 +83,7 @@ def one_line(error: Exception, overrides: Sequence[str], command: str, config_di
         key = unknown.group(1).rstrip(".'")
         if f"~{key}" in overrides and "delete" in unknown.group(0):
             return f"'~{key}' drops nothing: there is no such key, or it is null"
-        return f"unknown key '{key}'{_nearest_key(key, overrides, command, config_dir)}"
+        return f"unknown key '{key}'{_nearest_key(key, overrides, command)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return " ".join(str(cause).split())
 
@@ -65,12 +102,12 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"unknown {group} '{choice}'{hint or '.'} Choices: {', '.join(options) or 'none'}"
 
 
-def _nearest_key(key: str, overrides: Sequence[str], command: str, config_dir: Path) -> str:
+def _nearest_key(key: str, overrides: Sequence[str], command: str) -> str:
     """Compose once more with the group choices alone, to know which keys there are."""
     groups = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(config_dir), version_base="1.3"):
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
             known = list(_keys(compose(command, groups)))
     except (HydraException, OmegaConfBaseException):
         return ""

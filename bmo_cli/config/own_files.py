@@ -15,7 +15,7 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.errors import InputError
 
 CONFIG_DIR_FLAGS = ("--config-dir", "-cd")
-_SEARCH_PATH = "hydra.searchpath="
+SEARCH_PATH = "hydra.searchpath="
 
 
 def config_dirs(words: Sequence[str]) -> tuple[Path, ...]:
@@ -78,7 +78,7 @@ def _hydras_own() -> Path:
 
 def _search_path(words: Sequence[str]) -> Iterator[Path]:
     """The folders in `hydra.searchpath=[...]`."""
-    typed = [word for word in words if word.lstrip("+").startswith(_SEARCH_PATH)]
+    typed = [word for word in words if word.lstrip("+").startswith(SEARCH_PATH)]
     if typed:
         from hydra.core.override_parser.overrides_parser import OverridesParser
 

@@ -1,7 +1,8 @@
-"""The root schema: every key of a configuration with its type and range.
+"""The root schema: every key of a configuration with its type, range and default.
 
 Groups (`task`, `gkm`, `net`, `hyper`, `data`, `optim`) hold a `_target_`; their keys are those of
 the target's constructor (see `config.signature`). Everything else is declared here.
+`check_config` turns plain data into these dataclasses, and `as_plain` turns them back.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from bmo_cli.config.checks import (
     Count,
@@ -28,8 +29,8 @@ from bmo_cli.config.signature import read_signature
 from bmo_cli.errors import InputError, nearest
 
 
-class Target:
-    """A group: a mapping with `_target_` and the arguments of that constructor."""
+class Target(dict[str, Any]):
+    """A group: `_target_` and the arguments of that constructor, checked by `check_target`."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,8 @@ class TableConfig:
     plugins: list[str]
 
 
-SCHEMAS: dict[str, type] = {
+AnyConfig = Config | AuditConfig | TableConfig
+SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
     "eval": EvalConfig,
     "certify": EvalConfig,
@@ -293,73 +295,91 @@ _TORCH_ARGUMENTS: dict[str, Any] = {
 }
 
 
-def check_config(config: Mapping[str, Any], command: str = "train") -> None:
-    """Refuse a resolved configuration whose keys, types, ranges or targets are not valid.
+@overload
+def check_config(config: Mapping[str, Any], command: Literal["train"] = ...) -> Config: ...
+@overload
+def check_config(config: Mapping[str, Any], command: str) -> AnyConfig: ...
+def check_config(config: Mapping[str, Any], command: str = "train") -> AnyConfig:
+    """The configuration of a command as objects.
 
     Args:
-        config: plain mappings, lists and scalars.
-        command: train, eval or restore; each has its own keys.
+        config: resolved: plain mappings, lists and scalars.
+        command: one of `SCHEMAS`; each has its own keys.
 
     Raises:
-        InputError: one line naming the key, what is expected and the nearest valid name.
+        InputError: a key, a type, a range or a target is not valid. The line names the key, what is
+            expected and the nearest valid name.
     """
     check(config.get("plugins"), list[str], "plugins")
-    _check_section(config, SCHEMAS[command], "", config["plugins"])
-    train = config.get("train")
-    if train is not None and train["steps"] is None and train["max_minutes"] is None:
-        raise InputError(
-            "train.steps and train.max_minutes are both null: nothing would end the run"
-        )
-    if train is not None and train.get("devices", 1) > 1 and train.get("penalty"):
-        raise InputError("train.penalty looks at a whole batch; use it with train.devices=1")
+    checked: AnyConfig = _section(config, SCHEMAS[command], "", config["plugins"])
+    if isinstance(checked, Config):
+        train = checked.train
+        if train.steps is None and train.max_minutes is None:
+            raise InputError(
+                "train.steps and train.max_minutes are both null: nothing would end the run"
+            )
+        if train.devices > 1 and train.penalty:
+            raise InputError("train.penalty looks at a whole batch; use it with train.devices=1")
+    return checked
 
 
-def _check_section(
-    values: Mapping[str, Any], schema: type, prefix: str, plugins: Sequence[str]
-) -> None:
+def as_plain(value: Any) -> Any:
+    """A configuration, or a part of one, as mappings, lists and scalars."""
+    if is_dataclass(value):
+        return {entry.name: as_plain(getattr(value, entry.name)) for entry in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: as_plain(item) for key, item in value.items()}
+    return [as_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _section(values: Mapping[str, Any], schema: type, prefix: str, plugins: Sequence[str]) -> Any:
+    """The dataclass `schema` of a mapping that passed its checks."""
     hints = typing.get_type_hints(schema, include_extras=True)
     for key in values:
         if key not in hints:
             known = [f"{prefix}{name}" for name in hints]
             raise InputError(f"unknown key '{prefix}{key}'{nearest(f'{prefix}{key}', known)}")
+    given = {}
     for entry in fields(schema):
-        name = f"{prefix}{entry.name}"
-        if entry.name not in values:
-            if entry.default is not MISSING or entry.default_factory is not MISSING:
-                continue  # added since the run was made
-            raise InputError(f"'{name}' is missing")
-        value, hint = values[entry.name], hints[entry.name]
-        if value is None and type(None) in typing.get_args(hint) and _group(hint) is not None:
-            continue
-        hint = _group(hint) or hint
-        several = _several(hint)
-        if several is not None:
-            found = value.items() if isinstance(value, Mapping) else enumerate(value or ())
-            for place, item in found:
-                if not isinstance(item, Mapping):
-                    raise InputError(f"'{name}.{place}' must be a group of keys, got {item!r}")
-                _check_section(item, several, f"{name}.{place}.", plugins)
-        elif hint is Target or is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise InputError(f"'{name}' must be a group of keys, got {value!r}")
-            if hint is Target:
-                check_target(value, name, plugins)
-            else:
-                _check_section(value, typing.cast(type, hint), f"{name}.", plugins)
-        else:
-            check(value, hint, name)
+        if entry.name in values:
+            name = f"{prefix}{entry.name}"
+            given[entry.name] = _value(values[entry.name], hints[entry.name], name, plugins)
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise InputError(f"'{prefix}{entry.name}' is missing")  # others are of later versions
+    return schema(**given)
+
+
+def _value(value: Any, hint: Any, name: str, plugins: Sequence[str]) -> Any:
+    """A value of a section: a group of keys, several groups, or anything else as it is."""
+    group, item = _group(hint), _group_of_items(hint)
+    if group is not None and (value is not None or type(None) not in typing.get_args(hint)):
+        return _group_value(value, group, name, plugins)
+    if item is None:
+        check(value, hint, name)
+        return value
+    if isinstance(value, Mapping):
+        return {k: _group_value(v, item, f"{name}.{k}", plugins) for k, v in value.items()}
+    listed = enumerate(value or ())
+    return [_group_value(v, item, f"{name}.{i}", plugins) for i, v in listed]
+
+
+def _group_value(value: Any, group: type, name: str, plugins: Sequence[str]) -> Any:
+    if not isinstance(value, Mapping):
+        raise InputError(f"'{name}' must be a group of keys, got {value!r}")
+    if group is not Target:
+        return _section(value, group, f"{name}.", plugins)
+    check_target(value, name, plugins)
+    return Target(value)
 
 
 def _group(hint: Any) -> type | None:
-    """The group that a hint `Group | None` is about."""
-    if typing.get_origin(hint) in (dict, list):
-        return None  # see `_several`
-    parts = [part for part in typing.get_args(hint) if isinstance(part, type)]
-    groups = [part for part in parts if part is Target or is_dataclass(part)]
-    return groups[0] if groups else None
+    """The group that a hint `Group` or `Group | None` is about."""
+    parts = (hint, *typing.get_args(hint)) if typing.get_origin(hint) not in (dict, list) else ()
+    groups = (p for p in parts if isinstance(p, type) and (p is Target or is_dataclass(p)))
+    return next(groups, None)
 
 
-def _several(hint: Any) -> type | None:
+def _group_of_items(hint: Any) -> type | None:
     """The group of which a hint `dict[str, Group]` or `list[Group]` has many."""
     last = typing.get_args(hint)[-1:] if typing.get_origin(hint) in (dict, list) else ()
     return last[0] if last and is_dataclass(last[0]) else None  # type: ignore[return-value]

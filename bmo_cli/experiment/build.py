@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from bmo_cli.certificate.evidence import declarers, parts_of_scheme
-from bmo_cli.config.schema import check_allowed, plugin_files, plugin_module
+from bmo_cli.config.schema import Config, check_allowed, plugin_files, plugin_module
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
@@ -52,28 +52,28 @@ class Experiment:
         return nn.ModuleDict({"scheme": self.scheme, "task": self.task})
 
 
-def build(config: Node) -> Experiment:
+def build(config: Config) -> Experiment:
     """Build task, scheme and hyper-optimiser.
 
     Raises:
         InputError: a target, an argument, a file or the device is not usable.
     """
-    device = choose_device(config["device"])
-    plugins = load_plugins(config["plugins"])
-    torch.manual_seed(config["seed"])  # for plug-in networks without a seed argument
+    device = choose_device(config.device)
+    plugins = load_plugins(config.plugins)
+    torch.manual_seed(config.seed)  # for plug-in networks without a seed argument
     torch.backends.cudnn.deterministic = True
-    data = instantiate(config["data"], "data", plugins, PhotographData)
-    given = {"data": data, "seed": config["seed"]}
-    task = instantiate(config["task"], "task", plugins, Task, **given)
-    scheme = instantiate(config["gkm"], "gkm", plugins, GKM, layers=task.layers)
-    hyper = instantiate(config["hyper"], "hyper", plugins, HyperOptimizer)
+    data = instantiate(config.data, "data", plugins, PhotographData)
+    given = {"data": data, "seed": config.seed}
+    task = instantiate(config.task, "task", plugins, Task, **given)
+    scheme = instantiate(config.gkm, "gkm", plugins, GKM, layers=task.layers)
+    hyper = instantiate(config.hyper, "hyper", plugins, HyperOptimizer)
     notes = list(hyper.check(scheme))
     outside = declarers(parts_of_scheme(scheme))
     if outside and scheme.nonexpansive:
         notes.append(f"D is nonexpansive as declared by {', '.join(outside)}, not proved")
     if not task.convex:
         notes.append("the problems of this task are not convex: D need not be nonexpansive")
-    stages, iterations = len(scheme.stages), config["train"]["iterations"]
+    stages, iterations = len(scheme.stages), config.train.iterations
     if stages > iterations and hyper.trains:
         notes.append(
             f"gkm.stages={stages}, but train.iterations={iterations} trains only the first "
@@ -132,14 +132,14 @@ def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> A
     module, _, attribute = target.rpartition(".")
     try:
         if any(target.startswith(f"{plugin_module(plugin)}.") for plugin in plugins):
-            found = getattr(import_module(module, plugins), attribute)
+            cls = getattr(import_module(module, plugins), attribute)
         else:
-            found = getattr(importlib.import_module(module), attribute)
+            cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"'{name}._target_: {target}' does not exist: {error}") from error
-    if not isinstance(found, type) or not issubclass(found, kind):
+    if not isinstance(cls, type) or not issubclass(cls, kind):
         raise InputError(f"'{name}._target_: {target}' must be a {kind.__name__}")
-    return found
+    return cls
 
 
 def choose_device(name: str) -> torch.device:
@@ -159,8 +159,8 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise InputError(f"device must be auto, cpu, cuda, cuda:N or mps, got '{name}'")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise InputError(f"device={name} asked for, but there are {found} CUDA devices; use auto")
+        count = torch.cuda.device_count()
+        raise InputError(f"device={name} asked for, but there are {count} CUDA devices; use auto")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise InputError("device=mps asked for, but this machine has none; use device=auto")
     return device

@@ -15,12 +15,13 @@ from safetensors.torch import save
 
 from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
 from bmo_cli.certificate.findings import Finding
-from bmo_cli.config.schema import Certify
+from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import scores_by_iteration
 from bmo_cli.results.figures import certificate_figure
 from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.result import Certification
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
@@ -31,10 +32,10 @@ log = logging.getLogger("bmo")
 
 def write_certificate(
     experiment: Experiment,
-    config: Mapping[str, Any],
+    config: Config,
     history: Sequence[Mapping[str, float]],
     folder: RunFolder,
-) -> dict[str, Any]:
+) -> Certification:
     """Certify an experiment at its present weights and write certificate.{json,md,png}.
 
     Args:
@@ -44,11 +45,10 @@ def write_certificate(
         folder: where the certificate goes.
 
     Returns:
-        `metrics` (certificate/bound, certificate/ratio), `certificate` (the verdict) and `message`
-        (why it is refused, if it is).
+        The verdict, and why it is refused, if it is.
     """
-    settings, train = Certify(**(config.get("certificate") or {})), config["train"]
-    task, k = experiment.task, train["iterations"]
+    settings = config.certificate or Certify()
+    task, k = experiment.task, config.train.iterations
     cases = list(islice(task.cases("val"), max(settings.cases, Certify.cases)))
     available, cases = len(cases), cases[: settings.cases]
     gradients = [row["hypergrad_norm"] for row in history]
@@ -97,14 +97,14 @@ def write_certificate(
         number = "" if broken.number is None else f" ({broken.number:.6f})"
         reason = f"the certificate is refused: {broken.name}: {broken.meaning}{number}"
         log.warning(reason)
-    return {
-        "metrics": {
+    return Certification(
+        certificate=certificate.verdict,
+        message=reason,
+        metrics={
             "certificate/bound": certificate.bound.value,
             "certificate/ratio": certificate.ratio,
         },
-        "certificate": certificate.verdict,
-        "message": reason,
-    }
+    )
 
 
 def run_identity(run: RunFolder) -> dict[str, str]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bmo_cli.config.schema import Evaluate
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
@@ -42,10 +42,9 @@ class Settings:
     anderson: int = 0
 
     @classmethod
-    def of(cls, section: Mapping[str, Any]) -> Settings:
+    def of(cls, section: Evaluate) -> Settings:
         """From the configuration's `eval` section."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in section.items() if key in names})
+        return cls(section.iterations, section.tolerance, section.anderson)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import bmo_cli
 from bmo_cli.config.schema import plugin_files, plugin_module
@@ -99,20 +99,31 @@ def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> Bm
     return plugin_error(error, failing_place(error, plugins) or plugin)
 
 
+class WithPlugins(Protocol):
+    """A configuration, a run or its spec."""
+
+    @property
+    def plugins(self) -> Sequence[str]:
+        """Files and modules of the user's own."""
+
+
+_W = TypeVar("_W", bound=WithPlugins)
+
+
 def names_plugins(
-    command: Callable[Concatenate[Mapping[str, Any], _P], _R],
-) -> Callable[Concatenate[Mapping[str, Any], _P], _R]:
-    """Decorator of what is given a configuration: errors in a plug-in say file, line and function.
+    command: Callable[Concatenate[_W, _P], _R],
+) -> Callable[Concatenate[_W, _P], _R]:
+    """Decorator of a function of a run: errors in a plug-in say file, line and function.
 
     Errors that one line explains already, and those of disk and memory, stay what they are.
     """
 
     @functools.wraps(command)
-    def run(config: Mapping[str, Any], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def run(given: _W, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         try:
-            return command(config, *args, **kwargs)
+            return command(given, *args, **kwargs)
         except Exception as error:
-            place = failing_place(error, config.get("plugins") or ())
+            place = failing_place(error, given.plugins)
             if place is None or isinstance(wrap_resource_error(error), BmoError):
                 raise
             raise plugin_error(error, place) from error

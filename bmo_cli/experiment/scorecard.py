@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmo_cli.config.schema import Evaluate
 from bmo_cli.data.image_file import write_image
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.errors import Interrupted
@@ -24,6 +25,7 @@ from bmo_cli.experiment.evaluation import (
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
+from bmo_cli.results.result import Testing
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import score_table
 from bmo_cli.tasks.task import Case
@@ -34,11 +36,11 @@ _COLUMNS = {"residual": ".1e", "iterations": ".0f"}
 
 def evaluate_test(
     experiment: Experiment,
-    settings: Mapping[str, Any],
+    settings: Evaluate,
     folder: RunFolder,
     again: str,
     stop: StopRequest,
-) -> dict[str, Any]:
+) -> Testing:
     """Evaluate the test split, write pictures, print the table.
 
     Args:
@@ -49,8 +51,10 @@ def evaluate_test(
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
-        `metrics` (flat, test/...), `images` (scores by name of the case), `pictures` (what was
-        written of it, in order), `protocol`, `data`, and `flags` where the tolerance was not met.
+        Scores, and flags where the tolerance was not met.
+
+    Raises:
+        Interrupted: `stop` holds a signal.
     """
     shown: dict[str, list[str]] = {}
 
@@ -63,7 +67,7 @@ def evaluate_test(
 
     def report(evaluation: Evaluation) -> None:
         require_running()
-        if len(shown) < settings["images"]:
+        if len(shown) < settings.images:
             names = shown.setdefault(evaluation.case.name, [])
             try:
                 names += _write_pictures(experiment, evaluation, folder, len(shown))
@@ -79,7 +83,7 @@ def evaluate_test(
     )
     metrics = averages(scores, "test")
     task = experiment.task
-    counts = sorted(set(settings.get("curve", [])))
+    counts = sorted(set(settings.curve))
 
     def cases() -> Iterator[Case]:
         for case in task.cases("test") if counts else ():
@@ -96,26 +100,24 @@ def evaluate_test(
         )
     average = {key.removeprefix("test/"): value for key, value in metrics.items()}
     log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
-    return {
-        "metrics": metrics,
-        "images": scores,
-        "pictures": shown,
-        "protocol": task.protocol,
-        "data": task.fingerprints(),
-        "flags": _unmet(scores, settings),
-    }
+    return Testing(
+        metrics=metrics,
+        images=scores,
+        pictures=shown,
+        protocol=task.protocol,
+        data=task.fingerprints(),
+        flags=_unmet(scores, settings),
+    )
 
 
-def _unmet(
-    scores: Mapping[str, Mapping[str, float]], settings: Mapping[str, Any]
-) -> dict[str, int]:
+def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
     """How often the tolerance was not reached; the values are those of the last iteration."""
-    missed = sum(row["residual"] > settings["tolerance"] for row in scores.values())
-    if settings["tolerance"] == 0 or missed == 0:
+    missed = sum(row["residual"] > settings.tolerance for row in scores.values())
+    if settings.tolerance == 0 or missed == 0:
         return {}
     flag = (
-        f"eval.tolerance={settings['tolerance']:g} was not reached within eval.iterations="
-        f"{settings['iterations']}"
+        f"eval.tolerance={settings.tolerance:g} was not reached within eval.iterations="
+        f"{settings.iterations}"
     )
     log.warning("%s on %d of %d cases", flag, missed, len(scores))
     return {flag: missed}

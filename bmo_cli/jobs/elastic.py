@@ -14,8 +14,8 @@ import logging.config
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bmo_cli.config.schema import Config
 from bmo_cli.errors import InputError, Interrupted, Killed, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.training.distributed import DistributedGroup
 from bmo_cli.training.run import assist, train
 
@@ -39,36 +41,21 @@ class Order:
     """What every process is told; plain data, since it travels.
 
     Attributes:
-        config, names, folder: see `train`.
-        logging: configuration of the first process's log.
-        snapshot: written into the folder once everything is checked; None: there is one.
+        spec: of the run.
         exchange: folder for what goes wrong.
         threads: of each process on a CPU.
     """
 
-    config: dict[str, Any]
-    names: dict[str, str | None]
-    folder: Path
-    logging: dict[str, Any]
-    snapshot: str | None
+    spec: TrainSpec
     exchange: Path
     threads: int
 
 
-def train_on_devices(
-    config: Mapping[str, Any],
-    names: Mapping[str, str | None],
-    folder: RunFolder,
-    logging_config: Mapping[str, Any],
-    snapshot: str | None,
-    begin: Callable[[], None],
-) -> dict[str, Any]:
-    """Run one experiment on `train.devices` devices of this machine.
+def train_on_devices(run: Run[Config]) -> RunResult:
+    """Train a run on `train.devices` devices of this machine.
 
     Args:
-        config, names, folder, begin: see `train`; `begin` is called when the run is over.
-        logging_config: of the first process's log.
-        snapshot: what `begin` would write, since the first process has to do it.
+        run: prepared; it has the state in which the first process left it, also where that failed.
 
     Returns:
         The content of result.json.
@@ -81,46 +68,51 @@ def train_on_devices(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    count = config["train"]["devices"]
-    _require_devices(config["device"], count)
+    config = run.config
+    count = config.train.devices
+    _require_devices(config.device, count)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the cause is said in one line, below
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=count,
-        run_id=folder.path.name,
+        run_id=run.spec.path.name,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         shutdown_timeout=_PATIENCE.days * 86400,  # a step or a validation may take its time
     )
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
-        order = Order(
-            dict(config),
-            dict(names),
-            folder.path,
-            dict(logging_config),
-            snapshot,
-            Path(exchange),
-            max(1, torch.get_num_threads() // count),
-        )
+        order = Order(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
         try:
-            results: dict[int, dict[str, Any]] = elastic_launch(launch, _process)(order)
+            results: dict[int, RunResult] = elastic_launch(launch, _process)(order)
         except (ChildFailedError, SignalException) as failure:
+            if _first_process_started(order):
+                run.state = "started"
             if isinstance(failure, SignalException):
                 stopped = Interrupted("stopped", exit_code=128 + int(failure.sigval))
                 error = _first_error(order.exchange) or stopped
             else:
-                codes = {rank: one.exitcode for rank, one in failure.failures.items()}
+                codes = {rank: child.exitcode for rank, child in failure.failures.items()}
                 error = _cause(order.exchange, count, codes)
             raise error from error.__cause__
-        finally:
-            if (order.exchange / "begun").exists():
-                begin()
     if 0 not in results:  # it is gone as if it had done its work
         raise Killed.with_code(0, "process 0")
+    run.state = "finished"
     return results[0]
+
+
+def _first_process_started(order: Order) -> bool:
+    """Whether the first process changed the run folder before one failed.
+
+    It says so where it could; a process that was killed leaves a result that says `running`.
+    """
+    reports = [entry for entry in _reports(order.exchange) if entry["rank"] == 0]
+    if reports:
+        return bool(reports[0]["state"] != "prepared")
+    result = order.spec.folder.read_result()
+    return result is not None and result.status == "running"
 
 
 def _require_devices(device: str, count: int) -> None:
@@ -138,15 +130,16 @@ def _require_devices(device: str, count: int) -> None:
         raise InputError(f"train.devices={count}, but there are {there} {kind}")
 
 
-def _process(order: Order) -> dict[str, Any] | None:
+def _process(order: Order) -> RunResult | None:
     """One of the processes."""
     rank = int(os.environ["LOCAL_RANK"])
     # torch lets a crash in native code print its stack; it belongs into the log of the run
     faulthandler.enable((order.exchange / f"{rank}.crash").open("w"))
+    run = Run(order.spec)
     try:
-        result = _train(order, rank)
+        result = _train(run, rank, order.threads)
     except BaseException as error:
-        _report(order.exchange, rank, error)
+        _report(order.exchange, rank, run, error)
         logging.shutdown()
         if _lost_another(type(error).__name__, str(error)):
             time.sleep(_AFTER_ANOTHER)
@@ -165,35 +158,30 @@ def _lost_another(kind: str, message: str) -> bool:
     return lost and any(word in message for word in ("gloo", "NCCL", "Connection"))
 
 
-def _train(order: Order, rank: int) -> dict[str, Any] | None:
+def _train(run: Run[Config], rank: int, threads: int) -> RunResult | None:
     keep_freed_memory()
     if rank == 0:
-        logging.config.dictConfig(order.logging)
+        logging.config.dictConfig(dict(run.spec.logging))
     else:
         logging.disable(logging.ERROR)
-    cuda = order.config["device"] != "cpu" and torch.cuda.is_available()
+    cuda = run.config.device != "cpu" and torch.cuda.is_available()
     device = torch.device(f"cuda:{rank}" if cuda else "cpu")
     if cuda:
         torch.cuda.set_device(device)
     else:
-        torch.set_num_threads(order.threads)
+        torch.set_num_threads(threads)
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
-    folder, process_group = RunFolder(order.folder), DistributedGroup(device)
-    config = {**order.config, "device": str(device)}
-    if not process_group.first:
-        assist(config, folder, process_group)
-        return None
-
-    def begin() -> None:
-        (order.exchange / "begun").touch()
-        folder.write_snapshot(order.snapshot)
-
-    return train(config, order.names, folder, begin, process_group)
+    process_group = DistributedGroup(device)
+    run.spec = replace(run.spec, config=replace(run.config, device=str(device)))
+    if process_group.first:
+        return train(run, process_group)
+    assist(run.spec, process_group)
+    return None
 
 
-def _report(exchange: Path, rank: int, error: BaseException) -> None:
+def _report(exchange: Path, rank: int, run: Run[Config], error: BaseException) -> None:
     """Leave what went wrong for the process that launched this one."""
-    entry = {"time": time.time(), "rank": rank, **serialize_error(error)}
+    entry = {"time": time.time(), "rank": rank, "state": run.state, **serialize_error(error)}
     partial = exchange / f"{rank}.partial"
     partial.write_text(json.dumps(entry), encoding="utf-8")
     partial.rename(exchange / f"{rank}.json")
@@ -204,10 +192,10 @@ _STOPPED = ("Interrupted", "KeyboardInterrupt")
 
 def _first_error(exchange: Path) -> Exception | None:
     """What went wrong first; an interruption is the same one everywhere."""
-    found = _reports(exchange)
-    if not found:
+    reports = _reports(exchange)
+    if not reports:
         return None
-    entry = min(found, key=lambda one: (one["kind"] not in _STOPPED, one["time"]))
+    entry = min(reports, key=lambda report: (report["kind"] not in _STOPPED, report["time"]))
     return deserialize_error(entry, f"process {entry['rank']}: ")
 
 
@@ -219,10 +207,10 @@ def _cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
         count: of processes.
         codes: with which those ended that the launcher saw failing, by rank.
     """
-    found = _reports(exchange)
-    silent = sorted(set(range(count)) - {one["rank"] for one in found})
-    own = [one for one in found if not _lost_another(one["kind"], one["message"])]
-    if silent and all(one["kind"] in _STOPPED for one in own):
+    reports = _reports(exchange)
+    silent = sorted(set(range(count)) - {report["rank"] for report in reports})
+    own = [report for report in reports if not _lost_another(report["kind"], report["message"])]
+    if silent and all(report["kind"] in _STOPPED for report in own):
         rank = next((rank for rank in silent if rank in codes), silent[0])
         return _killed(exchange, rank, codes.get(rank))
     error = _first_error(exchange)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bmo_cli.config.schema import AnyConfig, Config
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import text_table
 
 
@@ -28,16 +30,16 @@ class Work:
     name: str
     state: str
     open: bool
-    config: Mapping[str, Any]
+    config: AnyConfig
     learns: bool
-    result: Mapping[str, Any] | None
+    result: RunResult | None
     kind: str = ""
     place: str = ""
 
     @property
     def tests(self) -> bool:
         """Whether it goes on to the test split."""
-        return bool(self.config["eval"].get("test", True))
+        return isinstance(self.config, Config) and self.config.eval.test
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,23 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
         other
         for other in done
         if (other.kind, other.tests) == (work.kind, work.tests)
-        and "cell_seconds" in (other.result or {})
+        and other.result is not None
+        and other.result.cell_seconds is not None
     ]
     near = [other for other in alike if other.place == work.place] or alike
     if near:
-        taken = [float((other.result or {})["cell_seconds"]) for other in near]
-        return Estimate(statistics.fmean(taken), "about")
-    train = work.config["train"]
-    limit = train["max_minutes"]
+        return Estimate(statistics.fmean(map(_cell_seconds, near)), "about")
+    if not isinstance(work.config, Config):
+        return Estimate(None, "unknown")
+    train = work.config.train
+    limit = train.max_minutes
     rates = [
-        result["train_seconds"] / result["steps"]
+        (result.train_seconds or 0.0) / result.steps
         for other in done
-        if _step(other) == _step(work) and (result := other.result or {}).get("steps")
+        if _step(other) == _step(work) and (result := other.result) is not None and result.steps
     ]
-    if work.learns and rates and train["steps"] is not None:
-        seconds = train["steps"] * statistics.fmean(rates)
+    if work.learns and rates and train.steps is not None:
+        seconds = train.steps * statistics.fmean(rates)
         return Estimate(min(seconds, 60 * limit) if limit is not None else seconds, "about")
     if work.learns and limit is not None:
         ends = "at most, before the test," if work.tests else "at most"
@@ -87,8 +91,14 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
 def _step(work: Work) -> list[Any]:
     """What decides how long a step takes."""
     config = work.config
-    parts = [_without_seeds(config[key]) for key in ("task", "gkm", "net", "hyper")]
-    return [*parts, config["train"]["iterations"], config["train"]["batch"], config["data"]]
+    assert isinstance(config, Config)
+    parts = [_without_seeds(node) for node in (config.task, config.gkm, config.net, config.hyper)]
+    return [*parts, config.train.iterations, config.train.batch, config.data]
+
+
+def _cell_seconds(work: Work) -> float:
+    assert work.result is not None and work.result.cell_seconds is not None
+    return work.result.cell_seconds
 
 
 def _without_seeds(node: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from bmo_cli.errors import (
     BmoError,
@@ -16,36 +18,42 @@ from bmo_cli.errors import (
     printable,
     wrap_resource_error,
 )
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.result import RunResult, Status
 
 
 def record_failure(
-    folder: RunFolder,
+    path: Path,
     error: BaseException,
-    names: Mapping[str, str | None],
+    choices: Mapping[str, str | None],
     *,
-    begun: bool = False,
+    about: str | None = None,
+    started: bool = False,
 ) -> None:
     """result.json with the reason, and the traceback in run.log.
 
     A job of a sweep that was refused before it went on stays what it was.
+
+    Args:
+        path: of the run folder.
+        error: what went wrong.
+        choices, about: see `RunSpec`, where the result does not say them yet.
+        started: whether this attempt has changed the folder.
     """
     error = wrap_resource_error(error)
     goes_on = isinstance(error, Interrupted | Killed | DiskFull | OutOfMemory)
-    status = "interrupted" if goes_on else "failed"
+    status: Status = "interrupted" if goes_on else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
-        before = folder.read_result()
-        if not begun and before.get("status") in ("ok", "interrupted"):
-            if isinstance(error, Interrupted):
-                return
-            print(f"bmo: {folder.path} stays as it was: {printable(message)}", file=sys.stderr)
+        before = RunResult.read(path)
+        if not started and before is not None and before.status in ("ok", "interrupted"):
+            if not isinstance(error, Interrupted):
+                print(f"bmo: {path} stays as it was: {printable(message)}", file=sys.stderr)
             return
-        folder.write_result(
-            {"metrics": {}, **names, **before, "status": status, "message": message}
-        )
+        if before is None:
+            before = RunResult(status=status, choices=choices, run=about)
+        replace(before, status=status, message=message).write(path)
         if not isinstance(error, Interrupted | DiskFull):
-            with (folder.path / "run.log").open("a", encoding="utf-8") as stream:
+            with (path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))
     except (OSError, InputError) as second:
         if isinstance(error, DiskFull):  # no room for that either

@@ -1,153 +1,154 @@
-"""Some jobs of a sweep at a time, `jobs=N`, in the care of the process that sweeps.
-
-Hydra's own launcher runs jobs in turn: one that is started here lets it go on to the next, as long
-as there is a place for it.
-"""
+"""Some jobs at a time, each in a worker: jobs of a sweep, and cells of a table."""
 
 from __future__ import annotations
 
 import atexit
 import os
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 import torch
 
-from bmo_cli.errors import BmoError, InputError, Interrupted, printable
+from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.signals import StopRequest
-from bmo_cli.jobs.sweep_job import prepared, train_job
 from bmo_cli.jobs.worker import Worker
-from bmo_cli.results.run_folder import RunFolder
 
-Record = Callable[[RunFolder, BaseException, Mapping[str, str | None]], None]
-"""Leaves in a job's folder why it failed."""
+Key = TypeVar("Key")
+
+_SAVING = 100.0
+"""seconds in which a job can be saved; hydra/launcher=slurm has Slurm kill it after 120"""
 
 
 @dataclass(frozen=True)
-class _Running:
+class _Running(Generic[Key]):
+    key: Key
     worker: Worker
-    names: Mapping[str, str | None]
-    folder: RunFolder
     place: int
 
 
-class JobPool:
-    """The jobs of this process's sweep that run at the same time; what they print is in run.log.
+class JobPool(Generic[Key]):
+    """Jobs of this process that run at the same time.
 
-    Each has a share of the cores, or a GPU of its own as far as there are enough.
+    Each has its share of the cores, or a GPU of its own where there are several. A request to stop
+    this process reaches every job, and the pool waits until all are saved. A second Ctrl-C kills
+    them. As a context, the pool listens to such requests between its calls as well.
 
-    Attributes:
-        stopped: exit code of what stopped the sweep, 0 while nothing has.
+    Args:
+        size: jobs at a time.
+        on_end: called with the key and the worker of every job that has ended; what it raises
+            stops the other jobs.
+        stop_with_parent: whether the end of this process's parent is a request to stop, as for a
+            process of a launcher.
     """
 
-    def __init__(self) -> None:
-        self._running: list[_Running] = []
-        self._record: Record | None = None
-        self.stopped = 0
-        atexit.register(self._leave)  # where Python would wait for the jobs that still run
+    def __init__(
+        self, size: int, on_end: Callable[[Key, Worker], None], *, stop_with_parent: bool = False
+    ) -> None:
+        self.size = size
+        self._on_end, self._parent = on_end, os.getppid() if stop_with_parent else None
+        self._running: list[_Running[Key]] = []
+        self._stop, self._listens = StopRequest(), False
+        atexit.register(self._stop_all)  # where Python would wait for the jobs that still run
 
-    def start(
+    def __enter__(self) -> JobPool[Key]:
+        self._stop.__enter__()
+        self._listens = True
+        return self
+
+    def __exit__(
         self,
-        config: Mapping[str, Any],
-        names: Mapping[str, str | None],
-        folder: RunFolder,
-        logging_config: Mapping[str, Any],
-        record: Record,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listens = False
+        self._stop.__exit__(kind, error, trace)
+
+    def add(
+        self, key: Key, function: Callable[..., Any], *arguments: Any, device: str = "cpu"
     ) -> None:
         """Start a job as soon as there is a place for it.
 
         Args:
-            config, names, folder, logging_config: see `run_sweep_job`.
-            record: for jobs that fail.
+            key: of the job, for `on_end`.
+            function: of a module.
+            arguments: plain data.
+            device: as the configuration has it.
 
         Raises:
+            NotStarted: the system does not allow another process.
             Interrupted: this process was asked to stop; every job that ran is saved.
         """
-        self._record = record
-        with self._stoppable() as stop:
-            self._wait_until_fewer_than(config["jobs"], stop)
-            if stop.signal is None:
-                self._begin(config, names, folder, logging_config)
+        with self._listening():
+            self._wait_until_fewer_than(self.size)
+            place = min(set(range(self.size)) - {job.place for job in self._running})
+            worker = Worker(
+                function,
+                *arguments,
+                threads=max(1, torch.get_num_threads() // self.size),
+                environment=own_device(device, place) if self.size > 1 else {},
+            )
+            self._running.append(_Running(key, worker, place))
 
     def finish(self) -> None:
         """Wait for all jobs.
 
         Raises:
-            Interrupted: see `start`.
+            Interrupted: see `add`.
         """
-        with self._stoppable() as stop:
-            self._wait_until_fewer_than(1, stop)
-
-    def _begin(
-        self,
-        config: Mapping[str, Any],
-        names: Mapping[str, str | None],
-        folder: RunFolder,
-        logging_config: Mapping[str, Any],
-    ) -> None:
-        config, done = prepared(config, folder)
-        if done is not None:
-            _say("done before", folder)
-            return
-        place = min(set(range(config["jobs"])) - {job.place for job in self._running})
-        worker = Worker(
-            _train_quietly,
-            *(config, names, folder.path, dict(logging_config)),
-            threads=max(1, torch.get_num_threads() // config["jobs"]),
-            environment=own_device(config["device"], place),
-        )
-        self._running.append(_Running(worker, names, folder, place))
-        _say("started", folder)
-
-    def _leave(self) -> None:
-        for job in self._running:
-            job.worker.stop()  # each is saved
+        with self._listening():
+            self._wait_until_fewer_than(1)
 
     @contextmanager
-    def _stoppable(self) -> Iterator[StopRequest]:
-        """Context in which a request to stop reaches every job; it ends when they are saved."""
-        with StopRequest() as stop:
-            try:
-                yield stop
-                if stop.signal is None:
-                    return
-                self._leave()
-                while self._running:
-                    time.sleep(0.1)
-                    self._collect()
-            except KeyboardInterrupt:  # a second Ctrl-C
-                for job in self._running:
-                    job.worker.kill()
-                raise
-        self.stopped = stop.exit_code
-        raise Interrupted("stopped; what was in progress is saved", exit_code=self.stopped)
+    def _listening(self) -> Iterator[None]:
+        if self._listens:
+            yield
+            return
+        with self:
+            yield
 
-    def _wait_until_fewer_than(self, count: int, stop: StopRequest) -> None:
-        while len(self._running) >= count and stop.signal is None:
-            wait([job.worker.channel for job in self._running], timeout=0.5)
-            self._collect()
+    def _wait_until_fewer_than(self, count: int) -> None:
+        try:
+            while len(self._running) >= count and not self.stopping:
+                self._collect()
+            if not self.stopping:
+                return
+            self._stop_all()
+            while self._running:
+                self._collect()
+        except KeyboardInterrupt:  # a second Ctrl-C
+            for job in self._running:
+                job.worker.kill()
+            raise
+        except BaseException:  # of `on_end`, or submitit puts this process's job into its queue
+            self._stop_all()
+            for job in self._running:
+                job.worker.ended(timeout=_SAVING)
+            raise
+        raise Interrupted("stopped; what was in progress is saved", exit_code=self._stop.exit_code)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this process was asked to stop."""
+        if self._parent not in (None, os.getppid()) and self._stop.signal is None:
+            self._stop.signal = signal.SIGTERM
+        return self._stop.signal is not None
 
     def _collect(self) -> None:
+        """Wait for a moment, then hand on the jobs that have ended."""
+        wait([job.worker.channel for job in self._running], timeout=0.2)
         for job in [job for job in self._running if job.worker.ended()]:
             self._running.remove(job)
-            try:
-                job.worker.outcome()
-            except Exception as error:
-                assert self._record is not None
-                self._record(job.folder, error, job.names)
-                known = isinstance(error, BmoError)
-                _say(f"failed ({error if known else type(error).__name__})", job.folder)
-            else:
-                _say("done", job.folder)
+            self._on_end(job.key, job.worker)
 
-
-job_pool = JobPool()
+    def _stop_all(self) -> None:
+        for job in self._running:
+            job.worker.stop()  # each is saved
 
 
 def own_device(device: str, place: int) -> dict[str, str]:
@@ -163,49 +164,3 @@ def own_device(device: str, place: int) -> dict[str, str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = given.split(",") if given else [str(i) for i in range(count)]
     return {"CUDA_VISIBLE_DEVICES": visible[place % count]}
-
-
-def require_places(config: Mapping[str, Any], launcher: str, sweeper: str) -> None:
-    """Refuse jobs at the same time where something else decides when they run.
-
-    Args:
-        config: of a job.
-        launcher, sweeper: classes that Hydra uses.
-
-    Raises:
-        InputError: as said.
-    """
-    jobs = config["jobs"]
-    if not launcher.endswith(".BasicLauncher"):
-        raise InputError(
-            f"jobs={jobs} is for sweeps without a launcher; the chosen one has keys of its own "
-            "(hydra.launcher.n_jobs, hydra.launcher.array_parallelism)"
-        )
-    if not sweeper.endswith((".BasicSweeper", ".bmo_search.Search")):
-        raise InputError(f"jobs={jobs}: this sweeper learns from every job; use jobs=1")
-    if config["train"].get("devices", 1) > 1:
-        raise InputError(f"jobs={jobs}: with train.devices a job has several devices; use jobs=1")
-
-
-def _train_quietly(
-    config: dict[str, Any],
-    names: dict[str, str | None],
-    path: Path,
-    logging_config: dict[str, Any],
-) -> dict[str, Any]:
-    """As `train_job`, where several processes share a terminal."""
-    with (path / "run.log").open("a", encoding="utf-8") as stream:
-        os.dup2(stream.fileno(), sys.stderr.fileno())  # progress bars, and what crashes say
-    root = logging_config["root"]
-    handlers = [name for name in root["handlers"] if name != "console"]
-    return train_job(
-        config, names, path, {**logging_config, "root": {**root, "handlers": handlers}}
-    )
-
-
-def _say(what: str, folder: RunFolder) -> None:
-    """A line on the terminal; the log is that of the job that was started last."""
-    place = folder.path
-    shown = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else place
-    with suppress(OSError):  # nobody reads, and the jobs go on
-        print(printable(f"{what}: {shown}"), flush=True)

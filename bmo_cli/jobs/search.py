@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -26,15 +26,22 @@ from omegaconf import DictConfig
 
 from bmo_cli.config.checks import Count, Seed, check
 from bmo_cli.config.commands import command, here
+from bmo_cli.config.overrides import own_files
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
-from bmo_cli.jobs.invocation import own_files
 from bmo_cli.results.files import write_atomically
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.result import RunResult
 
 log = logging.getLogger("bmo")
 
 RECORD = "search.json"
+
+
+class _Job(Protocol):
+    """What runs a job; jobs of `jobs=N` run on after the launcher has returned."""
+
+    def finish(self) -> None:
+        """Wait for the jobs that still run."""
 
 
 class Search(Sweeper):
@@ -57,6 +64,7 @@ class Search(Sweeper):
         from hydra.core.plugins import Plugins
 
         self._config: DictConfig = config
+        self._job = cast(_Job, task_function)
         self._context = hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -97,12 +105,8 @@ class Search(Sweeper):
 
     def _launched(self, numbers: range) -> list[Path]:
         """Run these trials; their folders."""
-        from bmo_cli.jobs.hydra_callbacks import finish_jobs
-
         returns = self._launcher.launch([self._words(n) for n in numbers], numbers.start)
-        stopped = finish_jobs()
-        if stopped:
-            raise SystemExit(stopped)
+        self._job.finish()
         return [_output(returned) for returned in returns]
 
     def _tell(self, number: int, trial: Any, folder: Path) -> None:
@@ -232,12 +236,13 @@ def _sampler(seed: int, number: int) -> Any:
 
 def _validation(folder: Path) -> tuple[str, float | None, bool]:
     """Name, value and sense of the validation score of a run; no value of one that failed."""
-    result = RunFolder(folder).read_result()
-    metric = result.get("metric") or {}
-    name = f"val/{metric.get('name')}"
-    value = result.get("metrics", {}).get(name)
-    known = result.get("status") == "ok" and isinstance(value, int | float) and math.isfinite(value)
-    return name, float(value) if known else None, metric.get("larger_is_better") is not False
+    result = RunResult.read_tolerantly(folder)
+    if result is None or result.metric is None:
+        return "val/None", None, True
+    name = f"val/{result.metric.name}"
+    value = result.metrics.get(name) if result.status == "ok" else None
+    known = value is not None and math.isfinite(value)
+    return name, value if known else None, result.metric.larger_is_better
 
 
 def _shown(trial: Mapping[str, Any]) -> str:

@@ -1,35 +1,40 @@
-"""Where a run folder stands, for what starts runs again: sweeps and tables."""
+"""The status of a run folder, for what starts runs again: sweeps and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from bmo_cli.config.schema import AnyConfig, Config
 from bmo_cli.experiment.checkpoint import has_last
 from bmo_cli.results.folders import make_unique
 from bmo_cli.results.provenance import source_hash
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.run_folder import RunFolder
 
 
-def is_done(result: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+def is_done(result: RunResult, config: AnyConfig) -> bool:
     """Whether everything that the configuration asks for is there."""
-    wanted = config.get("certify") and "certificate" not in result
-    return result.get("status") == "ok" and not wanted
+    return result.status == "ok" and not _lacks_certificate(result, config)
 
 
-def goes_on(folder: RunFolder, config: Mapping[str, Any]) -> bool:
+def _lacks_certificate(result: RunResult, config: AnyConfig) -> bool:
+    return isinstance(config, Config) and config.certify and result.certificate is None
+
+
+def goes_on(folder: RunFolder, config: AnyConfig) -> bool:
     """Whether a run that is not done goes on from its checkpoint."""
     before = folder.read_result()
-    if "identity" in before:  # trained and evaluated
-        begun = bool(config.get("certify")) and "certificate" not in before
+    if before is None:
+        return False
+    if before.identity is not None:  # trained and evaluated
+        begun = _lacks_certificate(before, config)
     else:
-        begun = before.get("status") in ("interrupted", "running")
+        begun = before.status in ("interrupted", "running")
     return begun and has_last(folder.checkpoints)
 
 
 def is_of_other_code(folder: RunFolder) -> bool:
     """Whether the code has changed since the run began."""
-    return folder.read_result().get("code") != source_hash()
+    result = folder.read_result()
+    return result is None or result.code != source_hash()
 
 
 def set_aside(folder: RunFolder) -> None:
@@ -40,6 +45,6 @@ def set_aside(folder: RunFolder) -> None:
     if not left:
         return
     count = len(list(folder.path.glob("earlier/*")))
-    place = make_unique(folder.path / "earlier" / f"{count + 1}")
+    place = make_unique(folder.path / "earlier" / f"{count + 1}").path
     for entry in left:
         entry.rename(place / entry.name)

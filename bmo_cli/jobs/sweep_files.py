@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.schema import plugin_files
+from bmo_cli.config.schema import AnyConfig, Config, as_plain, plugin_files
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.dictionary import read_dictionary
 from bmo_cli.data.kernels import GENERATED, make_kernels
@@ -42,7 +42,7 @@ class SweepFiles:
         self._command = command
         self._found: set[str] = set()
 
-    def require(self, config: Mapping[str, Any]) -> None:
+    def require(self, config: AnyConfig) -> None:
         """Refuse a configuration that names a file which is not there.
 
         Args:
@@ -51,9 +51,9 @@ class SweepFiles:
         Raises:
             InputError: naming the key and the place.
         """
-        if self._command not in _SPLITS:
+        if not isinstance(config, Config) or self._command not in _SPLITS:
             return
-        task, data = config["task"], config["data"]
+        task, data = config.task, config.data
         with _quiet():
             if self._is_new("data", data, task["_target_"]) and _takes_photographs(config):
                 self._require_photographs(config)
@@ -63,14 +63,14 @@ class SweepFiles:
             file = task.get("dictionary")
             if isinstance(file, str) and self._is_new("dictionary", task):
                 read_dictionary(Path(file), rows=task["rows"], columns=task["columns"])
-            for _, file in weights_files(config):
+            for _, file in weights_files(as_plain(config)):
                 if self._is_new("weights", file):
                     require_weights_file(file)
 
-    def _require_photographs(self, config: Mapping[str, Any]) -> None:
-        tested = self._command != "train" or config["eval"].get("test", True)
+    def _require_photographs(self, config: Config) -> None:
+        tested = self._command != "train" or config.eval.test
         splits = [split for split in _SPLITS[self._command] if tested or split != "test"]
-        data: PhotographData = instantiate(config["data"], "data", (), PhotographData)
+        data: PhotographData = instantiate(config.data, "data", (), PhotographData)
         data.require_files(splits)
 
     def _is_new(self, *what: Any) -> bool:
@@ -82,11 +82,11 @@ class SweepFiles:
         return True
 
 
-def _takes_photographs(config: Mapping[str, Any]) -> bool:
+def _takes_photographs(config: Config) -> bool:
     """Whether the task reads photographs, of a data set that is this package's own."""
-    if not config["data"]["_target_"].startswith(_OWN):
+    if not config.data["_target_"].startswith(_OWN):
         return False
-    signature = read_signature(config["task"]["_target_"], plugin_files(config["plugins"]))
+    signature = read_signature(config.task["_target_"], plugin_files(config.plugins))
     return "data" in signature.annotations
 
 

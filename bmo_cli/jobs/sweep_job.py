@@ -1,8 +1,7 @@
 """Training jobs of a sweep: what is done is not done again, and nothing stops the other jobs.
 
 Every job has a process of its own, so that one which is killed, leaks memory or crashes in native
-code ends alone. Whichever launcher runs the jobs, and on whichever machine, they go through here;
-several at a time go through `beside`.
+code ends alone. Whichever launcher runs the jobs, and on whichever machine, they go through here.
 """
 
 from __future__ import annotations
@@ -10,110 +9,185 @@ from __future__ import annotations
 import logging
 import logging.config
 import os
-import signal
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import torch
-
-from bmo_cli.errors import Interrupted, Killed
-from bmo_cli.experiment.signals import StopRequest
+from bmo_cli.config.commands import here
+from bmo_cli.config.schema import Config
+from bmo_cli.errors import BmoError, InputError, Interrupted, Killed, printable
 from bmo_cli.jobs.elastic import train_on_devices
+from bmo_cli.jobs.failures import record_failure
+from bmo_cli.jobs.pool import JobPool
 from bmo_cli.jobs.status import goes_on, is_done, is_of_other_code, set_aside
 from bmo_cli.jobs.worker import Worker
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.training.run import train
 
 log = logging.getLogger("bmo")
 
-_SAVING = 100.0
-"""seconds in which a job can be saved; hydra/launcher=slurm has Slurm kill it after 120"""
+_BASIC_LAUNCHER = ".BasicLauncher"
 
 
-def run_sweep_job(
-    config: Mapping[str, Any],
-    names: Mapping[str, str | None],
-    folder: RunFolder,
-    logging_config: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Train in a process of its own what this folder lacks.
+class SweepJobs:
+    """The jobs of a sweep that this process runs: one after the other, or `jobs=N` at a time.
+
+    Hydra's own launcher runs jobs in turn. With `jobs=N`, `run` returns as soon as its job has
+    started, so that the launcher goes on to the next, as long as there is a place for it.
 
     Args:
-        config, names, folder: see `train`; the folder may hold an earlier attempt of this job.
-        logging_config: of the process.
-
-    Returns:
-        The content of result.json.
-
-    Raises:
-        RunLocked: another process trains there.
-        Interrupted: this process was asked to stop; the run is saved.
-        Killed: its process was.
-        Exception: what `train` raises.
+        launcher, sweeper: classes that Hydra uses.
     """
-    config, done = prepared(config, folder)
-    if done is not None:
-        log.info("done before: %s", folder.path)
-        return done
-    if config["train"].get("devices", 1) > 1:
-        return train_on_devices(config, names, folder, logging_config, None, lambda: None)
-    with StopRequest() as stop:  # from before there is a process to be stopped
-        worker = Worker(
-            train_job, config, names, folder.path, logging_config, threads=torch.get_num_threads()
-        )
-        asked, parent = False, os.getppid()
-        try:
-            while not worker.ended(timeout=0.2):
-                if os.getppid() != parent and stop.signal is None:
-                    stop.signal = signal.SIGTERM  # a worker whose launcher is gone
-                if stop.signal is not None and not asked:
-                    worker.stop()
-                    asked = True
-        except KeyboardInterrupt:  # a second Ctrl-C
-            worker.kill()
-            raise
-        except BaseException:  # a launcher leaves, as submitit to put the job back into the queue
-            worker.stop()
-            worker.ended(timeout=_SAVING)
-            raise
+
+    def __init__(self, launcher: str, sweeper: str) -> None:
+        self._launcher, self._sweeper = launcher, sweeper
+        self._pool: JobPool[TrainSpec] | None = None
+
+    def run(self, spec: TrainSpec) -> RunResult | None:
+        """Train what the job's folder lacks; it may hold an earlier attempt of the job.
+
+        Returns:
+            The result; None: the job runs, or was done before, beside others.
+
+        Raises:
+            RunLocked: another process trains there.
+            Interrupted: this process was asked to stop; the run is saved.
+            Killed: the job's process was.
+            Exception: what `train` raises.
+        """
+        at_a_time = spec.config.jobs
+        if at_a_time > 1:
+            require_places(spec.config, self._launcher, self._sweeper)
+        spec, done = with_earlier_attempt(spec)
+        if done is not None:
+            if at_a_time > 1:
+                _say("done before", spec)
+                return None
+            log.info("done before: %s", spec.path)
+            return done
+        if at_a_time > 1:
+            if self._pool is None:
+                self._pool = JobPool(at_a_time, _record)
+            self._pool.add(spec, _train_quietly, spec, device=spec.config.device)
+            _say("started", spec)
+            return None
+        if spec.config.train.devices > 1:
+            return train_on_devices(Run(spec))
+        return self._run_alone(spec)
+
+    def finish(self) -> None:
+        """Wait for the jobs that still run.
+
+        Raises:
+            Interrupted: this process was asked to stop; every job is saved.
+        """
+        if self._pool is not None:
+            self._pool.finish()
+
+    def _run_alone(self, spec: TrainSpec) -> RunResult:
+        ended: list[Worker] = []
+        launched = not self._launcher.endswith(_BASIC_LAUNCHER)
+        with JobPool[TrainSpec](
+            1, lambda _, worker: ended.append(worker), stop_with_parent=launched
+        ) as pool:
+            try:
+                pool.add(spec, train_job, spec)
+                pool.finish()
+            except Interrupted as stopped:
+                raise _stopped(spec, ended, stopped) from stopped
+        result: RunResult = ended[0].outcome()
+        return result
+
+
+def _stopped(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
+    """What to say of a job that was asked to stop."""
+    message = f"stopped; {spec.path} is done"
     try:
-        result: dict[str, Any] = worker.outcome()
-    except (Interrupted, Killed) as error:
-        if stop.signal is None:
-            raise
-        said = str(error) if isinstance(error, Interrupted) else "stopped before it could be saved"
-        raise Interrupted(said, exit_code=stop.exit_code) from error
-    if stop.signal is not None:
-        raise Interrupted(f"stopped; {folder.path} is done", exit_code=stop.exit_code)
-    return result
+        for worker in ended:
+            worker.outcome()
+    except Interrupted as error:
+        message = str(error)
+    except Killed:
+        message = "stopped before it could be saved"
+    return Interrupted(message, exit_code=stopped.exit_code)
 
 
-def prepared(
-    config: Mapping[str, Any], folder: RunFolder
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The configuration with which a job begins or goes on, and its result where it is done.
+def with_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
+    """The spec with which a job begins or goes on, and its result where it is done.
 
     Raises:
         RunLocked: another process trains there.
     """
+    folder = spec.folder
     with folder.claimed():
         before = folder.read_result()
-        if is_done(before, config):
-            return dict(config), before
-        begun = goes_on(folder, config)
+        if before is not None and is_done(before, spec.config):
+            return spec, before
+        begun = goes_on(folder, spec.config)
         if begun and is_of_other_code(folder):
             log.info("%s goes on with code that has changed since it stopped", folder.path)
         if not begun:
             set_aside(folder)
-    return {**config, "resume": str(folder.path) if begun else None}, None
+    resume = str(folder.path) if begun else None
+    return replace(spec, config=replace(spec.config, resume=resume), snapshot=None), None
 
 
-def train_job(
-    config: dict[str, Any], names: dict[str, str | None], path: Any, logging_config: dict[str, Any]
-) -> dict[str, Any]:
+def require_places(config: Config, launcher: str, sweeper: str) -> None:
+    """Refuse jobs at the same time where something else decides when they run.
+
+    Args:
+        config: of a job.
+        launcher, sweeper: classes that Hydra uses.
+
+    Raises:
+        InputError: as said.
+    """
+    jobs = config.jobs
+    if not launcher.endswith(_BASIC_LAUNCHER):
+        raise InputError(
+            f"jobs={jobs} is for sweeps without a launcher; the chosen one has keys of its own "
+            "(hydra.launcher.n_jobs, hydra.launcher.array_parallelism)"
+        )
+    if not sweeper.endswith((".BasicSweeper", ".bmo_search.Search")):
+        raise InputError(f"jobs={jobs}: this sweeper learns from every job; use jobs=1")
+    if config.train.devices > 1:
+        raise InputError(f"jobs={jobs}: with train.devices a job has several devices; use jobs=1")
+
+
+def train_job(spec: TrainSpec) -> RunResult:
     """What a job's process does; returns the content of result.json."""
-    logging.config.dictConfig(logging_config)
-    folder = RunFolder(path)
-    result = train(config, names, folder)
-    folder.write_result(result)
-    return result
+    logging.config.dictConfig(dict(spec.logging))
+    return train(Run(spec))
+
+
+def _train_quietly(spec: TrainSpec) -> RunResult:
+    """As `train_job`, where several processes share a terminal: what they print is in run.log."""
+    with (spec.path / "run.log").open("a", encoding="utf-8") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())  # progress bars, and what crashes say
+    root: Mapping[str, Any] = spec.logging["root"]
+    handlers = [name for name in root["handlers"] if name != "console"]
+    return train_job(
+        replace(spec, logging={**spec.logging, "root": {**root, "handlers": handlers}})
+    )
+
+
+def _record(spec: TrainSpec, worker: Worker) -> None:
+    """Say how a job ended, and leave in its folder why it failed."""
+    try:
+        worker.outcome()
+    except Exception as error:
+        record_failure(spec.path, error, spec.choices)
+        known = isinstance(error, BmoError)
+        _say(f"failed ({error if known else type(error).__name__})", spec)
+    else:
+        _say("done", spec)
+
+
+def _say(what: str, spec: TrainSpec) -> None:
+    """A line on the terminal; the log is that of the job that was started last."""
+    with suppress(OSError):  # nobody reads, and the jobs go on
+        print(printable(f"{what}: {here(Path(spec.path))}"), flush=True)

@@ -18,14 +18,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.effective import checked_config
-from bmo_cli.config.locate import config_dir
 from bmo_cli.config.messages import one_line
 from bmo_cli.config.names import NAMED
+from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.schema import AnyConfig
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.jobs.dimension import Dimension
 from bmo_cli.jobs.estimate import Work, listing
-from bmo_cli.jobs.invocation import written
 from bmo_cli.jobs.search import check_search
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.run_folder import RunFolder
 
 
@@ -35,14 +36,14 @@ class SweepJob:
 
     Attributes:
         overrides: its own, without those that all jobs have in common.
-        config: plain data.
-        names: chosen option of every group.
+        config: resolved and checked.
+        choices: chosen option of every group.
         folder: where it runs.
     """
 
     overrides: tuple[str, ...]
-    config: dict[str, Any]
-    names: dict[str, str | None]
+    config: AnyConfig
+    choices: dict[str, str | None]
     folder: Path
 
 
@@ -70,12 +71,11 @@ def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
 
 def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
     """Look for the files of every job that is not done."""
-    from bmo_cli.jobs.status import is_done  # which imports torch
     from bmo_cli.jobs.sweep_files import SweepFiles
 
     files = SweepFiles(str(config.hydra.job.config_name))
     for number, job in enumerate(jobs):
-        if exact and is_done(RunFolder(job.folder).read_result(), job.config):
+        if exact and _result_of_done(job) is not None:
             continue
         with _named(number, job.overrides):
             files.require(job.config)
@@ -119,19 +119,28 @@ def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
 
 
 def _work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.jobs.status import goes_on, is_done  # which imports torch
+    from bmo_cli.jobs.status import goes_on  # which imports torch
 
-    folder = RunFolder(job.folder)
-    result = folder.read_result() if exact else {}
-    done = is_done(result, job.config)
-    if done:
+    folder, config = RunFolder(job.folder), job.config
+    result = folder.read_result() if exact else None
+    done = _result_of_done(job) if exact else None
+    if done is not None:
         state = "done"
-    elif goes_on(folder, job.config):
+    elif goes_on(folder, config):
         state = "goes on"
     else:
-        state = "failed, runs again" if result.get("status") == "failed" else "to run"
-    learns, name = job.names["hyper"] != "none", " ".join(job.overrides)
-    return Work(name, state, not done, job.config, learns, result if done else None)
+        failed = result is not None and result.status == "failed"
+        state = "failed, runs again" if failed else "to run"
+    learns, name = job.choices["hyper"] != "none", " ".join(job.overrides)
+    return Work(name, state, done is None, config, learns, done)
+
+
+def _result_of_done(job: SweepJob) -> RunResult | None:
+    """The result of a job that is done; None: it is not."""
+    from bmo_cli.jobs.status import is_done  # which imports torch
+
+    result = RunResult.read(job.folder)
+    return result if result is not None and is_done(result, job.config) else None
 
 
 def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
@@ -147,7 +156,7 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     hydra = config.hydra
     given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=_loader())
-    overrides = parser.parse_overrides([*given, *written(hydra.overrides.task)])
+    overrides = parser.parse_overrides([*given, *as_typed(hydra.overrides.task)])
     varied = {item.get_key_element() for item in overrides if item.is_sweep_override()}
     if is_basic(hydra.sweeper):
         jobs = [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
@@ -191,10 +200,11 @@ def _planned(
     with _named(number, own):
         composed = _composed(config, words)
         folder = _folder(config, composed, number)
-        names = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
+        choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
-        return SweepJob(own, checked_config(command, composed, typed)[1], names, folder)
+        checked = checked_config(command, composed, typed)
+        return SweepJob(own, checked.config, choices, folder)
 
 
 def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
@@ -203,12 +213,12 @@ def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
     try:
         return hydra.compose_config(
             command,
-            [*written(config.hydra.overrides.hydra), *words],
+            [*as_typed(config.hydra.overrides.hydra), *words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error, words, command, config_dir())) from error
+        raise InputError(one_line(error, words, command)) from error
 
 
 def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:

@@ -5,38 +5,43 @@ from __future__ import annotations
 import contextlib
 import itertools
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-_made: list[Path] = []
-"""by this process, the innermost first"""
+
+@dataclass(frozen=True)
+class MadeFolder:
+    """A folder that this process made.
+
+    Attributes:
+        path: absolute.
+        parents: of the folder, those that were made with it, the innermost first.
+    """
+
+    path: Path
+    parents: tuple[Path, ...] = ()
+
+    def discard(self) -> None:
+        """Remove it, and the parents that are empty: for a run that was refused."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for parent in self.parents:
+            with contextlib.suppress(OSError):  # not empty: another run's
+                parent.rmdir()
 
 
-def make_unique(wanted: Path) -> Path:
-    """Create `wanted`, or `wanted_1`, `wanted_2`, ... : a folder that did not exist before."""
+def make_unique(wanted: Path) -> MadeFolder:
+    """Create `wanted`, or `wanted_1`, `wanted_2`, ...: a folder that did not exist before.
+
+    `mkdir` is atomic: of two processes that want the same name, each gets a folder of its own.
+    """
     wanted = wanted.absolute()
-    _made.extend(parent for parent in wanted.parents if not parent.exists())
+    parents = tuple(parent for parent in wanted.parents if not parent.exists())
     wanted.parent.mkdir(parents=True, exist_ok=True)
     for i in itertools.count():
         folder = wanted if i == 0 else wanted.with_name(f"{wanted.name}_{i}")
         try:
             folder.mkdir()
-            _made.insert(0, folder)
-            return folder
+            return MadeFolder(folder, parents)
         except FileExistsError:
             continue
     raise AssertionError("unreachable")
-
-
-def discard(folder: Path) -> None:
-    """Remove a run folder that this process made, and the parents it made if they are empty.
-
-    For a run that was refused before it began; a folder that was there before is never touched.
-    """
-    if folder.absolute() not in _made:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.absolute().parents:
-        if parent not in _made:
-            break
-        with contextlib.suppress(OSError):  # not empty: another run's
-            parent.rmdir()

@@ -179,12 +179,15 @@ class RunResult:
         return replace(self, **given)
 
     def write(self, folder: Path) -> None:
-        """Replace FOLDER/result.json atomically. NaN becomes null."""
-        content = plain(self)
-        choices = content.pop("choices")
-        content = {key: value for key, value in content.items() if value is not None}
-        text = json.dumps({**content, **choices}, indent=2, allow_nan=False)
+        """Replace FOLDER/result.json atomically."""
+        text = json.dumps(self.content(), indent=2, allow_nan=False)
         write_atomically(folder / FILE, text.encode())
+
+    def content(self) -> dict[str, Any]:
+        """As result.json has it: plain data, null for NaN, the choices among the other keys."""
+        content: dict[str, Any] = plain(self)
+        choices: dict[str, Any] = content.pop("choices")
+        return {key: value for key, value in content.items() if value is not None} | choices
 
     @classmethod
     def read(cls, folder: Path) -> RunResult | None:

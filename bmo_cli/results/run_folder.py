@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-import json
 import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bmo_cli.errors import InputError, RunLocked
-from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.files import write_atomically
+from bmo_cli.results.result import RunResult
 
 HISTORY = ("step", "seconds", "loss", "val", "hypergrad_norm", "residual", "lr")
 """Columns of history.csv; in the file `val` carries the name of the metric, as `val_psnr`."""
@@ -104,24 +103,9 @@ class RunFolder:
         short = stem[:80].encode()[:200].decode(errors="ignore")
         return self.images / f"{number:02d}_{short}_{name}.png"
 
-    def write_snapshot(self, text: str | None) -> None:
-        """Replace the configuration in .hydra/config.yaml; None: the one there is stays."""
-        if text is not None:
-            write_atomically(self.path / ".hydra" / "config.yaml", text.encode())
-
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write result.json; it appears whole or not at all. NaN becomes null."""
-        text = json.dumps(plain(result), indent=2, allow_nan=False)
-        write_atomically(self.path / "result.json", text.encode())
-
-    def read_result(self) -> dict[str, Any]:
-        """result.json, or an empty mapping when there is none."""
-        file = self.path / "result.json"
-        try:
-            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{file} cannot be read: {error}") from error
-        return content if isinstance(content, dict) else {}
+    def read_result(self) -> RunResult | None:
+        """What result.json says, see `RunResult.read`."""
+        return RunResult.read(self.path)
 
     def read_history(self) -> list[dict[str, float]]:
         """Rows of history.csv; empty cells are nan. A last line that was cut off is no row."""

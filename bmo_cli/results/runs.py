@@ -14,6 +14,7 @@ from typing import Any
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError, nearest, printable
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
 
@@ -177,7 +178,8 @@ def _read(path: Path) -> Run:
     if not file.is_file() and not file.is_symlink():
         return _without_result(folder)
     try:
-        result = folder.read_result()
+        read = RunResult.read_tolerantly(path)
+        result = {} if read is None else read.content()
     except InputError as error:
         result = {"status": "damaged", "message": str(error)}
     if result.get("status") == "running" and not folder.is_claimed():

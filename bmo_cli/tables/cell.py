@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
-from bmo_cli.config.compose import Composed
 from bmo_cli.config.keys import NO_NUMBER
+from bmo_cli.config.schema import Config, as_plain
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
@@ -21,7 +21,8 @@ from bmo_cli.experiment.build import instantiate, takes, target_class
 from bmo_cli.experiment.plugins import load_plugins, plugin_contents
 from bmo_cli.jobs.status import is_done
 from bmo_cli.results.provenance import source_hash
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.result import RunResult
+from bmo_cli.results.run import TrainSpec
 from bmo_cli.tasks.task import Task
 
 _PLACES = ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
@@ -36,8 +37,7 @@ class Cell:
         row, column: names.
         seed: of the run.
         overrides: what `bmo train` is given.
-        composed: its configuration.
-        folder: of the run.
+        spec: of the run; its snapshot is what the folder's config.yaml will say.
         chosen: tuned values.
         problem: why it cannot run, or nothing.
         placed: overrides that say where its data are.
@@ -47,8 +47,7 @@ class Cell:
     column: str
     seed: int
     overrides: tuple[str, ...]
-    composed: Composed
-    folder: RunFolder
+    spec: TrainSpec
     chosen: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
     placed: tuple[str, ...] = ()
@@ -64,27 +63,29 @@ class Cell:
     @property
     def tests(self) -> bool:
         """Whether its run goes on to the test split; a candidate of tuning does not."""
-        return bool(self.composed.config["eval"].get("test", True))
+        return self.spec.config.eval.test
 
     @property
-    def result(self) -> dict[str, Any] | None:
-        """result.json of a cell that is done; None: to be run."""
-        result = self.folder.read_result()
-        done = is_done(result, self.composed.config) and not self.problem
-        return result if done else None
+    def result(self) -> RunResult | None:
+        """Of a cell that is done; None: to be run."""
+        result = self.spec.folder.read_result()
+        if result is None or self.problem or not is_done(result, self.spec.config):
+            return None
+        return result
 
     @property
     def stale(self) -> bool:
         """Whether it is done, by other code than the present."""
         result = self.result
-        return result is not None and result.get("code") != source_hash()
+        return result is not None and result.code != source_hash()
 
     def score(self, name: str) -> float | None:
         """A finite number of a cell that is done: one of its metrics, or of the result itself."""
-        result = self.result or {}
-        value = result.get("metrics", {}).get(name, result.get(name))
-        known = isinstance(value, int | float) and math.isfinite(value)
-        return float(value) if known else None
+        result = self.result
+        if result is None:
+            return None
+        value = result.metrics.get(name, getattr(result, name, None))
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
@@ -112,7 +113,7 @@ class Identity:
         self._sources = plugin_contents(self._plugins)
         self._digests: dict[str, str | InputError | None] = {}
 
-    def key(self, config: Mapping[str, Any]) -> tuple[str, str]:
+    def key(self, config: Config) -> tuple[str, str]:
         """The key, and what is wrong with the data or the kernels, or nothing.
 
         Args:
@@ -121,7 +122,7 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {k: _contents(v) for k, v in config.items() if k not in NO_NUMBER}
+        counted = {k: _contents(v) for k, v in as_plain(config).items() if k not in NO_NUMBER}
         try:
             counted["task"] |= _named_kernels(config)
         except InputError as error:
@@ -131,12 +132,12 @@ class Identity:
         text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10], problem
 
-    def _data(self, config: Mapping[str, Any]) -> str | InputError | None:
+    def _data(self, config: Config) -> str | InputError | None:
         """Digest of the data of a task that takes photographs; None: it takes none."""
-        task = target_class(config["task"], "task", self._plugins, Task)
+        task = target_class(config.task, "task", self._plugins, Task)
         if not takes(task, "data", self._plugins):
             return None
-        node = config["data"]
+        node = config.data
         where = json.dumps(node, sort_keys=True)
         if where not in self._digests:
             try:
@@ -158,10 +159,10 @@ def _contents(value: Any) -> Any:
     return value
 
 
-def _named_kernels(config: Mapping[str, Any]) -> dict[str, str]:
+def _named_kernels(config: Config) -> dict[str, str]:
     """What the name of published kernels stands for, beside the data that have the root."""
-    kind = config["task"].get("kernels")
-    file = kernels_file(kind, config["data"].get("root")) if isinstance(kind, str) else None
+    kind = config.task.get("kernels")
+    file = kernels_file(kind, config.data.get("root")) if isinstance(kind, str) else None
     return {"kernels": _content(file)} if file is not None and file.is_file() else {}
 
 

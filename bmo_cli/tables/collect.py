@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from bmo_cli.config.schema import Published
+from bmo_cli.config.schema import Table
+from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import comma_separated
 from bmo_cli.tables.cell import Cell
 from bmo_cli.tables.summary import Line, Section, Sheet
 
 
 def sheet(
-    table: Mapping[str, Any],
+    table: Table,
     cells: Sequence[Cell],
     failures: Mapping[Path, str],
     commands: Sequence[str],
@@ -30,41 +30,41 @@ def sheet(
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
-    other = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
+    remarks = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
     for cell in candidates:
-        if cell.folder.path in failures:
-            reason = failures[cell.folder.path]
-            other.append(f"**Not among the candidates**, as it failed: {cell.name}: {reason}")
+        if cell.spec.path in failures:
+            reason = failures[cell.spec.path]
+            remarks.append(f"**Not among the candidates**, as it failed: {cell.name}: {reason}")
     return Sheet(
-        title=table["title"],
-        scores=table["scores"],
-        best=table.get("best", {}),
+        title=table.title,
+        scores=table.scores,
+        best=table.best,
         sections=[_section(table, column, cells, failures) for column in columns],
-        seeds=table["seeds"],
-        published=[Published(**entry) for entry in table.get("published", ())],
+        seeds=table.seeds,
+        published=table.published,
         commands=commands,
-        remarks=other,
+        remarks=remarks,
     )
 
 
 def _section(
-    table: Mapping[str, Any], column: str, cells: Sequence[Cell], failures: Mapping[Path, str]
+    table: Table, column: str, cells: Sequence[Cell], failures: Mapping[Path, str]
 ) -> Section:
     inside = [cell for cell in cells if cell.column == column]
     lines = []
-    for row in table["rows"]:
+    for row in table.rows:
         own = [cell for cell in inside if cell.row == row]
         if own:
             lines.append(_line(table, row, own, failures))
     remarks = []
-    if table.get("input"):
+    if table.input:
         observed = {
             score: [v for cell in inside if (v := cell.score(f"{score}_input")) is not None]
-            for score in table["scores"]
+            for score in table.scores
         }
         first = {score: values[:1] for score, values in observed.items()}
         if any(first.values()):
-            lines.insert(0, Line(table["input"], first, competes=False))
+            lines.insert(0, Line(table.input, first, competes=False))
         if any(max(v) - min(v) > 1e-6 for v in observed.values() if v):
             remarks.append("**The rows were not tested on equal observations.**")
     return Section(column, lines, [*remarks, *_leaks(inside)])
@@ -72,27 +72,28 @@ def _section(
 
 def _leaks(cells: Sequence[Cell]) -> list[str]:
     """Images that the runs of a column saw in two splits."""
-    data = [(cell.result or {}).get("data", {}) for cell in cells]
-    found = dict.fromkeys(
-        line for one in data for key in ("shared", "similar") for line in one.get(key, ())
+    results = [result for cell in cells if (result := cell.result) is not None]
+    leaks = dict.fromkeys(
+        line
+        for result in results
+        for key in ("shared", "similar")
+        for line in (result.data or {}).get(key, ())
     )
-    return [f"**Images in two splits:** {'; '.join(found)}."] if found else []
+    return [f"**Images in two splits:** {'; '.join(leaks)}."] if leaks else []
 
 
-def _line(
-    table: Mapping[str, Any], row: str, cells: Sequence[Cell], failures: Mapping[Path, str]
-) -> Line:
-    reasons = [failures[c.folder.path] for c in cells if c.folder.path in failures]
-    results = [cell.result or {} for cell in cells]
+def _line(table: Table, row: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> Line:
+    reasons = [failures[c.spec.path] for c in cells if c.spec.path in failures]
+    results = [result for cell in cells if (result := cell.result) is not None]
     return Line(
         row,
         {
             score: [value for cell in cells if (value := cell.score(score)) is not None]
-            for score in table["scores"]
+            for score in table.scores
         },
         chosen=_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
-        protocols=tuple(dict.fromkeys(r["protocol"] for r in results if r.get("protocol"))),
+        protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
         runs=len(cells),
     )
 
@@ -101,20 +102,18 @@ def _chosen(cell: Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in cell.chosen.items())
 
 
-def csv_document(table: Mapping[str, Any], cells: Sequence[Cell]) -> str:
+def csv_document(table: Table, cells: Sequence[Cell]) -> str:
     """A line a run."""
     end = ["protocol", "chosen", "status", "message", "folder"]
     rows = []
     for cell in cells:
-        result = cell.folder.read_result()
-        scores = [cell.score(key) for key in table["scores"]]
-        how = [result.get("protocol"), _chosen(cell)]
+        result = cell.spec.folder.read_result()
+        scores = [cell.score(key) for key in table.scores]
+        how = [None if result is None else result.protocol, _chosen(cell)]
         state = ["failed", cell.problem] if cell.problem else _state(result)
-        rows.append(
-            [cell.column, cell.row, cell.seed, *scores, *how, *state, cell.folder.path.name]
-        )
-    return comma_separated(["column", "row", "seed", *table["scores"], *end], rows)
+        rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
+    return comma_separated(["column", "row", "seed", *table.scores, *end], rows)
 
 
-def _state(result: Mapping[str, Any]) -> list[Any]:
-    return [result.get("status"), result.get("message")]
+def _state(result: RunResult | None) -> list[str | None]:
+    return [None, None] if result is None else [result.status, result.message]

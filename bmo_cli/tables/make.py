@@ -12,10 +12,11 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bmo_cli.config.commands import command
+from bmo_cli.config.schema import Table, TableConfig
 from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.jobs.estimate import Work, listing
@@ -33,11 +34,11 @@ log = logging.getLogger("bmo")
 
 
 @names_plugins
-def make_table(config: Mapping[str, Any], name: str, own_files: Sequence[str] = ()) -> None:
+def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) -> None:
     """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
 
     Args:
-        config: resolved configuration that passed `config.schema.check_config`.
+        config: resolved and checked.
         name: of the table; a preset and a task are added to it.
         own_files: what a command needs to find YAML files of the user's own, see `invocation`.
 
@@ -45,43 +46,43 @@ def make_table(config: Mapping[str, Any], name: str, own_files: Sequence[str] = 
         InputError: a row or column does not compose; nothing has run then.
         BmoError: cells failed; the table is written, with the reasons in it.
     """
-    require_sound(config["table"])
-    table, out = scaled(config["table"], config["preset"]), Path(config["out"])
-    table["seeds"] = config["seeds"] or table["seeds"]
-    require_sound(table | {key: {} for key in ("skip", "tune", "adjust")} | {"published": ()})
-    root = config["root"] or os.environ.get("BMO_DATA")
-    plan = Plan(table, out, config["plugins"], root, config["only"])
-    figures = out / "-".join(part for part in (name, config["preset"]) if part)
-    name = "-".join(part for part in (figures.name, config["only"]) if part)
-    if config["dry_run"]:
+    require_sound(config.table)
+    at_scale, out = scaled(config.table, config.preset), Path(config.out)
+    table = replace(at_scale.table, seeds=config.seeds or at_scale.table.seeds)
+    require_sound(replace(table, skip={}, tune={}, adjust={}, published=[]))
+    root = config.root or os.environ.get("BMO_DATA")
+    plan = Plan(replace(at_scale, table=table), out, config.plugins, root, config.only)
+    figures = out / "-".join(part for part in (name, config.preset) if part)
+    name = "-".join(part for part in (figures.name, config.only) if part)
+    if config.dry_run:
         plan.choose({})
-        works = [_work(c, config["stale"] == "run") for c in (*plan.candidates, *plan.cells)]
-        log.info("\n%s", listing(works, "cell", plan.unsettled, config["jobs"]))
+        works = [_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
+        log.info("\n%s", listing(works, "cell", plan.unsettled, config.jobs))
         return
     with disk_full_in_one_line(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
         require_closed(out)
         with _locked(out):
             failures = _run(plan, name, out, config)
-            commands = _commands(plan.cells, own_files, rooted=config["root"] is not None)
+            commands = _commands(plan.cells, own_files, rooted=config.root is not None)
             _write(table, plan, failures, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
         raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
 
 
-def _run(plan: Plan, name: str, out: Path, config: Mapping[str, Any]) -> dict[Path, str]:
+def _run(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[Path, str]:
     """Candidates first, then the cells that are shown; returns why some failed."""
     judged: dict[Path, str] = {}
     if plan.candidates:
-        missing = _missing(plan.candidates, config["stale"])
+        missing = _missing(plan.candidates, config.stale)
         count = len(plan.candidates)
         log.info("%s: %d candidates to judge, %d to run, in %s", name, count, len(missing), out)
-        judged = run_cells(missing, config["jobs"])
+        judged = run_cells(missing, config.jobs)
     plan.choose(judged)
-    missing = _missing(plan.cells, config["stale"])
+    missing = _missing(plan.cells, config.stale)
     log.info("%s: %d cells, %d to run, in %s", name, len(plan.cells), len(missing), out)
-    return judged | run_cells(missing, config["jobs"])
+    return judged | run_cells(missing, config.jobs)
 
 
 def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
@@ -91,13 +92,13 @@ def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
 def _work(cell: Cell, rerun: bool) -> Work:
     """A cell for the estimate; `rerun`: whether one by other code runs again."""
     state = _state(cell, rerun)
-    composed = cell.composed
+    spec = cell.spec
     return Work(
         cell.name,
         state,
         state not in ("done", "done by other code") and not cell.problem,
-        composed.config,
-        composed.names["hyper"] != "none",
+        spec.config,
+        spec.choices["hyper"] != "none",
         cell.result,
         cell.row,
         cell.column,
@@ -109,8 +110,10 @@ def _state(cell: Cell, rerun: bool) -> str:
         return f"cannot run: {cell.problem}"
     if cell.result is not None:
         return "done" if not cell.stale else "runs again" if rerun else "done by other code"
-    status = cell.folder.read_result().get("status")
-    return {"failed": "failed, runs again", None: "to run"}.get(status, "goes on")
+    result = cell.spec.folder.read_result()
+    if result is None:
+        return "to run"
+    return "failed, runs again" if result.status == "failed" else "goes on"
 
 
 def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
@@ -122,7 +125,7 @@ def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) 
 
 
 def _write(
-    table: Mapping[str, Any],
+    table: Table,
     plan: Plan,
     failures: Mapping[Path, str],
     commands: Sequence[str],
@@ -130,15 +133,15 @@ def _write(
     figures: Path,
 ) -> None:
     cells = plan.cells
-    found = sheet(table, cells, failures, commands, plan.candidates)
-    text = markdown_document(found)
+    content = sheet(table, cells, failures, commands, plan.candidates)
+    text = markdown_document(content)
     documents = {"md": text, "csv": csv_document(table, cells)}
-    documents["tex"] = latex_document(found, stem.name)
-    for suffix, content in documents.items():
-        write_atomically(stem.with_name(f"{stem.name}.{suffix}"), content.encode())
+    documents["tex"] = latex_document(content, stem.name)
+    for suffix, document in documents.items():
+        write_atomically(stem.with_name(f"{stem.name}.{suffix}"), document.encode())
     for file in pictures(table, cells, figures):
         log.info("picture: %s", file)
-    for remark in found.remarks:
+    for remark in content.remarks:
         log.warning("%s", remark)
     log.info("\n%s\nwritten to %s", text, stem.with_name(f"{stem.name}.md"))
 

@@ -5,23 +5,53 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.commands import plugins_word, quoted
 from bmo_cli.config.compose import compose
+from bmo_cli.config.schema import Config, Preset, Table, Target, as_plain
 from bmo_cli.errors import InputError, nearest
 from bmo_cli.experiment.build import build, instantiate, target_class
 from bmo_cli.hyper.base import HyperOptimizer
-from bmo_cli.results.run_folder import RunFolder
+from bmo_cli.results.run import RunSpec
 from bmo_cli.tables.cell import Cell, Identity, cell_folder
 from bmo_cli.tasks.task import Task
 
-Table = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class ScaledTable:
+    """A table at the scale of a preset.
+
+    Attributes:
+        table: with the rows, columns and seeds that are wanted.
+        preset: whose overrides count after those of the table.
+    """
+
+    table: Table
+    preset: Preset = field(default_factory=Preset)
+
+    def overrides(self, row: str, column: str) -> list[str]:
+        """Of every run in a place: those of the table, then those of its preset.
+
+        Args:
+            row, column: names.
+        """
+        table, preset = self.table, self.preset
+        adjusted = table.adjust.get(row, {}).get(column, ())
+        return [
+            *(*table.common, *table.columns[column], *table.rows[row], *adjusted),
+            *(*preset.common, *_named(preset.columns, column), *_named(preset.rows, row)),
+        ]
 
 
-def scaled(table: Table, preset: str | None) -> dict[str, Any]:
+def _named(entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str) -> Sequence[str]:
+    """The overrides of a row or column in a preset, which may just list those that it wants."""
+    return entries.get(name, ()) if isinstance(entries, Mapping) else ()
+
+
+def scaled(table: Table, preset: str | None) -> ScaledTable:
     """The table at the scale of one of its presets.
 
     Args:
@@ -31,37 +61,25 @@ def scaled(table: Table, preset: str | None) -> dict[str, Any]:
     Raises:
         InputError: the table has no such preset, or the preset names no such row or column.
     """
-    known = table.get("presets", {})
     if preset is None:
-        return dict(table)
-    if preset not in known:
-        has = f"it has {', '.join(known)}" if known else "it has none: leave preset= away"
+        return ScaledTable(table)
+    if preset not in table.presets:
+        known = ", ".join(table.presets)
+        has = f"it has {known}" if known else "it has none: leave preset= away"
         raise InputError(f"preset={preset} is not one of this table; {has}")
-    wanted = known[preset]
-    found = {**table, "scale": wanted, "seeds": wanted.get("seeds") or table["seeds"]}
-    for kind in ("rows", "columns"):
-        names = table[kind] if wanted.get(kind) is None else wanted[kind]
-        _require(names, table[kind], f"table.presets.{preset}.{kind}")
-        found[kind] = {name: table[kind][name] for name in names}
-    return found
+    wanted = table.presets[preset]
+    rows = _wanted(table.rows, wanted.rows, f"table.presets.{preset}.rows")
+    columns = _wanted(table.columns, wanted.columns, f"table.presets.{preset}.columns")
+    seeds = wanted.seeds or table.seeds
+    return ScaledTable(replace(table, rows=rows, columns=columns, seeds=seeds), wanted)
 
 
-def overrides_of(table: Table, row: str, column: str) -> list[str]:
-    """Of every run in a place: those of the table, then those of its preset, which count last.
-
-    Args:
-        table: at its scale, see `scaled`.
-        row, column: names.
-    """
-
-    def listed(section: Table) -> Iterator[str]:
-        yield from section.get("common") or ()
-        for kind, name in (("columns", column), ("rows", row)):
-            named = section.get(kind)
-            yield from named.get(name, ()) if isinstance(named, Mapping) else ()
-
-    adjusted = table.get("adjust", {}).get(row, {}).get(column, ())
-    return [*listed(table), *adjusted, *listed(table.get("scale", {}))]
+def _wanted(
+    entries: Mapping[str, list[str]], names: Iterable[str] | None, where: str
+) -> dict[str, list[str]]:
+    wanted = list(entries if names is None else names)
+    _require(wanted, entries, where)
+    return {name: entries[name] for name in wanted}
 
 
 def require_sound(table: Table) -> None:
@@ -71,27 +89,27 @@ def require_sound(table: Table) -> None:
         InputError: naming the key.
     """
     for key in ("rows", "columns", "scores", "seeds"):
-        if not table[key]:
+        if not getattr(table, key):
             raise InputError(f"table.{key} is empty")
-    for score, layout in table["scores"].items():
+    for score, layout in table.scores.items():
         try:
             format(1.0, layout)
         except ValueError as error:
             raise InputError(
                 f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
             ) from error
-    _require(table.get("skip", {}), table["rows"], "table.skip")
-    _require(table.get("adjust", {}), table["rows"], "table.adjust")
-    for row, places in table.get("adjust", {}).items():
-        _require(places, table["columns"], f"table.adjust.{row}")
-    _require(table.get("tune", {}), table["rows"], "table.tune")
-    _require(table.get("best", {}), table["scores"], "table.best")
-    for i, entry in enumerate(table.get("published", ())):
-        _require([entry["column"]], table["columns"], f"table.published[{i}].column")
-        _require([entry["score"]], table["scores"], f"table.published[{i}].score")
-    if table.get("input") in table["rows"]:
-        raise InputError(f"table.input: '{table['input']}' is the name of a row; choose another")
-    for row, keys in table.get("tune", {}).items():
+    _require(table.skip, table.rows, "table.skip")
+    _require(table.adjust, table.rows, "table.adjust")
+    for row, places in table.adjust.items():
+        _require(places, table.columns, f"table.adjust.{row}")
+    _require(table.tune, table.rows, "table.tune")
+    _require(table.best, table.scores, "table.best")
+    for i, entry in enumerate(table.published):
+        _require([entry.column], table.columns, f"table.published[{i}].column")
+        _require([entry.score], table.scores, f"table.published[{i}].score")
+    if table.input in table.rows:
+        raise InputError(f"table.input: '{table.input}' is the name of a row; choose another")
+    for row, keys in table.tune.items():
         for key, values in keys.items():
             if not values:
                 raise InputError(f"table.tune.{row}.{key} is empty")
@@ -124,7 +142,7 @@ class Plan:
     """The runs of a table.
 
     Args:
-        table: at its scale, sound.
+        scaled: the table, sound.
         out: where runs go.
         plugins: files of the user's own.
         root: folder of the named data sets, given to data that take one.
@@ -136,13 +154,14 @@ class Plan:
 
     def __init__(
         self,
-        table: Table,
+        scaled: ScaledTable,
         out: Path,
         plugins: Sequence[str],
         root: str | None,
         task: str | None = None,
     ) -> None:
-        self._table, self._out, self._root = table, out, root
+        self._scaled, self._table = scaled, scaled.table
+        self._out, self._root = out, root
         self._plugins = plugins
         self._given = [plugins_word(plugins)] if plugins else []
         self._identity = Identity(plugins)
@@ -152,8 +171,8 @@ class Plan:
         self._rooted: dict[tuple[str, str], list[str]] = {}
         self.places = [
             place
-            for column in table["columns"]
-            for row in table["rows"]
+            for column in self._table.columns
+            for row in self._table.rows
             if (place := self._place(row, column)) is not None
         ]
         if task is not None and task not in self._tasks:
@@ -186,16 +205,16 @@ class Plan:
         ]
 
     def _place(self, row: str, column: str) -> Place | None:
-        first = self._cell(row, column, self._table["seeds"][0])
+        first = self._cell(row, column, self._table.seeds[0])
         seeds = self._seeds(first)
-        task = str(first.composed.names["task"])
+        task = str(first.spec.choices["task"])
         self._tasks.append(task)
-        skipped = task in self._table.get("skip", {}).get(row, ())
+        skipped = task in self._table.skip.get(row, ())
         if skipped or self._only not in (None, task):
             return None
         if not first.problem:
             self._require_fit(first)
-        tried = list(combinations(self._table.get("tune", {}).get(row, {})))
+        tried = list(combinations(self._table.tune.get(row, {})))
         candidates = tuple(
             self._cell(row, column, seeds[0], values, judged=True) for values in tried
         )
@@ -205,8 +224,8 @@ class Plan:
 
     def _settled(self, place: Place, failures: Mapping[Path, str]) -> Place:
         done = [cell for cell in place.candidates if cell.result is not None]
-        lost = {c.folder.path: failures.get(c.folder.path, c.problem) for c in place.candidates}
-        if any(cell.result is None and not lost[cell.folder.path] for cell in place.candidates):
+        lost = {c.spec.path: failures.get(c.spec.path, c.problem) for c in place.candidates}
+        if any(cell.result is None and not lost[cell.spec.path] for cell in place.candidates):
             return place
         judged = [(cell, _validation(cell, self._plugins)) for cell in done]
         ranked = [(value, cell) for cell, value in judged if value is not None]
@@ -228,29 +247,30 @@ class Plan:
         *,
         judged: bool = False,
     ) -> Cell:
-        table, chosen = self._table, chosen or {}
+        chosen = chosen or {}
         tuned = [f"{key}={value}" for key, value in chosen.items()]
-        overrides = [*overrides_of(table, row, column), *tuned, *self._given, f"seed={seed}"]
+        overrides = [*self._scaled.overrides(row, column), *tuned, *self._given, f"seed={seed}"]
         overrides = last_of_each([*overrides, *(["eval.test=false"] if judged else [])])
         try:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
             if (row, column) not in self._rooted:  # only now it is known whether its data take one
-                takes = self._root is not None and "root" in composed.config["data"]
+                takes = self._root is not None and "root" in composed.config.data
                 given = [f"data.root={quoted(self._root)}"] if takes else []
                 self._rooted[row, column] = given
                 composed = compose([*overrides, *given]) if takes else composed
         except InputError as error:
             raise InputError(f"row '{row}', column '{column}': {error}") from error
         key, problem = self._identity.key(composed.config)
-        folder = RunFolder(cell_folder(self._out, row, column, seed, key))
+        path = cell_folder(self._out, row, column, seed, key)
+        spec = RunSpec(composed.config, composed.choices, path, snapshot=composed.text)
         placed = tuple(self._rooted[row, column])
-        return Cell(row, column, seed, tuple(overrides), composed, folder, chosen, problem, placed)
+        return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed)
 
     def _seeds(self, cell: Cell) -> list[int]:
         """Of the runs of a cell's place: one is enough where nothing is trained."""
-        node = cell.composed.config["hyper"]
+        node = cell.spec.config.hyper
         trains = target_class(node, "hyper", self._plugins, HyperOptimizer).trains
-        seeds: list[int] = self._table["seeds"]
+        seeds = self._table.seeds
         return seeds if trains else seeds[:1]
 
     def _require_fit(self, cell: Cell) -> None:
@@ -258,16 +278,16 @@ class Plan:
 
         Files of weights are left out: one that is missing is that cell's own failure.
         """
-        config = _without_weights(cell.composed.config)
-        parts = ("task", "gkm", "net", "hyper", "train", "device")
-        scheme = json.dumps([config[key] for key in parts], sort_keys=True)
+        config = _without_weights(cell.spec.config)
+        parts = (config.task, config.gkm, config.net, config.hyper, config.train, config.device)
+        scheme = json.dumps(as_plain(list(parts)), sort_keys=True)
         if scheme in self._fitting:
             return
         self._fitting.add(scheme)
         try:
-            data = instantiate(config["data"], "data", self._plugins, object)
-            kind = target_class(config["task"], "task", self._plugins, Task)
-            instantiate(config["task"], "task", self._plugins, kind, data=data, seed=0)
+            data = instantiate(config.data, "data", self._plugins, object)
+            kind = target_class(config.task, "task", self._plugins, Task)
+            instantiate(config.task, "task", self._plugins, kind, data=data, seed=0)
         except InputError:
             return  # a file that the task needs is missing
         try:
@@ -276,10 +296,22 @@ class Plan:
             raise InputError(f"row '{cell.row}', column '{cell.column}': {error}") from error
 
 
-def _without_weights(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: None if k == "weights" else _without_weights(v) for k, v in value.items()}
-    return value
+def _without_weights(config: Config) -> Config:
+    """A configuration whose groups name no files of weights."""
+
+    def stripped(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: None if k == "weights" else stripped(v) for k, v in value.items()}
+        return value
+
+    return replace(
+        config,
+        task=Target(stripped(config.task)),
+        gkm=Target(stripped(config.gkm)),
+        net=Target(stripped(config.net)),
+        hyper=Target(stripped(config.hyper)),
+        data=Target(stripped(config.data)),
+    )
 
 
 def last_of_each(overrides: Sequence[str]) -> list[str]:
@@ -300,6 +332,6 @@ def _as_override(value: Any) -> str:
 
 def _validation(cell: Cell, plugins: Sequence[str]) -> float | None:
     """Its validation score, signed so that larger is better."""
-    kind = target_class(cell.composed.config["task"], "task", plugins, Task)
+    kind = target_class(cell.spec.config.task, "task", plugins, Task)
     value = cell.score(f"val/{kind.metric}")
     return value if value is None or kind.larger_is_better else -value

@@ -8,25 +8,28 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch.optim import Optimizer
 
+from bmo_cli.config.schema import as_plain
 from bmo_cli.errors import DivergenceError
-from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.checkpoint import BEST, Progress, all_finite, save_checkpoint, save_last
+from bmo_cli.experiment.checkpoint import BEST, all_finite, save_checkpoint, save_last
+from bmo_cli.experiment.evaluation import Settings, evaluate
 from bmo_cli.experiment.signals import StopRequest
-from bmo_cli.loggers.logger import SafeLogger
-from bmo_cli.results.run_folder import History, RunFolder
+from bmo_cli.metrics import mean
+from bmo_cli.results.run import TrainSpec
+from bmo_cli.results.run_folder import History
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-from bmo_cli.training.distributed import ProcessGroup, clock
+from bmo_cli.tasks.task import Task
+from bmo_cli.training.distributed import clock
 from bmo_cli.training.gradient_check import GradientCheck
-from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.prepare import Prepared
 from bmo_cli.training.progress import Console
 
 log = logging.getLogger("bmo")
@@ -36,58 +39,46 @@ class Trainer:
     """Trains one experiment.
 
     Args:
-        experiment: what to train.
-        optimizer: over omega; None for a hyper-optimiser that does not train.
-        settings: the configuration's `train` section.
-        folder: where history and checkpoints go.
-        validate: mean validation score at the present omega.
-        console: where progress is shown.
+        prepared: what to train with, and where to start.
+        spec: of the run.
         stop: when it holds a signal, training ends after the step.
-        progress: where to start; a fresh one, or a checkpoint's.
-        process_group: processes that share the batch.
-        gradient: of a batch, with its clock.
-        logger: hears every row of the history.
 
     Attributes:
         flags: what training steps remarked, and how often.
         said: flags that were logged when they came up.
         stopping: whether training ended because a process was asked to stop.
+        profile: clock of the parts of a step.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        optimizer: Optimizer | None,
-        settings: Mapping[str, Any],
-        folder: RunFolder,
-        validate: Callable[[], float],
-        console: Console,
-        stop: StopRequest,
-        progress: Progress,
-        process_group: ProcessGroup,
-        gradient: HyperGradient,
-        logger: SafeLogger,
-    ) -> None:
-        self.logger = logger
-        self.experiment, self.optimizer, self.settings = experiment, optimizer, settings
-        self.folder, self.validate, self.console, self.stop = folder, validate, console, stop
-        self.progress, self.process_group, self.profile = progress, process_group, gradient.profile
-        groups = [] if optimizer is None else optimizer.param_groups
+    def __init__(self, prepared: Prepared, spec: TrainSpec, stop: StopRequest) -> None:
+        self.experiment, self.optimizer = prepared.experiment, prepared.optimizer
+        self.progress, self.process_group = prepared.progress, prepared.process_group
+        self.settings, self.stop = spec.config.train, stop
+        self.folder, self.logger = spec.folder, prepared.logger
+        self._gradient, self.profile = prepared.gradient, prepared.gradient.profile
+        self._validation = Settings.of(spec.config.eval)
+        groups = [] if self.optimizer is None else self.optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
         self._lr = math.nan
-        self._gradient = gradient
         self._scaler = torch.amp.GradScaler(
-            experiment.device.type, enabled=gradient.execution.precision is torch.float16
+            self.experiment.device.type,
+            enabled=self._gradient.execution.precision is torch.float16,
         )
-        if progress.scaler:
-            self._scaler.load_state_dict(progress.scaler)
-        self.flags = Counter(progress.flags)
+        if self.progress.scaler:
+            self._scaler.load_state_dict(self.progress.scaler)
+        self.flags = Counter(self.progress.flags)
         self.said: set[str] = set()
-        self._look_at_gradients = GradientCheck(experiment)
+        self._look_at_gradients = GradientCheck(self.experiment)
         self.stopping = False
-        if process_group.first:
-            self._history = History(folder, experiment.task.metric, keep_until=progress.step)
+        task, first = self.experiment.task, self.process_group.first
+        self._console = Console(
+            self.settings.steps, self.progress.step, _show(task), quiet=not first
+        )
+        if first:
+            self._history = History(self.folder, task.metric, keep_until=self.progress.step)
+        rows = self.folder.read_history()
+        self.logger.open(self.folder, as_plain(spec.config), rows, task.metric)
 
     def run(self) -> None:
         """Train until the last step, the last minute or a stop request.
@@ -96,31 +87,37 @@ class Trainer:
             DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints
                 are those of the last validation before it.
         """
+        try:
+            self._run()
+        finally:
+            self._console.close()
+
+    def _run(self) -> None:
         settings, progress, experiment = self.settings, self.progress, self.experiment
-        last = settings["steps"] if settings["steps"] is not None else 10**9
+        last = settings.steps if settings.steps is not None else 10**9
         last = last if experiment.hyper.trains else 0
         if progress.step == 0:
             self._save(self._validated())
         started = clock(self.process_group) - progress.seconds
-        samples = experiment.task.samples(range(progress.step, last), settings["batch"])
+        samples = experiment.task.samples(range(progress.step, last), settings.batch)
         while progress.step < last and self._fraction() < 1 and not self._stops():
             with self.profile.part("data"):
                 sample = self.process_group.part(next(samples))
             progress.window.append(self._step(sample))
             progress.step += 1
             self.profile.steps += 1
-            self.console.advance()
+            self._console.advance()
             progress.seconds = clock(self.process_group) - started
             ends = progress.step == last or self._fraction() >= 1
-            if ends or progress.step % settings["validate_every"] == 0:
+            if ends or progress.step % settings.validate_every == 0:
                 score = self._validated()
                 self._record(score)  # first: a checkpoint never lacks its row
                 self._save(score)
-            elif progress.step % settings["log_every"] == 0:
+            elif progress.step % settings.log_every == 0:
                 self._record(math.nan)
-        if settings["steps"] is not None and progress.step < last and self._fraction() >= 1:
+        if settings.steps is not None and progress.step < last and self._fraction() >= 1:
             self.flags[
-                f"train.max_minutes={settings['max_minutes']} ended the run at step "
+                f"train.max_minutes={settings.max_minutes} ended the run at step "
                 f"{progress.step} of {last}, before the learning rate had come down"
             ] += 1
         if self.stopping and self.process_group.first and all_finite(experiment.omega):
@@ -173,7 +170,7 @@ class Trainer:
         self.process_group.average_gradients(self._parameters)
         if self._scaler.is_enabled():
             self._scaler.unscale_(optimizer)
-        limit = self.settings["clip"] if self.settings["clip"] is not None else math.inf
+        limit = self.settings.clip if self.settings.clip is not None else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
         if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 unless it is fp16
             self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
@@ -194,7 +191,7 @@ class Trainer:
 
     def _fraction(self) -> float:
         """Share of the run that is done: by steps where they are given, and by time at its end."""
-        steps, minutes = self.settings["steps"], self.settings["max_minutes"]
+        steps, minutes = self.settings.steps, self.settings.max_minutes
         by_time = self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
         if steps is None:
             return by_time
@@ -203,10 +200,10 @@ class Trainer:
     def _rate(self) -> float:
         """Factor on the learning rate at this step."""
         return learning_rate(
-            self.settings["schedule"],
+            self.settings.schedule,
             self._fraction(),
             self.progress.step,
-            self.settings["warmup"],
+            self.settings.warmup,
         )
 
     def _validated(self) -> float:
@@ -215,10 +212,15 @@ class Trainer:
             self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
         try:
             with self.profile.part("validation"):
-                return self.process_group.from_first(self.validate)
+                return self.process_group.from_first(self._mean_score)
         except DivergenceError as error:
             step = self.progress.step
             raise DivergenceError(f"validation after step {step}: {error}") from error
+
+    def _mean_score(self) -> float:
+        scheme, task = self.experiment.scheme, self.experiment.task
+        scores = evaluate(scheme, task, "val", self._validation)
+        return mean([row[task.metric] for row in scores.values()])
 
     def _save(self, score: float) -> None:
         """A checkpoint to go on from, and the best one by validation."""
@@ -258,7 +260,13 @@ class Trainer:
         }
         self._history.add(row)
         self.logger.row(row)
-        self.console.progress(row, self._fraction(), self.settings["steps"])
+        self._console.progress(row, self._fraction(), self.settings.steps)
+
+
+def _show(task: Task) -> Callable[[float], str]:
+    """The validation score as text."""
+    layout = task.columns.get(task.metric, ".4g")
+    return lambda score: f"{score:{layout}} {task.unit}".strip()
 
 
 def learning_rate(schedule: str, fraction: float, step: int, warmup: int) -> float:

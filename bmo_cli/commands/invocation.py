@@ -1,0 +1,185 @@
+"""The words of a command line as Hydra takes them. Nothing is run or written here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bmo_cli.config.commands import quoted
+from bmo_cli.config.locate import choices
+from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
+from bmo_cli.config.paths import at_home
+from bmo_cli.config.recorded import (
+    RecordedSweep,
+    combine,
+    recorded_overrides,
+    recorded_sweep,
+    refuse_changes_of_a_sweep,
+)
+from bmo_cli.config.typed import readable, text_of
+from bmo_cli.errors import InputError, nearest
+from bmo_cli.results.run_folder import require_closed
+
+_FLAGS_WITH_VALUE = {
+    *("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd"),
+}
+_FLAGS = _FLAGS_WITH_VALUE | {
+    *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
+    *("--info", "-i", "--shell-completion", "-sc"),
+}
+"""Hydra's flags; --experimental-rerun is left out, which would unpickle a file."""
+_DRY_RUN = "--dry-run"
+_ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
+_SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
+_NO_SWEEPS = {
+    "table": "bmo table runs its cells itself, without -m; see table.rows",
+    "restore": "bmo restore works on one photograph at a time, without -m",
+}
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A command line that was read.
+
+    Attributes:
+        command: its first word.
+        words: flags first, then overrides: those recorded in a run or sweep, and those typed.
+        typed: overrides of this command line alone.
+        dry_run: whether the jobs of a sweep are only listed.
+        resumed: folder of the sweep that goes on; None: it is another command.
+        warnings: lines for the user.
+    """
+
+    command: str
+    words: tuple[str, ...]
+    typed: tuple[str, ...]
+    dry_run: bool = False
+    resumed: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it asks for a sweep."""
+        return bool(_SWEEPS & set(self.words))
+
+    @property
+    def wants_help(self) -> bool:
+        """Whether it asks for help."""
+        return bool({"--help", "-h"} & set(self.words))
+
+
+def read_invocation(command: str, words: Sequence[str]) -> Invocation:
+    """Read the words that follow a command.
+
+    `eval`, `restore` and a resumed `train` start from what was typed for the run that they name.
+
+    Args:
+        command: one of `cli.COMMANDS`.
+        words: flags, which users mix with overrides, and overrides.
+
+    Raises:
+        InputError: a word cannot be read, a flag is unknown, or the run that is named cannot be
+            used.
+    """
+    dry_run = command != "table" and _DRY_RUN in words
+    words = [word for word in words if word != _DRY_RUN or not dry_run]
+    if command in _NO_SWEEPS and _SWEEPS & set(words):
+        raise InputError(_NO_SWEEPS[command])
+    words = (_table_words if command == "table" else _flags_first)(words)
+    require_free_names(words)
+    words = readable(words)
+    typed = tuple(word for word in words if not word.startswith("-"))
+    invocation = Invocation(command, tuple(words), typed, dry_run)
+    if any("=" in word for word in words):
+        invocation = _with_recorded(invocation)
+    if dry_run and not invocation.sweeps:
+        raise InputError(
+            "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
+            "--cfg job shows the configuration of a run"
+        )
+    return invocation
+
+
+def _table_words(words: Sequence[str]) -> list[str]:
+    """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
+    words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
+    renamed = [
+        f"table={word}"
+        if re.fullmatch(r"\w[\w-]*", word)
+        else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
+        for word in words
+    ]
+    shows = any(word in _ONLY_SHOW for word in words)
+    if not shows and not any(word.startswith("table=") for word in renamed):
+        names = ", ".join(choices(config_dirs(words), ("table",))["table"])
+        raise InputError(f"name a table: bmo table NAME, with NAME one of {names}")
+    return renamed
+
+
+def _flags_first(words: Sequence[str]) -> list[str]:
+    """Hydra's parser wants its flags before or after all overrides; users mix them."""
+    flags: list[str] = []
+    rest = iter(words)
+    overrides = []
+    for word in rest:
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        if word.split("=")[0] not in _FLAGS:
+            hint = nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
+            raise InputError(f"unknown flag '{word}'{hint}")
+        flag, equals, value = word.partition("=")
+        if flag in _FLAGS_WITH_VALUE:
+            following = value if equals else next(rest, None)
+            if not following:
+                raise InputError(f"{flag} is given without a value: {flag} VALUE")
+            word = f"{flag}={at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
+        flags.append(word)
+    return flags + overrides
+
+
+def _with_recorded(invocation: Invocation) -> Invocation:
+    """The invocation with what was typed for the run or the sweep that it names, if it does."""
+    resumes, words = invocation.command == "train", invocation.words
+    text = text_of(words, "resume" if resumes else "run")
+    if text is None:
+        return invocation
+    folder, sweep = Path(text), None
+    if resumes:  # the others write elsewhere
+        require_closed(folder)
+        sweep = recorded_sweep(folder)
+    if sweep is not None:
+        return _resumed_sweep(invocation, folder, sweep)
+    if resumes and invocation.sweeps:
+        raise InputError(
+            f"{folder} is no sweep, and a run goes on alone: leave out -m; a sweep goes on with "
+            "resume=SWEEP"
+        )
+    combined = combine(recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words)
+    # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
+    here = [f"hydra.run.dir={quoted(text)}", "hydra.output_subdir=null"] if resumes else []
+    return replace(invocation, words=tuple(_flags_first([*combined, *here])))
+
+
+def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
+    words = invocation.words
+    refuse_changes_of_a_sweep(words)
+    warnings = []
+    for override in sweep.left_out:
+        key = override.split("=", 1)[0]
+        if any(word.startswith(f"{key}=") for word in words):
+            continue
+        if key == "hydra.sweep.subdir":
+            raise InputError(f"{folder} was started with {override}; its jobs are there: type it")
+        warnings.append(f"not taken from {folder}: {override} (type it again, if you trust it)")
+    typed = [word for word in words if not word.startswith("resume=")]
+    where = f"hydra.sweep.dir={quoted(folder.absolute())}"
+    return replace(
+        invocation,
+        words=tuple(_flags_first([*combine(sweep.overrides, typed), where, "--multirun"])),
+        resumed=folder.absolute(),
+        warnings=tuple(warnings),
+    )

@@ -1,0 +1,202 @@
+"""From the words of a command line to the command: Hydra composes, then one run or a sweep.
+
+This is what `hydra.main` does, written out, because Hydra's hooks get no more than the
+configuration: here a run's folder is made for it alone, all jobs of a sweep are checked before the
+first one starts, and an error comes back as itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra as hydra_package
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus, run_job
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from bmo_cli.commands.dispatch import Job
+from bmo_cli.commands.invocation import Invocation
+from bmo_cli.config.commands import command, here, quoted
+from bmo_cli.config.help import register_help
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.paths import at_home
+from bmo_cli.errors import InputError, printable, printable_lines
+from bmo_cli.jobs.sweep_end import put_away_pickles, require_all_done
+from bmo_cli.jobs.sweep_plan import dry_run, planned
+from bmo_cli.results.files import write_atomically
+from bmo_cli.results.folders import MadeFolder, make_unique
+from bmo_cli.results.result import FILE
+
+_BASE = "1.3"
+"""Hydra's defaults that are meant"""
+
+
+def launch(invocation: Invocation, purpose: str, example: str) -> None:
+    """Run a command as often as its command line says.
+
+    Args:
+        invocation: the command line.
+        purpose, example: of the command, for its help.
+
+    Raises:
+        BmoError: what went wrong.
+        HydraException, OmegaConfBaseException: the configuration does not compose.
+    """
+    words = list(invocation.words)
+    if invocation.wants_help:
+        register_help(invocation.command, purpose, example, words)
+        words.append("hydra/help=bmo_command")
+    version.setbase(_BASE)
+    options = get_args_parser().parse_args(words)
+    shown = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
+    if any(option not in (None, False) for option in shown) or (options.run and options.multirun):
+        show(invocation.command, words)
+        return
+    app = _app(invocation.command, options.config_path, options.config_dir)
+    name = options.config_name or invocation.command
+    try:
+        if invocation.sweeps:
+            _sweep(app, name, options.overrides, invocation)
+        else:
+            _run_once(app, name, options.overrides, invocation)
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def show(command: str, words: Sequence[str]) -> None:
+    """Have Hydra print help, a configuration or completions.
+
+    Args:
+        command: whose configuration it is.
+        words: flags first, then overrides.
+    """
+    sys.argv = ["bmo", *words]
+    main = hydra_package.main(
+        version_base=_BASE, config_path=str(config_dir()), config_name=command
+    )
+    main(_runs_nothing)()
+
+
+def _runs_nothing(config: DictConfig) -> None:
+    raise AssertionError("Hydra was asked to show something")
+
+
+def _app(command: str, config_path: str | None, own: str | None) -> Hydra:
+    path = create_config_search_path(str(Path(config_path or config_dir()).absolute()))
+    if own is not None:
+        place = f"file://{Path(own).absolute()}"
+        path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
+    return Hydra.create_main_hydra2(task_name=command, config_search_path=path)
+
+
+def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
+    """Run the command in a folder of its own; a resumed run keeps its folder."""
+    words = [*overrides, "hydra.mode=RUN"]
+    config = app.compose_config(name, words, run_mode=RunMode.RUN, with_log_configuration=True)
+    made = None
+    if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
+        made = _made(config, "hydra.run.dir")
+        if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
+            (made.path / ".hydra").mkdir()
+    callbacks = Callbacks(config)
+    callbacks.on_run_start(config=config, config_name=name)
+    try:
+        returned = run_job(
+            hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
+            task_function=Job(invocation.command, invocation.typed),
+            config=config,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+        )
+        callbacks.on_run_end(config=config, config_name=name, job_return=returned)
+        if returned.status is JobStatus.FAILED:
+            raise returned._return_value  # the property would print a line of Hydra's own
+    except Exception:
+        if made is not None and not (made.path / FILE).exists():  # it was refused
+            logging.shutdown()
+            made.discard()
+        raise
+
+
+def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
+    """Check all jobs of a sweep, run them, and tell of those that failed."""
+    words = list(overrides)
+    if "hydra.mode=MULTIRUN" not in words:
+        words.append("hydra.mode=MULTIRUN")
+    config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
+    HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
+    jobs = planned(config, invocation.typed)
+    if invocation.dry_run:
+        print(printable_lines(dry_run(config, jobs)))
+        return
+    if invocation.resumed is None:
+        _make_sweep_folder(config)
+    else:
+        put_away_pickles(invocation.resumed)
+    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
+    callbacks.on_multirun_start(config=config, config_name=name)
+    sweeper = Plugins.instance().instantiate_sweeper(
+        config=config,
+        hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
+        task_function=job,
+    )
+    sweeper.sweep(arguments=as_typed(config.hydra.overrides.task))
+    job.finish()
+    callbacks.on_multirun_end(config=config, config_name=name)
+    require_all_done(config)
+
+
+def _make_sweep_folder(config: DictConfig) -> None:
+    """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
+    wanted = Path(at_home(str(config.hydra.sweep.dir))).absolute()
+    folder = _made(config, "hydra.sweep.dir").path
+    if folder != wanted:
+        print(f"bmo: {printable(_elsewhere(wanted, folder))}", file=sys.stderr)
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+    # Not every sweeper does so, and `resume` reads what the sweep was started with.
+    write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
+
+
+def _elsewhere(wanted: Path, folder: Path) -> str:
+    """A line about a folder that is not the one that was asked for."""
+    said = f"{here(wanted)} is there already, so that this sweep goes to {here(folder)}"
+    if not (wanted / "multirun.yaml").is_file():
+        return said
+    return f"{said}; the one there goes on with '{command('train', resume=wanted)}'"
+
+
+def _made(config: DictConfig, key: str) -> MadeFolder:
+    """Make the folder that a key names, and put its final name there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    HydraConfig.instance().set_config(config)  # its name interpolates ${hydra:...}
+    wanted: Any = at_home(str(OmegaConf.select(config, key)))
+    try:
+        if not wanted:
+            raise OSError(errno.ENOENT, "its name is empty")
+        made = make_unique(Path(wanted))
+    except OSError as error:
+        raise InputError(
+            f"cannot create the output folder {wanted}: {error.strerror}; choose another with "
+            f"{key}=DIR"
+        ) from error
+    with read_write(config.hydra), open_dict(config.hydra):
+        OmegaConf.update(config, key, str(made.path))
+    return made

@@ -1,0 +1,64 @@
+"""The end of a sweep: which of its jobs failed, and the command with which it goes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from bmo_cli.config.commands import command
+from bmo_cli.config.overrides import as_typed, own_files
+from bmo_cli.errors import SweepFailed, printable
+from bmo_cli.results.folders import make_unique
+from bmo_cli.results.runs import find_runs
+
+
+def require_all_done(config: DictConfig) -> None:
+    """Look at every job's result; Hydra itself would stop at the first job that fails.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+
+    Raises:
+        SweepFailed: some failed; a line about each is printed before.
+    """
+    jobs = {run.path: run.result for run in find_runs([Path(str(config.hydra.sweep.dir))])}
+    failed = {
+        job: jobs[job].get("message") or "it left no result"
+        for job in sorted(jobs, key=lambda path: (len(str(path)), str(path)))
+        if jobs[job].get("status") != "ok"
+    }
+    if not failed:
+        return
+    for job, reason in failed.items():
+        print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
+    again = f"; run these again with '{resume_command(config)}'"
+    raise SweepFailed(
+        f"{len(failed)} of {len(jobs)} jobs failed"
+        f"{again if config.hydra.job.name == 'train' else ''}",
+        len(failed),
+    )
+
+
+def resume_command(config: DictConfig) -> str:
+    """The command with which a sweep goes on.
+
+    Args:
+        config: of the sweep, with Hydra's section.
+    """
+    given = config.hydra.overrides
+    named = [
+        word
+        for word in (*as_typed(given.task), *as_typed(given.hydra))
+        if word.startswith(("plugins=", "hydra.sweep.subdir="))
+    ]
+    folder = str(config.hydra.sweep.dir)
+    return command("train", *own_files(config.hydra), *named, resume=folder)
+
+
+def put_away_pickles(sweep: Path) -> None:
+    """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
+    left = sweep / ".submitit"
+    if left.exists():
+        left.rename(make_unique(left).path)
