@@ -26,6 +26,7 @@ from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample
+from bmo_cli.tasks.task import Case
 
 log = logging.getLogger("bmo")
 
@@ -50,38 +51,22 @@ def write_certificate(
     settings = config.certificate or Certify()
     task, k = experiment.task, config.train.iterations
     cases = list(islice(task.cases("val"), max(settings.cases, Certify.cases)))
-    available, cases = len(cases), cases[: settings.cases]
-    gradients = [row["hypergrad_norm"] for row in history]
-    subject = Subject(
-        scheme=experiment.scheme,
-        convex=task.convex,
-        iterations=k,
-        step=experiment.hyper.step,
-        problems=[(case.problem, case.initial) for case in cases],
-        sample=_sample(experiment),
-        gradients=gradients if experiment.hyper.minimises_phi else None,
-        hyper=experiment.hyper,
-        available=available,
-    )
+    subject = _subject(experiment, k, history, cases, settings)
     log.info("certifying on validation problems, %d iterations or more", settings.horizon * k)
     certificate = certify(subject, settings)
     counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
     scores = {
         count: math.fsum(values) / len(values)
-        for count, values in scores_by_iteration(experiment.scheme, task, cases, counts).items()
+        for count, values in scores_by_iteration(
+            experiment.scheme, task, cases[: settings.cases], counts
+        ).items()
     }
     content = _content(certificate, scores, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)
     write_atomically(folder.path / "certificate.json", text.encode())
     page = _page(certificate, scores, experiment, k, settings)
     write_atomically(folder.path / "certificate.md", page.encode())
-    worst = max(certificate.pairs.values(), key=lambda pair: pair.surely)
-    tensors = {
-        f"{name}.{i}": block.contiguous().cpu()
-        for name, state in (("a", worst.a), ("b", worst.b))
-        for i, block in enumerate(state)
-    }
-    write_atomically(folder.path / "worst_pair.safetensors", save(tensors))
+    _write_worst_pair(certificate, folder)
     certificate_figure(
         {name: t.residuals for name, t in certificate.trajectories.items()},
         (scores, f"{task.metric} {task.unit}".strip()),
@@ -91,11 +76,8 @@ def write_certificate(
         folder.path / "certificate.png",
     )
     log.info("\n%s", page)
-    reason = ""
-    if certificate.verdict == "refused":
-        broken = next(f for f in certificate.assumptions if f.verdict == "violated")
-        number = "" if broken.number is None else f" ({broken.number:.6f})"
-        reason = f"the certificate is refused: {broken.name}: {broken.meaning}{number}"
+    reason = _refusal(certificate)
+    if reason:
         log.warning(reason)
     return Certification(
         certificate=certificate.verdict,
@@ -105,6 +87,47 @@ def write_certificate(
             "certificate/ratio": certificate.ratio,
         },
     )
+
+
+def _subject(
+    experiment: Experiment,
+    k: int,
+    history: Sequence[Mapping[str, float]],
+    cases: Sequence[Case],
+    settings: Certify,
+) -> Subject:
+    hyper, gradients = experiment.hyper, [row["hypergrad_norm"] for row in history]
+    return Subject(
+        scheme=experiment.scheme,
+        convex=experiment.task.convex,
+        iterations=k,
+        step=hyper.step,
+        problems=[(case.problem, case.initial) for case in cases[: settings.cases]],
+        sample=_sample(experiment),
+        gradients=gradients if hyper.minimises_phi else None,
+        hyper=hyper,
+        available=len(cases),
+    )
+
+
+def _write_worst_pair(certificate: Certificate, folder: RunFolder) -> None:
+    """The pair of states that D stretches most, for who wants to measure it again."""
+    worst = max(certificate.pairs.values(), key=lambda pair: pair.surely)
+    tensors = {
+        f"{name}.{i}": block.contiguous().cpu()
+        for name, state in (("a", worst.a), ("b", worst.b))
+        for i, block in enumerate(state)
+    }
+    write_atomically(folder.path / "worst_pair.safetensors", save(tensors))
+
+
+def _refusal(certificate: Certificate) -> str:
+    """Why the certificate is refused; empty where it is not."""
+    if certificate.verdict != "refused":
+        return ""
+    broken = next(f for f in certificate.assumptions if f.verdict == "violated")
+    number = "" if broken.number is None else f" ({broken.number:.6f})"
+    return f"the certificate is refused: {broken.name}: {broken.meaning}{number}"
 
 
 def run_identity(run: RunFolder) -> dict[str, str]:
@@ -175,7 +198,7 @@ def _page(
     k: int,
     settings: Certify,
 ) -> str:
-    task, net, bound = experiment.task, experiment.scheme.net, certificate.bound
+    task, net = experiment.task, experiment.scheme.net
     operator = type(experiment.scheme.operator).__name__
     name = operator if net is None else f"{operator} with {type(net).__name__}"
     parts = [f"# Convergence certificate: {_title(certificate)}"]
@@ -188,32 +211,9 @@ def _page(
     parts.append("## What it predicts, measured")
     parts.append(markdown(header, [_line(finding) for finding in certificate.predictions]))
     parts.append(_searched(certificate, k, settings))
-    parts.append("## How far D stretches")
-    on = "" if bound.value is None else f"{bound.evidence}: "
-    rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", on + bound.why]]
-    rows += [[f"bound, {layer.layer}", f"{layer.value:.7g}", layer.how] for layer in bound.layers]
-    rows += [
-        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _averaging(pair)]
-        for kind, pair in certificate.pairs.items()
-    ]
-    if certificate.network is not None:
-        alone = f"in the Euclidean norm; {_averaging(certificate.network)}"
-        rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
-    parts.append(markdown(["", "constant", "how"], rows))
-    parts.append(_LEGEND)
+    parts += ["## How far D stretches", _constants(certificate), _LEGEND]
     if certificate.checks:
-        parts.append("## What is declared, measured")
-        rows = [
-            [
-                check.what,
-                f"{check.declared:.6g}",
-                f"{check.measured:.6g}",
-                "contradicted" if check.contradicts else "not contradicted",
-                str(check.count),
-            ]
-            for check in certificate.checks
-        ]
-        parts.append(markdown(["", "declared", "measured", "", "measurements"], rows))
+        parts += ["## What is declared, measured", _declared(certificate)]
     shown = f"validation {task.metric} {task.unit}".strip()
     layout = task.columns.get(task.metric, ".4g")
     parts.append(f"## {shown} beyond the K = {k} trained with")
@@ -224,6 +224,37 @@ def _page(
         )
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _constants(certificate: Certificate) -> str:
+    """The table of bounds and of measured ratios."""
+    bound = certificate.bound
+    on = "" if bound.value is None else f"{bound.evidence}: "
+    rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", on + bound.why]]
+    rows += [[f"bound, {layer.layer}", f"{layer.value:.7g}", layer.how] for layer in bound.layers]
+    rows += [
+        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _averaging(pair)]
+        for kind, pair in certificate.pairs.items()
+    ]
+    if certificate.network is not None:
+        alone = f"in the Euclidean norm; {_averaging(certificate.network)}"
+        rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
+    return markdown(["", "constant", "how"], rows)
+
+
+def _declared(certificate: Certificate) -> str:
+    """The table of declarations beside measurements."""
+    rows = [
+        [
+            check.what,
+            f"{check.declared:.6g}",
+            f"{check.measured:.6g}",
+            "contradicted" if check.contradicts else "not contradicted",
+            str(check.count),
+        ]
+        for check in certificate.checks
+    ]
+    return markdown(["", "declared", "measured", "", "measurements"], rows)
 
 
 _LEGEND = (

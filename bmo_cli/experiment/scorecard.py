@@ -28,7 +28,7 @@ from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.result import Testing
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import score_table
-from bmo_cli.tasks.task import Case
+from bmo_cli.tasks.task import Case, Task
 
 log = logging.getLogger("bmo")
 _COLUMNS = {"residual": ".1e", "iterations": ".0f"}
@@ -56,7 +56,7 @@ def evaluate_test(
     Raises:
         Interrupted: `stop` holds a signal.
     """
-    shown: dict[str, list[str]] = {}
+    pictures = _Pictures(experiment, folder, settings.images)
 
     def require_running() -> None:
         if stop.signal is not None:
@@ -67,22 +67,11 @@ def evaluate_test(
 
     def report(evaluation: Evaluation) -> None:
         require_running()
-        if len(shown) < settings.images:
-            names = shown.setdefault(evaluation.case.name, [])
-            try:
-                names += _write_pictures(experiment, evaluation, folder, len(shown))
-            except (OSError, ValueError) as error:  # a picture is not worth a finished run
-                log.warning("no picture of %s: %s", evaluation.case.name, error)
+        pictures.write(evaluation)
 
-    scores = evaluate(
-        experiment.scheme,
-        experiment.task,
-        "test",
-        Settings.of(settings),
-        report=report,
-    )
-    metrics = averages(scores, "test")
     task = experiment.task
+    scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
+    metrics = averages(scores, "test")
     counts = sorted(set(settings.curve))
 
     def cases() -> Iterator[Case]:
@@ -92,22 +81,27 @@ def evaluate_test(
 
     for count, values in scores_by_iteration(experiment.scheme, task, cases(), counts).items():
         metrics[f"test/{task.metric}@{count}"] = mean(values)
+    _compare_with_observations(metrics, task)
+    average = {key.removeprefix("test/"): value for key, value in metrics.items()}
+    log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
+    return Testing(
+        metrics=metrics,
+        images=scores,
+        pictures=pictures.written,
+        protocol=task.protocol,
+        data=task.fingerprints(),
+        flags=_unmet(scores, settings),
+    )
+
+
+def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None:
+    """Warn where the estimates are worse than what they were made from."""
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:
         log.warning(
             "on average the restored images are worse than the observations: a run knows the noise "
             "and the blur that it was trained on (train with task.noise=[low,high] for a range)"
         )
-    average = {key.removeprefix("test/"): value for key, value in metrics.items()}
-    log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
-    return Testing(
-        metrics=metrics,
-        images=scores,
-        pictures=shown,
-        protocol=task.protocol,
-        data=task.fingerprints(),
-        flags=_unmet(scores, settings),
-    )
 
 
 def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
@@ -123,22 +117,45 @@ def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dic
     return {flag: missed}
 
 
-def _write_pictures(
-    experiment: Experiment, evaluation: Evaluation, folder: RunFolder, number: int
-) -> list[str]:
-    """Write the pictures of a case; their names."""
-    pictures = experiment.task.pictures(evaluation.estimate, evaluation.case, evaluation.scores)
-    if not pictures:
-        return []
-    folder.images.mkdir(exist_ok=True)
-    case = evaluation.case.name
-    arrays = {name: _array(picture.image) for name, picture in pictures.items()}
-    for name, array in arrays.items():
-        pixels = (array * 255).round().astype(np.uint8)
-        write_image(folder.picture(number, case, name), Photograph(pixels), overwrite=True)
-    captions = {name: picture.caption for name, picture in pictures.items()}
-    side_by_side(arrays, captions, folder.picture(number, case, "side_by_side"))
-    return list(arrays)
+class _Pictures:
+    """Pictures of the first test cases.
+
+    Args:
+        experiment: whose task draws them.
+        folder: of the run.
+        count: of cases.
+
+    Attributes:
+        written: names of the pictures of a case, in order.
+    """
+
+    def __init__(self, experiment: Experiment, folder: RunFolder, count: int) -> None:
+        self._experiment, self._folder, self._count = experiment, folder, count
+        self.written: dict[str, list[str]] = {}
+
+    def write(self, evaluation: Evaluation) -> None:
+        """Write the pictures of a case, where it is among the first."""
+        if len(self.written) >= self._count:
+            return
+        names = self.written.setdefault(evaluation.case.name, [])
+        try:
+            names += self._write(evaluation, len(self.written))
+        except (OSError, ValueError) as error:  # a picture is not worth a finished run
+            log.warning("no picture of %s: %s", evaluation.case.name, error)
+
+    def _write(self, evaluation: Evaluation, number: int) -> list[str]:
+        case, folder = evaluation.case, self._folder
+        pictures = self._experiment.task.pictures(evaluation.estimate, case, evaluation.scores)
+        if not pictures:
+            return []
+        folder.images.mkdir(exist_ok=True)
+        arrays = {name: _array(picture.image) for name, picture in pictures.items()}
+        for name, array in arrays.items():
+            pixels = (array * 255).round().astype(np.uint8)
+            write_image(folder.picture(number, case.name, name), Photograph(pixels), overwrite=True)
+        captions = {name: picture.caption for name, picture in pictures.items()}
+        side_by_side(arrays, captions, folder.picture(number, case.name, "side_by_side"))
+        return list(arrays)
 
 
 def _array(picture: Tensor) -> NDArray[Any]:

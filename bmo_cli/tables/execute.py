@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,50 +52,74 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
         Interrupted: by Ctrl-C or SIGTERM; every cell in progress is saved.
         DiskFull: what is done stays usable.
     """
-    failures = {cell.spec.path: cell.problem for cell in cells if cell.problem}
-    for problem in dict.fromkeys(failures.values()):  # a missing data set stops many for one reason
-        first, *others = (cell.name for cell in cells if cell.problem == problem)
-        more = f" and {len(others)} more" if others else ""
-        log.warning("cannot run %s%s: %s", first, more, problem)
-    able, done = [cell for cell in cells if not cell.problem], 0
-
-    def record(cell: Cell, reason: str) -> None:
-        if reason:
-            failures[cell.spec.path] = reason
-            log.warning("failed: %s: %s", cell.name, reason)
-
-    def on_end(cell: Cell, worker: Worker) -> None:
-        nonlocal done
-        try:
-            reason = str(worker.outcome())
-        except Interrupted:
-            if pool.stopping:  # it goes on when the table does
-                return
-            reason = "stopped"
-        except DiskFull:  # every other cell would meet it as well
-            raise
-        except Exception as error:
-            reason = str(error)
-        done += 1
-        record(cell, reason)
-
+    failures = _Failures()
+    able = failures.without_problem(cells)
+    pool: JobPool[Cell] = JobPool(
+        jobs, lambda cell, worker: failures.look_at(cell, worker, pool.stopping)
+    )
     try:
-        pool = JobPool(jobs, on_end)
         with pool:
             for i, cell in enumerate(able, 1):
                 log.info("%d/%d  %s", i, len(able), cell.name)
                 try:
                     pool.add(cell, run_cell, cell, device=cell.spec.config.device)
                 except NotStarted as error:
-                    record(cell, str(error))
+                    failures.add(cell, str(error))
             pool.finish()
     except Interrupted as error:
         raise Interrupted(
-            f"stopped; {done} cells were run and what was in progress is saved, the same command "
-            "goes on",
+            f"stopped; {failures.ended} cells were run and what was in progress is saved, the same "
+            "command goes on",
             exit_code=error.exit_code,
         ) from error
-    return failures
+    return failures.reasons
+
+
+class _Failures:
+    """Why cells failed.
+
+    Attributes:
+        reasons: by folder.
+        ended: how many cells have ended, failed or not.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: dict[Path, str] = {}
+        self.ended = 0
+
+    def without_problem(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells that can run; the others are named."""
+        self.reasons |= {cell.spec.path: cell.problem for cell in cells if cell.problem}
+        for problem in dict.fromkeys(self.reasons.values()):  # missing data stop many at once
+            first, *others = (cell.name for cell in cells if cell.problem == problem)
+            more = f" and {len(others)} more" if others else ""
+            log.warning("cannot run %s%s: %s", first, more, problem)
+        return [cell for cell in cells if not cell.problem]
+
+    def add(self, cell: Cell, reason: str) -> None:
+        """A cell failed."""
+        self.reasons[cell.spec.path] = reason
+        log.warning("failed: %s: %s", cell.name, reason)
+
+    def look_at(self, cell: Cell, worker: Worker, stopping: bool) -> None:
+        """A cell has ended.
+
+        Raises:
+            DiskFull: every other cell would meet a full disk as well.
+        """
+        try:
+            reason = str(worker.outcome())
+        except Interrupted:
+            if stopping:  # it goes on when the table does
+                return
+            reason = "stopped"
+        except DiskFull:
+            raise
+        except Exception as error:
+            reason = str(error)
+        self.ended += 1
+        if reason:
+            self.add(cell, reason)
 
 
 def run_cell(cell: Cell) -> str:
@@ -108,43 +132,46 @@ def run_cell(cell: Cell) -> str:
         Interrupted: it is saved.
         DiskFull: the next start goes on with it.
     """
-    path = cell.spec.path
-    with disk_full_in_one_line(str(path), ONCE_MORE):
+    with disk_full_in_one_line(str(cell.spec.path), ONCE_MORE):
         try:
             spec, earlier = _prepared(cell)
         except RunLocked as error:  # of one cell; it must not hide the others
             return str(error)
         started = time.monotonic()
-
-        def record(result: RunResult) -> None:
-            replace(result, cell_seconds=earlier + time.monotonic() - started).write(path)
-
-        def record_end(status: Status, message: str) -> None:
-            before = RunResult.read(path) or RunResult(status=status, choices=spec.choices)
-            record(replace(before, status=status, message=message))
-
-        with _logged_to(path / "run.log"):
+        end: tuple[Status, str] | None = None
+        with _logged_to(spec.path / "run.log"):
             try:
                 with exits_as_errors():
                     train(Run(spec))
-                result = RunResult.read(path)
-                assert result is not None
-                record(result)
-                return ""
+                end = ("ok", "")
             except Interrupted as error:
-                record_end("interrupted", str(error))
+                end = ("interrupted", str(error))
                 raise
             except Exception as error:  # one cell must not hide the others
                 if is_disk_full(error):
-                    with suppress(OSError):
-                        record_end("interrupted", "the disk was full")
+                    end = ("interrupted", "the disk was full")
                     raise
                 known = wrap_resource_error(error)
                 kind = "" if isinstance(known, BmoError) else f"{type(known).__name__}: "
-                reason = f"{kind}{known}"
-                record_end("failed", reason)
+                end = ("failed", f"{kind}{known}")
                 log.exception("the cell failed")
-                return reason
+            finally:
+                if end is not None:
+                    _record(spec, *end, earlier + time.monotonic() - started)
+    return "" if end is None else end[1]
+
+
+def _record(spec: TrainSpec, status: Status, message: str, seconds: float) -> None:
+    """Add to the result of a cell how its attempt ended, and how long it has taken in all."""
+    result = RunResult.read(spec.path) or RunResult(status=status, choices=spec.choices)
+    if status != "ok":
+        result = replace(result, status=status, message=message)
+    try:
+        replace(result, cell_seconds=seconds).write(spec.path)
+    except OSError as error:
+        if status == "interrupted" and is_disk_full(error):  # no room for that either
+            return
+        raise
 
 
 def _prepared(cell: Cell) -> tuple[TrainSpec, float]:

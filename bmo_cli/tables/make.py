@@ -7,13 +7,14 @@ on.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bmo_cli.config.commands import command
 from bmo_cli.config.schema import Table, TableConfig
@@ -149,11 +150,10 @@ def _write(
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Two processes must not work on one table: each would take the other's cells for abandoned."""
-    with (out / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(
-                f"another bmo table works in {out}; wait for it, or use out=DIR"
-            ) from error
-        yield
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another bmo table works in {out}; wait for it, or use out=DIR"
+        ) from error
