@@ -68,24 +68,32 @@ def audit(
     else:
         norms = []
     _report(run.folder, gradients, norms)
-    broken = [
-        *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
-        *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),
-    ]
-    if broken:
-        raise BmoError(f"the audit found broken promises: {'; '.join(broken)}; see {run.spec.path}")
-    held = [r for r in gradients if r.bound is not None] + [r for r in norms if r.nonexpansive]
-    log.info("%d promises hold, none is broken", len(held))
-    worst = max((r.error for r in gradients if r.bound is not None), default=math.nan)
+    _require_kept(gradients, norms, run.folder)
     return RunResult(
         status="ok",
         metrics={
-            "audit/largest_error": worst,
+            "audit/largest_error": max(
+                (r.error for r in gradients if r.bound is not None), default=math.nan
+            ),
             "audit/largest_ratio": max((r.inside for r in norms if r.nonexpansive), default=None),
         },
         gradients=[asdict(record) for record in gradients],
         norms=[asdict(record) for record in norms],
     )
+
+
+def _require_kept(
+    gradients: Sequence[GradientRecord], norms: Sequence[NormRecord], folder: RunFolder
+) -> None:
+    """Refuse methods and operators that broke their promise."""
+    broken = [
+        *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
+        *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),
+    ]
+    if broken:
+        raise BmoError(f"the audit found broken promises: {'; '.join(broken)}; see {folder.path}")
+    kept = [r for r in gradients if r.bound is not None] + [r for r in norms if r.nonexpansive]
+    log.info("%d promises hold, none is broken", len(kept))
 
 
 def _methods(

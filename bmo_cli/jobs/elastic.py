@@ -66,27 +66,17 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    config = run.config
-    count = config.train.devices
-    _require_devices(config.device, count)
+    count = run.config.train.devices
+    _require_devices(run.config.device, count)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the cause is said in one line, below
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=run.spec.path.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        shutdown_timeout=_PATIENCE.days * 86400,  # a step or a validation may take its time
-    )
+    launch = elastic_launch(_launch_config(run.spec.path.name, count), _process)
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
         order = Order(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
         try:
-            results: dict[int, RunResult] = elastic_launch(launch, _process)(order)
+            results: dict[int, RunResult] = launch(order)
         except (ChildFailedError, SignalException) as failure:
             if _first_process_started(order):
                 run.state = "started"
@@ -101,6 +91,22 @@ def train_on_devices(run: Run[Config]) -> RunResult:
         raise Killed.with_code(0, "process 0")
     run.state = "finished"
     return results[0]
+
+
+def _launch_config(name: str, count: int) -> Any:
+    """Of so many processes on this machine, of which none is started again."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        shutdown_timeout=_PATIENCE.days * 86400,  # a step or a validation may take its time
+    )
 
 
 def _first_process_started(order: Order) -> bool:
