@@ -14,6 +14,7 @@ from bmo_cli.config.help import help_text
 from bmo_cli.config.locate import choices, config_dir
 from bmo_cli.config.schema import check_config, check_target
 from bmo_cli.config.signature import read_signature
+from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
 from bmo_cli.gkm.scheme import GKM
@@ -72,14 +73,32 @@ def targets():
                 yield node["_target_"]
 
 
+def receivers(constructor, passed):
+    """The `__init__` that take the arguments of a class in turn, and what they give one another."""
+    if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values()):
+        return [inspect.unwrap(constructor.__init__)], set()
+    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such_key'") as error:
+        constructor(**passed, no_such_key=1)
+    frames = [entry.frame.f_locals for entry in error.traceback if entry.name == "construct"]
+    given = {key for frame in frames for key in frame["kwargs"]} - {*passed, "no_such_key"}
+    return [frame["original"] for frame in frames], given
+
+
 @pytest.mark.parametrize("target", sorted(set(targets())))
 def test_signature_read_from_source_is_the_real_one(target):
     module, _, name = target.rpartition(".")
     constructor = getattr(__import__(module, fromlist=[name]), name)
-    real = inspect.signature(constructor).parameters
-    read = read_signature(target)
+    read, hints = read_signature(target), {}
+    passed = {"data": Embedded(channels=3)} if ".tasks." in target else {}
+    functions, given = receivers(constructor, passed)
+    real = dict(inspect.signature(constructor).parameters)
+    for function in functions:
+        hints = typing.get_type_hints(function, include_extras=True) | hints
+        if len(functions) > 1:
+            real |= {k: p for k, p in inspect.signature(function).parameters.items() if k != "self"}
+    real = {k: p for k, p in real.items() if k not in given and p.kind is not p.VAR_KEYWORD}
+    assert read.complete
     assert list(read.annotations) == list(real)
-    hints = typing.get_type_hints(inspect.unwrap(constructor.__init__), include_extras=True)
     for key, annotation in read.annotations.items():
         if annotation is Part:
             assert hints[key].__module__.startswith("bmo_cli.")
