@@ -6,10 +6,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmo_cli.data.image_set import ImageSet, shared_images, similar_images
-from bmo_cli.data.patches import Patches
+from bmo_cli.data.patches import Patches, as_tensor, central
 from bmo_cli.data.prefetch import prefetched
 from bmo_cli.data.splits import PhotographData, Split
 
@@ -81,11 +82,21 @@ class Photographs:
             workers = 0 if all(images.in_memory for images in sets) else 2
         return prefetched(patches.__getitem__, steps, workers)
 
+    def evaluated(self, split: Split) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Names, clean images (C, H, W) and degraded partners, as validation and test see them."""
+        clean, degraded = self[split], self.degraded(split)
+        for i, name in enumerate(clean.names):
+            partner = None if degraded is None else self._central(degraded[i])
+            yield name, self._central(clean[i]), partner
+
+    def _central(self, pixels: NDArray[Any]) -> Tensor:
+        return central(as_tensor(pixels), self._data.eval_crop)
+
     def fingerprints(self) -> dict[str, Any]:
         """Identity of every split read so far, and the images that two of them share."""
-        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._clean.items()}
+        splits: dict[str, Any] = {k: images.fingerprint() for k, images in self._clean.items()}
         for split, images in self._degraded.items():
             if images is not None:
-                found[f"{split}_rain"] = images.fingerprint()
+                splits[f"{split}_rain"] = images.fingerprint()
         shared, similar = shared_images(self._clean), similar_images(self._clean)
-        return found | {"shared": shared, "similar": similar}
+        return splits | {"shared": shared, "similar": similar}
