@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmo_cli.config.checks import Count, Finite, checked
 from bmo_cli.errors import InputError
 
 Blend = Literal["screen", "additive"]
@@ -136,6 +137,53 @@ PRESETS: Mapping[str, Streaks] = {
         blend="additive",
     ),
 }
+
+
+@checked
+class SyntheticRain:
+    """Rain by the keys of a configuration: a preset, and what is changed of it.
+
+    Args:
+        rain: the preset.
+        angle: direction from the vertical in degrees, (low, high).
+        length: of a streak in pixels, (low, high).
+        width: of a streak in pixels, (low, high).
+        density: streaks per 1000 pixels in a layer, (low, high).
+        brightness: of a streak as a share of white, (low, high).
+        layers_of_rain: number of layers.
+        blend: screen or additive.
+
+    Raises:
+        InputError: see `Streaks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        rain: Literal["light", "heavy"] = "light",
+        angle: tuple[Finite, Finite] | None = None,
+        length: tuple[Finite, Finite] | None = None,
+        width: tuple[Finite, Finite] | None = None,
+        density: tuple[Finite, Finite] | None = None,
+        brightness: tuple[Finite, Finite] | None = None,
+        layers_of_rain: Count | None = None,
+        blend: Literal["screen", "additive"] | None = None,
+    ) -> None:
+        self.streaks = streaks(
+            rain,
+            angle=angle,
+            length=length,
+            width=width,
+            density=density,
+            brightness=brightness,
+            layers=layers_of_rain,
+            blend=blend,
+        )
+
+    def fall(self, clean: Tensor, rng: np.random.Generator) -> Tensor:
+        """Rainy images of clean ones, (B, C, H, W). Drawn on the CPU, so that devices agree."""
+        drawn = self.streaks.draw((len(clean), clean.shape[-2], clean.shape[-1]), rng)
+        return self.streaks.fall(clean, drawn.to(clean.device))
 
 
 def streaks(preset: Preset, **changes: Any) -> Streaks:
