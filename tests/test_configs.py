@@ -74,29 +74,28 @@ def targets():
 
 
 def receivers(constructor, passed):
-    """The `__init__` that take the arguments of a class in turn, and what they give one another."""
+    """The `__init__` that take the arguments of a class in turn, with what the one before gives."""
     if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values()):
-        return [inspect.unwrap(constructor.__init__)], set()
+        return []
     with pytest.raises(TypeError, match="unexpected keyword argument 'no_such_key'") as error:
         constructor(**passed, no_such_key=1)
     frames = [entry.frame.f_locals for entry in error.traceback if entry.name == "construct"]
-    given = {key for frame in frames for key in frame["kwargs"]} - {*passed, "no_such_key"}
-    return [frame["original"] for frame in frames], given
+    return [(frame["original"], frame["kwargs"].keys() - passed.keys()) for frame in frames]
 
 
 @pytest.mark.parametrize("target", sorted(set(targets())))
 def test_signature_read_from_source_is_the_real_one(target):
     module, _, name = target.rpartition(".")
     constructor = getattr(__import__(module, fromlist=[name]), name)
-    read, hints = read_signature(target), {}
-    passed = {"data": Embedded(channels=3)} if ".tasks." in target else {}
-    functions, given = receivers(constructor, passed)
+    read = read_signature(target)
     real = dict(inspect.signature(constructor).parameters)
-    for function in functions:
+    hints = typing.get_type_hints(inspect.unwrap(constructor.__init__), include_extras=True)
+    passed = {"data": Embedded(channels=3)} if ".tasks." in target else {}
+    for function, given in receivers(constructor, passed)[1:]:
+        parameters = inspect.signature(function).parameters
+        real |= {k: p for k, p in parameters.items() if k not in {"self", *given, *real}}
         hints = typing.get_type_hints(function, include_extras=True) | hints
-        if len(functions) > 1:
-            real |= {k: p for k, p in inspect.signature(function).parameters.items() if k != "self"}
-    real = {k: p for k, p in real.items() if k not in given and p.kind is not p.VAR_KEYWORD}
+    real = {k: p for k, p in real.items() if p.kind is not p.VAR_KEYWORD}
     assert read.complete
     assert list(read.annotations) == list(real)
     for key, annotation in read.annotations.items():
