@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_file import SUFFIXES, read_values
+from bmo_cli.data.image_file import SUFFIXES
+from bmo_cli.data.kernel_arrays import Unread, read_arrays
 from bmo_cli.errors import InputError, nearest, printable
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def read_kernels(
     if suffix not in FILE_SUFFIXES:
         raise InputError(f"kernel file {file} must end in one of {', '.join(FILE_SUFFIXES)}")
     try:
-        arrays = _READERS.get(suffix, _read_picture)(file)
+        arrays = read_arrays(file)
     except InputError:
         raise
     except Exception as error:  # decoders raise whatever they like on damaged bytes
@@ -191,7 +190,7 @@ def _sides(value: Any) -> tuple[int, int]:
 def _kind(value: Any) -> str:
     """What something is that is no kernel."""
     if not isinstance(value, np.ndarray):
-        return str(value) if isinstance(value, _Unread) else type(value).__name__
+        return str(value) if isinstance(value, Unread) else type(value).__name__
     if value.dtype.kind in "SU":
         return "text"
     if value.dtype.names:
@@ -199,77 +198,3 @@ def _kind(value: Any) -> str:
     if value.dtype.kind not in "iuf":
         return str(value.dtype)
     return " x ".join(map(str, value.shape)) or "a number"
-
-
-class _Unread(str):
-    """Why an entry of a file has no array."""
-
-
-def _read_npz(file: Path) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: _npz_entry(archive, name) for name in archive.files}
-
-
-def _npz_entry(archive: Any, name: str) -> Any:
-    try:
-        return archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        return _Unread("a pickled object")
-
-
-def _read_npy(file: Path) -> dict[str, Any]:
-    return {file.stem: np.load(file, allow_pickle=False)}
-
-
-def _read_picture(file: Path) -> dict[str, Any]:
-    values = read_values(file)
-    if values.ndim == 3:
-        if not (values == values[..., :1]).all():
-            raise InputError(f"kernel {file} is a colour image; expected gray")
-        values = values[..., 0]
-    return {file.stem: values}
-
-
-def _read_mat(file: Path) -> dict[str, Any]:
-    """MATLAB files: up to version 7 through SciPy, 7.3 is HDF5 with arrays transposed."""
-    if h5py.is_hdf5(file):
-        with h5py.File(file) as archive:
-            return dict(_hdf5_entries(archive))
-    entries: dict[str, Any] = {}
-    for name, value in scipy.io.loadmat(file).items():
-        if name.startswith("__"):
-            continue
-        if isinstance(value, np.ndarray) and value.dtype.kind == "O":
-            cells = enumerate(value.ravel(), 1)
-            entries.update({f"{name}{i}": cell for i, cell in cells})
-        else:
-            entries[name] = value
-    return entries
-
-
-def _hdf5_entries(archive: Any) -> Iterator[tuple[str, Any]]:
-    for name, item in archive.items():
-        if name.startswith("#"):
-            continue
-        if not isinstance(item, h5py.Dataset):
-            yield name, _Unread("a struct")
-        elif item.dtype == h5py.ref_dtype:
-            for i, reference in enumerate(item[()].ravel(), 1):
-                yield f"{name}{i}", _hdf5_array(archive[reference])
-        else:
-            yield name, _hdf5_array(item)
-
-
-def _hdf5_array(item: Any) -> Any:
-    """A data set as MATLAB shows it; text is stored as numbers there."""
-    if not isinstance(item, h5py.Dataset):
-        return _Unread("a struct")
-    if item.attrs.get("MATLAB_class") == b"char":
-        return _Unread("text")
-    value = item[()]
-    return value.T if isinstance(value, np.ndarray) else np.asarray(value)
-
-
-_READERS = {".npz": _read_npz, ".npy": _read_npy, ".mat": _read_mat}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bmo_cli.config.checks import Count, HalfOpenUnit, Seed, checked
 from bmo_cli.data.degraded import DegradedImages, DegradedPhotographs
-from bmo_cli.data.dictionary import DictionarySource
+from bmo_cli.data.dictionary_source import DictionarySource
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import PatchGrid
 from bmo_cli.data.splits import PhotographData, Split

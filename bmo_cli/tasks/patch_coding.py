@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bmo_cli.config.checks import NonNegative, checked
-from bmo_cli.data.dictionary import dictionary_digest
+from bmo_cli.data.dictionary_source import dictionary_digest
 from bmo_cli.data.noisy_patches import NoisyPatches
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import InputError
