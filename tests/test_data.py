@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.kernel_files import choose_kernel, normalised, read_kernels
+from bmo_cli.data.kernel_files import choose_kernel, normalise_kernel, read_kernels
 from bmo_cli.data.kernels import KernelGenerator, disk_kernel, gaussian_kernel
 from bmo_cli.data.patches import Patches, central
 from bmo_cli.data.splits import Embedded, Folder
@@ -260,7 +260,7 @@ def test_kernel_files(tmp_path, rng):
 )
 def test_what_is_no_kernel(array, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        normalised(array, "kernel x")
+        normalise_kernel(array, "kernel x")
 
 
 def test_pickled_and_damaged_kernel_files(tmp_path):

@@ -11,7 +11,7 @@ import tifffile
 from made_tiff import Layout, Page, tiff
 from PIL import Image
 
-from bmo_cli.data.kernel_files import choose_kernel, normalised, read_kernels
+from bmo_cli.data.kernel_files import choose_kernel, normalise_kernel, read_kernels
 from bmo_cli.data.kernels import KernelSet
 from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
@@ -168,11 +168,11 @@ def estimated(share):
 def test_a_small_negative_part_is_clipped_on_request(caplog):
     caplog.set_level(logging.INFO)
     with pytest.raises(InputError, match=r"its negative part 0\.03 of its sum; clip=true sets it"):
-        normalised(estimated(0.03), "kernel x", clip_key="clip")
-    kernel = normalised(estimated(0.03), "kernel x", clip=True)
+        normalise_kernel(estimated(0.03), "kernel x", clip_key="clip")
+    kernel = normalise_kernel(estimated(0.03), "kernel x", clip=True)
     np.testing.assert_allclose(kernel, [[0, 0.25, 0.25, 0.25, 0.25]])
     assert "its negative part, 0.03 of its sum, is set to zero" in caplog.text
-    assert normalised(estimated(0.0499), "kernel x", clip=True).min() == 0
+    assert normalise_kernel(estimated(0.0499), "kernel x", clip=True).min() == 0
 
 
 @pytest.mark.parametrize(
@@ -181,9 +181,9 @@ def test_a_small_negative_part_is_clipped_on_request(caplog):
 )
 def test_a_large_negative_part_is_refused(kernel, size):
     with pytest.raises(InputError, match=f"negative part {size}; clip is for at most 0.05"):
-        normalised(kernel, "kernel x", clip=True, clip_key="clip")
+        normalise_kernel(kernel, "kernel x", clip=True, clip_key="clip")
     with pytest.raises(InputError) as error:
-        normalised(kernel, "kernel x", clip_key="clip")
+        normalise_kernel(kernel, "kernel x", clip_key="clip")
     assert "clip=true" not in str(error.value)
 
 

@@ -116,7 +116,7 @@ class BlurredPhotographs(DegradedPhotographs):
     def cases(self, split: Split) -> Iterator[tuple[str, Tensor, BlurredImages]]:
         """Evaluation images by name: the clean one, (C, H, W), and its observation."""
         each = self.eval_kernels == "each" and split == "test"
-        for i, (name, clean, _) in enumerate(self.photographs.evaluated(split)):
+        for i, (name, clean, _) in enumerate(self.photographs.evaluation_images(split)):
             if not each:
                 rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
                 yield self._case(name, clean, int(rng.integers(len(self.kernels))), rng)

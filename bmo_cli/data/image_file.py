@@ -82,7 +82,7 @@ def read_image(
         InputError: the file is missing, empty, no image, damaged, too large or of an unsupported
             kind, or `white` does not suit it.
     """
-    source = _described(file, max_megapixels, key)
+    source = _read_header(file, max_megapixels, key)
     description = source.description
     if white is not None and white > description.levels:
         raise InputError(
@@ -90,7 +90,7 @@ def read_image(
             f"{description.levels}"
         )
     level = white or description.white or description.levels
-    image = photograph(_decoded(file, source.samples), description, level)
+    image = photograph(_decode(file, source.samples), description, level)
     if image.clipped and white is None:
         option = f"; {white_key}={description.levels} reads it at full range" if white_key else ""
         raise InputError(
@@ -109,16 +109,16 @@ def read_values(file: Path) -> NDArray[np.float64]:
     Raises:
         InputError: as `read_image`.
     """
-    source = _described(file, of_values=True)
+    source = _read_header(file, of_values=True)
     description = source.description
-    samples = _decoded(file, source.samples)
+    samples = _decode(file, source.samples)
     values = (samples[..., :-1] if description.extra else samples).astype(np.float64)
     if description.colour == "white-is-zero gray":
         values = description.levels - values
     return values[..., 0] if values.shape[2] == 1 else values
 
 
-def _described(
+def _read_header(
     file: Path,
     max_megapixels: float = MAX_MEGAPIXELS,
     key: str | None = None,
@@ -127,7 +127,7 @@ def _described(
 ) -> ImageSource:
     """A file whose header is read, and nothing in it refused."""
     content = _content(file)
-    source = _decoded(file, lambda: _reader(content, file)(content))
+    source = _decode(file, lambda: _reader(content, file)(content))
     reason = refusal(source.description, of_values=of_values)
     if reason:
         raise InputError(f"{file} {reason}")
@@ -164,7 +164,7 @@ def _reader(content: bytes, file: Path) -> Callable[[bytes], ImageSource]:
     raise InputError(f"{file} cannot be decoded as {FORMATS}: it is no such image")
 
 
-def _decoded(file: Path, work: Callable[[], _T]) -> _T:
+def _decode(file: Path, work: Callable[[], _T]) -> _T:
     """What `work` gives, or one line."""
     try:
         return work()

@@ -39,13 +39,13 @@ class KernelFile(Mapping[str, Kernel]):
 
     def __getitem__(self, key: str) -> Kernel:
         if key not in self._kernels:
-            self._kernels[key] = self._normalised(key)
+            self._kernels[key] = self._normalise(key)
         return self._kernels[key]
 
-    def _normalised(self, key: str) -> Kernel:
+    def _normalise(self, key: str) -> Kernel:
         array = self._arrays[key]
         name = f"kernel '{key}' of {self._file}" if len(self) > 1 else f"kernel {self._file}"
-        kernel = normalised(array, name, clip=self._clip, clip_key=self._clip_key)
+        kernel = normalise_kernel(array, name, clip=self._clip, clip_key=self._clip_key)
         total = float(array.sum())
         if abs(total - 1) > 1e-3:
             log.info("%s has sum %.4g; normalised to 1", name, total)
@@ -69,8 +69,8 @@ def read_kernels(
     Args:
         file: to read.
         which: name of an array that is wanted, whatever it looks like; an index says nothing here.
-        clip: see `normalised`.
-        clip_key: see `normalised`.
+        clip: see `normalise_kernel`.
+        clip_key: see `normalise_kernel`.
 
     Raises:
         InputError: missing or damaged file, or none of its arrays is a kernel.
@@ -107,7 +107,9 @@ def choose_kernel(
     )
 
 
-def normalised(array: NDArray[Any], name: str, *, clip: bool = False, clip_key: str = "") -> Kernel:
+def normalise_kernel(
+    array: NDArray[Any], name: str, *, clip: bool = False, clip_key: str = ""
+) -> Kernel:
     """The kernel with sum 1.
 
     Args:

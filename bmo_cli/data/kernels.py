@@ -18,7 +18,7 @@ from bmo_cli.data.kernel_files import (
     FILE_SUFFIXES,
     Kernel,
     choose_kernel,
-    normalised,
+    normalise_kernel,
     read_kernels,
 )
 from bmo_cli.data.named_sets import KERNELS, kernel_file
@@ -48,19 +48,19 @@ def motion_kernel(rng: np.random.Generator, size: int) -> Kernel:
         for dx in (0, 1):
             weight = np.abs(1 - dy - fraction[:, 0]) * np.abs(1 - dx - fraction[:, 1])
             np.add.at(kernel, (corner[:, 0] + dy, corner[:, 1] + dx), weight)
-    return normalised(kernel[:size, :size], "a motion kernel")
+    return normalise_kernel(kernel[:size, :size], "a motion kernel")
 
 
 def gaussian_kernel(size: int, width: float) -> Kernel:
     """Gaussian of standard deviation `width` pixels."""
     y, x = _grid(size)
-    return normalised(np.exp(-(y**2 + x**2) / (2 * width**2)), "a Gaussian kernel")
+    return normalise_kernel(np.exp(-(y**2 + x**2) / (2 * width**2)), "a Gaussian kernel")
 
 
 def disk_kernel(size: int, width: float) -> Kernel:
     """Defocus: a disk of radius `width` pixels with a soft rim of one pixel."""
     y, x = _grid(size)
-    return normalised(np.clip(width + 0.5 - np.hypot(y, x), 0, 1), "a disk kernel")
+    return normalise_kernel(np.clip(width + 0.5 - np.hypot(y, x), 0, 1), "a disk kernel")
 
 
 def _grid(size: int) -> tuple[Kernel, Kernel]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bmo_cli.data.image_set import ImageSet, shared_images, similar_images
 from bmo_cli.data.patches import Patches, as_tensor, central
-from bmo_cli.data.prefetch import prefetched
+from bmo_cli.data.prefetch import prefetch
 from bmo_cli.data.splits import PhotographData, Split
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,9 @@ class Photographs:
         workers = self._data.workers
         if workers is None:
             workers = 0 if all(images.in_memory for images in sets) else 2
-        return prefetched(patches.__getitem__, steps, workers)
+        return prefetch(patches.__getitem__, steps, workers)
 
-    def evaluated(self, split: Split) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    def evaluation_images(self, split: Split) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """Names, clean images (C, H, W) and degraded partners, as validation and test see them."""
         clean, degraded = self[split], self.degraded(split)
         for i, name in enumerate(clean.names):

@@ -57,7 +57,7 @@ class Named(PhotographData):
         self.root, self.test_set, self.train_set = root, test_set, train_set
         self.subset = None if subset is None else [str(name) for name in subset]
         self.val_count, self.cache_mib = val_count, cache_mib
-        self._found: dict[str, Files] = {}
+        self._files_of_sets: dict[str, Files] = {}
         self._read_splits: dict[str, tuple[ImageSet, ImageSet | None]] = {}
 
     def load(self, split: Split) -> ImageSet:
@@ -85,20 +85,20 @@ class Named(PhotographData):
         return self._read_splits[split]
 
     def _find(self, name: str, purpose: Literal["train", "test"]) -> Files:
-        if purpose not in self._found:
-            self._found[purpose] = find(name, purpose, self.root, f"data.{purpose}_set")
-        return self._found[purpose]
+        if purpose not in self._files_of_sets:
+            self._files_of_sets[purpose] = find(name, purpose, self.root, f"data.{purpose}_set")
+        return self._files_of_sets[purpose]
 
     def _files(self, split: Split) -> Files:
         if split == "test":
-            return self._tested()
+            return self._test_files()
         if self.train_set is None:
             return embedded_files(split), None
         clean, degraded = self._find(self.train_set, "train")
         part = held_out_part(split, self.val_count, len(clean), f"data.train_set={self.train_set}")
         return clean[part], None if degraded is None else degraded[part]
 
-    def _tested(self) -> Files:
+    def _test_files(self) -> Files:
         """The test images, those of `subset` where it is given."""
         clean, degraded = (
             (embedded_files("test"), None)

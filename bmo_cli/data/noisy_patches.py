@@ -84,7 +84,7 @@ class NoisyPatches(DegradedPhotographs):
 
     def cases(self, split: Split) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Evaluation images by name: the clean one, (C, H, W), and the noisy one."""
-        for i, (name, clean, _) in enumerate(self.photographs.evaluated(split)):
+        for i, (name, clean, _) in enumerate(self.photographs.evaluation_images(split)):
             rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
             yield name, clean, self.corrupt(clean, rng)
 

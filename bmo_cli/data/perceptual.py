@@ -59,12 +59,12 @@ def look_alikes(
     if not names or not others:
         return []
     b = np.concatenate(_positions(_signs(others.values()))).reshape(-1, _KEPT**2)
-    found = []
+    pairs = []
     for i, a in enumerate(_signs(known.values()).reshape(-1, _KEPT**2)):
         agreement = (b @ a).reshape(8, -1).max(axis=0)  # 64 less twice the differing bits
         alike = np.flatnonzero(_KEPT**2 - agreement <= 2 * THRESHOLD)
-        found += [(names[i], other_names[j]) for j in alike]
-    return found
+        pairs += [(names[i], other_names[j]) for j in alike]
+    return pairs
 
 
 def _signs(hashes: Iterable[str]) -> NDArray[np.float32]:

@@ -74,7 +74,7 @@ class Photograph:
                 Fraction(new, old)
                 for new, old in zip(pixels.shape[:2], self.pixels.shape[:2], strict=True)
             )
-            resolution = description.resolution.scaled(across, down)
+            resolution = description.resolution.scale(across, down)
             description = replace(description, resolution=resolution)
         return replace(self, pixels=pixels, alpha=alpha, description=description)
 
@@ -114,7 +114,7 @@ def photograph(samples: NDArray[Any], description: Description, white: int) -> P
     if description.colour == "white-is-zero gray":
         colour = white - colour
     if description.premultiplied:
-        pixels = _divided(colour, alpha, dtype)
+        pixels = _divide_alpha_out(colour, alpha, dtype)
     else:
         pixels = _full_range(colour, white, dtype)
     stated = None if white == description.levels else white
@@ -134,7 +134,9 @@ def _full_range(values: NDArray[Any], white: int, dtype: type) -> NDArray[Any]:
     return scaled
 
 
-def _divided(colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type) -> NDArray[Any]:
+def _divide_alpha_out(
+    colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type
+) -> NDArray[Any]:
     """Colour from its product with alpha; black where alpha is zero, which says nothing of it."""
     assert alpha is not None
     weight = alpha[..., None].astype(np.float64)

@@ -67,20 +67,20 @@ class RainyPhotographs(DegradedPhotographs):
             rng = np.random.default_rng([self.seed, step, 0x5A1D])
             clean, *partners = images.to(self.place.device).chunk(sets, 1)
             rainy = partners[0] if partners else self.rain.fall(clean, rng)
-            yield self._folded(clean, rainy), int(rng.integers(2**31))
+            yield self._fold(clean, rainy), int(rng.integers(2**31))
 
     def cases(self, split: Split) -> Iterator[tuple[str, Tensor, DegradedImages]]:
         """Evaluation images by name: the clean one, (C, H, W), and its observation."""
-        for i, (name, clean, partner) in enumerate(self.photographs.evaluated(split)):
+        for i, (name, clean, partner) in enumerate(self.photographs.evaluation_images(split)):
             rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
             clean = clean.to(self.place.device)
             if partner is None:
                 rainy = self.rain.fall(clean[None], rng)
             else:
                 rainy = partner.to(self.place.device)[None]
-            yield name, clean, self._folded(clean[None], rainy)
+            yield name, clean, self._fold(clean[None], rainy)
 
-    def _folded(self, clean: Tensor, rainy: Tensor) -> DegradedImages:
+    def _fold(self, clean: Tensor, rainy: Tensor) -> DegradedImages:
         return DegradedImages(
             fold_channels(clean, self.channels), fold_channels(rainy, self.channels)
         )

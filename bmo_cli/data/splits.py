@@ -16,7 +16,7 @@ from typing import Any, Literal
 from bmo_cli.config.checks import Channels, Count, Flips, Positive, Workers, checked
 from bmo_cli.data.embedded import EMBEDDED, embedded_files
 from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
-from bmo_cli.data.image_set import ImageSet, files_digest, image_files, shown_names
+from bmo_cli.data.image_set import ImageSet, files_digest, image_files, printable_names
 from bmo_cli.data.pairs import held_out_part, pair_files, pairs_digest, require_alike
 from bmo_cli.data.white_level import remarks
 from bmo_cli.errors import InputError
@@ -92,7 +92,7 @@ class PhotographData(ABC):
             white=self.white,
             white_key=self.white_key,
         )
-        names = shown_names(files) if names is None else names
+        names = printable_names(files) if names is None else names
         sources = [(name, partial(read, file)) for name, file in zip(names, files, strict=True)]
         images = ImageSet(sources, channels=self.channels, white=self.white, cache_mib=cache_mib)
         for line in remarks(images.brightness, self.white_key):

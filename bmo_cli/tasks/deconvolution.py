@@ -92,7 +92,7 @@ class BlurModel:
     tv_weight: float = 0.0
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> BlurModel:
+    def from_settings(cls, settings: Mapping[str, Any]) -> BlurModel:
         """From the configuration's `task` section."""
         names = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in settings.items() if key in names})
@@ -153,5 +153,5 @@ class Deconvolution(Restoration):
         wide = continue_periodically(y, margin)
         size = (wide.shape[-2], wide.shape[-1])
         blur = PeriodicBlur(transfer_function(kernel[None], size), size)
-        problem, initial = BlurModel.of(settings).pose(wide, blur)
+        problem, initial = BlurModel.from_settings(settings).pose(wide, blur)
         return Posed(problem, initial, lambda u: interior(u[0], margin))

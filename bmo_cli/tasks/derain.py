@@ -143,7 +143,7 @@ class RainModel:
     streak_weight: float
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> RainModel:
+    def from_settings(cls, settings: Mapping[str, Any]) -> RainModel:
         """From the configuration's `task` section."""
         return cls(*(settings[field.name] for field in fields(cls)))
 
@@ -220,7 +220,7 @@ class Derain(Restoration):
         if kernel is not None:
             raise InputError("kernel= is for deblurring, and this run removes rain; leave it out")
         channels = y.shape[1]
-        problem, initial = RainModel.of(settings).pose(continue_periodically(y, margin))
+        problem, initial = RainModel.from_settings(settings).pose(continue_periodically(y, margin))
         return Posed(problem, initial, lambda u: interior(u[0][:, :channels], margin))
 
     def restored_image(self, estimate: State, case: Case) -> Tensor:
