@@ -46,14 +46,14 @@ class BlurredPhotographs(DegradedPhotographs):
 
     Args:
         data: the photographs.
-        channels: of the network; a network for gray images restores colour channel by channel.
+        channels: of the network. A network for gray images restores colour channel by channel.
         noise: standard deviation in grey levels of 255, or a range (low, high) drawn from
             uniformly for every image.
         seed: of kernels, noise and crops in training.
         eval_seed: of noise and kernels of validation and test, so that runs with different seeds
             are judged on the same observations.
         eval_kernels: random: every image of the test split meets one kernel. each: it meets all of
-            them, as in published tables; validation keeps to one, which is enough to choose a
+            them, as in published tables. Validation always takes one, which is enough to choose a
             checkpoint.
         kernel_keys: arguments of `KernelSet`.
     """

@@ -26,8 +26,8 @@ class CodeSplits:
     """How many codes a split holds.
 
     Args:
-        train_count: codes of a fixed training set, of which every batch is the next part, so that
-            with a batch of this size phi_K is one function; None: fresh codes at every step.
+        train_count: codes of a fixed training set; None: fresh codes at every step. Every batch is
+            the next part of the set. With a batch of this size phi_K is one function.
         val_count: codes of the validation split.
         test_count: codes of the test split.
     """
@@ -43,7 +43,7 @@ class CodeSplits:
         self.counts: dict[str, int] = {"val": val_count, "test": test_count}
 
     def parts(self, steps: range, batch: int) -> Iterator[int]:
-        """The part of the training set that each step takes; without a set every step has its own.
+        """The part of the training set that each step takes. Without a set every step has its own.
 
         Raises:
             InputError: the set is no multiple of the batch.
@@ -61,7 +61,7 @@ class CodeSplits:
 
 @checked
 class SparseCodes(nn.Module):
-    """Codes of a random dictionary; all of them are drawn on the CPU, so that devices agree.
+    """Codes of a random dictionary, drawn on the CPU so that devices agree.
 
     Args:
         rows: m, measurements.

@@ -160,7 +160,7 @@ class ImageSource:
 
     Attributes:
         description: of the file.
-        decode: the pixels, (H, W) or (H, W, samples) as stored; palettes are resolved.
+        decode: the pixels, (H, W) or (H, W, samples) as stored, with palettes resolved.
     """
 
     description: Description
@@ -201,7 +201,7 @@ def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def orientation_of(value: Any) -> int:
-    """A valid EXIF orientation; everything else counts as upright."""
+    """A valid EXIF orientation. Everything else counts as upright."""
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 

@@ -1,7 +1,7 @@
 """Reading and writing photographs: 8 and 16 bit, gray and colour.
 
-A file is described first (`image_description`), by the module of its container; one rule says what
-is refused; then pixels are decoded.
+The module of its container describes a file first (`image_description`). One rule decides whether
+it is refused. Then its pixels are decoded.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_image(
     white: int | None = None,
     white_key: str | None = "white",
 ) -> Photograph:
-    """Read a photograph; orientation is honoured, palettes are resolved.
+    """Read a photograph, upright and with its palette resolved.
 
     Args:
         file: PNG, JPEG, BMP or TIFF.
@@ -165,23 +165,23 @@ def _reader(content: bytes, file: Path) -> Callable[[bytes], ImageSource]:
 
 
 def _decode(file: Path, work: Callable[[], _T]) -> _T:
-    """What `work` gives, or one line."""
+    """What `work` returns, its errors as one line."""
     try:
         return work()
     except InputError:
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"{file} cannot be decoded as {FORMATS}: its header is damaged") from error
-    except Exception as error:  # decoders raise whatever they like on damaged bytes
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{file} cannot be decoded as {FORMATS}: {detail}") from error
 
 
 def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> None:
-    """Write a file, losslessly where the format allows it; no incomplete file is ever seen.
+    """Write a file, losslessly where the format allows it. An incomplete file is never visible.
 
-    ICC profile and resolution of the photograph's description are written; what of it the format
-    cannot hold is said in one line. A TIFF also has the white level and the kind of alpha.
+    ICC profile and resolution of the photograph's description are written. A warning names what the
+    format cannot hold of it. A TIFF also has the white level and the kind of alpha.
 
     Raises:
         InputError: unknown ending, a depth or an alpha channel that the format cannot hold, an
@@ -210,7 +210,7 @@ def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> No
 def _fitting(image: Photograph, suffix: str) -> tuple[Photograph, list[str]]:
     """The photograph without metadata that do not fit its colours or the format, and what they are.
 
-    A profile must be of the image's own colour space; PNG's colour chunks are for PNG.
+    A profile must be of the image's own colour space. Colour chunks of a PNG are for a PNG.
     """
     description, misfits = image.description, list[str]()
     if description is None:

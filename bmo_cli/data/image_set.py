@@ -1,4 +1,4 @@
-"""A split: named images with their fingerprint, decoded once and kept where memory allows."""
+"""The images of a split with names and fingerprints. Memory keeps what fits of the decoded ones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class ImageSet:
 
     Args:
         sources: of every image.
-        channels: 1 gray or 3 colour; every image is converted.
-        white: value that stands for white, as the user gave it; `load` heeds it.
-        cache_mib: decoded images are kept up to this much memory; the rest is decoded when asked
+        channels: 1 gray or 3 colour. Every image is converted.
+        white: value that stands for white, as the user gave it. The sources apply it.
+        cache_mib: decoded images are kept up to this much memory. The rest is decoded when asked
             for. Every image is decoded once at construction, so a damaged one is found at once.
 
     Raises:
@@ -194,7 +194,7 @@ def printable_names(files: Sequence[Path]) -> list[str]:
 
 
 def files_digest(parts: Mapping[str, Sequence[Path]]) -> str:
-    """A hash of names and contents, without decoding anything; where the files lie is not in it.
+    """A hash of names and contents. Nothing is decoded, and the folder is not part of it.
 
     Args:
         parts: files by what they are for, which is in the hash: an image that moves from training

@@ -86,13 +86,13 @@ def _extra(page: Any, colour: str) -> tuple[str, ...]:
 
 
 def _stated_white(page: Any, largest: int) -> int | None:
-    """MaxSampleValue, where it is a possible white; see `unsupported` for several values."""
+    """MaxSampleValue, where it is a possible white. `unsupported_reason` handles several values."""
     values = stated_whites(page)
     return values[0] if values and 0 < values[0] < largest else None
 
 
 def _frames(tiff: Any, page: Any) -> int:
-    """Pages and planes of equal rank; smaller copies of the first page do not count."""
+    """Pages and planes of equal rank, without smaller copies of the first page."""
     pages = sum(not other.is_reduced for other in tiff.pages[1:]) + 1 if len(tiff.pages) > 1 else 1
     if page.subifds:
         pages += sum(not other.is_reduced for other in page.pages)
@@ -133,7 +133,7 @@ def _resolution(tiff: Any, page: Any) -> Resolution | None:
 
 
 def _ome_resolution(xml: str) -> Resolution | None:
-    """Of PhysicalSizeX and Y, lengths of a pixel; micrometres unless it says another unit."""
+    """Of PhysicalSizeX and Y, lengths of a pixel, in micrometres unless it says another unit."""
     sizes = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)\s*=\s*"([^"]{1,40})"', xml[:100_000]))
     try:
         x, y = (1 / Fraction(sizes[f"PhysicalSize{axis}"]) for axis in "XY")

@@ -15,7 +15,7 @@ from bmo_cli.errors import InputError
 
 
 def read_arrays(file: Path) -> dict[str, Any]:
-    """Everything in a file, by name; the ending says how it is read.
+    """Everything in a file, by name. The ending decides how it is read.
 
     Raises:
         Exception: what the decoder raises on a damaged file.
@@ -85,7 +85,7 @@ def _hdf5_entries(archive: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _hdf5_array(item: Any) -> Any:
-    """A data set as MATLAB shows it; text is stored as numbers there."""
+    """A data set as MATLAB shows it. MATLAB stores text as numbers."""
     if not isinstance(item, h5py.Dataset):
         return Unread("a struct")
     if item.attrs.get("MATLAB_class") == b"char":

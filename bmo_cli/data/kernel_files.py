@@ -1,4 +1,4 @@
-"""Blur kernels in files: arrays beside other things, each looked at when it is asked for."""
+"""Blur kernels in files, which may hold other things as well."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CLIPPED = 0.05
 
 
 class KernelFile(Mapping[str, Kernel]):
-    """The kernels of a file by name; a kernel is checked and normalised when it is asked for.
+    """The kernels of a file by name. A kernel is checked and normalised when it is asked for.
 
     Args:
         file: that they are from.
@@ -63,12 +63,12 @@ def read_kernels(
 ) -> KernelFile:
     """The kernels of a .npz, .npy, .mat (any version) or image file.
 
-    Numbers, words and other arrays beside kernels are no kernels; one line names them, unless
-    `which` names a kernel.
+    A warning names numbers, words and other arrays beside the kernels, unless `which` names a
+    kernel.
 
     Args:
         file: to read.
-        which: name of an array that is wanted, whatever it looks like; an index says nothing here.
+        which: name of an array that is wanted, whatever its shape. An index has no effect here.
         clip: see `normalise_kernel`.
         clip_key: see `normalise_kernel`.
 
@@ -84,7 +84,7 @@ def read_kernels(
         arrays = read_arrays(file)
     except InputError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged bytes
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"kernel file {file} cannot be read: {detail}") from error
     if not arrays:
@@ -95,7 +95,7 @@ def read_kernels(
 def choose_kernel(
     kernels: Mapping[str, Kernel], which: int | str, key: str
 ) -> Mapping[str, Kernel]:
-    """The one kernel of this index or name; `key` is the configuration key that asks for it."""
+    """The kernel of this index or name. `key` is the configuration key, for messages."""
     names = list(kernels)
     if isinstance(which, int) and which < len(names):
         return {names[which]: kernels[names[which]]}
@@ -164,7 +164,7 @@ def _kernels_among(
 ) -> Mapping[str, Any]:
     """The arrays that are kernels, and the one that is wanted by name.
 
-    A single row or column is a kernel where there is no matrix; beside one it is a list of numbers.
+    A single row or column counts as a kernel only where no matrix is beside it.
     """
     if len(arrays) == 1:
         return arrays

@@ -1,6 +1,6 @@
 """Blur kernels: generated from a seed, or read from a file.
 
-Every kernel is a 2-D array, non-negative, with sum 1; its centre is pixel (h // 2, w // 2).
+Every kernel is a 2-D array, non-negative, with sum 1. Its centre is pixel (h // 2, w // 2).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from bmo_cli.errors import InputError, nearest
 def motion_kernel(rng: np.random.Generator, size: int) -> Kernel:
     """Blur of a hand-held camera: a random trajectory, drawn with bilinear weights.
 
-    The velocity is an Ornstein-Uhlenbeck process, so that the path has inertia and turns; it is
-    scaled to fill about 80 % of the window.
+    The velocity is an Ornstein-Uhlenbeck process, so that the path has inertia and turns. The path
+    is scaled to fill 50 to 80 % of the window.
     """
     steps, inertia = 400, 0.985
     velocity, position = rng.normal(size=2), np.zeros(2)
@@ -116,12 +116,12 @@ class KernelSet:
             names), or a file (.npz, .npy, .mat, image).
         kernel: index or name of the one kernel to use; None: one for every image at random.
         kernel_clip: whether a negative part of a kernel of a file, of at most 5 % of its sum, is
-            set to zero; else it is refused.
+            set to zero. Otherwise it is refused.
         root: folder of the data sets with names; None: environment variable BMO_DATA.
         generator_keys: arguments of `KernelGenerator`.
 
     Attributes:
-        available: kernels by name; those of a file are looked at when they are asked for.
+        available: kernels by name. Those of a file are checked when they are asked for.
 
     Raises:
         InputError: no such kind, or a file that is missing or holds no kernels.
@@ -170,7 +170,7 @@ class KernelSet:
 def _kernels_of_file(
     kind: str, root: str | None, which: int | str | None, *, clip: bool
 ) -> Mapping[str, Kernel]:
-    """The kernels of a published set or of a file; `which` is the one that is wanted."""
+    """The kernels of a published set or of a file. `which` is the wanted one."""
     file = kernels_file(kind, root)
     if file is None:
         names = (*GENERATED, *KERNELS)

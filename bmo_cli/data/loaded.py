@@ -1,4 +1,4 @@
-"""The photographs of a task: every split is read once, when it is first asked for."""
+"""The photographs of a task. Every split is read once, when it is first asked for."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Photographs:
         Args:
             splits: to read.
             least: (H, W) that every image must have.
-            what: is that large, for the message.
+            what: has this size, for the message.
             crop: side of training crops; None: of the size `least`.
 
         Raises:
@@ -66,7 +66,7 @@ class Photographs:
             log.warning("nearly the same image is in two splits: %s", line)
 
     def crops(self, steps: range, batch: int, seed: int, crop: int) -> Iterator[Tensor]:
-        """Training crops of these steps, (batch, C, crop, crop); pairs stacked, (batch, 2 C, ...).
+        """Training crops of these steps, (batch, C, crop, crop), or (batch, 2 C, ...) of pairs.
 
         Args:
             steps: of training.

@@ -18,8 +18,8 @@ from bmo_cli.errors import InputError, nearest
 class Named(PhotographData):
     """Published data sets under one folder, by the names of `named_sets.SETS`.
 
-    Sets of pairs have degraded partners, others are clean alone; a task may be trained on one kind
-    and tested on the other.
+    Sets of pairs have degraded partners. Other sets are clean alone. A task may be trained on one
+    kind and tested on the other.
 
     Args:
         root: folder of the data sets; None: environment variable BMO_DATA.
@@ -27,7 +27,7 @@ class Named(PhotographData):
         train_set: set that is trained on; None: the photographs of scikit-image.
         subset: names of the test images to use, without ending; None: all.
         val_count: images of `train_set`, its last ones, that validation takes.
-        cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
+        cache_mib: memory for decoded images of a split. Further images are decoded when used.
         flips: as `PhotographData`; None: mirror where one of the sets is of pairs, else all.
         crop_keys: arguments of `PhotographData`.
 

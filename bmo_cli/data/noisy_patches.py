@@ -24,9 +24,10 @@ from bmo_cli.errors import InputError
 
 @checked
 class NoisyPatches(DegradedPhotographs):
-    """Random patches in training, of side sqrt(rows) whatever data.crop says; else whole images.
+    """Random patches in training, and whole images in validation and test.
 
-    Every channel of a colour photograph has patches of its own.
+    A patch has the side sqrt(rows), whatever data.crop says. Every channel of a colour photograph
+    has patches of its own.
 
     Args:
         data: the photographs.

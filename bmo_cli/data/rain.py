@@ -1,6 +1,6 @@
 """Synthetic rain: oriented streaks in several layers, blended into clean photographs.
 
-A layer is a sparse field of drops convolved with one short line: all its streaks have one direction
+A layer is a sparse field of drops convolved with one short line. All its streaks have one direction
 and one length, as rain at one distance has. (The construction behind the synthetic sets of Yang et
 al., "Deep joint rain detection and removal from a single image", CVPR 2017, whose Rain100L and
 Rain100H `light` and `heavy` are modelled on.)
@@ -29,10 +29,12 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Streaks:
-    """How it rains. A range (low, high) is drawn from uniformly, for every layer of every image.
+    """Parameters of the rain.
+
+    Every layer of every image draws its own value of a range (low, high), uniformly.
 
     Attributes:
-        angle: of a streak to the vertical in degrees; positive leans like a slash.
+        angle: of a streak to the vertical in degrees. A positive one leans like a slash.
         length: of a streak in pixels.
         width: of a streak in pixels (full width at half maximum).
         density: streaks per 1000 pixels of an image, in each layer.
@@ -69,7 +71,7 @@ class Streaks:
                 )
 
     def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """Streak layers s of B images, (B, 1, H, W) in [0, 1]; periodic at the borders.
+        """Streak layers s of B images, (B, 1, H, W) in [0, 1], periodic at the borders.
 
         Args:
             shape: (B, H, W).

@@ -26,13 +26,13 @@ from bmo_cli.data.splits import PhotographData, Split
 
 @checked
 class RainyPhotographs(DegradedPhotographs):
-    """Data of pairs are taken as they are; clean photographs get synthetic rain.
+    """Pairs of photographs as they are, or clean photographs in synthetic rain.
 
     Every crop of every step gets its own rain, and so does every evaluation image.
 
     Args:
         data: the photographs.
-        channels: of the network; a network for gray images works channel by channel.
+        channels: of the network. A network for gray images works channel by channel.
         seed: of rain and crops in training.
         eval_seed: of the rain of validation and test, so that runs with different seeds are judged
             on the same observations.

@@ -1,6 +1,6 @@
 """Data sets of photographs: training, validation and test split, by image.
 
-A data set is a class with `load(split) -> ImageSet`; only the splits that are used are read.
+A data set is a class with `load(split) -> ImageSet`. Only the splits that are used are read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PhotographData(ABC):
     """Photographs in three splits, and how training crops are taken from them.
 
     Attributes:
-        channels: 1 gray or 3 colour; every image is converted.
+        channels: 1 gray or 3 colour. Every image is converted.
         crop: side of the training crops in pixels.
         eval_crop: side of the central square that validation and test see; None: whole images.
         flips: of training crops, see `Patches`.
@@ -67,7 +67,7 @@ class PhotographData(ABC):
         return None
 
     def require_files(self, splits: Sequence[Split]) -> None:  # noqa: B027 - plug-ins lack it
-        """Look for the files of these splits; nothing is read.
+        """Look for the files of these splits without reading them.
 
         Raises:
             InputError: files are missing.
@@ -75,7 +75,7 @@ class PhotographData(ABC):
 
     @abstractmethod
     def digest(self) -> str:
-        """Identity of the files of each split, by name and content; nothing is decoded.
+        """Identity of the files of each split, by name and content. Nothing is decoded.
 
         Raises:
             InputError: files are missing.
@@ -109,7 +109,7 @@ class PhotographData(ABC):
 
 
 class Embedded(PhotographData):
-    """Photographs that scikit-image ships: nothing to download, no scene in two splits."""
+    """Photographs that scikit-image ships. They need no download, and no scene is in two splits."""
 
     def load(self, split: Split) -> ImageSet:
         files = embedded_files(split)
@@ -127,7 +127,7 @@ class PhotographFiles(PhotographData):
         train: folder, file or file pattern (`photos/*.png`).
         val: the same for validation.
         test: the same for the final evaluation.
-        cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
+        cache_mib: memory for decoded images of a split. Further images are decoded when used.
         white: value that stands for white (4095 for 12 bits in a file of 16); None: as each file
             says.
         crop_keys: arguments of `PhotographData`.
@@ -187,8 +187,8 @@ class Folder(PhotographFiles):
 class Paired(PhotographFiles):
     """Degraded photographs with their clean partners: DIR/rain and DIR/clean.
 
-    Files are matched by name without the ending, see `pair_files`. Gray beside colour and different
-    sizes within a pair are refused; an alpha channel is left out.
+    Files are matched by name without the ending, see `pair_files`. A pair of gray and colour, or of
+    different sizes, is refused. An alpha channel is left out.
 
     Args:
         val_count: pairs of `train` that validation takes where `val` is None.
@@ -196,7 +196,7 @@ class Paired(PhotographFiles):
         clean: name of the folder of clean photographs.
         channels: as `PhotographData`.
         crop: as `PhotographData`.
-        file_keys: arguments of `PhotographFiles`; a place is a folder that holds the two folders.
+        file_keys: arguments of `PhotographFiles`. A place is a folder that holds the two folders.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def blur_problem(
     noise: Tensor | None = None,
     tv_weight: float = 0.0,
 ) -> Problem:
-    """All that a solver may know of a blurred image: 1/2 |k * u - y|^2, or k * u = y.
+    """The problem of a blurred image, 1/2 |k * u - y|^2 or k * u = y, without the ground truth.
 
     Args:
         y: (B, C, H, W).

@@ -1,4 +1,4 @@
-"""Rain streak removal: a rainy image is a background and a layer of rain, y = b + r.
+"""Rain streak removal. A rainy image is a background plus a layer of rain, y = b + r.
 
     u = (b, r), stacked along the channels;      f(u) = 1/2 |b + r - y|^2
 
@@ -42,7 +42,7 @@ Form = Literal["sum", "split", "exact", "sparse", "single"]
 
 
 class SparseRain(Proximable):
-    """g(b, r) = weight |r|_1 where r >= 0, infinite elsewhere: rain is sparse and only brightens.
+    """g(b, r) = weight |r|_1 where r >= 0, infinite elsewhere. Rain is sparse and only brightens.
 
     Args:
         weight: >= 0.
@@ -69,7 +69,7 @@ def rain_problem(
     background_weight: float = 0.0,
     streak_weight: float = 0.0,
 ) -> Problem:
-    """All that a solver may know of a rainy image.
+    """The problem of a rainy image, without the ground truth.
 
     Args:
         y: (B, C, H, W).

@@ -59,10 +59,11 @@ class PatchModel:
 
 @checked
 class PatchCoding(Restoration):
-    """Restore photographs from their sparse codes; the estimate of a patch is Q x, x starts at 0.
+    """Restore photographs from the sparse codes of their patches.
 
-    Validation and test restore whole images from overlapping or adjacent patches. The dictionary
-    belongs to the checkpoint: an evaluation uses the very same.
+    The estimate of a patch is Q x, and x starts at 0. Validation and test restore whole images
+    from overlapping or adjacent patches. The dictionary is part of the checkpoint, so that an
+    evaluation uses the same one.
 
     Args:
         kappa: weight of |x|_1.
