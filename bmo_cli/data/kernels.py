@@ -167,6 +167,19 @@ class KernelSet:
         return kernels_digest(self.chosen) if of_file else None
 
 
+def make_kernels(kind: str, **options: Any) -> Mapping[str, Kernel]:
+    """The available kernels of a `KernelSet`, by short names of its arguments.
+
+    Args:
+        kind: motion, gaussian, disk, a published set, or a file.
+        options: `count`, `size`, `width` and `seed` of `KernelGenerator`, and `root`, `which` and
+            `clip`, which are `root`, `kernel` and `kernel_clip` of `KernelSet`.
+    """
+    long_names = {"which": "kernel", "root": "root"}
+    keys = {long_names.get(key, f"kernel_{key}"): value for key, value in options.items()}
+    return KernelSet(kernels=kind, **keys).available
+
+
 def _kernels_of_file(
     kind: str, root: str | None, which: int | str | None, *, clip: bool
 ) -> Mapping[str, Kernel]:
