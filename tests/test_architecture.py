@@ -59,7 +59,11 @@ def test_hydra_stays_at_the_top_and_torch_below(file):
 
 @pytest.mark.parametrize(
     "package, bases",
-    [("tasks", {"task"}), ("hyper", {"base", "memory", "reverse"}), ("gkm", {"operator"})],
+    [
+        ("tasks", {"task", "restoration"}),
+        ("hyper", {"base", "memory", "reverse"}),
+        ("gkm", {"operator"}),
+    ],
 )
 def test_plugins_do_not_import_one_another(package, bases):
     for file in (ROOT / "bmo_cli" / package).glob("*.py"):

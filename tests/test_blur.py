@@ -85,7 +85,7 @@ def test_draws_of_noise(colours, noise):
     task = deconvolution(colours=colours, channels=1, noise=noise)
     for i, case in enumerate(task.cases("test")):
         rng = np.random.default_rng([0, i, 0xE7A1])
-        transfer = transfer_function(task.kernels[rng.integers(2)][None], (24, 24))
+        transfer = transfer_function(task.data.kernels[rng.integers(2)][None], (24, 24))
         clean = case.reference[:, None]
         level = torch.tensor(rng.uniform(noise[0] / 255, noise[1] / 255, size=colours)).float()
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))

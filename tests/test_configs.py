@@ -14,6 +14,7 @@ from bmo_cli.config.help import help_text
 from bmo_cli.config.locate import choices, config_dir
 from bmo_cli.config.schema import check_config, check_target
 from bmo_cli.config.signature import read_signature
+from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
 from bmo_cli.gkm.scheme import GKM
@@ -72,14 +73,31 @@ def targets():
                 yield node["_target_"]
 
 
+def receivers(constructor, passed):
+    """The `__init__` that take the arguments of a class in turn, with what the one before gives."""
+    if all(p.kind is not p.VAR_KEYWORD for p in inspect.signature(constructor).parameters.values()):
+        return []
+    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such_key'") as error:
+        constructor(**passed, no_such_key=1)
+    frames = [entry.frame.f_locals for entry in error.traceback if entry.name == "construct"]
+    return [(frame["original"], frame["kwargs"].keys() - passed.keys()) for frame in frames]
+
+
 @pytest.mark.parametrize("target", sorted(set(targets())))
 def test_signature_read_from_source_is_the_real_one(target):
     module, _, name = target.rpartition(".")
     constructor = getattr(__import__(module, fromlist=[name]), name)
-    real = inspect.signature(constructor).parameters
     read = read_signature(target)
-    assert list(read.annotations) == list(real)
+    real = dict(inspect.signature(constructor).parameters)
     hints = typing.get_type_hints(inspect.unwrap(constructor.__init__), include_extras=True)
+    passed = {"data": Embedded(channels=3)} if ".tasks." in target else {}
+    for function, given in receivers(constructor, passed)[1:]:
+        parameters = inspect.signature(function).parameters
+        real |= {k: p for k, p in parameters.items() if k not in {"self", *given, *real}}
+        hints = typing.get_type_hints(function, include_extras=True) | hints
+    real = {k: p for k, p in real.items() if p.kind is not p.VAR_KEYWORD}
+    assert read.complete
+    assert list(read.annotations) == list(real)
     for key, annotation in read.annotations.items():
         if annotation is Part:
             assert hints[key].__module__.startswith("bmo_cli.")

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 
 from bmo_cli.data.image_file import Photograph, read_image, write_image
 from bmo_cli.data.image_set import ImageSet, shared_images
-from bmo_cli.data.kernel_files import choose_kernel, normalised, read_kernels
-from bmo_cli.data.kernels import disk_kernel, gaussian_kernel, make_kernels
+from bmo_cli.data.kernel_files import choose_kernel, normalise_kernel, read_kernels
+from bmo_cli.data.kernels import KernelGenerator, disk_kernel, gaussian_kernel
 from bmo_cli.data.patches import Patches, central
 from bmo_cli.data.splits import Embedded, Folder
 from bmo_cli.errors import InputError
@@ -210,9 +210,10 @@ def test_crops_take_the_orientations_that_flips_allows(tmp_path, flips, orientat
 
 
 def test_kernels_are_normalised_and_seeded():
-    a = make_kernels("motion", count=3, size=15, width=2, seed=1)
-    b = make_kernels("motion", count=2, size=15, width=2, seed=1)
-    c = make_kernels("motion", count=2, size=15, width=2, seed=2)
+    a, b, c = (
+        KernelGenerator(kernel_count=count, kernel_size=15, kernel_seed=seed).generate("motion")
+        for count, seed in ((3, 1), (2, 1), (2, 2))
+    )
     np.testing.assert_array_equal(a["motion1"], b["motion1"])
     assert not np.array_equal(b["motion1"], c["motion1"])
     for kernel in (*a.values(), gaussian_kernel(9, 1.5), disk_kernel(9, 3)):
@@ -259,7 +260,7 @@ def test_kernel_files(tmp_path, rng):
 )
 def test_what_is_no_kernel(array, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        normalised(array, "kernel x")
+        normalise_kernel(array, "kernel x")
 
 
 def test_pickled_and_damaged_kernel_files(tmp_path):

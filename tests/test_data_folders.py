@@ -8,7 +8,7 @@ import pytest
 from conftest import SMALL_NET, TINY, result
 
 from bmo_cli.data.image_file import write_image
-from bmo_cli.data.image_set import files_digest, image_files, shown_names
+from bmo_cli.data.image_set import files_digest, image_files, printable_names
 from bmo_cli.data.photograph import Photograph
 from bmo_cli.data.splits import Folder, Paired
 from bmo_cli.errors import InputError
@@ -81,7 +81,7 @@ def test_a_folder_of_links_alone_holds_no_images(tmp_path):
 def test_names_are_shown_as_text_and_stay_different(tmp_path):
     names = [b"a.png", b"caf\xe9.png", b"caf\xe8.png", b"caf\\udce9.png", b"b\nc.png", b"b\\nc.png"]
     files = sorted(tmp_path / os.fsdecode(name) for name in names)
-    shown = shown_names(files)
+    shown = printable_names(files)
     assert len(set(shown)) == len(names)
     assert all(name.isprintable() and name.encode() for name in shown)
     assert "caf\\udce9.png" in shown

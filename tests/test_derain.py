@@ -20,7 +20,8 @@ from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.problem import Charbonnier, Loss, Sample, SquaredError
-from bmo_cli.tasks.derain import Derain, SparseRain, observation, rain_problem, smoothed_views
+from bmo_cli.tasks.derain import Derain, SparseRain, rain_problem, smoothed_views
+from bmo_cli.tasks.restoration import observation
 
 SCHEMES = [
     (ProximalGradient, "sum"),
@@ -104,7 +105,7 @@ def test_every_operator_and_network_applies(rng, operator, form, net):
     network = None if net is None else net(**size)
     scheme = GKM(operator=operator(), net=network, layers=task.layers).double()
     y = rainy(rng)
-    problem, initial = task.observe(y)
+    problem, initial = task.model.pose(y)
     assert torch.equal(observation(problem), y)
     target = torch.tensor(rng.random(initial[0].shape))
     hyper = BMO(mu=0.3)

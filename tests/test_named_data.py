@@ -14,7 +14,7 @@ from bmo_cli.config.locate import choices, config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.data import named_sets
 from bmo_cli.data.image_file import Photograph, write_image
-from bmo_cli.data.kernels import make_kernels
+from bmo_cli.data.kernels import KernelSet
 from bmo_cli.data.named import Named
 from bmo_cli.data.splits import Embedded
 from bmo_cli.errors import InputError
@@ -253,7 +253,7 @@ def test_rain_is_not_turned_unless_told_to(words, flips):
 
 def test_kernels_by_name(sets, tmp_path, monkeypatch):
     def levin(root):
-        return make_kernels("levin", count=1, size=3, width=1, seed=0, root=root)
+        return KernelSet(kernels="levin", root=root).available
 
     assert [k.shape[0] for k in levin(str(sets)).values()] == list(LEVIN_SIDES)
     with pytest.raises(
@@ -321,5 +321,5 @@ def test_real_sets(real_data, monkeypatch):
         root=str(real_data), test_set="set12", train_set=None, subset=[f"0{i}" for i in range(1, 8)]
     )
     assert set(seven.load("test").sizes) == {(256, 256)}
-    levin = make_kernels("levin", count=1, size=3, width=1, seed=0, root=str(real_data))
+    levin = KernelSet(kernels="levin", root=str(real_data)).available
     assert [k.shape[0] for k in levin.values()] == list(LEVIN_SIDES)

@@ -271,7 +271,7 @@ def test_refused_dictionary_files(tmp_path):
 def test_noise_is_salt_and_pepper(corrupted):
     task = PatchCoding(data=Embedded(), corrupted=corrupted)
     clean = torch.full((200, 500), 0.5)
-    noisy = task._corrupt(clean, np.random.default_rng(0))
+    noisy = task.data.corrupt(clean, np.random.default_rng(0))
     hit = noisy != clean
     spread = 5 * (corrupted * (1 - corrupted) / clean.numel()) ** 0.5
     assert abs(hit.double().mean().item() - corrupted) < spread
@@ -282,7 +282,8 @@ def test_noise_is_salt_and_pepper(corrupted):
     for share in across:  # independent pixels
         assert abs(share.item() - corrupted**2) < 5 * corrupted / clean.numel() ** 0.5
     assert torch.equal(
-        PatchCoding(data=Embedded(), corrupted=0.0)._corrupt(clean, np.random.default_rng(0)), clean
+        PatchCoding(data=Embedded(), corrupted=0.0).data.corrupt(clean, np.random.default_rng(0)),
+        clean,
     )
 
 
@@ -302,7 +303,7 @@ def test_training_batches_depend_on_seed_and_step_alone(photographs):
 def test_samples_are_patches_of_the_training_images(photographs):
     task = made(photographs, corrupted=0.3)
     sample = batch(task, count=40)
-    images = task._photographs["train"]
+    images = task.data.photographs["train"]
     known = {
         tuple(np.rot90(turn, k).flatten())
         for i in range(len(images))

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from bmo_cli.commands.evaluate import _report_leaks
+from bmo_cli.data.embedded import EMBEDDED, embedded_files
 from bmo_cli.data.image_file import read_image
 from bmo_cli.data.image_set import ImageSet, image_files, similar_images
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.perceptual import THRESHOLD, look_alikes, perceptual_hash
-from bmo_cli.data.splits import EMBEDDED, Folder, embedded_files
+from bmo_cli.data.splits import Folder
 
 
 def jpeg(image, quality):

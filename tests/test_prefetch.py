@@ -9,7 +9,7 @@ from conftest import result
 from test_runs import history, same, weights
 
 from bmo_cli.data.patches import Patches
-from bmo_cli.data.prefetch import prefetched
+from bmo_cli.data.prefetch import prefetch
 from bmo_cli.data.splits import Folder
 from bmo_cli.errors import InputError
 
@@ -30,7 +30,7 @@ def test_batches_do_not_depend_on_workers_or_on_where_they_start(photos, cache_m
     patches = Patches(images, crop=16, batch=3, seed=7)
     whole = [patches[step] for step in range(9)]
     for workers in (0, 1, 2, 5):
-        later = list(prefetched(patches.__getitem__, range(2, 9), workers))
+        later = list(prefetch(patches.__getitem__, range(2, 9), workers))
         assert len(later) == 7
         assert all(torch.equal(a, b) for a, b in zip(whole[2:], later, strict=True))
     assert not torch.equal(whole[0], whole[1])
@@ -45,8 +45,8 @@ def test_items_come_in_order_however_long_each_takes(workers):
         time.sleep(0.002 * (step % 3))
         return step
 
-    assert list(prefetched(make, range(5, 40), workers)) == list(range(5, 40))
-    assert list(prefetched(make, range(0), workers)) == []
+    assert list(prefetch(make, range(5, 40), workers)) == list(range(5, 40))
+    assert list(prefetch(make, range(0), workers)) == []
     assert workers_left() == []
 
 
@@ -59,7 +59,7 @@ def test_threads_work_at_the_same_time_and_not_too_far_ahead():
         made.append(step)
         return step
 
-    items = prefetched(make, range(1000), workers=3)
+    items = prefetch(make, range(1000), workers=3)
     for step in range(20):
         assert next(items) == step
         time.sleep(0.005)
@@ -84,7 +84,7 @@ def test_an_error_is_raised_as_itself_in_its_turn(error, workers):
             raise error
         return step
 
-    items = prefetched(make, range(100), workers)
+    items = prefetch(make, range(100), workers)
     assert [next(items) for _ in range(4)] == [0, 1, 2, 3]
     with pytest.raises(type(error)) as caught:
         next(items)

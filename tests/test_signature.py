@@ -41,6 +41,7 @@ FILES = {
     "own.py": """
         import base
         import base as b
+        from bmo_cli.config import checks
         import deep.inner
         import deep.inner as d
         from base import Plain, Root as R
@@ -100,6 +101,18 @@ FILES = {
             def __init__(self, **kwargs):
                 super().__init__(3, **kwargs)
         class Inheriting(HandingTwice): pass
+        class Holder:
+            def __init__(self, part): pass
+        @checks.checked
+        class Inner(b.Root):
+            def __init__(self, *, width=1, depth, **kwargs):
+                super().__init__(**kwargs)
+        class Building:
+            def __init__(self, *, omega=1, **kwargs):
+                self.inner = Inner(width=2, **kwargs)
+        class BuildingInCall(Holder):
+            def __init__(self, *, omega=1, **kwargs):
+                super().__init__(Inner(**kwargs))
         class Overloaded(b.Left):
             def __init__(self, alpha=1): super().__init__()
             def __init__(self, *, omega=1): super().__init__()
@@ -113,7 +126,7 @@ FILES = {
 CLASSES = (
     "First FromImport Renamed Dotted DottedAs Aliased Subscript ThreeDots ThreeDotsAs Star Within "
     "Chain LongChain NoArguments NoArguments2 NoArguments3 NoArguments4 Both Diamond DiamondBack "
-    "Handing HandingTwice Fixing ByName Positional Inheriting Overloaded"
+    "Handing HandingTwice Fixing ByName Positional Inheriting Building BuildingInCall Overloaded"
 )
 NAMES = ("alpha", "beta", "gamma", "delta", "omega", "width", "depth", "other")
 
@@ -191,6 +204,8 @@ def test_a_sibling_may_be_in_another_folder(tmp_path):
 
 INCOMPLETE = """
 import functools
+import torch
+from bmo_cli.config.checks import checked
 from dataclasses import dataclass
 import bmo_cli.nets.network as network
 from missing_package import Base, deep
@@ -211,6 +226,13 @@ class Twice(network.Network):
     def __init__(self, *, channels: int = 1, **kwargs):
         depth = kwargs.pop("depth", 3)
         super().__init__(**kwargs)
+class Unchecked(network.Network):
+    def __init__(self, *, channels: int = 1, **kwargs):
+        self.inner = torch.nn.Conv2d(**kwargs)
+@checked
+class Nested(network.Network):
+    def __init__(self, *, channels: int = 1, **kwargs):
+        self.inner = Nested(channels=3, **kwargs) if channels == 1 else None
 class Itself(Itself): pass
 """
 
@@ -220,7 +242,7 @@ class Itself(Itself): pass
     [
         *((n, set()) for n in ("Missing", "MissingDotted", "Called", "Assigned", "Computed")),
         *((n, set()) for n in ("Generated", "OfGenerated", "Itself")),
-        *((n, {"channels"}) for n in ("Elsewhere", "Twice")),
+        *((n, {"channels"}) for n in ("Elsewhere", "Twice", "Unchecked", "Nested")),
     ],
 )
 def test_what_cannot_be_read_is_left_to_python(tmp_path, name, known):

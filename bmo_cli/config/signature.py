@@ -115,30 +115,45 @@ def _merged(lines: list[list[Base]]) -> list[Base]:
     return order
 
 
-def _constructor(order: Sequence[Base], reader: Sources) -> Signature:
-    """The first `__init__` in this order, with what it hands on to the next one."""
+def _constructor(
+    order: Sequence[Base], reader: Sources, builders: tuple[Definition, ...] = ()
+) -> Signature:
+    """The first `__init__` in this order, with what it hands on.
+
+    Args:
+        order: of the class and its bases.
+        reader: of their files.
+        builders: classes whose constructors build this one.
+    """
     for i, base in enumerate(order):
         if isinstance(base, Unknown) or _is_generated(base.node):
             return _UNREADABLE
         for item in reversed(base.node.body):  # of several, overloads say, the last counts
             if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-                return _with_inherited(item, base, order[i + 1 :], reader)
+                return _with_inherited(item, (*builders, base), order[i + 1 :], reader)
     return Signature({}, ())
 
 
 def _is_generated(node: ast.ClassDef) -> bool:
     """Whether a decorator or an assignment makes the constructor."""
-    decorators = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
-    names = [d.attr if isinstance(d, ast.Attribute) else getattr(d, "id", "") for d in decorators]
     assigned = [t for item in node.body if isinstance(item, ast.Assign) for t in item.targets]
     written = any(isinstance(t, ast.Name) and t.id == "__init__" for t in assigned)
-    return written or "dataclass" in names
+    return written or "dataclass" in _decorators(node)
+
+
+def _decorators(node: ast.ClassDef) -> list[str]:
+    """Names of the decorators of a class, without the modules that they are from."""
+    functions = [d.func if isinstance(d, ast.Call) else d for d in node.decorator_list]
+    return [f.attr if isinstance(f, ast.Attribute) else getattr(f, "id", "") for f in functions]
 
 
 def _with_inherited(
-    node: ast.FunctionDef, owner: Definition, further: Sequence[Base], reader: Sources
+    node: ast.FunctionDef,
+    builders: tuple[Definition, ...],
+    further: Sequence[Base],
+    reader: Sources,
 ) -> Signature:
-    """The arguments of an `__init__`, and through `**kwargs` those of the next."""
+    """The arguments of an `__init__`, and through `**kwargs` those of what it hands them to."""
     own = _from_constructor(node)
     if node.args.kwarg is None:
         return own
@@ -150,12 +165,7 @@ def _with_inherited(
     if len(calls) != 1 or len(uses) != 1:
         return Signature(own.annotations, own.required, complete=False)
     (call,) = calls
-    explicit = call.args
-    assert isinstance(call.func, ast.Attribute)
-    if not isinstance(call.func.value, ast.Call):  # Base.__init__(self, **kwargs)
-        base, explicit = reader.base(call.func.value, owner.module), call.args[1:]
-        further = [] if base is None else _order(base, reader)
-    inherited = _constructor(further, reader)
+    inherited, explicit = _receiver(call, builders, further, reader)
     given = {keyword.arg for keyword in call.keywords} | set(own.annotations)
     given |= set(list(inherited.annotations)[: len(explicit)])
     left = {k: v for k, v in inherited.annotations.items() if k not in given}
@@ -165,10 +175,31 @@ def _with_inherited(
     )
 
 
+def _receiver(
+    call: ast.Call, builders: tuple[Definition, ...], further: Sequence[Base], reader: Sources
+) -> tuple[Signature, list[ast.expr]]:
+    """The constructor that a call hands `**kwargs` to, and the positional arguments it is given.
+
+    It is that of the next class, that of a base by name, or that of a part which the object builds.
+    A part is read where it is `@checked`: only then are its annotations enforced.
+    """
+    function, module = call.func, builders[-1].module
+    if isinstance(function, ast.Attribute) and function.attr == "__init__":
+        if isinstance(function.value, ast.Call):  # super().__init__(**kwargs)
+            return _constructor(further, reader, builders), call.args
+        base = reader.base(function.value, module)  # Base.__init__(self, **kwargs)
+        order = [] if base is None else _order(base, reader)
+        return _constructor(order, reader, builders), call.args[1:]
+    part = reader.base(function, module)  # Part(**kwargs)
+    if not isinstance(part, Definition) or part in builders:  # it would build itself
+        return _UNREADABLE, call.args
+    if "checked" not in _decorators(part.node):
+        return _UNREADABLE, call.args
+    return _constructor(_order(part, reader), reader, builders), call.args
+
+
 def _hands_on(call: ast.Call, kwargs: str) -> bool:
-    """Whether this is `super().__init__(..., **kwargs)`, or that of a base by name."""
-    if not isinstance(call.func, ast.Attribute) or call.func.attr != "__init__":
-        return False
+    """Whether a call passes on all of `**kwargs`."""
     last = [k.value for k in call.keywords if k.arg is None]
     return any(isinstance(value, ast.Name) and value.id == kwargs for value in last)
 

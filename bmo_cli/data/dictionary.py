@@ -46,11 +46,11 @@ def learn_dictionary(batches: Iterable[Tensor], initial: Tensor, *, kappa: float
 
         min_Q  E_p min_x  1/2 |Q x - p|^2 + kappa |x|_1       over unit atoms
 
-    A batch is coded by 40 steps of FISTA, its statistics x x^T and p x^T are added to those of
-    earlier batches, which are slowly forgotten, and every atom is minimised over in turn. The
-    first atom is constant and stays: patches are coded without their mean. An atom that no patch
-    uses keeps its value. (Mairal, Bach, Ponce & Sapiro, ICML 2009; atoms have unit length here,
-    there at most that.)
+    Each batch is coded by 40 steps of FISTA. Its statistics x x^T and p x^T are added to those of
+    earlier batches, whose weight decays. Then every atom is minimised over in turn. The first atom
+    stays constant, since patches are coded without their mean. An atom that no patch uses keeps its
+    value. Atoms have unit length here. In the reference their length is at most
+    one. (Mairal, Bach, Ponce & Sapiro, ICML 2009.)
 
     Args:
         batches: clean patches, (B, m) each.
@@ -101,7 +101,7 @@ def _update_atoms(q: Tensor, codes_by_codes: Tensor, patches_by_codes: Tensor) -
 
 
 def read_dictionary(file: Path, *, rows: int, columns: int) -> Tensor:
-    """The matrix of a .npy file, or of an .npz file that holds one; atoms become unit vectors.
+    """The matrix of a .npy file, or of an .npz file that holds one. Atoms become unit vectors.
 
     Args:
         file: nothing in it is unpickled.
@@ -151,7 +151,7 @@ def _load(file: Path) -> NDArray[Any]:
             if isinstance(loaded, np.ndarray):
                 return loaded
             arrays = {key: loaded[key] for key in loaded.files}
-    except Exception as error:  # numpy raises whatever it likes on damaged bytes
+    except Exception as error:  # numpy raises many kinds of errors on damaged files
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"dictionary file {file} cannot be read: {detail}") from error
     if len(arrays) != 1:

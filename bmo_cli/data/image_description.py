@@ -47,11 +47,11 @@ class Resolution:
         """Whether it says only that pixels are square."""
         return self.unit == "" and self.x == self.y
 
-    def scaled(self, across: Fraction, down: Fraction) -> Resolution:
+    def scale(self, across: Fraction, down: Fraction) -> Resolution:
         """Of an image with so many times the pixels on the same area."""
         return replace(self, x=self.x * across, y=self.y * down)
 
-    def transposed(self) -> Resolution:
+    def transpose(self) -> Resolution:
         """Of an image turned by a quarter."""
         return replace(self, x=self.y, y=self.x)
 
@@ -150,7 +150,7 @@ class Description:
             orientation=1,
             width=self.height,
             height=self.width,
-            resolution=self.resolution.transposed() if self.resolution else None,
+            resolution=self.resolution.transpose() if self.resolution else None,
         )
 
 
@@ -160,7 +160,7 @@ class ImageSource:
 
     Attributes:
         description: of the file.
-        decode: the pixels, (H, W) or (H, W, samples) as stored; palettes are resolved.
+        decode: the pixels, (H, W) or (H, W, samples) as stored, with palettes resolved.
     """
 
     description: Description
@@ -201,7 +201,7 @@ def upright(array: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def orientation_of(value: Any) -> int:
-    """A valid EXIF orientation; everything else counts as upright."""
+    """A valid EXIF orientation. Everything else counts as upright."""
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 

@@ -1,7 +1,7 @@
 """Reading and writing photographs: 8 and 16 bit, gray and colour.
 
-A file is described first (`image_description`), by the module of its container; one rule says what
-is refused; then pixels are decoded.
+The module of its container describes a file first (`image_description`). One rule decides whether
+it is refused. Then its pixels are decoded.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def read_image(
     white: int | None = None,
     white_key: str | None = "white",
 ) -> Photograph:
-    """Read a photograph; orientation is honoured, palettes are resolved.
+    """Read a photograph, upright and with its palette resolved.
 
     Args:
         file: PNG, JPEG, BMP or TIFF.
@@ -82,7 +82,7 @@ def read_image(
         InputError: the file is missing, empty, no image, damaged, too large or of an unsupported
             kind, or `white` does not suit it.
     """
-    source = _described(file, max_megapixels, key)
+    source = _read_header(file, max_megapixels, key)
     description = source.description
     if white is not None and white > description.levels:
         raise InputError(
@@ -90,7 +90,7 @@ def read_image(
             f"{description.levels}"
         )
     level = white or description.white or description.levels
-    image = photograph(_decoded(file, source.samples), description, level)
+    image = photograph(_decode(file, source.samples), description, level)
     if image.clipped and white is None:
         option = f"; {white_key}={description.levels} reads it at full range" if white_key else ""
         raise InputError(
@@ -109,16 +109,16 @@ def read_values(file: Path) -> NDArray[np.float64]:
     Raises:
         InputError: as `read_image`.
     """
-    source = _described(file, of_values=True)
+    source = _read_header(file, of_values=True)
     description = source.description
-    samples = _decoded(file, source.samples)
+    samples = _decode(file, source.samples)
     values = (samples[..., :-1] if description.extra else samples).astype(np.float64)
     if description.colour == "white-is-zero gray":
         values = description.levels - values
     return values[..., 0] if values.shape[2] == 1 else values
 
 
-def _described(
+def _read_header(
     file: Path,
     max_megapixels: float = MAX_MEGAPIXELS,
     key: str | None = None,
@@ -127,7 +127,7 @@ def _described(
 ) -> ImageSource:
     """A file whose header is read, and nothing in it refused."""
     content = _content(file)
-    source = _decoded(file, lambda: _reader(content, file)(content))
+    source = _decode(file, lambda: _reader(content, file)(content))
     reason = refusal(source.description, of_values=of_values)
     if reason:
         raise InputError(f"{file} {reason}")
@@ -164,24 +164,24 @@ def _reader(content: bytes, file: Path) -> Callable[[bytes], ImageSource]:
     raise InputError(f"{file} cannot be decoded as {FORMATS}: it is no such image")
 
 
-def _decoded(file: Path, work: Callable[[], _T]) -> _T:
-    """What `work` gives, or one line."""
+def _decode(file: Path, work: Callable[[], _T]) -> _T:
+    """What `work` returns, its errors as one line."""
     try:
         return work()
     except InputError:
         raise
     except UnidentifiedImageError as error:
         raise InputError(f"{file} cannot be decoded as {FORMATS}: its header is damaged") from error
-    except Exception as error:  # decoders raise whatever they like on damaged bytes
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{file} cannot be decoded as {FORMATS}: {detail}") from error
 
 
 def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> None:
-    """Write a file, losslessly where the format allows it; no incomplete file is ever seen.
+    """Write a file, losslessly where the format allows it. An incomplete file is never visible.
 
-    ICC profile and resolution of the photograph's description are written; what of it the format
-    cannot hold is said in one line. A TIFF also has the white level and the kind of alpha.
+    ICC profile and resolution of the photograph's description are written. A warning names what the
+    format cannot hold of it. A TIFF also has the white level and the kind of alpha.
 
     Raises:
         InputError: unknown ending, a depth or an alpha channel that the format cannot hold, an
@@ -210,7 +210,7 @@ def write_image(file: Path, image: Photograph, *, overwrite: bool = False) -> No
 def _fitting(image: Photograph, suffix: str) -> tuple[Photograph, list[str]]:
     """The photograph without metadata that do not fit its colours or the format, and what they are.
 
-    A profile must be of the image's own colour space; PNG's colour chunks are for PNG.
+    A profile must be of the image's own colour space. Colour chunks of a PNG are for a PNG.
     """
     description, misfits = image.description, list[str]()
     if description is None:

@@ -85,7 +85,7 @@ def _frame_header(content: bytes) -> tuple[int, int, int, int, int]:
 
 
 def _frames(image: Any) -> int:
-    """Images of a multi-picture file (CIPA DC-007); thumbnails of the first do not count."""
+    """Images of a multi-picture file (CIPA DC-007), without thumbnails of the first."""
     entries = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, ({},))
     kinds = [entry.get("Attribute", {}).get("MPType", "") for entry in entries]
     return sum(not kind.startswith("Large Thumbnail") for kind in kinds)

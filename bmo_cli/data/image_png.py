@@ -71,7 +71,7 @@ def read_png(content: bytes) -> ImageSource:
 
 
 def _decode(chunks: Sequence[Chunk]) -> NDArray[Any]:
-    """(H, W) or (H, W, samples) of uint8 or uint16; fewer bits are scaled up to 8.
+    """(H, W) or (H, W, samples) of uint8 or uint16. Fewer bits are scaled up to 8.
 
     libpng prints warnings of chunks that have nothing to do with pixels, and one of every
     interlaced image: it gets neither, but the passes of an image one by one.
@@ -164,7 +164,7 @@ def write_png(photograph: Photograph) -> tuple[bytes, list[str]]:
 
 
 def _density(pixels: Resolution) -> bytes | None:
-    """Whole pixels per metre; without a unit, the ratio alone."""
+    """Whole pixels per metre, or the ratio alone where there is no unit."""
     if pixels.unit == "":
         return _DENSITY.pack(*pixels.ratio(2**31 - 1), 0)
     per_metre = pixels.whole("m", 2**31 - 1)

@@ -1,4 +1,4 @@
-"""A split: named images with their fingerprint, decoded once and kept where memory allows."""
+"""The images of a split with names and fingerprints. Memory keeps what fits of the decoded ones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class ImageSet:
 
     Args:
         sources: of every image.
-        channels: 1 gray or 3 colour; every image is converted.
-        white: value that stands for white, as the user gave it; `load` heeds it.
-        cache_mib: decoded images are kept up to this much memory; the rest is decoded when asked
+        channels: 1 gray or 3 colour. Every image is converted.
+        white: value that stands for white, as the user gave it. The sources apply it.
+        cache_mib: decoded images are kept up to this much memory. The rest is decoded when asked
             for. Every image is decoded once at construction, so a damaged one is found at once.
 
     Raises:
@@ -135,8 +135,8 @@ class ImageSet:
         """Count, names, sizes and content hashes, one hash of it all, and perceptual hashes."""
         files = {e.name: {"size": list(e.size), "hash": e.digest} for e in self._entries}
         whole = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
-        found = {"images": len(self), "hash": whole, "files": files}
-        return found | {"perceptual": self.perceptual}
+        summary = {"images": len(self), "hash": whole, "files": files}
+        return summary | {"perceptual": self.perceptual}
 
     def require(self, least: tuple[int, int], what: str) -> None:
         """Refuse images smaller than `least` = (H, W), which is the size of `what`."""
@@ -163,7 +163,7 @@ def image_files(place: str, key: str) -> list[Path]:
     if dead:
         raise InputError(
             f"{key}={place}: {len(dead)} of {len(named)} images are links to nothing: "
-            f"{_listed(dead)}; fetch them, or remove the links"
+            f"{_list_names(dead)}; fetch them, or remove the links"
         )
     files = [entry for entry in named if entry.is_file()]
     if not files:
@@ -172,16 +172,16 @@ def image_files(place: str, key: str) -> list[Path]:
     other = [entry.name for entry in entries if entry not in images]
     if other:
         where = printable(f"{key}={place}")
-        log.warning("%s: ignored %d other files: %s", where, len(other), _listed(other))
+        log.warning("%s: ignored %d other files: %s", where, len(other), _list_names(other))
     return files
 
 
-def _listed(names: Sequence[str], most: int = 20) -> str:
+def _list_names(names: Sequence[str], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return printable(", ".join(names[:most])) + more
 
 
-def shown_names(files: Sequence[Path]) -> list[str]:
+def printable_names(files: Sequence[Path]) -> list[str]:
     """Names of files as text that can be printed and encoded, no two of them alike."""
     names: dict[str, None] = {}
     for file in files:
@@ -194,7 +194,7 @@ def shown_names(files: Sequence[Path]) -> list[str]:
 
 
 def files_digest(parts: Mapping[str, Sequence[Path]]) -> str:
-    """A hash of names and contents, without decoding anything; where the files lie is not in it.
+    """A hash of names and contents. Nothing is decoded, and the folder is not part of it.
 
     Args:
         parts: files by what they are for, which is in the hash: an image that moves from training
@@ -233,20 +233,20 @@ def _matching(place: str, key: str) -> list[Path]:
 def shared_images(splits: dict[str, ImageSet]) -> list[str]:
     """`name (split) = name (split)` for every image whose pixels occur in two splits."""
     owner: dict[str, tuple[str, str]] = {}
-    found = []
+    shared = []
     for split, images in splits.items():
         for name, digest in images.digests.items():
             other = owner.setdefault(digest, (name, split))
             if other[1] != split:
-                found.append(f"{other[0]} ({other[1]}) = {name} ({split})")
-    return found
+                shared.append(f"{other[0]} ({other[1]}) = {name} ({split})")
+    return shared
 
 
 def similar_images(splits: dict[str, ImageSet]) -> list[str]:
     """`name (split) ~ name (split)` for near-duplicates in two splits that are not equal."""
-    found = []
+    similar = []
     for (split, images), (other, others) in itertools.combinations(splits.items(), 2):
         for name, partner in look_alikes(images.perceptual, others.perceptual):
             if images.digests[name] != others.digests[partner]:
-                found.append(f"{name} ({split}) ~ {partner} ({other})")
-    return found
+                similar.append(f"{name} ({split}) ~ {partner} ({other})")
+    return similar

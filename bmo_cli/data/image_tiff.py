@@ -22,7 +22,7 @@ from bmo_cli.data.image_description import (
     orientation_of,
     resolution,
 )
-from bmo_cli.data.image_tiff_checks import JPEG, WHITE_LEVEL, stated_whites, unsupported
+from bmo_cli.data.image_tiff_checks import JPEG, WHITE_LEVEL, stated_whites, unsupported_reason
 from bmo_cli.data.photograph import Photograph
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -69,7 +69,7 @@ def read_tiff(content: bytes) -> ImageSource:
         extra=_extra(page, colour),
         orientation=orientation_of(page.tags.valueof(274)),
         frames=_frames(tiff, page),
-        unsupported=unsupported(tiff, page, colour, content),
+        unsupported=unsupported_reason(tiff, page, colour, content),
         profile=_profile(page),
         resolution=_resolution(tiff, page),
         unwritten=tuple(name for code, name in _UNWRITTEN.items() if code in page.tags),
@@ -86,20 +86,20 @@ def _extra(page: Any, colour: str) -> tuple[str, ...]:
 
 
 def _stated_white(page: Any, largest: int) -> int | None:
-    """MaxSampleValue, where it is a possible white; see `unsupported` for several values."""
+    """MaxSampleValue, where it is a possible white. `unsupported_reason` handles several values."""
     values = stated_whites(page)
     return values[0] if values and 0 < values[0] < largest else None
 
 
 def _frames(tiff: Any, page: Any) -> int:
-    """Pages and planes of equal rank; smaller copies of the first page do not count."""
+    """Pages and planes of equal rank, without smaller copies of the first page."""
     pages = sum(not other.is_reduced for other in tiff.pages[1:]) + 1 if len(tiff.pages) > 1 else 1
     if page.subifds:
         pages += sum(not other.is_reduced for other in page.pages)
-    return max(pages, int(page.imagedepth), _stacked(tiff, page))
+    return max(pages, int(page.imagedepth), _planes_of_page(tiff, page))
 
 
-def _stacked(tiff: Any, page: Any) -> int:
+def _planes_of_page(tiff: Any, page: Any) -> int:
     """Planes that one page stands for: of ImageJ, tifffile, MetaMorph and NIH Image."""
     if page.is_imagej:
         metadata = tiff.imagej_metadata or {}
@@ -133,7 +133,7 @@ def _resolution(tiff: Any, page: Any) -> Resolution | None:
 
 
 def _ome_resolution(xml: str) -> Resolution | None:
-    """Of PhysicalSizeX and Y, lengths of a pixel; micrometres unless it says another unit."""
+    """Of PhysicalSizeX and Y, lengths of a pixel, in micrometres unless it says another unit."""
     sizes = dict(re.findall(r'\b(PhysicalSize[XY](?:Unit)?)\s*=\s*"([^"]{1,40})"', xml[:100_000]))
     try:
         x, y = (1 / Fraction(sizes[f"PhysicalSize{axis}"]) for axis in "XY")

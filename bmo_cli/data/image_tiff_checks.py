@@ -36,7 +36,7 @@ def stated_whites(page: Any) -> list[int]:
     return sorted({v for v in values if isinstance(v, int)})
 
 
-def unsupported(tiff: Any, page: Any, colour: str, content: bytes) -> str | None:
+def unsupported_reason(tiff: Any, page: Any, colour: str, content: bytes) -> str | None:
     """Why the first page cannot be decoded right; None: it can.
 
     Args:

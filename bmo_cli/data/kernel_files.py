@@ -1,4 +1,4 @@
-"""Blur kernels in files: arrays beside other things, each looked at when it is asked for."""
+"""Blur kernels in files, which may hold other things as well."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_file import SUFFIXES, read_values
+from bmo_cli.data.image_file import SUFFIXES
+from bmo_cli.data.kernel_arrays import Unread, read_arrays
 from bmo_cli.errors import InputError, nearest, printable
 
 log = logging.getLogger(__name__)
@@ -23,7 +22,7 @@ _CLIPPED = 0.05
 
 
 class KernelFile(Mapping[str, Kernel]):
-    """The kernels of a file by name; a kernel is checked and normalised when it is asked for.
+    """The kernels of a file by name. A kernel is checked and normalised when it is asked for.
 
     Args:
         file: that they are from.
@@ -40,13 +39,13 @@ class KernelFile(Mapping[str, Kernel]):
 
     def __getitem__(self, key: str) -> Kernel:
         if key not in self._kernels:
-            self._kernels[key] = self._normalised(key)
+            self._kernels[key] = self._normalise(key)
         return self._kernels[key]
 
-    def _normalised(self, key: str) -> Kernel:
+    def _normalise(self, key: str) -> Kernel:
         array = self._arrays[key]
         name = f"kernel '{key}' of {self._file}" if len(self) > 1 else f"kernel {self._file}"
-        kernel = normalised(array, name, clip=self._clip, clip_key=self._clip_key)
+        kernel = normalise_kernel(array, name, clip=self._clip, clip_key=self._clip_key)
         total = float(array.sum())
         if abs(total - 1) > 1e-3:
             log.info("%s has sum %.4g; normalised to 1", name, total)
@@ -64,14 +63,14 @@ def read_kernels(
 ) -> KernelFile:
     """The kernels of a .npz, .npy, .mat (any version) or image file.
 
-    Numbers, words and other arrays beside kernels are no kernels; one line names them, unless
-    `which` names a kernel.
+    A warning names numbers, words and other arrays beside the kernels, unless `which` names a
+    kernel.
 
     Args:
         file: to read.
-        which: name of an array that is wanted, whatever it looks like; an index says nothing here.
-        clip: see `normalised`.
-        clip_key: see `normalised`.
+        which: name of an array that is wanted, whatever its shape. An index has no effect here.
+        clip: see `normalise_kernel`.
+        clip_key: see `normalise_kernel`.
 
     Raises:
         InputError: missing or damaged file, or none of its arrays is a kernel.
@@ -82,10 +81,10 @@ def read_kernels(
     if suffix not in FILE_SUFFIXES:
         raise InputError(f"kernel file {file} must end in one of {', '.join(FILE_SUFFIXES)}")
     try:
-        arrays = _READERS.get(suffix, _read_picture)(file)
+        arrays = read_arrays(file)
     except InputError:
         raise
-    except Exception as error:  # decoders raise whatever they like on damaged bytes
+    except Exception as error:  # decoders raise many kinds of errors on damaged files
         detail = " ".join(str(error).split())[:120]
         raise InputError(f"kernel file {file} cannot be read: {detail}") from error
     if not arrays:
@@ -96,7 +95,7 @@ def read_kernels(
 def choose_kernel(
     kernels: Mapping[str, Kernel], which: int | str, key: str
 ) -> Mapping[str, Kernel]:
-    """The one kernel of this index or name; `key` is the configuration key that asks for it."""
+    """The kernel of this index or name. `key` is the configuration key, for messages."""
     names = list(kernels)
     if isinstance(which, int) and which < len(names):
         return {names[which]: kernels[names[which]]}
@@ -108,7 +107,9 @@ def choose_kernel(
     )
 
 
-def normalised(array: NDArray[Any], name: str, *, clip: bool = False, clip_key: str = "") -> Kernel:
+def normalise_kernel(
+    array: NDArray[Any], name: str, *, clip: bool = False, clip_key: str = ""
+) -> Kernel:
     """The kernel with sum 1.
 
     Args:
@@ -163,7 +164,7 @@ def _kernels_among(
 ) -> Mapping[str, Any]:
     """The arrays that are kernels, and the one that is wanted by name.
 
-    A single row or column is a kernel where there is no matrix; beside one it is a list of numbers.
+    A single row or column counts as a kernel only where no matrix is beside it.
     """
     if len(arrays) == 1:
         return arrays
@@ -191,7 +192,7 @@ def _sides(value: Any) -> tuple[int, int]:
 def _kind(value: Any) -> str:
     """What something is that is no kernel."""
     if not isinstance(value, np.ndarray):
-        return str(value) if isinstance(value, _Unread) else type(value).__name__
+        return str(value) if isinstance(value, Unread) else type(value).__name__
     if value.dtype.kind in "SU":
         return "text"
     if value.dtype.names:
@@ -199,77 +200,3 @@ def _kind(value: Any) -> str:
     if value.dtype.kind not in "iuf":
         return str(value.dtype)
     return " x ".join(map(str, value.shape)) or "a number"
-
-
-class _Unread(str):
-    """Why an entry of a file has no array."""
-
-
-def _read_npz(file: Path) -> dict[str, Any]:
-    with np.load(file, allow_pickle=False) as archive:
-        return {name: _npz_entry(archive, name) for name in archive.files}
-
-
-def _npz_entry(archive: Any, name: str) -> Any:
-    try:
-        return archive[name]
-    except ValueError as error:
-        if "allow_pickle" not in str(error):
-            raise
-        return _Unread("a pickled object")
-
-
-def _read_npy(file: Path) -> dict[str, Any]:
-    return {file.stem: np.load(file, allow_pickle=False)}
-
-
-def _read_picture(file: Path) -> dict[str, Any]:
-    values = read_values(file)
-    if values.ndim == 3:
-        if not (values == values[..., :1]).all():
-            raise InputError(f"kernel {file} is a colour image; expected gray")
-        values = values[..., 0]
-    return {file.stem: values}
-
-
-def _read_mat(file: Path) -> dict[str, Any]:
-    """MATLAB files: up to version 7 through SciPy, 7.3 is HDF5 with arrays transposed."""
-    if h5py.is_hdf5(file):
-        with h5py.File(file) as archive:
-            return dict(_hdf5_entries(archive))
-    entries: dict[str, Any] = {}
-    for name, value in scipy.io.loadmat(file).items():
-        if name.startswith("__"):
-            continue
-        if isinstance(value, np.ndarray) and value.dtype.kind == "O":
-            cells = enumerate(value.ravel(), 1)
-            entries.update({f"{name}{i}": cell for i, cell in cells})
-        else:
-            entries[name] = value
-    return entries
-
-
-def _hdf5_entries(archive: Any) -> Iterator[tuple[str, Any]]:
-    for name, item in archive.items():
-        if name.startswith("#"):
-            continue
-        if not isinstance(item, h5py.Dataset):
-            yield name, _Unread("a struct")
-        elif item.dtype == h5py.ref_dtype:
-            for i, reference in enumerate(item[()].ravel(), 1):
-                yield f"{name}{i}", _hdf5_array(archive[reference])
-        else:
-            yield name, _hdf5_array(item)
-
-
-def _hdf5_array(item: Any) -> Any:
-    """A data set as MATLAB shows it; text is stored as numbers there."""
-    if not isinstance(item, h5py.Dataset):
-        return _Unread("a struct")
-    if item.attrs.get("MATLAB_class") == b"char":
-        return _Unread("text")
-    value = item[()]
-    return value.T if isinstance(value, np.ndarray) else np.asarray(value)
-
-
-_READERS = {".npz": _read_npz, ".npy": _read_npy, ".mat": _read_mat}

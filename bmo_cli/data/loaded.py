@@ -1,4 +1,4 @@
-"""The photographs of a task: every split is read once, when it is first asked for."""
+"""The photographs of a task. Every split is read once, when it is first asked for."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bmo_cli.data.image_set import ImageSet, shared_images, similar_images
-from bmo_cli.data.patches import Patches
-from bmo_cli.data.prefetch import prefetched
+from bmo_cli.data.patches import Patches, as_tensor, central
+from bmo_cli.data.prefetch import prefetch
 from bmo_cli.data.splits import PhotographData, Split
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Photographs:
         Args:
             splits: to read.
             least: (H, W) that every image must have.
-            what: is that large, for the message.
+            what: has this size, for the message.
             crop: side of training crops; None: of the size `least`.
 
         Raises:
@@ -65,7 +66,7 @@ class Photographs:
             log.warning("nearly the same image is in two splits: %s", line)
 
     def crops(self, steps: range, batch: int, seed: int, crop: int) -> Iterator[Tensor]:
-        """Training crops of these steps, (batch, C, crop, crop); pairs stacked, (batch, 2 C, ...).
+        """Training crops of these steps, (batch, C, crop, crop), or (batch, 2 C, ...) of pairs.
 
         Args:
             steps: of training.
@@ -79,13 +80,23 @@ class Photographs:
         workers = self._data.workers
         if workers is None:
             workers = 0 if all(images.in_memory for images in sets) else 2
-        return prefetched(patches.__getitem__, steps, workers)
+        return prefetch(patches.__getitem__, steps, workers)
+
+    def evaluation_images(self, split: Split) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """Names, clean images (C, H, W) and degraded partners, as validation and test see them."""
+        clean, degraded = self[split], self.degraded(split)
+        for i, name in enumerate(clean.names):
+            partner = None if degraded is None else self._central(degraded[i])
+            yield name, self._central(clean[i]), partner
+
+    def _central(self, pixels: NDArray[Any]) -> Tensor:
+        return central(as_tensor(pixels), self._data.eval_crop)
 
     def fingerprints(self) -> dict[str, Any]:
         """Identity of every split read so far, and the images that two of them share."""
-        found: dict[str, Any] = {k: images.fingerprint() for k, images in self._clean.items()}
+        splits: dict[str, Any] = {k: images.fingerprint() for k, images in self._clean.items()}
         for split, images in self._degraded.items():
             if images is not None:
-                found[f"{split}_rain"] = images.fingerprint()
+                splits[f"{split}_rain"] = images.fingerprint()
         shared, similar = shared_images(self._clean), similar_images(self._clean)
-        return found | {"shared": shared, "similar": similar}
+        return splits | {"shared": shared, "similar": similar}

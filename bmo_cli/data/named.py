@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from bmo_cli.config.checks import Channels, Count, Flips, Index, Positive, Workers, checked
-from bmo_cli.data.image_file import MAX_MEGAPIXELS
+from bmo_cli.config.checks import Count, Flips, Index, Positive, checked
+from bmo_cli.data.embedded import embedded_files
 from bmo_cli.data.image_set import ImageSet
 from bmo_cli.data.named_sets import SETS, Files, find, require
-from bmo_cli.data.splits import (
-    PhotographData,
-    Split,
-    embedded_files,
-    held_out_part,
-    pairs_digest,
-)
+from bmo_cli.data.pairs import held_out_part, pairs_digest
+from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError, nearest
 
 
@@ -23,8 +18,8 @@ from bmo_cli.errors import InputError, nearest
 class Named(PhotographData):
     """Published data sets under one folder, by the names of `named_sets.SETS`.
 
-    Sets of pairs have degraded partners, others are clean alone; a task may be trained on one kind
-    and tested on the other.
+    Sets of pairs have degraded partners. Other sets are clean alone. A task may be trained on one
+    kind and tested on the other.
 
     Args:
         root: folder of the data sets; None: environment variable BMO_DATA.
@@ -32,13 +27,9 @@ class Named(PhotographData):
         train_set: set that is trained on; None: the photographs of scikit-image.
         subset: names of the test images to use, without ending; None: all.
         val_count: images of `train_set`, its last ones, that validation takes.
-        cache_mib: memory for decoded images, a split; beyond it images are decoded when used.
-        channels: as `PhotographData`.
-        crop: as `PhotographData`.
-        eval_crop: as `PhotographData`.
+        cache_mib: memory for decoded images of a split. Further images are decoded when used.
         flips: as `PhotographData`; None: mirror where one of the sets is of pairs, else all.
-        workers: as `PhotographData`.
-        max_megapixels: as `PhotographData`.
+        crop_keys: arguments of `PhotographData`.
 
     Raises:
         InputError: no such set.
@@ -53,30 +44,20 @@ class Named(PhotographData):
         subset: list[Index | str] | None = None,
         val_count: Count = 10,
         cache_mib: Positive = 2048.0,
-        channels: Channels = 1,
-        crop: Count = 64,
-        eval_crop: Count | None = None,
         flips: Flips | None = None,
-        workers: Workers | None = None,
-        max_megapixels: Positive = MAX_MEGAPIXELS,
+        **crop_keys: Any,
     ) -> None:
         if test_set is not None:
             require(test_set, "test", "data.test_set")
         if train_set is not None:
             require(train_set, "train", "data.train_set")
         rainy = any(name and SETS[name].kind == "pairs" for name in (test_set, train_set))
-        super().__init__(
-            channels=channels,
-            crop=crop,
-            eval_crop=eval_crop,
-            flips=flips or ("mirror" if rainy else "all"),  # rain falls: no turning
-            workers=workers,
-            max_megapixels=max_megapixels,
-        )
+        flips = flips or ("mirror" if rainy else "all")  # rain falls: no turning
+        super().__init__(flips=flips, **crop_keys)
         self.root, self.test_set, self.train_set = root, test_set, train_set
         self.subset = None if subset is None else [str(name) for name in subset]
         self.val_count, self.cache_mib = val_count, cache_mib
-        self._found: dict[str, Files] = {}
+        self._files_of_sets: dict[str, Files] = {}
         self._read_splits: dict[str, tuple[ImageSet, ImageSet | None]] = {}
 
     def load(self, split: Split) -> ImageSet:
@@ -104,20 +85,20 @@ class Named(PhotographData):
         return self._read_splits[split]
 
     def _find(self, name: str, purpose: Literal["train", "test"]) -> Files:
-        if purpose not in self._found:
-            self._found[purpose] = find(name, purpose, self.root, f"data.{purpose}_set")
-        return self._found[purpose]
+        if purpose not in self._files_of_sets:
+            self._files_of_sets[purpose] = find(name, purpose, self.root, f"data.{purpose}_set")
+        return self._files_of_sets[purpose]
 
     def _files(self, split: Split) -> Files:
         if split == "test":
-            return self._tested()
+            return self._test_files()
         if self.train_set is None:
             return embedded_files(split), None
         clean, degraded = self._find(self.train_set, "train")
         part = held_out_part(split, self.val_count, len(clean), f"data.train_set={self.train_set}")
         return clean[part], None if degraded is None else degraded[part]
 
-    def _tested(self) -> Files:
+    def _test_files(self) -> Files:
         """The test images, those of `subset` where it is given."""
         clean, degraded = (
             (embedded_files("test"), None)

@@ -134,7 +134,7 @@ def find(name: str, purpose: Literal["test", "train"], root: str | None, key: st
     """
     part = require(name, purpose, key)
     known = SETS[name]
-    expected = f"{_layout(known, part)}; {_published(known)}"
+    expected = f"{_layout(known, part)}; {_citation(known)}"
     if purpose == "train":
         expected += f"; {key}=null: the photographs of scikit-image"
     where = root_folder(root, f"{key}={name}", expected) / part.folder
@@ -170,9 +170,9 @@ def require(name: str, purpose: Literal["test", "train"], key: str) -> Part:
     if name not in able:
         hint = nearest(name, able)
         raise InputError(f"{key} must be one of {', '.join(able)}, or null, got '{name}'{hint}")
-    found = SETS[name].test if purpose == "test" else SETS[name].train
-    assert found is not None
-    return found
+    part = SETS[name].test if purpose == "test" else SETS[name].train
+    assert part is not None
+    return part
 
 
 def root_folder(root: str | None, wanted: str, expected: str) -> Path:
@@ -186,13 +186,13 @@ def root_folder(root: str | None, wanted: str, expected: str) -> Path:
     Raises:
         InputError: neither is set.
     """
-    found = root or os.environ.get("BMO_DATA")
-    if not found:
+    folder = root or os.environ.get("BMO_DATA")
+    if not folder:
         raise InputError(
             f"{wanted} needs the folder of the data sets: give data.root=DIR or set BMO_DATA; "
             f"expected in it: {expected}"
         )
-    return Path(found).expanduser()
+    return Path(folder).expanduser()
 
 
 def kernel_file(name: str, root: str | None) -> Path:
@@ -219,5 +219,5 @@ def _layout(entry: NamedSet, part: Part) -> str:
     return f"{part.folder} with {counts} {entry.kind} images"
 
 
-def _published(entry: NamedSet) -> str:
+def _citation(entry: NamedSet) -> str:
     return f"published in {entry.published}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bmo_cli.data.image_set import ImageSet, image_files
+from bmo_cli.data.image_set import ImageSet, files_digest, image_files
 from bmo_cli.errors import InputError
 
 
@@ -93,3 +93,28 @@ def require_alike(
             raise InputError(
                 f"{a} is {own} but its partner {b} is {other}; both must be gray or both colour"
             )
+
+
+def pairs_digest(splits: Mapping[str, tuple[Sequence[Path], Sequence[Path] | None]]) -> str:
+    """`files_digest` of clean and degraded files by split; None: a split has clean ones alone."""
+    parts = {
+        f"{split} {kind}": files
+        for split, both in splits.items()
+        for kind, files in zip(("clean", "degraded"), both, strict=True)
+        if files is not None
+    }
+    return files_digest(parts)
+
+
+def held_out_part(split: str, val_count: int, count: int, where: str) -> slice:
+    """The part of `count` training images that a split takes, where validation has none of its own.
+
+    Raises:
+        InputError: nothing would be left to train on; `where` says of what.
+    """
+    if count <= val_count:
+        raise InputError(
+            f"data.val_count={val_count} leaves nothing to train on: {where} holds {count}; "
+            "use fewer"
+        )
+    return slice(-val_count, None) if split == "val" else slice(-val_count)

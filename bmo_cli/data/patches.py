@@ -19,17 +19,17 @@ from bmo_cli.data.image_set import ImageSet
 
 
 class Patches:
-    """Item t is the batch of step t, (batch, C, crop, crop) in [0, 1]; n sets have n C channels.
+    """Item t is the batch of step t, (batch, C, crop, crop) in [0, 1]. n sets have n C channels.
 
     Args:
-        images: where crops are taken from, every image equally often on average; none is smaller
+        images: where crops are taken from, every image equally often on average. None is smaller
             than the crop. Several sets of equal names and sizes (pairs) are cropped at the same
             places and stacked along the channels.
         crop: side in pixels.
         batch: crops a step.
         seed: of positions and flips.
-        flips: all: mirror and turn by 90 degrees at random; mirror: left and right alone, where
-            up and down are not alike (rain falls); none.
+        flips: all: mirror and turn by 90 degrees at random. mirror: left and right alone, where
+            up and down are not alike, as in rain. none: no flips.
     """
 
     def __init__(

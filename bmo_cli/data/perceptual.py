@@ -1,10 +1,10 @@
 """Near-duplicates: a 64-bit hash of what an image looks like.
 
-The signs of the 8 x 8 lowest frequencies of the cosine transform of a 32 x 32 gray thumbnail; the
-mean has no part in it. Copies that were compressed, resized, brightened or cropped a little differ
-in few bits; the crop of a texture without coarse structure (a wall of bricks) is missed. A mirrored
-image has the opposite sign at odd frequencies and a turned one the transposed coefficients, so that
-one hash serves for all eight positions.
+The hash holds the signs of the 8 x 8 lowest frequencies of the cosine transform of a 32 x 32 gray
+thumbnail, without the mean. Copies that were compressed, resized, brightened or cropped a little
+differ in few bits. The crop of a texture without coarse structure (a wall of bricks) is missed. A
+mirrored image has the opposite sign at odd frequencies, and a turned one has the transposed
+coefficients, so that one hash serves for all eight positions.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def look_alikes(
     if not names or not others:
         return []
     b = np.concatenate(_positions(_signs(others.values()))).reshape(-1, _KEPT**2)
-    found = []
+    pairs = []
     for i, a in enumerate(_signs(known.values()).reshape(-1, _KEPT**2)):
         agreement = (b @ a).reshape(8, -1).max(axis=0)  # 64 less twice the differing bits
         alike = np.flatnonzero(_KEPT**2 - agreement <= 2 * THRESHOLD)
-        found += [(names[i], other_names[j]) for j in alike]
-    return found
+        pairs += [(names[i], other_names[j]) for j in alike]
+    return pairs
 
 
 def _signs(hashes: Iterable[str]) -> NDArray[np.float32]:

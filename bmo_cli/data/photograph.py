@@ -17,9 +17,9 @@ class Photograph:
     """A decoded image.
 
     Attributes:
-        pixels: (H, W, C) of uint8 or uint16, C = 1 gray or 3 colour, upright; the largest value of
+        pixels: (H, W, C) of uint8 or uint16, C = 1 gray or 3 colour, upright. The largest value of
             the type is white.
-        alpha: (H, W) of the same type, or None; colour is not multiplied by it.
+        alpha: (H, W) of the same type, or None. Colour is not multiplied by it.
         description: of the file that it was read from, turned upright; `white` in it is the value
             that stands for white there.
         clipped: how many stored values were above white.
@@ -46,9 +46,9 @@ class Photograph:
         return (self.description and self.description.white) or self.levels
 
     def channels_first(self, channels: int | None = None) -> NDArray[Any]:
-        """(C, H, W) of the stored type; gray or colour as asked for, by default as it is.
+        """(C, H, W) of the stored type, gray or colour as asked for, by default as it is.
 
-        Colour becomes gray by the luma of ITU-R BT.601 (0.299, 0.587, 0.114); gray becomes three
+        Colour becomes gray by the luma of ITU-R BT.601 (0.299, 0.587, 0.114). Gray becomes three
         equal channels.
         """
         have = self.pixels.shape[2]
@@ -62,7 +62,7 @@ class Photograph:
         return np.ascontiguousarray(chosen.transpose(2, 0, 1))
 
     def with_pixels(self, pixels: NDArray[Any], alpha: NDArray[Any] | None) -> Photograph:
-        """Other pixels of the same scene, with what the file says; its resolution follows the size.
+        """Other pixels of the same scene with the same metadata. The resolution follows the size.
 
         Args:
             pixels: (H', W', C) of the same type.
@@ -74,7 +74,7 @@ class Photograph:
                 Fraction(new, old)
                 for new, old in zip(pixels.shape[:2], self.pixels.shape[:2], strict=True)
             )
-            resolution = description.resolution.scaled(across, down)
+            resolution = description.resolution.scale(across, down)
             description = replace(description, resolution=resolution)
         return replace(self, pixels=pixels, alpha=alpha, description=description)
 
@@ -100,7 +100,7 @@ def photograph(samples: NDArray[Any], description: Description, white: int) -> P
     """A photograph of decoded samples: at full range, black at zero, alpha not multiplied in.
 
     Values v <= white become round(v * 255 / white) where 8 bits hold the decoder's values, else
-    round(v * 65535 / white); both are invertible. Larger values count as white.
+    round(v * 65535 / white). Both are invertible. Larger values count as white.
 
     Args:
         samples: (H, W, samples) of unsigned integers, alpha last, upright.
@@ -114,7 +114,7 @@ def photograph(samples: NDArray[Any], description: Description, white: int) -> P
     if description.colour == "white-is-zero gray":
         colour = white - colour
     if description.premultiplied:
-        pixels = _divided(colour, alpha, dtype)
+        pixels = _divide_alpha_out(colour, alpha, dtype)
     else:
         pixels = _full_range(colour, white, dtype)
     stated = None if white == description.levels else white
@@ -134,8 +134,10 @@ def _full_range(values: NDArray[Any], white: int, dtype: type) -> NDArray[Any]:
     return scaled
 
 
-def _divided(colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type) -> NDArray[Any]:
-    """Colour from its product with alpha; black where alpha is zero, which says nothing of it."""
+def _divide_alpha_out(
+    colour: NDArray[Any], alpha: NDArray[Any] | None, dtype: type
+) -> NDArray[Any]:
+    """Colour from its product with alpha. It is black where alpha is zero."""
     assert alpha is not None
     weight = alpha[..., None].astype(np.float64)
     share = np.divide(colour, weight, out=np.zeros(colour.shape), where=weight > 0)

@@ -18,7 +18,7 @@ _AHEAD = 2
 """Items a worker that are prepared or in preparation, as torch's DataLoader has it."""
 
 
-def prefetched(make: Callable[[int], Item], steps: range, workers: int) -> Iterator[Item]:
+def prefetch(make: Callable[[int], Item], steps: range, workers: int) -> Iterator[Item]:
     """make(step) for every step, in order.
 
     Args:

@@ -1,6 +1,6 @@
 """Synthetic rain: oriented streaks in several layers, blended into clean photographs.
 
-A layer is a sparse field of drops convolved with one short line: all its streaks have one direction
+A layer is a sparse field of drops convolved with one short line. All its streaks have one direction
 and one length, as rain at one distance has. (The construction behind the synthetic sets of Yang et
 al., "Deep joint rain detection and removal from a single image", CVPR 2017, whose Rain100L and
 Rain100H `light` and `heavy` are modelled on.)
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bmo_cli.config.checks import Count, Finite, checked
 from bmo_cli.errors import InputError
 
 Blend = Literal["screen", "additive"]
@@ -28,10 +29,12 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Streaks:
-    """How it rains. A range (low, high) is drawn from uniformly, for every layer of every image.
+    """Parameters of the rain.
+
+    Every layer of every image draws its own value of a range (low, high), uniformly.
 
     Attributes:
-        angle: of a streak to the vertical in degrees; positive leans like a slash.
+        angle: of a streak to the vertical in degrees. A positive one leans like a slash.
         length: of a streak in pixels.
         width: of a streak in pixels (full width at half maximum).
         density: streaks per 1000 pixels of an image, in each layer.
@@ -68,7 +71,7 @@ class Streaks:
                 )
 
     def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> Tensor:
-        """Streak layers s of B images, (B, 1, H, W) in [0, 1]; periodic at the borders.
+        """Streak layers s of B images, (B, 1, H, W) in [0, 1], periodic at the borders.
 
         Args:
             shape: (B, H, W).
@@ -136,6 +139,53 @@ PRESETS: Mapping[str, Streaks] = {
         blend="additive",
     ),
 }
+
+
+@checked
+class SyntheticRain:
+    """Rain by the keys of a configuration: a preset, and what is changed of it.
+
+    Args:
+        rain: the preset.
+        angle: direction from the vertical in degrees, (low, high).
+        length: of a streak in pixels, (low, high).
+        width: of a streak in pixels, (low, high).
+        density: streaks per 1000 pixels in a layer, (low, high).
+        brightness: of a streak as a share of white, (low, high).
+        layers_of_rain: number of layers.
+        blend: screen or additive.
+
+    Raises:
+        InputError: see `Streaks`.
+    """
+
+    def __init__(
+        self,
+        *,
+        rain: Literal["light", "heavy"] = "light",
+        angle: tuple[Finite, Finite] | None = None,
+        length: tuple[Finite, Finite] | None = None,
+        width: tuple[Finite, Finite] | None = None,
+        density: tuple[Finite, Finite] | None = None,
+        brightness: tuple[Finite, Finite] | None = None,
+        layers_of_rain: Count | None = None,
+        blend: Literal["screen", "additive"] | None = None,
+    ) -> None:
+        self.streaks = streaks(
+            rain,
+            angle=angle,
+            length=length,
+            width=width,
+            density=density,
+            brightness=brightness,
+            layers=layers_of_rain,
+            blend=blend,
+        )
+
+    def fall(self, clean: Tensor, rng: np.random.Generator) -> Tensor:
+        """Rainy images of clean ones, (B, C, H, W). Drawn on the CPU, so that devices agree."""
+        drawn = self.streaks.draw((len(clean), clean.shape[-2], clean.shape[-1]), rng)
+        return self.streaks.fall(clean, drawn.to(clean.device))
 
 
 def streaks(preset: Preset, **changes: Any) -> Streaks:

@@ -1,6 +1,6 @@
-"""How bright photographs are against the white of their files, and what is worth a line of it.
+"""How bright photographs are against the white of their files, and warnings about it.
 
-Twelve bits of a camera in a file of sixteen look like a photograph in the dark.
+A photograph of 12 bits in a file of 16 looks dark where the file does not state its white.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Brightness:
 
     @property
     def is_dark(self) -> bool:
-        """Whether white may be lower than the file suggests; a black image tells nothing."""
+        """Whether white may be lower than the file suggests. A black image does not count."""
         return self.stated == "nobody" and 0 < self.largest <= self.white * _DARK
 
     @property

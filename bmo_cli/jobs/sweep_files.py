@@ -16,7 +16,7 @@ from typing import Any
 from bmo_cli.config.schema import AnyConfig, Config, as_plain, plugin_files
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.dictionary import read_dictionary
-from bmo_cli.data.kernels import GENERATED, make_kernels
+from bmo_cli.data.kernels import GENERATED, KernelSet
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.inputs import weights_files
@@ -93,13 +93,7 @@ def _takes_photographs(config: Config) -> bool:
 def _require_kernels(task: Mapping[str, Any], root: str | None) -> None:
     if not task["_target_"].startswith(_OWN) or task["kernels"] in GENERATED:
         return
-    make_kernels(
-        task["kernels"],
-        **{key: task[f"kernel_{key}"] for key in ("count", "size", "width", "seed")},
-        root=root,
-        which=task.get("kernel"),
-        clip=task.get("kernel_clip", False),
-    )
+    KernelSet(root=root, **{key: task[key] for key in task if key.startswith("kernel")})
 
 
 @contextmanager

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import Count, Decibels, NonNegative, OpenUnit, Seed, checked
+from bmo_cli.config.checks import NonNegative, checked
+from bmo_cli.data.codes import SparseCodes
 from bmo_cli.data.splits import Split
-from bmo_cli.errors import InputError
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
-
-_SPLITS: dict[Split, int] = {"train": 0, "val": 1, "test": 2}
 
 
 @checked
@@ -35,19 +32,10 @@ class SparseCoding(Task):
     Scores: `nmse` in dB, 10 log10( E|x - x*|^2 / E|x*|^2 ), over all codes of a split.
 
     Args:
-        rows: m, measurements.
-        columns: n, atoms.
-        density: probability of a non-zero entry.
-        snr: of the measurements in dB; None: without noise.
         kappa: weight of |x|_1 beside 1/2 |A x - y|^2.
         form: how the problem is written. lasso: f = 1/2 |A x - y|^2, g = kappa |x|_1. split: the
             same with z = y - A x, for operators of linear relations. exact: A x = y, basis pursuit.
-        train_count: codes of a fixed training set, of which every batch is the next part, so that
-            with a batch of this size phi_K is one function; None: fresh codes at every step.
-        val_count: codes of the validation split.
-        test_count: codes of the test split.
-        eval_seed: of the dictionary and of the codes of validation and test.
-        seed: of the codes of training.
+        data_keys: arguments of `SparseCodes`: dictionary, codes and noise.
     """
 
     metric = "nmse"
@@ -59,45 +47,27 @@ class SparseCoding(Task):
     def __init__(
         self,
         *,
-        rows: Count = 256,
-        columns: Count = 512,
-        density: OpenUnit = 0.1,
-        snr: Decibels | None = None,
         kappa: NonNegative = 0.1,
         form: Literal["lasso", "split", "exact"] = "lasso",
-        train_count: Count | None = None,
-        val_count: Count = 200,
-        test_count: Count = 1000,
-        eval_seed: Seed = 0,
-        seed: Seed = 0,
+        **data_keys: Any,
     ) -> None:
         super().__init__()
-        self.density, self.snr, self.kappa, self.form = density, snr, kappa, form
-        self.train_count = train_count
-        self.counts = {"val": val_count, "test": test_count}
-        self.eval_seed, self.seed = eval_seed, seed
-        draw = np.random.default_rng([eval_seed, 0xD1C7]).normal(size=(rows, columns))
-        atoms = torch.from_numpy(draw / np.linalg.norm(draw, axis=0)).float()
-        self.dictionary: Tensor
-        self.register_buffer("dictionary", atoms, persistent=False)
+        self.kappa, self.form = kappa, form
+        self.data = SparseCodes(**data_keys)
         self._map: Matrix | None = None
 
+    @property
+    def dictionary(self) -> Tensor:
+        """A, (m, n)."""
+        return self.data.dictionary
+
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
-        if self.train_count is not None and self.train_count % batch:
-            raise InputError(
-                f"task.train_count={self.train_count} must be a multiple of train.batch={batch}"
-            )
-        rounds = None if self.train_count is None else self.train_count // batch
-        for step in steps:
-            part = step if rounds is None else step % rounds
-            rng = np.random.default_rng([self.seed, _SPLITS["train"], part])
-            codes, problem = self._draw(batch, rng)
-            yield Sample(problem, (torch.zeros_like(codes),), SquaredError(codes))
+        for codes, y in self.data.batches(steps, batch):
+            yield Sample(self.problem(y), (torch.zeros_like(codes),), SquaredError(codes))
 
     def cases(self, split: Split) -> Iterator[Case]:
-        rng = np.random.default_rng([self.eval_seed, _SPLITS[split]])
-        codes, problem = self._draw(self.counts[split], rng)
-        yield Case(f"{len(codes)} codes", problem, (torch.zeros_like(codes),), codes)
+        codes, y = self.data.split(split)
+        yield Case(f"{len(codes)} codes", self.problem(y), (torch.zeros_like(codes),), codes)
 
     def score(self, estimate: State, case: Case) -> dict[str, float]:
         error = (estimate[0] - case.reference).double().square().sum()
@@ -113,15 +83,3 @@ class SparseCoding(Task):
             return Problem(LeastSquares(self._map, y), g)
         h = AtZero() if self.form == "exact" else SquaredNorm()
         return Problem(g=g, coupling=Coupling(self._map, y, h))
-
-    def _draw(self, count: int, rng: np.random.Generator) -> tuple[Tensor, Problem]:
-        """Codes (B, n) and their problem. Drawn on the CPU, so that devices agree."""
-        shape = (count, self.dictionary.shape[1])
-        drawn = rng.normal(size=shape) * (rng.random(shape) < self.density)
-        codes = torch.from_numpy(drawn).to(self.dictionary)
-        y = codes @ self.dictionary.mT
-        if self.snr is not None:
-            noise = torch.from_numpy(rng.normal(size=tuple(y.shape))).to(y)
-            power = y.square().mean(1, keepdim=True) * 10 ** (-self.snr / 10)
-            y = y + power.sqrt() * noise
-        return codes, self.problem(y)

@@ -1,4 +1,4 @@
-"""What a task provides. Training samples hold the ground truth, evaluation problems do not."""
+"""The interface of a task. Training samples hold the ground truth, evaluation problems do not."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bmo_cli.solver.state import State
 class Case:
     """One evaluation problem.
 
-    The solver is given `problem` and `initial`; `reference` is only handed to `Task.score`, after
-    the estimate exists.
+    The solver gets `problem` and `initial`. Only `Task.score` gets `reference`, after the estimate
+    exists.
 
     Attributes:
         name: of its row in the results.
@@ -28,8 +28,8 @@ class Case:
         initial: u^0.
         reference: ground truth.
         further: more problems of the same case with their initial states, where one batch of all
-            would take too much memory. They are solved one after the other, and their estimates
-            are joined to one batch before they are scored.
+            would take too much memory. They are solved one after the other. Their estimates are
+            joined to one batch before they are scored.
     """
 
     name: str
@@ -69,16 +69,19 @@ class Picture:
 class Task(nn.Module, ABC):
     """A family of problems. Parameters of a task (an unknown of the problem) belong to omega.
 
+    A task of this package joins two parts. Its data yield observations, as `data.blurred` does. Its
+    model makes a problem of an observation, the same in training, in evaluation and in restoring.
+
     A constructor that takes `data` is given the photographs of the `data` group, one that takes
     `seed` the seed of the run.
 
     Attributes:
         metric: the score that selects the best checkpoint.
         larger_is_better: whether a larger metric is better.
-        selects: whether the best validation score chooses the checkpoint; otherwise the last step
-            does, as where the score would look at a known solution.
-        convex: whether the functions of every problem are convex, as operators assume that promise
-            something.
+        selects: whether the best validation score chooses the checkpoint. Otherwise it is that of
+            the last step, as where the score looks at a known solution.
+        convex: whether the functions of every problem are convex, which the promises of operators
+            assume.
         unit: of the metric, for the console.
         columns: scores that the console's table shows, each with its format.
         protocol: how scores are computed, in words.
@@ -99,7 +102,7 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
-        """Training batches of these steps; batch t depends on the seed and on t alone."""
+        """Training batches of these steps. Batch t depends on the seed and on t alone."""
 
     @abstractmethod
     def cases(self, split: Split) -> Iterator[Case]:
@@ -117,7 +120,7 @@ class Task(nn.Module, ABC):
     def pictures(
         self, estimate: State, case: Case, scores: Mapping[str, float]
     ) -> dict[str, Picture]:
-        """Pictures by name for the run folder, in the order of a row; none by default."""
+        """Pictures by name for the run folder, in the order of a row. There are none by default."""
         return {}
 
     @classmethod

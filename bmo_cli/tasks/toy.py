@@ -8,9 +8,9 @@ x is the hyper-training variable omega, a parameter of the task, and y the train
 | b | 1/2 y^T A y + 1/2 (x-z)^T D (x-z) | 1/2 y^T A y - x^T B y | (B A^{-1} B^T + D)^{-1} D z |
 | c | \\|x - a\\|^2 + \\|y - a - c\\|^2 | sum_i sin(x + y_i - c) | ((1-n) a + 3 pi n/2) / (1+n) |
 
-(a) has many lower solutions (y_2 is free; docs/method.md, "A problem where aggregation decides");
-(b) is strongly convex; (c), with a = c = 2, has a lower problem that is not convex, and is started
-in the basin of its optimum.
+(a) has many lower solutions, since y_2 is free (docs/method.md, "A problem where aggregation
+decides"). (b) is strongly convex. (c), with a = c = 2, has a lower problem that is not convex. It
+starts in the basin of its optimum.
 
 Shape legend: n entries of x (a, b) or of y (c).
 """
@@ -90,7 +90,7 @@ class Toy(Task):
         return solution
 
     def sample(self) -> Sample:
-        """The problem at the present x; its loss is F, not divided by its size."""
+        """The problem at the present x. Its loss is F, not divided by its size."""
         if self.problem == "a":
             curvature = torch.cat([torch.ones_like(self.x), torch.zeros_like(self.x)])
             linear = torch.cat([self.x, torch.zeros_like(self.x)])
@@ -150,7 +150,7 @@ class _Energies(Loss):
 
 
 class _Sines(Smooth):
-    """sum_i sin(x + y_i - c); not convex, its gradient has Lipschitz constant 1."""
+    """sum_i sin(x + y_i - c), not convex. Its gradient has Lipschitz constant 1."""
 
     lipschitz = 1.0
 
