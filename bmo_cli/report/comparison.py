@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bmo_cli.errors import InputError
-from bmo_cli.report.entry import Entry, Metric, mapping
+from bmo_cli.report.entry import Entry, Metric, content_hash
 from bmo_cli.report.factors import Factor, describe, factors
 from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
 
@@ -198,23 +198,21 @@ def cost(entry: Entry, name: str) -> float | None:
 
 
 def _test_data(entry: Entry) -> str:
-    data = mapping(entry.run.result.get("data"))
-    parts = [mapping(data.get(split)).get("hash") for split in ("test", "test_rain")]
-    return " ".join(str(part) for part in parts if part is not None)
+    hashes = [content_hash(entry.data.get(split)) for split in ("test", "test_rain")]
+    return " ".join(text for text in hashes if text is not None)
 
 
 def _other_operators(a: Entry, b: Entry) -> str | None:
     """Kernels or dictionaries in which two runs differ, in words; None: in none that both name."""
-    ours, theirs = (mapping(entry.run.result.get("data")) for entry in (a, b))
-    for key in sorted(set(ours) & set(theirs)):
-        if key.startswith(("kernel", "dictionary")) and ours[key] != theirs[key]:
-            return f"other test data: {key} {ours[key]} and {theirs[key]}"
+    for key in sorted(set(a.data) & set(b.data)):
+        if key.startswith(("kernel", "dictionary")) and a.data[key] != b.data[key]:
+            return f"other test data: {key} {a.data[key]} and {b.data[key]}"
     return None
 
 
 _IDENTITY: Mapping[str, Callable[[Entry], str]] = {
     "other tasks": lambda entry: entry.choice("task"),
-    "other protocols": lambda entry: str(entry.run.result.get("protocol", "")),
+    "other protocols": lambda entry: entry.run.result.protocol or "",
     "other test data": _test_data,
 }
 

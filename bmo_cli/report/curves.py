@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from bmo_cli.report.certificate import Finding
 from bmo_cli.report.charts import COLOURS, Series, lines
-from bmo_cli.report.entry import Entry, mapping, number
+from bmo_cli.report.entry import Entry
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
-from bmo_cli.report.problem import Problem, findings, residual_curves
+from bmo_cli.report.problem import Problem
 
 _CURVES: Mapping[str, tuple[str, bool]] = {
     "val": ("validation {metric}", False),
@@ -72,7 +73,7 @@ def history(problem: Problem, x: str, key: str) -> str:
 def certificates(problem: Problem) -> str:
     """Residuals and scores beyond K of all certified runs, and the best run's findings."""
     known = [
-        (problem.number(entry), label, entry)
+        (label, entry.certificate)
         for entry, label in zip(problem.entries, problem.labels, strict=True)
         if entry.certificate
     ]
@@ -86,20 +87,23 @@ def certificates(problem: Problem) -> str:
     if problem.test is not None:
         metric = problem.test.score
         beyond = [
-            Series(i, label, sorted(_scores(entry.certificate.get(f"val_{metric}"))))
+            Series(i, label, entry.certificate.scores(metric))
             for i, label, entry in drawn_runs(problem)
+            if entry.certificate
         ]
         panels.append(
             lines(f"validation {metric}", "iteration k", beyond, log_x=True, mark=_trained(problem))
         )
-    best = known[0][2]
+    label, best = known[0]
     details = "".join(
         tag("h4", escaped(title))
-        + table(["", "verdict", "evidence", "number", "why"], _findings(best, key))
-        for key, title in (("assumptions", "What the theory assumes"),
-                           ("predictions", "What it predicts, measured"))
-    )  # fmt: skip
-    summary = tag("summary", escaped(f"Certificate of {known[0][1]}"))
+        + table(["", "verdict", "evidence", "number", "why"], _findings(rows))
+        for title, rows in (
+            ("What the theory assumes", best.assumptions),
+            ("What it predicts, measured", best.predictions),
+        )
+    )
+    summary = tag("summary", escaped(f"Certificate of {label}"))
     return f'<div class="charts">{"".join(panels)}</div><details open>{summary}{details}</details>'
 
 
@@ -107,9 +111,8 @@ def residuals(problem: Problem) -> str:
     """Residuals far beyond K, each run's from its slowest start."""
     slowest = []
     for i, label, entry in drawn_runs(problem):
-        curves = {name: points for name, points in residual_curves(entry).items() if points}
-        if curves:
-            name, points = max(curves.items(), key=lambda item: item[1][-1][1])
+        if entry.certificate and entry.certificate.curves:
+            name, points = max(entry.certificate.curves.items(), key=lambda item: item[1][-1][1])
             slowest.append(Series(i, f"{label}, from {name}", points))
     title, mark = "residual |D(u) - u| / |u|, slowest start", _trained(problem)
     return lines(title, "iteration k", slowest, log_x=True, log_y=True, mark=mark)
@@ -117,32 +120,20 @@ def residuals(problem: Problem) -> str:
 
 def _trained(problem: Problem) -> tuple[float, str] | None:
     """A mark at K, where all certified runs have the same."""
-    found = {number(entry.certificate.get("iterations_trained")) for entry in problem.entries}
-    known = [k for k in found if k is not None]
+    counts = {e.certificate.iterations_trained for e in problem.entries if e.certificate}
+    known = [count for count in counts if count is not None]
     return (known[0], "K") if len(known) == 1 else None
 
 
-def _scores(value: object) -> list[tuple[float, float]]:
-    points = []
-    for count, score in mapping(value).items():
-        found = number(score)
-        if found is not None and str(count).isdecimal() and len(str(count)) < 9:
-            points.append((float(count), found))
-    return points
-
-
-def _findings(entry: Entry, kind: str) -> list[list[str]]:
+def _findings(rows: Sequence[Finding]) -> list[list[str]]:
     kinds = {"holds": "good", "violated": "bad"}
-    rows = []
-    for row in findings(entry, kind):
-        verdict, value = str(row.get("verdict")), number(row.get("number"))
-        rows.append(
-            [
-                escaped(row.get("name")),
-                badge(kinds.get(verdict, "none"), verdict),
-                escaped(row.get("evidence") or ""),
-                cell("" if value is None else f"{value:.4g}", "number"),
-                escaped(row.get("meaning")),
-            ]
-        )
-    return rows
+    return [
+        [
+            escaped(row.name),
+            badge(kinds.get(row.verdict, "none"), row.verdict),
+            escaped(row.evidence),
+            cell("" if row.number is None else f"{row.number:.4g}", "number"),
+            escaped(row.meaning),
+        ]
+        for row in rows
+    ]

@@ -6,7 +6,6 @@ A run folder may come from a stranger: whatever it holds is data of any shape.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,33 +16,23 @@ from typing import Any
 from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import recorded_config
 from bmo_cli.errors import InputError
+from bmo_cli.report.certificate import CertificateFile, read_certificate
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.runs import Run
 
-_LARGEST = 20 * 2**20
-"""bytes of a certificate.json that is read; one that this package wrote has less than 1 MiB"""
-
-_BESIDE = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameters", "steps")
+_COSTS = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameters", "steps")
+"""Fields of result.json that can be compared as metrics are."""
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def number(value: object) -> float | None:
-    """The value if it is a finite number."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-
-
-def layout_of(value: object) -> str:
+def layout_of(text: str) -> str:
     """A format of a number that cannot ask for millions of digits."""
-    return str(value) if re.fullmatch(r"\.\d[efg]", str(value)) else ".4g"
+    return text if re.fullmatch(r"\.\d[efg]", text) else ".4g"
+
+
+def content_hash(fingerprint: object) -> str | None:
+    """The hash in a fingerprint of data; None: it has none."""
+    text = fingerprint.get("hash") if isinstance(fingerprint, Mapping) else None
+    return None if text is None else str(text)
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ class Entry:
     @property
     def finished(self) -> bool:
         """Whether it ended as it should."""
-        return self.run.result.get("status") == "ok"
+        return self.run.status == "ok"
 
     @cached_property
     def config(self) -> Mapping[str, str]:
@@ -142,32 +131,28 @@ class Entry:
             return []
 
     @cached_property
-    def certificate(self) -> Mapping[str, Any]:
-        """Content of the newest certificate.json, empty where there is none that can be read.
+    def certificate(self) -> CertificateFile | None:
+        """The newest one; None: there is none that can be read.
 
         A run that went on without another certificate has none: the file is about earlier weights.
         """
-        newest = self.certificates[0] if self.certificates else self.run
-        if newest.result.get("certificate") is None:
-            return {}
-        file = newest.path / "certificate.json"
-        try:
-            if file.is_symlink() or file.stat().st_size > _LARGEST:
-                return {}
-            return mapping(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
-            return {}
+        return None if self.verdict is None else read_certificate(self._certified.path)
 
     @property
-    def verdict(self) -> object:
+    def verdict(self) -> str | None:
         """Of the newest certificate; None: there is none."""
-        newest = self.certificates[0] if self.certificates else self.run
-        return newest.result.get("certificate")
+        return self._certified.result.certificate
+
+    @property
+    def _certified(self) -> Run:
+        """The run, or the newest result of `bmo certify` about it."""
+        return self.certificates[0] if self.certificates else self.run
 
     @property
     def seed(self) -> str:
         """Of the run, as text."""
-        return str(self.run.result.get("seed", self.config.get("seed", "")))
+        seed = self.run.result.seed
+        return self.config.get("seed", "") if seed is None else str(seed)
 
     @property
     def name(self) -> str:
@@ -176,15 +161,19 @@ class Entry:
 
     def choice(self, group: str) -> str:
         """Chosen option of a group, empty where there is none."""
-        value = self.run.result.get(group)
-        return "" if value is None else str(value)
+        return self.run.result.choices.get(group) or ""
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """Fingerprints of the data by name."""
+        return self.run.result.data or {}
+
+    @cached_property
     def metrics(self) -> Mapping[str, float]:
-        """Finite values of result.json's metrics, and what stands beside them: costs."""
-        result = self.run.result
-        found = {**mapping(result.get("metrics")), **{key: result.get(key) for key in _BESIDE}}
-        return {str(k): v for k, item in found.items() if (v := number(item)) is not None}
+        """Finite values of result.json's metrics, and its costs."""
+        costs = {key: getattr(self.run.result, key) for key in _COSTS}
+        values = {**self.run.result.metrics, **costs}
+        return {key: float(value) for key, value in values.items() if value is not None}
 
     def value(self, metric: str) -> float | None:
         """One of `metrics`."""
@@ -193,23 +182,21 @@ class Entry:
     @property
     def cases(self) -> Mapping[str, Mapping[str, float]]:
         """Scores of every test case, by name."""
-        found = mapping(self.run.result.get("images"))
         return {
-            str(name): {str(k): v for k, v in mapping(row).items() if number(v) is not None}
-            for name, row in found.items()
+            case: {key: score for key, score in scores.items() if score is not None}
+            for case, scores in (self.run.result.images or {}).items()
         }
 
     def metric(self, split: str = "test") -> Metric | None:
         """The metric of its task on a split."""
-        described = mapping(self.run.result.get("metric"))
-        name = described.get("name")
-        if not isinstance(name, str):
+        score = self.run.result.metric
+        if score is None:
             return None
         return Metric(
-            f"{split}/{name}",
-            described.get("larger_is_better") is not False,
-            str(described.get("unit", "")),
-            layout_of(mapping(described.get("formats")).get(name)),
+            f"{split}/{score.name}",
+            score.larger_is_better,
+            score.unit,
+            layout_of(score.formats.get(score.name, "")),
         )
 
 
@@ -223,13 +210,13 @@ def with_certificates(entries: Sequence[Entry], runs: Sequence[Run]) -> list[Ent
         entries: runs.
         runs: all that there are, results of `bmo certify` among them.
     """
-    certificates = [run for run in runs if {"run", "certificate"} <= set(run.result)]
+    certificates = [run for run in runs if run.result.run and run.result.certificate]
     certificates.sort(key=lambda run: run.age)
 
     def about(entry: Entry) -> list[Run]:
-        identity = mapping(entry.run.result.get("identity"))
-        own = [run for run in certificates if identity and run.result.get("identity") == identity]
-        has_own = entry.run.result.get("certificate") is not None
+        identity = entry.run.result.identity
+        own = [run for run in certificates if identity and run.result.identity == identity]
+        has_own = entry.run.result.certificate is not None
         return [run for run in own if not has_own or run.age <= entry.run.age]
 
     return [Entry(entry.run, about(entry)) for entry in entries]

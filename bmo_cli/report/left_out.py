@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bmo_cli.errors import printable
-from bmo_cli.results.runs import Run, counted
+from bmo_cli.results.runs import EMPTY, Run, counted
 
 _SHOWN = 5
 """names in a line"""
@@ -13,7 +13,7 @@ _SHOWN = 5
 
 def is_trained(run: Run) -> bool:
     """Whether `bmo train` made it, and its result says of what."""
-    return "run" not in run.result and bool(run.result.get("task"))
+    return run.result.run is None and bool(run.result.choices.get("task"))
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:
@@ -21,7 +21,7 @@ def left_out(runs: Sequence[Run]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for run in runs:
         if not is_trained(run):
-            by_reason.setdefault(_reason(run.result), []).append(run.name)
+            by_reason.setdefault(_reason(run), []).append(run.name)
     return [named(f"left out, {reason}", names) for reason, names in by_reason.items()]
 
 
@@ -32,11 +32,11 @@ def named(what: str, names: Sequence[str]) -> str:
     return printable(f"{what}: {counted(len(names))} ({listed})")
 
 
-def _reason(result: Mapping[str, object]) -> str:
-    if result.get("status") == "damaged":
+def _reason(run: Run) -> str:
+    if run.status == "damaged":
         return "damaged"
-    if "run" in result:
+    if run.result.run is not None:
         return "about another run (bmo eval, bmo certify)"
-    if result.get("status") in ("killed", "starting") and "metrics" not in result:
+    if run.result == EMPTY:
         return "without a result and without a record of what was chosen"
     return "without the name of a task"

@@ -16,7 +16,7 @@ from PIL import Image
 
 from bmo_cli.data.image_file import read_image
 from bmo_cli.errors import InputError
-from bmo_cli.report.entry import Entry, mapping
+from bmo_cli.report.entry import Entry
 
 BUDGET = 4_000_000
 """bytes of all pictures of a page, encoded"""
@@ -100,13 +100,11 @@ def _files(entry: Entry, cases: int) -> Mapping[str, Mapping[str, Path]]:
     """Pictures in the run's folder by case and name, as its result.json lists them."""
     if entry.folder.images.is_symlink():
         return {}
-    listed = mapping(entry.run.result.get("pictures"))
-    found = {}
-    for i, (case, names) in enumerate(list(listed.items())[:cases], 1):
-        if isinstance(names, list):
-            plain = [str(name) for name in names[:6] if _NAME.fullmatch(str(name))]
-            found[str(case)] = {name: entry.folder.picture(i, case, name) for name in plain}
-    return found
+    listed = (entry.run.result.pictures or {}).items()
+    return {
+        case: {n: entry.folder.picture(i, case, n) for n in names[:6] if _NAME.fullmatch(n)}
+        for i, (case, names) in enumerate(list(listed)[:cases], 1)
+    }
 
 
 def _read(file: Path) -> NDArray[np.uint8]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
+from bmo_cli.report.certificate import CertificateFile
 from bmo_cli.report.comparison import Comparison, Group, compare
-from bmo_cli.report.entry import Entry, Metric, mapping, number
+from bmo_cli.report.entry import Entry, Metric
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def convergence(entry: Entry) -> Convergence:
         return Convergence("none", "no certificate", why)
     if verdict == "refused":
         return Convergence("bad", "certificate refused", "a measurement contradicts a bound")
-    ends = [points[-1] for points in residual_curves(entry).values() if points]
+    certificate = entry.certificate or CertificateFile()
+    ends = [points[-1] for points in certificate.curves.values()]
     seen = ""
     if ends:
         count, largest = max(k for k, _ in ends), max(residual for _, residual in ends)
@@ -129,37 +130,18 @@ def convergence(entry: Entry) -> Convergence:
     if verdict == "certified":
         return Convergence("good", "converges (certified)", seen)
     if verdict == "as declared":
-        names = [row.get("declared_by") for row in findings(entry, "assumptions")]
-        listed = dict.fromkeys(str(n) for part in names if isinstance(part, list) for n in part)
-        why = f"not proved: declared by {', '.join(listed) or 'a plug-in'}"
+        names = dict.fromkeys(n for row in certificate.assumptions for n in row.declared_by)
+        why = f"not proved: declared by {', '.join(names) or 'a plug-in'}"
         return Convergence("unsure", "as declared, not certified", f"{seen}; {why}")
-    found = {row.get("name"): row for row in findings(entry, "predictions")}
-    falls = found.get("the residual goes to 0 from every start", {}).get("verdict")
-    found = {row.get("name"): row for row in findings(entry, "assumptions")}
-    why = str(found.get("D is nonexpansive in G", {}).get("meaning", ""))
-    why = "; ".join(text for text in (seen, why) if text)
+    predicted = {row.name: row.verdict for row in certificate.predictions}
+    falls = predicted.get("the residual goes to 0 from every start")
+    meanings = {row.name: row.meaning for row in certificate.assumptions}
+    why = "; ".join(filter(None, (seen, meanings.get("D is nonexpansive in G"))))
     if falls == "holds":
         return Convergence("unsure", "converged here, not certified", why)
     if falls == "violated":
         return Convergence("bad", "does not converge", why)
     return Convergence("unsure", "not certified", why)
-
-
-def findings(entry: Entry, kind: str) -> list[Mapping[str, Any]]:
-    """`assumptions` or `predictions` of the certificate."""
-    found = entry.certificate.get(kind)
-    return [mapping(row) for row in found] if isinstance(found, list) else []
-
-
-def residual_curves(entry: Entry) -> dict[str, list[tuple[float, float]]]:
-    """Residuals by start for k = 1, 2, ... from the certificate."""
-    found = {}
-    for name, trajectory in mapping(entry.certificate.get("trajectories")).items():
-        values = mapping(trajectory).get("residuals")
-        if isinstance(values, list):
-            points = [(float(k), v) for k, v in enumerate(map(number, values), 1) if v is not None]
-            found[str(name)] = points
-    return found
 
 
 def late_gain(problem: Problem, entry: Entry) -> float | None:

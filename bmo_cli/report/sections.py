@@ -5,7 +5,7 @@ from __future__ import annotations
 from bmo_cli.report.charts import COLOURS, Series, scatter
 from bmo_cli.report.comparison import COSTS, Estimate
 from bmo_cli.report.curves import certificates, curves, swatch
-from bmo_cli.report.entry import Metric, layout_of, mapping
+from bmo_cli.report.entry import Metric, layout_of
 from bmo_cli.report.markup import badge, cell, escaped, table, tag
 from bmo_cli.report.pictures import Album
 from bmo_cli.report.problem import Problem, convergence
@@ -39,7 +39,7 @@ def sections(problem: Problem, album: Album, page_number: int) -> str:
     anchor = f"p{page_number}"
     links = "".join(f'<a href="#{anchor}-{name.lower()}">{escaped(name)}</a>' for name in built)
     title = f"{problem.title}: {counted(len(problem.entries))}"
-    protocol = next((e.run.result.get("protocol") for e in problem.entries if e.finished), "")
+    protocol = next((e.run.result.protocol for e in problem.entries if e.finished), "")
     return (
         tag("h2", escaped(title))
         + tag("p", escaped(f"protocol {protocol}"), "quiet")
@@ -54,9 +54,8 @@ def sections(problem: Problem, album: Album, page_number: int) -> str:
 def _runs(problem: Problem) -> str:
     """A line a run, with every score; a click on a title sorts."""
     test = problem.test
-    formats: dict[str, object] = {}
-    for entry in problem.entries:
-        formats |= mapping(mapping(entry.run.result.get("metric")).get("formats"))
+    metrics = [entry.run.result.metric for entry in problem.entries]
+    formats = {name: text for m in metrics if m for name, text in m.formats.items()}
     names = [n for n in formats if any(e.value(f"test/{n}") is not None for e in problem.entries)]
     names = names[:8]
     validation = [f"val {test.score}"] if test else []
@@ -64,7 +63,6 @@ def _runs(problem: Problem) -> str:
     rows = []
     for i, (entry, label) in enumerate(zip(problem.entries, problem.labels, strict=True)):
         chosen = entry.value(problem.validation.name) if problem.validation else None
-        status = str(entry.run.result.get("status"))
         state = convergence(entry)
         seconds = entry.value("train_seconds")
         colour = swatch(problem.number(entry)) if i < COLOURS else ""
@@ -73,7 +71,7 @@ def _runs(problem: Problem) -> str:
             [
                 colour,
                 cell(name, "run"),
-                badge("good" if entry.finished else "bad", status),
+                badge("good" if entry.finished else "bad", entry.run.status),
                 *([_value(chosen, test.layout)] if test else []),
                 *(_value(entry.value(f"test/{n}"), formats[n]) for n in names),
                 cell(badge(state.kind, state.verdict) + tag("small", escaped(state.why)), "run"),
@@ -84,7 +82,7 @@ def _runs(problem: Problem) -> str:
     return table(header, rows, sortable=True) + _failures(problem)
 
 
-def _value(value: float | None, layout: object) -> str:
+def _value(value: float | None, layout: str) -> str:
     if value is None:
         return cell("", "number")
     return cell(format(value, layout_of(layout)), "number", sort=value)
@@ -97,8 +95,8 @@ def _failures(problem: Problem) -> str:
     rows = [
         [
             tag("code", escaped(entry.name)),
-            escaped(entry.run.result.get("status")),
-            escaped(str(entry.run.result.get("message", ""))[:2000]),
+            escaped(entry.run.status),
+            escaped(entry.run.message[:2000]),
             tag("code", escaped(entry.resume_command)),
         ]
         for entry in lost

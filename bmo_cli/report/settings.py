@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from bmo_cli.config.keys import NO_SCORE, PLACES, is_among
 from bmo_cli.config.schema import Config, Evaluate, Train
-from bmo_cli.report.entry import Entry, mapping
+from bmo_cli.report.entry import Entry, content_hash
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DEEPEST = 20
@@ -95,11 +95,11 @@ def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
     """Whether a key had nothing to decide in this run."""
     section = key.split(".")[0]
     if section == "data":  # of a task that takes no photographs
-        return entry.finished and not {"train", "val", "test"} & set(_fingerprints(entry))
+        return entry.finished and not {"train", "val", "test"} & set(entry.data)
     if entry.choice("hyper") == "none":  # nothing is trained
         return section == "optim" or (section == "train" and key != "train.iterations")
     steps = _resolved(config.get("train.steps", ""), config)
-    return key == "train.max_minutes" and str(entry.run.result.get("steps")) == steps
+    return key == "train.max_minutes" and str(entry.run.result.steps) == steps
 
 
 @cache
@@ -139,19 +139,13 @@ def _resolved(text: str, config: Mapping[str, str]) -> str:
     return text
 
 
-def _fingerprints(entry: Entry) -> Mapping[str, Any]:
-    return mapping(entry.run.result.get("data"))
-
-
 def _content(entry: Entry, key: str) -> str:
     """Identity of what lies where a key says; empty where the run did not say."""
     if key not in PLACES:  # a file of initial weights
-        return str(mapping(entry.run.result.get("weights")).get(key, ""))
-    starts = PLACES[key]
-
-    def parts() -> Iterator[str]:
-        for name, value in _fingerprints(entry).items():
-            if name.startswith(starts):
-                yield f"{name}={mapping(value).get('hash', value)}"
-
-    return " ".join(sorted(parts()))
+        return (entry.run.result.weights or {}).get(key, "")
+    parts = [
+        f"{name}={content_hash(fingerprint) or fingerprint}"
+        for name, fingerprint in entry.data.items()
+        if name.startswith(PLACES[key])
+    ]
+    return " ".join(sorted(parts))

@@ -113,8 +113,8 @@ def _text(comparison: Comparison, entries: Sequence[Entry], remarks: Sequence[st
     better = "larger" if metric.larger_is_better else "smaller"
     unit = f" in {metric.unit}" if metric.unit else ""
     head = f"{metric.name}{unit} ({better} is better) of {counted(len(entries))}"
-    protocol = next((e.run.result.get("protocol") for e in entries if e.finished), None)
-    lines = [head + (f", {printable(str(protocol))}" if protocol else "")]
+    protocol = next((e.run.result.protocol for e in entries if e.finished), None)
+    lines = [head + (f", {printable(protocol)}" if protocol else "")]
     lines += remarks
     pairs = any(group.difference for group in groups)
     against = f"difference to {comparison.against}" if len(groups) > 1 else ""

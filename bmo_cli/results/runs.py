@@ -7,13 +7,14 @@ import io
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError, nearest, printable
+from bmo_cli.results.result import FILE, RunResult
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
 
@@ -28,8 +29,15 @@ nothing yet, and no process does); interrupted and killed runs go on with bmo tr
 --csv prints all metrics and the message as well."""
 
 
+Status = Literal["starting", "running", "ok", "interrupted", "failed", "killed", "damaged"]
+"""Of a run. `starting`: it has not written its first result.json yet. `killed`: no process works on
+it, although its last word was that one does."""
+
+EMPTY = RunResult(status="running")
+"""Result of a run that has not written one, and of a damaged one."""
+
 _START_UP = 60.0
-"""seconds in which a run writes its first result.json; without one it was killed"""
+"""Seconds in which a run writes its first result.json; one that has none after them was killed."""
 
 
 @dataclass(frozen=True)
@@ -38,30 +46,37 @@ class Run:
 
     Attributes:
         path: of the folder.
-        result: its content; of a damaged one status and message alone.
-        age: seconds since it was written.
+        status: how the run stands now.
+        result: values of result.json that have the expected type. `EMPTY` but for the recorded
+            choices where there is no result.json, or a damaged one.
+        age: seconds since result.json was written.
+        message: why the run failed, stopped or was killed, or what is damaged.
     """
 
     path: Path
-    result: Mapping[str, Any]
+    status: Status
+    result: RunResult
     age: float
+    message: str = ""
 
     @property
     def name(self) -> str:
-        """Of the folder, relative to where one stands if it is below."""
+        """Path of the folder, relative to the present one if it lies below."""
         relative = os.path.relpath(self.path)
         return str(self.path.resolve()) if relative.startswith("..") else relative
 
     def shown(self, column: str) -> str:
-        """A cell of the list; empty where the run has no such thing."""
-        if column == "run":
-            value: Any = self.name
-        elif column == "age":
-            value = since(self.age)
-        elif column == "score":
-            value = _score(self.result.get("metrics"))
-        else:
-            value = self.result.get(column)
+        """A cell of the list; empty where the run has no such value."""
+        cells: Mapping[str, object] = {
+            "run": self.name,
+            "status": self.status,
+            **self.result.choices,
+            "seed": self.result.seed,
+            "steps": self.result.steps,
+            "score": _score(self.result.metrics),
+            "age": since(self.age),
+        }
+        value = cells.get(column)
         return "" if value is None else printable(str(value))
 
 
@@ -173,30 +188,29 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _read(path: Path) -> Run:
-    folder, file = RunFolder(path), path / "result.json"
-    if not file.is_file() and not file.is_symlink():
-        return _without_result(folder)
+    file = path / FILE
     try:
-        result = folder.read_result()
+        result = RunResult.read_tolerantly(path)
     except InputError as error:
-        result = {"status": "damaged", "message": str(error)}
-    if result.get("status") == "running" and not folder.is_claimed():
-        result["status"] = "killed"
+        return Run(path, "damaged", EMPTY, _age(file) or 0.0, str(error))
     age = _age(file)
-    if age is None:  # a link that leads nowhere
-        return Run(path, {"status": "damaged", "message": f"{file} cannot be read"}, 0.0)
-    return Run(path, result, age)
+    if result is None or age is None:
+        if file.is_symlink():
+            return Run(path, "damaged", EMPTY, 0.0, f"{file} cannot be read")
+        return _without_result(path)
+    killed = result.status == "running" and not RunFolder(path).is_claimed()
+    return Run(path, "killed" if killed else result.status, result, age, result.message)
 
 
-def _without_result(folder: RunFolder) -> Run:
+def _without_result(path: Path) -> Run:
     """A run that has written its configuration, or part of it, and no result yet."""
-    hydra = folder.path / ".hydra"
-    whole = (hydra / "overrides.yaml").is_file()
+    hydra = path / ".hydra"
     age = _age(hydra / "config.yaml") or _age(hydra) or 0.0
-    starts = folder.is_claimed() or age < _START_UP
-    message = _EARLY if whole else _EARLIEST
-    status = {"status": "starting"} if starts else {"status": "killed", "message": message}
-    return Run(folder.path, {**recorded_names(folder.path), **status}, age)
+    result = replace(EMPTY, choices=recorded_names(path))
+    if age < _START_UP or RunFolder(path).is_claimed():
+        return Run(path, "starting", result, age)
+    message = _EARLY if (hydra / "overrides.yaml").is_file() else _EARLIEST
+    return Run(path, "killed", result, age, message)
 
 
 _EARLY = "it was killed before its first result.json"
@@ -210,13 +224,11 @@ def _age(file: Path) -> float | None:
         return None
 
 
-def _score(metrics: object) -> str:
-    """The first score of the test split, or of validation."""
-    if not isinstance(metrics, Mapping):
-        return ""
-    for start in ("test/", "val/"):
+def _score(metrics: Mapping[str, float | None]) -> str:
+    """The first score of the test split, or of validation; counts are integers and no scores."""
+    for split in ("test/", "val/"):
         for name, value in metrics.items():
-            if str(name).startswith(start) and isinstance(value, float):
+            if name.startswith(split) and isinstance(value, float):
                 return f"{name}={value:.4g}"
     return ""
 
@@ -235,17 +247,13 @@ def since(seconds: float) -> str:
 
 
 def _csv(runs: Sequence[Run]) -> str:
-    measured = [run.result.get("metrics") for run in runs]
-    metrics = [dict(found) if isinstance(found, Mapping) else {} for found in measured]
-    names = sorted({str(name) for found in metrics for name in found})
-    plain = [column for column in COLUMNS if column not in ("score", "age")]
+    metrics = sorted({name for run in runs for name in run.result.metrics})
+    columns = [column for column in COLUMNS if column not in ("score", "age")]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    shown = [printable(str(name)) for name in names]
-    writer.writerow([*plain, "age_seconds", *shown, "message"])
-    for run, found in zip(runs, metrics, strict=True):
-        cells = [run.shown(column) for column in plain]
-        scores = ["" if found.get(name) is None else printable(str(found[name])) for name in names]
-        message = printable(str(run.result.get("message", "")))
-        writer.writerow([*cells, f"{run.age:.0f}", *scores, message])
+    writer.writerow([*columns, "age_seconds", *map(printable, metrics), "message"])
+    for run in runs:
+        cells = [run.shown(column) for column in columns]
+        scores = [run.result.metrics.get(name) for name in metrics]
+        writer.writerow([*cells, f"{run.age:.0f}", *scores, printable(run.message)])
     return stream.getvalue().rstrip("\n")
