@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from bmo_cli.report.certificate import CertificateFile
 from bmo_cli.report.comparison import Comparison, Group, compare
 from bmo_cli.report.entry import Entry, Metric
+from bmo_cli.report.render import COLOURS
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,14 @@ class Convergence:
     kind: str
     verdict: str
     why: str
+
+
+class Labelled(NamedTuple):
+    """A run on the page: its number, which chooses its colour, and what sets it apart."""
+
+    number: int
+    label: str
+    entry: Entry
 
 
 class Problem:
@@ -80,35 +90,23 @@ class Problem:
         """Of the problem: its task."""
         return self.entries[0].choice("task")
 
-    def number(self, entry: Entry) -> int:
-        """Of a run on the page."""
-        return self.first + self.entries.index(entry)
-
     @cached_property
-    def labels(self) -> Sequence[str]:
-        """A name for every run: what sets it apart, with its seed where seeds differ."""
-        found = self.comparison
+    def labelled(self) -> Sequence[Labelled]:
+        """The runs with a name each: what sets it apart, with its seed where seeds differ."""
         labels = [entry.name for entry in self.entries]
-        if found is not None:
-            for group in found.groups:
-                for i in group.indices:
-                    labels[i] = group.label
-        seeds = {entry.seed for entry in self.entries}
-        if len(seeds) > 1:
-            labels = [
-                f"{label} seed={entry.seed}"
-                for label, entry in zip(labels, self.entries, strict=True)
-            ]
-        return labels
+        for group in self.comparison.groups if self.comparison else ():
+            for i in group.indices:
+                labels[i] = group.label
+        if len({entry.seed for entry in self.entries}) > 1:
+            seeds = [entry.seed for entry in self.entries]
+            labels = [f"{name} seed={seed}" for name, seed in zip(labels, seeds, strict=True)]
+        named = zip(labels, self.entries, strict=True)
+        return [Labelled(number, *pair) for number, pair in enumerate(named, self.first)]
 
     @property
-    def ranked_labels(self) -> list[tuple[int, str, Entry]]:
-        """Number, label and run of those that finished, the best first."""
-        return [
-            (self.number(entry), label, entry)
-            for entry, label in zip(self.entries, self.labels, strict=True)
-            if entry.finished
-        ]
+    def drawn(self) -> Sequence[Labelled]:
+        """The runs that charts show: as many as there are colours."""
+        return self.labelled[:COLOURS]
 
 
 def convergence(entry: Entry) -> Convergence:

@@ -1,0 +1,51 @@
+"""HTML and SVG from the templates beside this file.
+
+Whatever a template inserts is escaped, with control characters made visible, unless it is `Markup`,
+which only `render` and the templates' own macros make.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bmo_cli.errors import printable
+from bmo_cli.report.entry import layout_of
+from bmo_cli.results.runs import since
+
+COLOURS = 10
+"""Classes of colour in page.css: the runs that charts show."""
+
+
+def render(template: str, **values: Any) -> Markup:
+    """A template with these values, without blanks at its ends.
+
+    Args:
+        template: name of a file in `templates`, without its ending.
+        values: names that the template uses.
+    """
+    return Markup(_environment().get_template(f"{template}.j2").render(**values).strip())
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_insertable,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["COLOURS"] = COLOURS
+    environment.filters.update(since=since, number=format, layout=layout_of)
+    environment.policies["json.dumps_kwargs"] = {}  # keys stay in their order
+    return environment
+
+
+def _insertable(value: object) -> str:
+    return value if isinstance(value, Markup) else printable(str(value))
