@@ -6,14 +6,18 @@ difference is that of runs with equal seeds, so that what the seed decides is no
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from bmo_cli.errors import InputError
 from bmo_cli.report.entry import Entry, Metric, content_hash
 from bmo_cli.report.factors import Factor, describe, factors
 from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COSTS = {"evaluations": "T evals", "seconds": "seconds", "memory": "MiB"}
 """What a run costs: evaluations of T and products with its derivatives in training, seconds of
@@ -122,22 +126,25 @@ def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None
     Raises:
         InputError: not exactly one group is meant.
     """
-    found = factors(entries)
-    groups = _grouped(entries, found, metric)
+    varied = factors(entries)
+    table = _table(entries, varied, metric)
+    groups = _grouped(entries, table)
     sign = -1 if metric.larger_is_better else 1
     groups.sort(key=lambda g: (g.score is None, sign * g.score.mean if g.score else 0.0, g.label))
     base = _chosen(groups, against)
     fronts = _fronts(groups, metric)
     groups = [
-        Group(
-            *(g.label, g.entries, g.indices, g.values, g.costs),
-            None if g is base else estimate(paired_differences(g.values, base.values)),
-            tuple(cost for cost in COSTS if g.label in fronts[cost]),
+        replace(
+            group,
+            difference=None
+            if group is base
+            else estimate(paired_differences(group.values, base.values)),
+            front=tuple(name for name in COSTS if group.label in fronts[name]),
         )
-        for g in groups
+        for group in groups
     ]
-    effects = [one for factor in found for one in _effects(entries, found, factor, metric)]
-    return Comparison(metric, found, groups, base.label, effects)
+    effects = [effect for k in range(len(varied)) for effect in _effects(table, varied, k)]
+    return Comparison(metric, varied, groups, base.label, effects)
 
 
 def different_problem(a: Entry, b: Entry) -> str | None:
@@ -165,21 +172,16 @@ def different_problem(a: Entry, b: Entry) -> str | None:
 
 def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
     """The runs, those of one problem together; one that failed joins the first of its task."""
-    found: list[list[Entry]] = []
-    unscored = [entry for entry in entries if not entry.finished]
-    for entry in (e for e in entries if e.finished):
-        home = next((p for p in found if different_problem(p[0], entry) is None), None)
-        if home is None:
-            found.append([entry])
+    parts: list[list[Entry]] = []
+    for entry in sorted(entries, key=lambda entry: not entry.finished):
+        for part in parts:
+            same_task = part[0].choice("task") == entry.choice("task")
+            if different_problem(part[0], entry) is None if entry.finished else same_task:
+                part.append(entry)
+                break
         else:
-            home.append(entry)
-    for entry in unscored:
-        home = next((p for p in found if p[0].choice("task") == entry.choice("task")), None)
-        if home is None:
-            found.append([entry])
-        else:
-            home.append(entry)
-    return found
+            parts.append([entry])
+    return parts
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
@@ -217,35 +219,35 @@ _IDENTITY: Mapping[str, Callable[[Entry], str]] = {
 }
 
 
-def _grouped(entries: Sequence[Entry], found: Sequence[Factor], metric: Metric) -> list[Group]:
-    members: dict[str, list[int]] = {}
-    for i in range(len(entries)):
-        members.setdefault(describe(found, i), []).append(i)
+def _table(entries: Sequence[Entry], varied: Sequence[Factor], metric: Metric) -> DataFrame:
+    """A row a run: label of its group, seed, values of the factors by their position; score and
+    costs if it finished."""
+    import pandas
+
+    text: dict[str | int, Sequence[str]] = {
+        "label": [describe(varied, i) for i in range(len(entries))],
+        "seed": [entry.seed for entry in entries],
+        **{k: factor.values for k, factor in enumerate(varied)},
+    }
+    numbers = {
+        "score": [entry.value(metric.name) if entry.finished else None for entry in entries],
+        **{n: [cost(entry, n) if entry.finished else None for entry in entries] for n in COSTS},
+    }
+    return pandas.DataFrame(text, dtype=object).join(pandas.DataFrame(numbers, dtype=float))
+
+
+def _grouped(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
+    """The runs of a label each; scores of one seed count by their mean."""
     return [
         Group(
             label,
-            [entries[i] for i in indices],
-            indices,
-            _by_seed([entries[i] for i in indices], metric),
-            {name: mean for name in COSTS for mean in _mean_cost(entries, indices, name)},
+            [entries[i] for i in rows.index],
+            list(rows.index),
+            rows.dropna(subset="score").groupby("seed")["score"].agg(fmean).to_dict(),
+            {name: fmean(rows[name].dropna()) for name in COSTS if rows[name].notna().any()},
         )
-        for label, indices in members.items()
+        for label, rows in table.groupby("label", sort=False)
     ]
-
-
-def _by_seed(entries: Sequence[Entry], metric: Metric) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for entry in entries:
-        value = entry.value(metric.name) if entry.finished else None
-        if value is not None:
-            values.setdefault(entry.seed, []).append(value)
-    return {seed: statistics.fmean(several) for seed, several in values.items()}
-
-
-def _mean_cost(entries: Sequence[Entry], indices: Sequence[int], name: str) -> list[float]:
-    known = [cost(entries[i], name) for i in indices if entries[i].finished]
-    values = [value for value in known if value is not None]
-    return [statistics.fmean(values)] if values else []
 
 
 def _chosen(groups: Sequence[Group], against: str | None) -> Group:
@@ -268,44 +270,34 @@ def _fronts(groups: Sequence[Group], metric: Metric) -> dict[str, set[str]]:
             [(quality, spent) for _, quality, spent in known],
             larger_is_better=metric.larger_is_better,
         )
-        fronts[name] = {g.label for (g, _, _), one in zip(known, best, strict=True) if one}
+        fronts[name] = {g.label for (g, _, _), is_best in zip(known, best, strict=True) if is_best}
     return fronts
 
 
-def _effects(
-    entries: Sequence[Entry], found: Sequence[Factor], factor: Factor, metric: Metric
-) -> list[Effect]:
+def _effects(table: DataFrame, varied: Sequence[Factor], position: int) -> list[Effect]:
     """Differences of means between runs with equal seeds that agree in every other factor.
 
     Keys of a group have no meaning where another choice of it was made, so that they are not held
     equal where the choice itself is compared.
     """
-    others = [f for f in found if f is not factor and not f.within(factor.key)]
-    if factor.key == "method":  # it chooses all but the problem
-        others = [f for f in others if f.within("task")]
-    by_level: dict[str, dict[str, list[float]]] = {}
-    for i, entry in enumerate(entries):
-        value = entry.value(metric.name) if entry.finished else None
-        if value is not None:
-            rest = repr([entry.seed, *(f.values[i] for f in others)])
-            by_level.setdefault(factor.values[i], {}).setdefault(rest, []).append(value)
-    means = {
-        level: {rest: statistics.fmean(values) for rest, values in cells.items()}
-        for level, cells in by_level.items()
-    }
-    levels = [level for level in factor.levels if level in means]
-    if factor.key == "method":  # without one, runs differ in much else
+    key = varied[position].key
+    others = [k for k, f in enumerate(varied) if k != position and not f.within(key)]
+    if key == "method":  # it chooses all but the problem
+        others = [k for k in others if varied[k].within("task")]
+    scored = table.dropna(subset="score")
+    means = scored.groupby([position, "seed", *others])["score"].agg(fmean).unstack(position)
+    levels = [level for level in varied[position].levels if level in means]
+    if key == "method":  # without one, runs differ in much else
         levels = [level for level in levels if level != ""]
 
     def against(reference: str) -> list[Effect]:
-        return [
-            Effect(factor.key, level, reference, change)
+        changes = {
+            level: estimate((means[level] - means[reference]).dropna().tolist())
             for level in levels
             if level != reference
-            for change in [estimate(paired_differences(means[level], means[reference]))]
-            if change is not None
-        ]
+        }
+        return [Effect(key, level, reference, c) for level, c in changes.items() if c is not None]
 
     # the value that most can be compared with; the first of several
-    found_effects = [against(level) for level in levels]
-    return max(found_effects, key=lambda e: sum(one.change.count for one in e), default=[])
+    candidates = [against(level) for level in levels]
+    return max(candidates, key=lambda effects: sum(e.change.count for e in effects), default=[])

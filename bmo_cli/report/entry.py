@@ -18,7 +18,7 @@ from bmo_cli.config.snapshot import recorded_config
 from bmo_cli.errors import InputError
 from bmo_cli.report.certificate import CertificateFile, read_certificate
 from bmo_cli.results.run_folder import RunFolder
-from bmo_cli.results.runs import Run
+from bmo_cli.results.runs import Run, leaves
 
 _COSTS = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameters", "steps")
 """Fields of result.json that can be compared as metrics are."""
@@ -100,9 +100,13 @@ class Entry:
     def config(self) -> Mapping[str, str]:
         """What it was made with: text by dotted key, interpolations as they were written."""
         try:
-            return flat(recorded_config(self.run.path))
+            content = recorded_config(self.run.path)
         except InputError:
             return {}
+        return {
+            key: value if isinstance(value, str) else json.dumps(value, default=str)
+            for key, value in leaves(content)
+        }
 
     @property
     def resume_command(self) -> str:
@@ -220,15 +224,3 @@ def with_certificates(entries: Sequence[Entry], runs: Sequence[Run]) -> list[Ent
         return [run for run in own if not has_own or run.age <= entry.run.age]
 
     return [Entry(entry.run, about(entry)) for entry in entries]
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Leaves of a configuration as text, by dotted key."""
-    found: dict[str, str] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        else:
-            found[name] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return found

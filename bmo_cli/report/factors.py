@@ -30,10 +30,10 @@ class Factor:
     @property
     def levels(self) -> list[str]:
         """Its values, numbers by size, others in the order of the runs; nothing comes last."""
-        found = [value for value in dict.fromkeys(self.values) if value != ""]
+        levels = [value for value in dict.fromkeys(self.values) if value != ""]
         with suppress(ValueError):
-            found = sorted(found, key=float)
-        return found + [""] * ("" in self.values)
+            levels = sorted(levels, key=float)
+        return levels + [""] * ("" in self.values)
 
     def within(self, group: str) -> bool:
         """Whether it is a key of this group."""
@@ -47,7 +47,7 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
     counts where it differs between runs of the same choice. The same holds for a published method,
     which chooses several groups.
     """
-    found = [
+    varied = [
         Factor(group, values)
         for group in GROUPS
         for values in [[entry.choice(group) for entry in entries]]
@@ -57,20 +57,21 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
     for key in settings.keys:
         if key == _SEED:
             continue
-        classes: dict[tuple[str, str], list[str]] = {}
-        for entry, value in zip(entries, settings.written(key), strict=True):
-            group = key.split(".")[0]
-            kind = (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
-            classes.setdefault(kind, []).append(value)
+        group = key.split(".")[0]
+        choices = [
+            (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
+            for entry in entries
+        ]
+        written = zip(choices, settings.written(key), strict=True)
         shown = settings.shown(key)
-        if any(_differ(values) for values in classes.values()) and _differ(shown):
-            found.append(Factor(key, shown))
-    return found + _exchanged(settings, [describe(found, i) for i in range(len(entries))])
+        if len({*written}) > len({*choices}) and _differ(shown):
+            varied.append(Factor(key, shown))
+    return varied + _exchanged(settings, [describe(varied, i) for i in range(len(entries))])
 
 
 def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
     """Places of one name with several contents, where nothing else tells the runs apart."""
-    found = []
+    exchanged = []
     for key in settings.places:
         contents: dict[str, dict[str, int]] = {}
         numbers = []
@@ -79,20 +80,20 @@ def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
             numbers.append(alike.setdefault(content, len(alike)) if content else 0)
         if any(numbers):
             names = zip(settings.shown(key), numbers, strict=True)
-            found.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
-    return found
+            exchanged.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
+    return exchanged
 
 
-def describe(found: Sequence[Factor], index: int) -> str:
+def describe(varied: Sequence[Factor], index: int) -> str:
     """An entry's values of all factors, as one would type them.
 
     A published method says what it chooses: the groups that all runs of it share go without saying.
     """
-    methods = next((f.values for f in found if f.key == "method"), [""] * (index + 1))
+    methods = next((f.values for f in varied if f.key == "method"), [""] * (index + 1))
     own = [i for i, method in enumerate(methods) if method == methods[index]]
     texts = [
         f"{f.key}={f.values[index]}"
-        for f in found
+        for f in varied
         if f.values[index] != ""
         and not (methods[index] and f.key in GROUPS[2:] and not _differ(f.values[i] for i in own))
     ]
@@ -101,10 +102,8 @@ def describe(found: Sequence[Factor], index: int) -> str:
 
 def _told_by_method(entries: Sequence[Entry], group: str) -> bool:
     """Whether all runs of a method agree on a group."""
-    by_method: dict[str, set[str]] = {}
-    for entry in entries:
-        by_method.setdefault(entry.choice("method"), set()).add(entry.choice(group))
-    return all(len(choices) == 1 for choices in by_method.values())
+    pairs = {(entry.choice("method"), entry.choice(group)) for entry in entries}
+    return len(pairs) == len({method for method, _ in pairs})
 
 
 def _differ(values: Iterable[str]) -> bool:

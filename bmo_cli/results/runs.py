@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from bmo_cli.config.names import recorded_names
 from bmo_cli.config.paths import at_home
@@ -17,6 +16,9 @@ from bmo_cli.errors import InputError, nearest, printable
 from bmo_cli.results.result import FILE, RunResult
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COLUMNS = ("run", "status", "task", "gkm", "net", "hyper", "seed", "steps", "score", "age")
 USAGE = f"""bmo runs: the runs below a folder (outputs by default), the oldest first
@@ -162,7 +164,8 @@ def list_runs(words: Sequence[str]) -> str:
     """
     selection = select(words, "runs", ("--csv",))
     if "--csv" in selection.flags:
-        return _csv(selection.runs)
+        text: str = _frame(selection.runs).to_csv(index=False, lineterminator="\n")
+        return text.rstrip("\n")
     if not selection.runs:
         return "no runs"
     lines = [COLUMNS, *([run.shown(column) for column in COLUMNS] for run in selection.runs)]
@@ -246,14 +249,61 @@ def since(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _csv(runs: Sequence[Run]) -> str:
+def frame(roots: Sequence[Path]) -> DataFrame:
+    """The runs in or below some folders as a table, a row a run, the oldest first.
+
+    Returns:
+        Columns: run, status, task, gkm, net, hyper, seed, steps, age_seconds, every metric,
+        message, and the keys of the configuration whose values differ. Control characters in text
+        are visible.
+    """
+    runs = find_runs(roots)
+    table = _frame(runs)
+    configs = [_settings(run.path) for run in runs]
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = [_visible(config.get(key)) for config in configs]
+        if key not in table and any(value != values[0] for value in values):
+            table[printable(key)] = values
+    return table.infer_objects()
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """The configuration of a run by dotted key; empty where it cannot be read."""
+    from bmo_cli.config.snapshot import recorded_config
+
+    with contextlib.suppress(InputError):
+        return dict(leaves(recorded_config(path)))
+    return {}
+
+
+def leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a nested configuration."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _frame(runs: Sequence[Run]) -> DataFrame:
+    import pandas
+
     metrics = sorted({name for run in runs for name in run.result.metrics})
-    columns = [column for column in COLUMNS if column not in ("score", "age")]
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*columns, "age_seconds", *map(printable, metrics), "message"])
-    for run in runs:
-        cells = [run.shown(column) for column in columns]
-        scores = [run.result.metrics.get(name) for name in metrics]
-        writer.writerow([*cells, f"{run.age:.0f}", *scores, printable(run.message)])
-    return stream.getvalue().rstrip("\n")
+    groups = ("task", "gkm", "net", "hyper")
+    rows = [
+        [
+            *(run.name, run.status),
+            *(run.result.choices.get(group) for group in groups),
+            *(run.result.seed, run.result.steps, round(run.age)),
+            *(run.result.metrics.get(name) for name in metrics),
+            run.message,
+        ]
+        for run in runs
+    ]
+    columns = ["run", "status", *groups, "seed", "steps", "age_seconds", *metrics, "message"]
+    cells = [list(map(_visible, row)) for row in rows]
+    return pandas.DataFrame(cells, columns=list(map(printable, columns)), dtype=object)
+
+
+def _visible(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
