@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from bmo_cli.config.names import NAMED
 from bmo_cli.errors import InputError
 from bmo_cli.results import result as parts
+from bmo_cli.results.json_types import convert
 from bmo_cli.results.result import Certification, RunResult, Score, Training
-from bmo_cli.results.typed import typed
 
 SCORE = Score("psnr", "dB", formats={"psnr": ".2f"})
 FULL = RunResult(
@@ -209,10 +209,10 @@ def test_entries_that_do_not_fit_are_left_out_alone(tmp_path):
 
 
 def test_a_list_keeps_the_positions_of_what_fits():
-    numbers = typed([1.0, "x", None, 2.0], Sequence[float | None], tolerant=True)
+    numbers = convert([1.0, "x", None, 2.0], Sequence[float | None], tolerant=True)
     assert numbers == [1.0, None, None, 2.0]
     with pytest.raises(InputError, match=r"r\[1\] must be a number"):
-        typed([1.0, "x"], Sequence[float | None], "r")
+        convert([1.0, "x"], Sequence[float | None], "r")
 
 
 anything = st.recursive(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bmo_cli.errors import InputError
-from bmo_cli.results.typed import read_object, typed
+from bmo_cli.results.json_types import convert, read_object
 
 _LARGEST = 20 * 2**20
 """Bytes of a certificate.json that is read; one that this package wrote has less than 1 MiB."""
@@ -90,7 +90,7 @@ def read_certificate(folder: Path) -> CertificateFile | None:
         content["validation"] = {
             key.removeprefix("val_"): content[key] for key in content if key.startswith("val_")
         }
-        certificate: CertificateFile = typed(content, CertificateFile, tolerant=True)
+        certificate: CertificateFile = convert(content, CertificateFile, tolerant=True)
         return certificate
     except (InputError, OSError):
         return None

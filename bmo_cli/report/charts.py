@@ -121,7 +121,7 @@ def lines(
         log_x, log_y: logarithmic axes.
         mark: a vertical line at a value, and its name.
     """
-    kept = [(each, _thinned(_drawable(each.points, log_x, log_y))) for each in series]
+    kept = [(each, _thin(_plottable(each.points, log_x, log_y))) for each in series]
     kept = [(each, points) for each, points in kept if points]
     if not kept:
         return _chart(title)
@@ -197,7 +197,7 @@ def _axes(points: Sequence[Point], log_x: bool, log_y: bool) -> tuple[Axis, Axis
     )
 
 
-def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
+def _plottable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
     return [
         (a, b)
         for a, b in points
@@ -205,7 +205,7 @@ def _drawable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
     ]
 
 
-def _thinned(points: list[Point]) -> list[Point]:
+def _thin(points: list[Point]) -> list[Point]:
     """At most so many points: the smallest and the largest of every stretch, in their order."""
     if len(points) <= _MOST_POINTS:
         return points

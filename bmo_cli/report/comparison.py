@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bmo_cli.errors import InputError
 from bmo_cli.report.entry import Entry, Metric, content_hash
 from bmo_cli.report.factors import Factor, describe, factors
-from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
+from bmo_cli.results.statistics import mean_and_interval, paired_differences, pareto_front
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -69,9 +69,9 @@ class Group:
     front: tuple[str, ...] = ()
 
     @property
-    def finished(self) -> int:
-        """How many of its runs ended as they should."""
-        return sum(entry.finished for entry in self.entries)
+    def finished_count(self) -> int:
+        """How many of its runs finished."""
+        return sum(entry.is_finished for entry in self.entries)
 
     @property
     def score(self) -> Estimate | None:
@@ -128,10 +128,10 @@ def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None
     """
     varied = factors(entries)
     table = _table(entries, varied, metric)
-    groups = _grouped(entries, table)
+    groups = _groups(entries, table)
     sign = -1 if metric.larger_is_better else 1
     groups.sort(key=lambda g: (g.score is None, sign * g.score.mean if g.score else 0.0, g.label))
-    base = _chosen(groups, against)
+    base = _select_group(groups, against)
     fronts = _fronts(groups, metric)
     groups = [
         replace(
@@ -173,10 +173,10 @@ def different_problem(a: Entry, b: Entry) -> str | None:
 def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
     """The runs, those of one problem together; one that failed joins the first of its task."""
     parts: list[list[Entry]] = []
-    for entry in sorted(entries, key=lambda entry: not entry.finished):
+    for entry in sorted(entries, key=lambda entry: not entry.is_finished):
         for part in parts:
             same_task = part[0].choice("task") == entry.choice("task")
-            if different_problem(part[0], entry) is None if entry.finished else same_task:
+            if different_problem(part[0], entry) is None if entry.is_finished else same_task:
                 part.append(entry)
                 break
         else:
@@ -230,13 +230,13 @@ def _table(entries: Sequence[Entry], varied: Sequence[Factor], metric: Metric) -
         **{k: factor.values for k, factor in enumerate(varied)},
     }
     numbers = {
-        "score": [entry.value(metric.name) if entry.finished else None for entry in entries],
-        **{n: [cost(entry, n) if entry.finished else None for entry in entries] for n in COSTS},
+        "score": [entry.value(metric.name) if entry.is_finished else None for entry in entries],
+        **{n: [cost(entry, n) if entry.is_finished else None for entry in entries] for n in COSTS},
     }
     return pandas.DataFrame(text, dtype=object).join(pandas.DataFrame(numbers, dtype=float))
 
 
-def _grouped(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
+def _groups(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
     """The runs of a label each; scores of one seed count by their mean."""
     return [
         Group(
@@ -250,7 +250,7 @@ def _grouped(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
     ]
 
 
-def _chosen(groups: Sequence[Group], against: str | None) -> Group:
+def _select_group(groups: Sequence[Group], against: str | None) -> Group:
     if against is None:
         return groups[0]
     fits = [group for group in groups if against in group.label]
@@ -266,7 +266,7 @@ def _fronts(groups: Sequence[Group], metric: Metric) -> dict[str, set[str]]:
     fronts = {}
     for name in COSTS:
         known = [(g, g.score.mean, g.costs[name]) for g in groups if g.score and name in g.costs]
-        best = undominated(
+        best = pareto_front(
             [(quality, spent) for _, quality, spent in known],
             larger_is_better=metric.larger_is_better,
         )

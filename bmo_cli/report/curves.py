@@ -22,7 +22,7 @@ _AXES = {"step": "hyper-training step", "seconds": "seconds of training"}
 
 def curves(problem: Problem) -> Markup:
     """Histories over one another, against steps and against seconds; empty without a history."""
-    if not any(run.entry.history for run in problem.drawn):
+    if not any(run.entry.history for run in problem.drawn_runs):
         return Markup()
     charts = {x: [history(problem, x, column) for column in _HISTORY] for x in _AXES}
     return render("curves.html", problem=problem, charts=charts)
@@ -36,14 +36,14 @@ def history(problem: Problem, x: str, column: str) -> Markup:
         title += f" ({problem.test.unit})"
     series = [
         Series(number, label, [(row[x], row[column]) for row in entry.history])
-        for number, label, entry in problem.drawn
+        for number, label, entry in problem.drawn_runs
     ]
     return lines(title, _AXES[x], series, log_y=logarithmic)
 
 
 def convergence_section(problem: Problem) -> Markup:
     """Residuals and scores beyond K of all certified runs, and the best run's findings."""
-    certified = [run for run in problem.labelled if run.entry.certificate]
+    certified = [run for run in problem.labelled_runs if run.entry.certificate]
     if not certified:
         return render("convergence.html", certificate=None)
     panels = [residuals(problem)]
@@ -51,10 +51,10 @@ def convergence_section(problem: Problem) -> Markup:
         metric = problem.test.score
         beyond = [
             Series(number, label, entry.certificate.scores(metric))
-            for number, label, entry in problem.drawn
+            for number, label, entry in problem.drawn_runs
             if entry.certificate
         ]
-        mark = _trained(problem)
+        mark = _mark_at_k(problem)
         panels.append(lines(f"validation {metric}", "iteration k", beyond, log_x=True, mark=mark))
     _, label, entry = certified[0]
     return render("convergence.html", certificate=entry.certificate, label=label, panels=panels)
@@ -63,15 +63,15 @@ def convergence_section(problem: Problem) -> Markup:
 def residuals(problem: Problem) -> Markup:
     """Residuals far beyond K, each run's from its slowest start."""
     slowest = []
-    for number, label, entry in problem.drawn:
+    for number, label, entry in problem.drawn_runs:
         if entry.certificate and entry.certificate.curves:
             start, points = max(entry.certificate.curves.items(), key=lambda item: item[1][-1][1])
             slowest.append(Series(number, f"{label}, from {start}", points))
-    title, mark = "residual |D(u) - u| / |u|, slowest start", _trained(problem)
+    title, mark = "residual |D(u) - u| / |u|, slowest start", _mark_at_k(problem)
     return lines(title, "iteration k", slowest, log_x=True, log_y=True, mark=mark)
 
 
-def _trained(problem: Problem) -> tuple[float, str] | None:
+def _mark_at_k(problem: Problem) -> tuple[float, str] | None:
     """A mark at K, where all certified runs have the same."""
     counts = {e.certificate.iterations_trained for e in problem.entries if e.certificate}
     known = [count for count in counts if count is not None]

@@ -57,7 +57,7 @@ class Metric:
         return self.name.partition("/")[2]
 
     @property
-    def titled(self) -> str:
+    def title(self) -> str:
         """Its name with its unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
@@ -92,7 +92,7 @@ class Entry:
         return RunFolder(self.run.path)
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it ended as it should."""
         return self.run.status == "ok"
 
@@ -140,15 +140,15 @@ class Entry:
 
         A run that went on without another certificate has none: the file is about earlier weights.
         """
-        return None if self.verdict is None else read_certificate(self._certified.path)
+        return None if self.verdict is None else read_certificate(self._certificate_run.path)
 
     @property
     def verdict(self) -> str | None:
         """Of the newest certificate; None: there is none."""
-        return self._certified.result.certificate
+        return self._certificate_run.result.certificate
 
     @property
-    def _certified(self) -> Run:
+    def _certificate_run(self) -> Run:
         """The run, or the newest result of `bmo certify` about it."""
         return self.certificates[0] if self.certificates else self.run
 

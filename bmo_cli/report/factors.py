@@ -51,7 +51,7 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
         Factor(group, values)
         for group in GROUPS
         for values in [[entry.choice(group) for entry in entries]]
-        if _differ(values) and not (group != "method" and _told_by_method(entries, group))
+        if _differ(values) and not (group != "method" and _follows_from_method(entries, group))
     ]
     settings = Settings(entries)
     for key in settings.keys:
@@ -62,14 +62,14 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
             (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
             for entry in entries
         ]
-        written = zip(choices, settings.written(key), strict=True)
-        shown = settings.shown(key)
+        written = zip(choices, settings.comparable(key), strict=True)
+        shown = settings.displayed(key)
         if len({*written}) > len({*choices}) and _differ(shown):
             varied.append(Factor(key, shown))
-    return varied + _exchanged(settings, [describe(varied, i) for i in range(len(entries))])
+    return varied + _content_factors(settings, [describe(varied, i) for i in range(len(entries))])
 
 
-def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
+def _content_factors(settings: Settings, labels: Sequence[str]) -> list[Factor]:
     """Places of one name with several contents, where nothing else tells the runs apart."""
     exchanged = []
     for key in settings.places:
@@ -79,7 +79,7 @@ def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
             alike = contents.setdefault(label, {})
             numbers.append(alike.setdefault(content, len(alike)) if content else 0)
         if any(numbers):
-            names = zip(settings.shown(key), numbers, strict=True)
+            names = zip(settings.displayed(key), numbers, strict=True)
             exchanged.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
     return exchanged
 
@@ -100,7 +100,7 @@ def describe(varied: Sequence[Factor], index: int) -> str:
     return " ".join(texts) or "defaults"
 
 
-def _told_by_method(entries: Sequence[Entry], group: str) -> bool:
+def _follows_from_method(entries: Sequence[Entry], group: str) -> bool:
     """Whether all runs of a method agree on a group."""
     pairs = {(entry.choice("method"), entry.choice(group)) for entry in entries}
     return len(pairs) == len({method for method, _ in pairs})

@@ -19,15 +19,15 @@ from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
 from bmo_cli.report.entry import Entry, with_certificates
-from bmo_cli.report.left_out import left_out
+from bmo_cli.report.exclusions import exclusion_lines
 from bmo_cli.report.pictures import Album, collect
 from bmo_cli.report.problem import Problem
 from bmo_cli.report.render import render
 from bmo_cli.report.sections import sections
-from bmo_cli.report.summary import trained
+from bmo_cli.report.summary import training_entries
 from bmo_cli.report.verdict import verdict
 from bmo_cli.results.files import write_atomically
-from bmo_cli.results.runs import counted, select
+from bmo_cli.results.runs import count_runs, select
 
 USAGE = """bmo report: one HTML page about runs: which is best, did it converge, curves, images
 
@@ -62,16 +62,16 @@ def write_report(words: Sequence[str]) -> str:
     file = (
         Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
     )
-    entries = with_certificates(trained(selection.runs), selection.runs)
+    entries = with_certificates(training_entries(selection.runs), selection.runs)
     _require_place(file, force="--force" in selection.flags)
     shown = {run.path for entry in entries for run in entry.certificates}
-    remarks = left_out([run for run in selection.runs if run.path not in shown])
+    remarks = exclusion_lines([run for run in selection.runs if run.path not in shown])
     content = page(entries, selection.values.get("title", ""), remarks).encode()
     try:
         write_atomically(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}") from error
-    return "\n".join([f"{file}: {counted(len(entries))}, {len(content) / 1e6:.1f} MB", *remarks])
+    return "\n".join([f"{file}: {count_runs(len(entries))}, {len(content) / 1e6:.1f} MB", *remarks])
 
 
 def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ()) -> str:
@@ -86,9 +86,9 @@ def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ())
     for members in problems(entries):
         shown.append(Problem(members, first))
         first += len(members)
-    albums = [collect([run for run in problem.labelled if run.entry.finished]) for problem in shown]
+    albums = [collect(problem.finished_runs) for problem in shown]
     style, script = (Markup((_HERE / name).read_text()) for name in ("page.css", "page.js"))
-    finished = sum(entry.finished for entry in entries)
+    finished = sum(entry.is_finished for entry in entries)
     when = datetime.now().strftime("%Y-%m-%d %H:%M")
     html = render(
         "page.html",
@@ -97,7 +97,7 @@ def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ())
         script=script,
         hashes={"style": _hash(style), "script": _hash(script)},
         heading=title or " · ".join(dict.fromkeys(problem.title for problem in shown)),
-        state=f"{counted(len(entries))}, {finished} finished · bmo {__version__} · {when}",
+        state=f"{count_runs(len(entries))}, {finished} finished · bmo {__version__} · {when}",
         remarks=remarks,
         problems=[
             _part(problem, album, number)
@@ -109,10 +109,10 @@ def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ())
 
 
 def _part(problem: Problem, album: Album, number: int) -> dict[str, object]:
-    protocol = next((e.run.result.protocol for e in problem.entries if e.finished), None)
+    protocol = next((e.run.result.protocol for e in problem.entries if e.is_finished), None)
     return {
         "verdict": verdict(problem),
-        "title": f"{problem.title}: {counted(len(problem.entries))}",
+        "title": f"{problem.title}: {count_runs(len(problem.entries))}",
         "protocol": protocol or "",
         "sections": sections(problem, album, number),
     }

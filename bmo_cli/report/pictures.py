@@ -1,4 +1,4 @@
-"""Pictures of runs for a page: read as data, encoded again, each held once, within a budget."""
+"""Pictures of runs for a page: decoded, encoded again, each held once, within a budget."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from bmo_cli.errors import InputError
 from bmo_cli.report.entry import Entry
 
 BUDGET = 4_000_000
-"""bytes of all pictures of a page, encoded"""
+"""Bytes of all pictures of a page, encoded."""
 _SIDES = (10_000, 768, 512, 384, 256, 192, 128)
-"""largest sides of the cuts that are tried, until all fit"""
+"""Largest sides of the cuts, tried until all pictures fit."""
 _MEGAPIXELS = 40
 _ESTIMATE = "restored"
+"""Name of the picture that a run made of the observation."""
 _NAME = re.compile(r"[\w.-]{1,40}")
 
 
@@ -34,14 +35,12 @@ class Shown:
     Attributes:
         name: what it shows, for the reader.
         key: of its data in `Album.data`.
-        run: whose it is; None: of the case.
-        restored: whether it is what a run made of the observation.
+        run: number of the run that it is of; None: of the case.
     """
 
     name: str
     key: str
     run: int | None
-    restored: bool
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Album:
         cases: the pictures of every case, those of the case itself first.
         data: data URI by key.
         side: largest side of the cuts from their middle; None: they are whole.
-        left_out: runs whose pictures found no room.
+        left_out: runs whose pictures do not fit.
     """
 
     cases: dict[str, list[Shown]] = field(default_factory=dict)
@@ -72,16 +71,16 @@ def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int
     Returns:
         An album, empty where no run wrote pictures. A picture that cannot be read is left out.
     """
-    found: dict[str, list[_Found]] = {}
+    pictures: dict[str, list[_Picture]] = {}
     for number, label, entry in entries[:runs]:
         for case, files in _files(entry, cases).items():
-            if case in found or len(found) < cases:
-                read = [_Found(name, number, label, _read(file)) for name, file in files.items()]
-                read = [one for one in read if one.pixels.size]
-                if read:
-                    found.setdefault(case, []).extend(read)
+            if case in pictures or len(pictures) < cases:
+                read = [_Picture(name, number, label, _read(file)) for name, file in files.items()]
+                readable = [picture for picture in read if picture.pixels.size]
+                if readable:
+                    pictures.setdefault(case, []).extend(readable)
     for side in _SIDES:
-        album = _encoded(found, side)
+        album = _encode(pictures, side)
         if sum(map(len, album.data.values())) <= BUDGET:
             break
     album.left_out = max(0, len(entries) - runs)
@@ -89,7 +88,7 @@ def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Picture:
     name: str
     run: int
     label: str
@@ -120,31 +119,37 @@ def _read(file: Path) -> NDArray[np.uint8]:
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
-def _encoded(found: Mapping[str, Sequence[_Found]], side: int) -> Album:
+def _encode(cases: Mapping[str, Sequence[_Picture]], side: int) -> Album:
     album = Album()
-    for case, pictures in found.items():
-        keys: dict[str, set[str]] = {}
-        encoded = []
-        for one in pictures:
-            cut = _cut(one.pixels, side)
-            if cut.shape != one.pixels.shape:
+    for case, pictures in cases.items():
+        keys = []
+        for picture in pictures:
+            cut = _cut(picture.pixels, side)
+            if cut.shape != picture.pixels.shape:
                 album.side = side
             key = hashlib.sha256(cut.tobytes() + repr(cut.shape).encode()).hexdigest()[:12]
             if key not in album.data:
                 album.data[key] = _data_uri(cut)
-            keys.setdefault(one.name, set()).add(key)
-            encoded.append((one, key))
-        shown = {}
-        for one, key in encoded:
-            if one.name == _ESTIMATE:
-                shown[one.name, one.run] = Shown(one.label, key, one.run, True)
-            elif len(keys[one.name]) == 1:  # of the case: all runs have the same
-                shown[one.name, -1] = Shown(one.name, key, None, False)
-            else:
-                title = f"{one.label}: {one.name}"
-                shown[one.name, one.run] = Shown(title, key, one.run, False)
-        album.cases[case] = sorted(shown.values(), key=lambda picture: picture.run is not None)
+            keys.append(key)
+        album.cases[case] = _shown(pictures, keys)
     return album
+
+
+def _shown(pictures: Sequence[_Picture], keys: Sequence[str]) -> list[Shown]:
+    """Pictures of a case as the page names them; what all runs have in common appears once."""
+    contents: dict[str, set[str]] = {}
+    for picture, key in zip(pictures, keys, strict=True):
+        contents.setdefault(picture.name, set()).add(key)
+    shown = {}
+    for picture, key in zip(pictures, keys, strict=True):
+        name, run = picture.name, picture.run
+        if name == _ESTIMATE:
+            shown[name, run] = Shown(picture.label, key, run)
+        elif len(contents[name]) == 1:
+            shown[name, -1] = Shown(name, key, None)
+        else:
+            shown[name, run] = Shown(f"{picture.label}: {name}", key, run)
+    return sorted(shown.values(), key=lambda picture: picture.run is not None)
 
 
 def _cut(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

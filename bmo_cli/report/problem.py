@@ -29,7 +29,7 @@ class Convergence:
     why: str
 
 
-class Labelled(NamedTuple):
+class LabelledRun(NamedTuple):
     """A run on the page: its number, which chooses its colour, and what sets it apart."""
 
     number: int
@@ -59,7 +59,7 @@ class Problem:
 
     def _rank(self, entry: Entry) -> tuple[bool, float]:
         """By validation alone: test scores choose nothing."""
-        value = entry.value(self.validation.name) if self.validation and entry.finished else None
+        value = entry.value(self.validation.name) if self.validation and entry.is_finished else None
         if value is None or self.validation is None:
             return True, 0.0
         return False, -value if self.validation.larger_is_better else value
@@ -80,10 +80,10 @@ class Problem:
     @property
     def best(self) -> Group | None:
         """The group that validation chooses."""
-        found = self.comparison
-        if found is None:
+        comparison = self.comparison
+        if comparison is None:
             return None
-        return next(group for group in found.groups if group.label == found.against)
+        return next(g for g in comparison.groups if g.label == comparison.against)
 
     @property
     def title(self) -> str:
@@ -91,7 +91,7 @@ class Problem:
         return self.entries[0].choice("task")
 
     @cached_property
-    def labelled(self) -> Sequence[Labelled]:
+    def labelled_runs(self) -> Sequence[LabelledRun]:
         """The runs with a name each: what sets it apart, with its seed where seeds differ."""
         labels = [entry.name for entry in self.entries]
         for group in self.comparison.groups if self.comparison else ():
@@ -101,12 +101,17 @@ class Problem:
             seeds = [entry.seed for entry in self.entries]
             labels = [f"{name} seed={seed}" for name, seed in zip(labels, seeds, strict=True)]
         named = zip(labels, self.entries, strict=True)
-        return [Labelled(number, *pair) for number, pair in enumerate(named, self.first)]
+        return [LabelledRun(number, *pair) for number, pair in enumerate(named, self.first)]
 
     @property
-    def drawn(self) -> Sequence[Labelled]:
+    def finished_runs(self) -> Sequence[LabelledRun]:
+        """The runs that have results to show."""
+        return [run for run in self.labelled_runs if run.entry.is_finished]
+
+    @property
+    def drawn_runs(self) -> Sequence[LabelledRun]:
         """The runs that charts show: as many as there are colours."""
-        return self.labelled[:COLOURS]
+        return self.labelled_runs[:COLOURS]
 
 
 def convergence(entry: Entry) -> Convergence:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bmo_cli.errors import printable
 from bmo_cli.report.entry import layout_of
-from bmo_cli.results.runs import since
+from bmo_cli.results.runs import format_age
 
 COLOURS = 10
 """Classes of colour in page.css: the runs that charts show."""
@@ -42,7 +42,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals["COLOURS"] = COLOURS
-    environment.filters.update(since=since, number=format, layout=layout_of)
+    environment.filters.update(age=format_age, number=format, layout=layout_of)
     environment.policies["json.dumps_kwargs"] = {}  # keys stay in their order
     return environment
 

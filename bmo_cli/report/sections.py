@@ -51,7 +51,7 @@ def _runs(problem: Problem) -> Markup:
         test=problem.test,
         layouts={name: layouts[name] for name in known[:_MOST_SCORES]},
         states=[convergence(entry) for entry in problem.entries],
-        lost=[entry for entry in problem.entries if not entry.finished],
+        lost=[entry for entry in problem.entries if not entry.is_finished],
     )
 
 
@@ -89,6 +89,6 @@ def _differences(problem: Problem) -> Markup:
     return render(
         "differences.html",
         factors=problem.comparison.factors if problem.comparison else (),
-        shown=problem.labelled[:_MOST_COLUMNS],
-        first=problem.labelled[0],
+        shown=problem.labelled_runs[:_MOST_COLUMNS],
+        first=problem.labelled_runs[0],
     )

@@ -30,27 +30,27 @@ class Settings:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
-        self._configs = [_counted(entry) for entry in entries]
+        self._configs = [_score_config(entry) for entry in entries]
 
     @property
     def keys(self) -> list[str]:
         """Every key that some run has, in the order of the configurations."""
         return list(dict.fromkeys(key for config in self._configs for key in config))
 
-    def written(self, key: str) -> list[str]:
+    def comparable(self, key: str) -> list[str]:
         """Its value in every run, equal for equal experiments; empty where a run has none."""
         if _is_place(key):
-            return self.shown(key)
+            return self.displayed(key)
         values = [config.get(key, "") for config in self._configs]
         references = [v for v in dict.fromkeys(values) if _REFERENCE.fullmatch(v)]
         return [
-            next((r for r in references if _resolved(r, config) == _resolved(value, config)), value)
+            next((r for r in references if _resolve(r, config) == _resolve(value, config)), value)
             for value, config in zip(values, self._configs, strict=True)
         ]
 
-    def shown(self, key: str) -> list[str]:
+    def displayed(self, key: str) -> list[str]:
         """Its value in every run, for people; of a place the first one with this content."""
-        values = [_resolved(config.get(key, ""), config) for config in self._configs]
+        values = [_resolve(config.get(key, ""), config) for config in self._configs]
         if not _is_place(key):
             return values
         first: dict[str, str] = {}
@@ -77,12 +77,12 @@ def _is_place(key: str) -> bool:
     return key in PLACES or key.endswith(".weights")
 
 
-def _counted(entry: Entry) -> dict[str, str]:
+def _score_config(entry: Entry) -> dict[str, str]:
     """The part of a run's configuration that can move its score."""
     config = dict(entry.config)
     if not config:
         return {}
-    for key, value in _added().items():
+    for key, value in _later_defaults().items():
         config.setdefault(key, value)
     return {
         key: _canonical(value)
@@ -95,15 +95,15 @@ def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
     """Whether a key had nothing to decide in this run."""
     section = key.split(".")[0]
     if section == "data":  # of a task that takes no photographs
-        return entry.finished and not {"train", "val", "test"} & set(entry.data)
+        return entry.is_finished and not {"train", "val", "test"} & set(entry.data)
     if entry.choice("hyper") == "none":  # nothing is trained
         return section == "optim" or (section == "train" and key != "train.iterations")
-    steps = _resolved(config.get("train.steps", ""), config)
+    steps = _resolve(config.get("train.steps", ""), config)
     return key == "train.max_minutes" and str(entry.run.result.steps) == steps
 
 
 @cache
-def _added() -> dict[str, str]:
+def _later_defaults() -> dict[str, str]:
     """Values of keys that runs made by an earlier version do not have."""
     sections: list[tuple[str, type]] = [("", Config), ("train.", Train), ("eval.", Evaluate)]
     return {
@@ -129,7 +129,7 @@ def _as_integers(value: Any) -> Any:
     return int(value) if whole else value
 
 
-def _resolved(text: str, config: Mapping[str, str]) -> str:
+def _resolve(text: str, config: Mapping[str, str]) -> str:
     """What a reference stands for; the text itself where it is none."""
     for _ in range(_DEEPEST):
         reference = _REFERENCE.fullmatch(text)

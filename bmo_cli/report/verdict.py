@@ -38,7 +38,7 @@ def verdict(problem: Problem) -> Markup:
         description=f"{metric.score} on {split} data{several}",
         margin=_margin(comparison, best, score),
         facts=_facts(problem, best),
-        run=next(e.name for e in problem.entries if e in best.entries and e.finished),
+        run=next(e.name for e in problem.entries if e in best.entries and e.is_finished),
         chart=residuals(problem) if certified else history(problem, "step", "val"),
     )
 
@@ -63,7 +63,7 @@ def _margin(comparison: Comparison, best: Group, score: Estimate) -> str:
 
 def _facts(problem: Problem, best: Group) -> list[Fact]:
     """Of the iteration, of training, and what did not finish."""
-    members = [e for e in problem.entries if e in best.entries and e.finished]
+    members = [e for e in problem.entries if e in best.entries and e.is_finished]
     states = [convergence(member) for member in members]
     facts = []
     for words in dict.fromkeys(state.verdict for state in states):
@@ -78,7 +78,7 @@ def _facts(problem: Problem, best: Group) -> list[Fact]:
         if decay is not None:
             text += f", the hyper-gradient fell to {decay:.2g} of its first norm"
         facts.append(Fact(text))
-    lost = sum(not entry.finished for entry in problem.entries)
+    lost = sum(not entry.is_finished for entry in problem.entries)
     if lost:
         facts.append(Fact("", "bad", f"{lost} of {len(problem.entries)} runs did not finish"))
     return facts

@@ -19,13 +19,13 @@ _PACKAGES = ("torch", "numpy", "scikit-image", "hydra-core", "omegaconf", "safet
 
 def versions() -> dict[str, str]:
     """Versions of the interpreter, this package and what it computes with."""
-    found = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
+    known = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            known[name] = "unknown"
+    return known
 
 
 def git_state() -> dict[str, Any]:
@@ -41,10 +41,11 @@ def git_state() -> dict[str, Any]:
 @functools.cache
 def source_hash() -> str:
     """Hash of the package's source files: what computed a result, committed or not."""
-    root, found = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
+    root, content = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
-        found.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+        name = file.relative_to(root).as_posix()
+        content.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
 
 
 def _git(root: Path, *words: str) -> str | None:

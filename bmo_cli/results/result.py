@@ -16,7 +16,7 @@ from typing import Any, Literal
 from bmo_cli.config.names import NAMED
 from bmo_cli.errors import InputError
 from bmo_cli.results.files import plain, write_atomically
-from bmo_cli.results.typed import read_object, typed
+from bmo_cli.results.json_types import convert, read_object
 
 FILE = "result.json"
 Status = Literal["running", "ok", "interrupted", "failed"]
@@ -208,7 +208,7 @@ class RunResult:
         content = read_object(file)
         content["choices"] = {group: content[group] for group in NAMED if group in content}
         try:
-            result: RunResult = typed(content, cls, tolerant=tolerant)
+            result: RunResult = convert(content, cls, tolerant=tolerant)
         except InputError as error:
             raise InputError(f"{file} is damaged: {error}") from error
         return result

@@ -67,7 +67,7 @@ class Run:
         relative = os.path.relpath(self.path)
         return str(self.path.resolve()) if relative.startswith("..") else relative
 
-    def shown(self, column: str) -> str:
+    def cell(self, column: str) -> str:
         """A cell of the list; empty where the run has no such value."""
         cells: Mapping[str, object] = {
             "run": self.name,
@@ -76,7 +76,7 @@ class Run:
             "seed": self.result.seed,
             "steps": self.result.steps,
             "score": _score(self.result.metrics),
-            "age": since(self.age),
+            "age": format_age(self.age),
         }
         value = cells.get(column)
         return "" if value is None else printable(str(value))
@@ -121,29 +121,30 @@ def select(
             given.add(word)
         elif _is_folder(folder) and word:  # also one whose name looks like something else
             roots.append(folder)
-        elif word.startswith("-"):
-            raise InputError(
-                f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
-            )
         elif key in keys and equals:
             values[key] = value
         elif key in COLUMNS and equals:
             filters.append((key, value.split(",")))
-        elif not equals or "/" in key:
-            raise InputError(
-                f"no folder {word or repr(word)}; name one that holds runs, as outputs"
-            )
         else:
-            known = f"; columns: {', '.join(COLUMNS)}"
-            hint = nearest(key, [*keys, *COLUMNS]) or known
-            raise InputError(f"no column '{key}'{hint} (and no folder {word})")
+            raise InputError(_mistake(word, command, flags, [*keys, *COLUMNS]))
     roots = roots or [Path("outputs")]
-    found = [
+    runs = [
         run
         for run in find_runs(roots)
-        if all(run.shown(column) in wanted for column, wanted in filters)
+        if all(run.cell(column) in wanted for column, wanted in filters)
     ]
-    return Selection(found, frozenset(given), values, roots)
+    return Selection(runs, frozenset(given), values, roots)
+
+
+def _mistake(word: str, command: str, flags: Sequence[str], keys: Sequence[str]) -> str:
+    """What is wrong with a word that is no folder, flag or key."""
+    key, equals, _ = word.partition("=")
+    if word.startswith("-"):
+        return f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
+    if not equals or "/" in key:
+        return f"no folder {word or repr(word)}; name one that holds runs, as outputs"
+    hint = nearest(key, keys) or f"; columns: {', '.join(COLUMNS)}"
+    return f"no column '{key}'{hint} (and no folder {word})"
 
 
 def _is_folder(path: Path) -> bool:
@@ -168,15 +169,14 @@ def list_runs(words: Sequence[str]) -> str:
         return text.rstrip("\n")
     if not selection.runs:
         return "no runs"
-    lines = [COLUMNS, *([run.shown(column) for column in COLUMNS] for run in selection.runs)]
+    lines = [COLUMNS, *([run.cell(column) for column in COLUMNS] for run in selection.runs)]
     return text_table(lines, left=len(COLUMNS))
 
 
 def find_runs(roots: Sequence[Path]) -> list[Run]:
     """The runs in or below some folders, the oldest first."""
     folders = {folder.absolute(): folder for root in roots for folder in _folders(root)}
-    found = [_read(folder) for folder in folders.values()]
-    return sorted(found, key=lambda run: -run.age)
+    return sorted(map(_read, folders.values()), key=lambda run: -run.age)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -236,12 +236,12 @@ def _score(metrics: Mapping[str, float | None]) -> str:
     return ""
 
 
-def counted(count: int) -> str:
+def count_runs(count: int) -> str:
     """So many runs, in words."""
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def since(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """An age in its largest unit."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:

@@ -26,7 +26,7 @@ def paired_differences(a: Mapping[str, float], b: Mapping[str, float]) -> list[f
     return [value - b[key] for key, value in a.items() if key in b]
 
 
-def undominated(
+def pareto_front(
     points: Sequence[tuple[float, float]], *, larger_is_better: bool = True
 ) -> list[bool]:
     """Which points (quality, cost) lie on the Pareto front.

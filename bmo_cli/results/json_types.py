@@ -32,7 +32,7 @@ def read_object(file: Path) -> dict[str, Any]:
     return content
 
 
-def typed(value: Any, hint: Any, name: str = "", *, tolerant: bool = False) -> Any:
+def convert(value: Any, hint: Any, name: str = "", *, tolerant: bool = False) -> Any:
     """A JSON value as the type that a hint names: objects become dataclasses or dicts.
 
     Null in a field of a dataclass counts as a missing one.
@@ -75,7 +75,7 @@ def _instance(content: Mapping[str, Any], kind: Any, name: str, tolerant: bool) 
     given = {}
     for key, hint in known.items():
         with _skipping(tolerant):
-            given[key] = typed(content[key], hint, _joined(name, key), tolerant=tolerant)
+            given[key] = convert(content[key], hint, _path(name, key), tolerant=tolerant)
     for entry in fields(kind):
         if entry.name not in given and entry.default is MISSING is entry.default_factory:
             raise InputError(f"{name or 'it'} has no {entry.name} that is known")
@@ -86,7 +86,7 @@ def _entries(content: Mapping[str, Any], hint: Any, name: str, tolerant: bool) -
     entries = {}
     for key, item in content.items():
         with _skipping(tolerant):
-            entries[key] = typed(item, hint, _joined(name, key), tolerant=tolerant)
+            entries[key] = convert(item, hint, _path(name, key), tolerant=tolerant)
     return entries
 
 
@@ -96,7 +96,7 @@ def _items(value: Any, hint: Any, name: str, tolerant: bool) -> list[Any]:
     items = []
     for i, item in enumerate(value):
         try:
-            items.append(typed(item, hint, f"{name}[{i}]", tolerant=tolerant))
+            items.append(convert(item, hint, f"{name}[{i}]", tolerant=tolerant))
         except InputError:
             if not tolerant:
                 raise
@@ -109,7 +109,7 @@ def _skipping(tolerant: bool) -> contextlib.AbstractContextManager[None]:
     return contextlib.suppress(InputError) if tolerant else contextlib.nullcontext()
 
 
-def _joined(name: str, key: str) -> str:
+def _path(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 

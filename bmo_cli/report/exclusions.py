@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bmo_cli.errors import printable
-from bmo_cli.results.runs import EMPTY, Run, counted
+from bmo_cli.results.runs import EMPTY, Run, count_runs
 
 _SHOWN = 5
 """names in a line"""
@@ -16,20 +16,20 @@ def is_trained(run: Run) -> bool:
     return run.result.run is None and bool(run.result.choices.get("task"))
 
 
-def left_out(runs: Sequence[Run]) -> list[str]:
+def exclusion_lines(runs: Sequence[Run]) -> list[str]:
     """A line for every reason that keeps some of these runs from being compared."""
     by_reason: dict[str, list[str]] = {}
     for run in runs:
         if not is_trained(run):
             by_reason.setdefault(_reason(run), []).append(run.name)
-    return [named(f"left out, {reason}", names) for reason, names in by_reason.items()]
+    return [list_names(f"left out, {reason}", names) for reason, names in by_reason.items()]
 
 
-def named(what: str, names: Sequence[str]) -> str:
+def list_names(what: str, names: Sequence[str]) -> str:
     """`what: 7 runs (a, b, c, d, e and 2 more)`."""
     more = len(names) - _SHOWN
     listed = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return printable(f"{what}: {counted(len(names))} ({listed})")
+    return printable(f"{what}: {count_runs(len(names))} ({listed})")
 
 
 def _reason(run: Run) -> str:
