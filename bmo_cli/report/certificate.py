@@ -1,4 +1,4 @@
-"""certificate.json as an object, as far as the report shows it."""
+"""The part of certificate.json that the report shows, as an object."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _LARGEST = 20 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """An assumption or a prediction of the theory, and what is known of it.
+    """An assumption or a prediction of the theory with its verdict.
 
     Attributes:
-        name: what is assumed or predicted.
-        verdict: holds, violated, ...
-        evidence: proved, declared, measured.
-        number: that was measured.
-        meaning: of the number.
-        declared_by: plug-ins that declare it.
+        name: the statement that is assumed or predicted.
+        verdict: `holds`, `violated`, `not verifiable` or `not used`.
+        evidence: `proved`, `declared`, `measured` or empty.
+        number: the measured value.
+        meaning: what the number says.
+        declared_by: the plug-ins that declare the statement.
     """
 
     name: str = ""
@@ -39,7 +39,7 @@ class Trajectory:
     """The iteration from one start.
 
     Attributes:
-        residuals: for k = 1, 2, ...; None: not finite.
+        residuals: residuals for k = 1, 2, ...; None where one is not finite.
     """
 
     residuals: Sequence[float | None] = ()
@@ -50,10 +50,10 @@ class CertificateFile:
     """Content of certificate.json.
 
     Attributes:
-        iterations_trained: K.
-        assumptions, predictions: of the theory.
-        trajectories: by start.
-        validation: scores by metric and number of iterations.
+        iterations_trained: K, the iterations of training.
+        assumptions, predictions: statements of the theory.
+        trajectories: the iteration from every start.
+        validation: validation scores by metric and number of iterations.
     """
 
     iterations_trained: int | None = None
@@ -64,7 +64,7 @@ class CertificateFile:
 
     @property
     def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """Iterations and residuals from every start that has some."""
+        """Pairs (iteration, residual) by start, without starts that have none."""
         curves = {
             start: [(float(k), r) for k, r in enumerate(trajectory.residuals, 1) if r is not None]
             for start, trajectory in self.trajectories.items()
@@ -72,7 +72,7 @@ class CertificateFile:
         return {start: points for start, points in curves.items() if points}
 
     def scores(self, metric: str) -> list[tuple[float, float]]:
-        """Iterations and validation scores, in order."""
+        """Pairs (iteration, validation score) of a metric, in order."""
         scores = self.validation.get(metric, {}).items()
         return sorted((float(k), score) for k, score in scores if k.isdecimal() and len(k) < 9)
 
@@ -80,7 +80,8 @@ class CertificateFile:
 def read_certificate(folder: Path) -> CertificateFile | None:
     """FOLDER/certificate.json without the values that have another type than expected.
 
-    None: there is none that can be read.
+    Returns:
+        The certificate; None if there is no readable file.
     """
     file = folder / "certificate.json"
     try:

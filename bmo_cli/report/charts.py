@@ -28,9 +28,9 @@ class Series:
     """A line or a point of a chart.
 
     Attributes:
-        run: number of the run it belongs to, which chooses its colour.
-        name: shown when it is pointed at.
-        points: (x, y).
+        run: number of the run, which chooses the colour.
+        name: text of the tooltip.
+        points: pairs (x, y).
     """
 
     run: int
@@ -57,9 +57,10 @@ class Axis:
     """Values along an axis, linear or logarithmic.
 
     Args:
-        values: what has to fit.
-        low, high: pixels of its ends.
-        logarithmic: as wished; linear all the same where a value is not positive.
+        values: values that the axis has to cover.
+        low, high: pixels of the ends.
+        logarithmic: whether the axis is logarithmic. An axis with values that are not positive
+            stays linear.
     """
 
     def __init__(
@@ -114,12 +115,12 @@ def lines(
     """Lines over one another.
 
     Args:
-        title: of the chart, which is that of its y axis.
-        x_title: of the x axis.
-        series: lines; points that are not finite (or not positive on a logarithmic axis) are left
-            out.
-        log_x, log_y: logarithmic axes.
-        mark: a vertical line at a value, and its name.
+        title: title of the chart and its y axis.
+        x_title: title of the x axis.
+        series: the lines. Points that are not finite, or not positive on a logarithmic axis, are
+            left out.
+        log_x, log_y: whether an axis is logarithmic.
+        mark: x value and name of a vertical line.
     """
     kept = [(each, _thin(_plottable(each.points, log_x, log_y))) for each in series]
     kept = [(each, points) for each, points in kept if points]
@@ -137,10 +138,10 @@ def scatter(title: str, x_title: str, series: Sequence[Series], front: Sequence[
     """Points of quality against cost, those of the Pareto front filled and joined.
 
     Args:
-        title: of the y axis, quality.
-        x_title: of the x axis, cost; logarithmic where it spans more than a decade.
-        series: one point each.
-        front: whether it is on the front, one a series.
+        title: title of the y axis, the quality.
+        x_title: title of the x axis, the cost. It is logarithmic if it spans more than a decade.
+        series: series of one point.
+        front: for every series, whether it is on the front.
     """
     points = [each.points[0] for each in series]
     if not points:
@@ -164,7 +165,7 @@ def _chart(
     mark: tuple[float, str] | None = None,
     front: Sequence[Point] = (),
 ) -> Markup:
-    """The chart; without axes it says that there are no values."""
+    """Render a chart; without axes it says that there are no values."""
     x_ticks, y_ticks = map(_ticks, axes) if axes else ([], [])
     return render(
         "chart.svg",
@@ -206,7 +207,7 @@ def _plottable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]
 
 
 def _thin(points: list[Point]) -> list[Point]:
-    """At most so many points: the smallest and the largest of every stretch, in their order."""
+    """Reduce to `_MOST_POINTS`: the smallest and the largest point of every stretch, in order."""
     if len(points) <= _MOST_POINTS:
         return points
     length = -(-len(points) // (_MOST_POINTS // 2))

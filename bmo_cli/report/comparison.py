@@ -1,7 +1,7 @@
 """Runs compared: groups of equal settings, differences of pairs, effects, quality against cost.
 
-Runs that differ in their seed alone form a group. Intervals are Student's, at 95 %, over seeds; a
-difference is that of runs with equal seeds, so that what the seed decides is not in its scatter.
+Runs that differ in their seed alone form a group. Intervals are Student's 95 % intervals over
+seeds. A difference is taken between runs of equal seeds, which removes the effect of the seed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ COSTS = {"evaluations": "T evals", "seconds": "seconds", "memory": "MiB"}
 """What a run costs: evaluations of T and products with its derivatives in training, seconds of
 training, and the largest memory of its process."""
 _SAME_INPUT = 0.01
-"""by how much scores of the observations may differ between machines"""
+"""Largest difference between scores of the same observations on two machines."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and half the width of its 95 % interval (None: one value), of so many values."""
+    """Mean of `count` values and half the width of its 95 % interval (None: a single value)."""
 
     mean: float
     interval: float | None
@@ -50,14 +50,14 @@ class Group:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: the settings that set it apart.
-        entries: its runs.
-        indices: theirs in the comparison.
-        values: of the metric, by seed; of a seed that was run twice the mean.
-        costs: means, by the keys of `COSTS`.
-        difference: to the group compared against, over equal seeds; None: it is that group, or
-            they share no seed.
-        front: the costs at which no other group beats it.
+        label: the settings that distinguish the group.
+        entries: the runs.
+        indices: positions of the runs in the comparison.
+        values: the metric by seed. Runs of equal seed count by their mean.
+        costs: means by the keys of `COSTS`.
+        difference: difference over equal seeds to the group compared against. None for that group
+            itself and where no seed is shared.
+        front: the costs for which the group is Pareto-optimal.
     """
 
     label: str
@@ -70,12 +70,12 @@ class Group:
 
     @property
     def finished_count(self) -> int:
-        """How many of its runs finished."""
+        """Number of finished runs."""
         return sum(entry.is_finished for entry in self.entries)
 
     @property
     def score(self) -> Estimate | None:
-        """Over its seeds; None: no run has a value."""
+        """Mean score over the seeds; None if no run has a score."""
         return estimate(list(self.values.values()))
 
 
@@ -84,10 +84,10 @@ class Effect:
     """What a setting changes, everything else being equal.
 
     Attributes:
-        key: that was varied.
-        value: compared with `reference`.
+        key: the setting.
+        value: the value that is compared with `reference`.
         reference: the value that most runs can be compared with.
-        change: of the metric, over all runs that have an equal one with the other value.
+        change: change of the metric over all pairs of runs that are equal in everything else.
     """
 
     key: str
@@ -98,14 +98,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that can be said of some runs of one problem.
+    """Groups, differences and effects of the runs of one problem.
 
     Attributes:
-        metric: that they are compared by.
-        factors: in what they differ.
-        groups: the best first, those without a value at the end.
+        metric: the metric of the comparison.
+        factors: the settings that differ.
+        groups: groups from best to worst, then those without a score.
         against: label of the group that differences are taken to.
-        effects: of every factor.
+        effects: effects of all factors.
     """
 
     metric: Metric
@@ -119,12 +119,12 @@ def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None
     """Compare runs of one problem, see `different_problem`.
 
     Args:
-        entries: the runs, failed ones too.
-        metric: to compare by.
+        entries: runs, including failed ones.
+        metric: metric to compare by.
         against: part of the label of the group that differences are taken to; None: the best.
 
     Raises:
-        InputError: not exactly one group is meant.
+        InputError: `against` does not fit exactly one group.
     """
     varied = factors(entries)
     table = _table(entries, varied, metric)
@@ -148,10 +148,10 @@ def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None
 
 
 def different_problem(a: Entry, b: Entry) -> str | None:
-    """Why the scores of two runs do not compare, in words; None: they do.
+    """Reason why the scores of two runs cannot be compared; None if they can.
 
-    They compare where the task, the protocol, the test data and the observations are the same. The
-    observations are known by their own scores.
+    The task, the protocol, the test data and the observations must be the same. Observations are
+    identified by their own scores.
     """
     for name, get in _IDENTITY.items():
         if get(a) != get(b):
@@ -171,7 +171,7 @@ def different_problem(a: Entry, b: Entry) -> str | None:
 
 
 def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The runs, those of one problem together; one that failed joins the first of its task."""
+    """Split runs by problem. A run that did not finish joins the first problem of its task."""
     parts: list[list[Entry]] = []
     for entry in sorted(entries, key=lambda entry: not entry.is_finished):
         for part in parts:
@@ -185,7 +185,7 @@ def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and interval of some values; None of none."""
+    """Mean and interval of values; None without values."""
     return Estimate(*mean_and_interval(values), len(values)) if values else None
 
 
@@ -205,7 +205,7 @@ def _test_data(entry: Entry) -> str:
 
 
 def _other_operators(a: Entry, b: Entry) -> str | None:
-    """Kernels or dictionaries in which two runs differ, in words; None: in none that both name."""
+    """Difference between kernels or dictionaries that both runs name; None if there is none."""
     for key in sorted(set(a.data) & set(b.data)):
         if key.startswith(("kernel", "dictionary")) and a.data[key] != b.data[key]:
             return f"other test data: {key} {a.data[key]} and {b.data[key]}"
@@ -220,8 +220,10 @@ _IDENTITY: Mapping[str, Callable[[Entry], str]] = {
 
 
 def _table(entries: Sequence[Entry], varied: Sequence[Factor], metric: Metric) -> DataFrame:
-    """A row a run: label of its group, seed, values of the factors by their position; score and
-    costs if it finished."""
+    """Tabulate runs, a row each: group label, seed, and factor values by position.
+
+    Score and costs are those of finished runs.
+    """
     import pandas
 
     text: dict[str | int, Sequence[str]] = {
@@ -237,7 +239,7 @@ def _table(entries: Sequence[Entry], varied: Sequence[Factor], metric: Metric) -
 
 
 def _groups(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
-    """The runs of a label each; scores of one seed count by their mean."""
+    """Group runs by label. Scores of equal seed count by their mean."""
     return [
         Group(
             label,
@@ -275,10 +277,10 @@ def _fronts(groups: Sequence[Group], metric: Metric) -> dict[str, set[str]]:
 
 
 def _effects(table: DataFrame, varied: Sequence[Factor], position: int) -> list[Effect]:
-    """Differences of means between runs with equal seeds that agree in every other factor.
+    """Differences between runs with equal seeds that agree in every other factor.
 
-    Keys of a group have no meaning where another choice of it was made, so that they are not held
-    equal where the choice itself is compared.
+    Where choices of a group are compared, the keys of that group need not agree: another choice has
+    other keys.
     """
     key = varied[position].key
     others = [k for k, f in enumerate(varied) if k != position and not f.within(key)]
@@ -298,6 +300,5 @@ def _effects(table: DataFrame, varied: Sequence[Factor], position: int) -> list[
         }
         return [Effect(key, level, reference, c) for level, c in changes.items() if c is not None]
 
-    # the value that most can be compared with; the first of several
     candidates = [against(level) for level in levels]
     return max(candidates, key=lambda effects: sum(e.change.count for e in effects), default=[])

@@ -1,4 +1,4 @@
-"""Curves of runs over one another: their histories, and what their certificates say."""
+"""Charts of several runs: their histories, residuals and scores beyond K."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AXES = {"step": "hyper-training step", "seconds": "seconds of training"}
 
 
 def curves(problem: Problem) -> Markup:
-    """Histories over one another, against steps and against seconds; empty without a history."""
+    """Charts of the histories against steps and against seconds; empty without a history."""
     if not any(run.entry.history for run in problem.drawn_runs):
         return Markup()
     charts = {x: [history(problem, x, column) for column in _HISTORY] for x in _AXES}
@@ -29,7 +29,7 @@ def curves(problem: Problem) -> Markup:
 
 
 def history(problem: Problem, x: str, column: str) -> Markup:
-    """One column of the histories."""
+    """Chart of a column of the histories against `x`."""
     title, logarithmic = _HISTORY[column]
     title = title.format(metric=problem.test.score if problem.test else "score")
     if column == "val" and problem.test and problem.test.unit:
@@ -42,7 +42,7 @@ def history(problem: Problem, x: str, column: str) -> Markup:
 
 
 def convergence_section(problem: Problem) -> Markup:
-    """Residuals and scores beyond K of all certified runs, and the best run's findings."""
+    """Residuals and scores beyond K of certified runs, and the findings of the best run."""
     certified = [run for run in problem.labelled_runs if run.entry.certificate]
     if not certified:
         return render("convergence.html", certificate=None)
@@ -61,7 +61,7 @@ def convergence_section(problem: Problem) -> Markup:
 
 
 def residuals(problem: Problem) -> Markup:
-    """Residuals far beyond K, each run's from its slowest start."""
+    """Chart of the residuals far beyond K, for every run from its slowest start."""
     slowest = []
     for number, label, entry in problem.drawn_runs:
         if entry.certificate and entry.certificate.curves:
@@ -72,7 +72,7 @@ def residuals(problem: Problem) -> Markup:
 
 
 def _mark_at_k(problem: Problem) -> tuple[float, str] | None:
-    """A mark at K, where all certified runs have the same."""
+    """The mark at K if all certified runs have the same K."""
     counts = {e.certificate.iterations_trained for e in problem.entries if e.certificate}
     known = [count for count in counts if count is not None]
     return (known[0], "K") if len(known) == 1 else None

@@ -1,6 +1,7 @@
-"""A finished or failed run with all that a comparison reads of it, and nothing that it can break.
+"""Runs as a comparison reads them.
 
-A run folder may come from a stranger: whatever it holds is data of any shape.
+A run folder may come from a stranger. Unreadable files count as missing, values of an unexpected
+type are left out.
 """
 
 from __future__ import annotations
@@ -25,25 +26,25 @@ _COSTS = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameter
 
 
 def layout_of(text: str) -> str:
-    """A format of a number that cannot ask for millions of digits."""
+    """The number format, or `.4g` instead of one that may ask for millions of digits."""
     return text if re.fullmatch(r"\.\d[efg]", text) else ".4g"
 
 
 def content_hash(fingerprint: object) -> str | None:
-    """The hash in a fingerprint of data; None: it has none."""
+    """The hash in a fingerprint of data; None if it has none."""
     text = fingerprint.get("hash") if isinstance(fingerprint, Mapping) else None
     return None if text is None else str(text)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that runs are compared by.
+    """A metric that runs are compared by.
 
     Attributes:
-        name: key among the metrics of result.json, as `test/psnr`.
-        larger_is_better: whether it is.
-        unit: of its values.
-        layout: format of its values.
+        name: key in the metrics of result.json, for instance `test/psnr`.
+        larger_is_better: whether larger values are better.
+        unit: unit of the values.
+        layout: number format of the values.
     """
 
     name: str
@@ -53,16 +54,16 @@ class Metric:
 
     @property
     def score(self) -> str:
-        """Its name without the split."""
+        """The name without the split."""
         return self.name.partition("/")[2]
 
     @property
     def title(self) -> str:
-        """Its name with its unit."""
+        """The name with the unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def with_unit(self, text: str) -> str:
-        """A value that is shown, followed by the unit."""
+        """A formatted value, followed by the unit."""
         return f"{text} {self.unit}" if self.unit else text
 
     def better(self, a: float, b: float) -> bool:
@@ -79,8 +80,8 @@ class Entry:
     """A run in a comparison.
 
     Attributes:
-        run: its folder's name, result and age.
-        certificates: results of `bmo certify` about it, the newest first.
+        run: folder, status and result.
+        certificates: results of `bmo certify` about the run, the newest first.
     """
 
     run: Run
@@ -88,17 +89,17 @@ class Entry:
 
     @property
     def folder(self) -> RunFolder:
-        """Of the run."""
+        """The run folder."""
         return RunFolder(self.run.path)
 
     @property
     def is_finished(self) -> bool:
-        """Whether it ended as it should."""
+        """Whether the run ended with status `ok`."""
         return self.run.status == "ok"
 
     @cached_property
     def config(self) -> Mapping[str, str]:
-        """What it was made with: text by dotted key, interpolations as they were written."""
+        """The configuration as text by dotted key, interpolations unresolved."""
         try:
             content = recorded_config(self.run.path)
         except InputError:
@@ -110,9 +111,9 @@ class Entry:
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with it, with the plug-ins that it was started with.
+        """The command that resumes the run, with its plug-ins.
 
-        A stranger's folder cannot have one named that it brings along.
+        Plug-ins inside the run folder are left out: the folder may be a stranger's.
         """
         try:
             listed = json.loads(self.config.get("plugins", "[]"))
@@ -128,7 +129,7 @@ class Entry:
 
     @cached_property
     def history(self) -> Sequence[Mapping[str, float]]:
-        """Rows of history.csv; none of a damaged one."""
+        """Rows of history.csv; empty if the file is damaged."""
         try:
             return self.folder.read_history()
         except (InputError, OSError, UnicodeDecodeError):
@@ -136,35 +137,36 @@ class Entry:
 
     @cached_property
     def certificate(self) -> CertificateFile | None:
-        """The newest one; None: there is none that can be read.
+        """Content of the newest certificate; None if there is none that can be read.
 
-        A run that went on without another certificate has none: the file is about earlier weights.
+        A result without a verdict has no certificate, even if the file is there: the run was
+        resumed, and the file is about earlier weights.
         """
         return None if self.verdict is None else read_certificate(self._certificate_run.path)
 
     @property
     def verdict(self) -> str | None:
-        """Of the newest certificate; None: there is none."""
+        """Verdict of the newest certificate; None without a certificate."""
         return self._certificate_run.result.certificate
 
     @property
     def _certificate_run(self) -> Run:
-        """The run, or the newest result of `bmo certify` about it."""
+        """The newest result of `bmo certify` about the run, or the run itself."""
         return self.certificates[0] if self.certificates else self.run
 
     @property
     def seed(self) -> str:
-        """Of the run, as text."""
+        """The seed as text."""
         seed = self.run.result.seed
         return self.config.get("seed", "") if seed is None else str(seed)
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the folder."""
         return self.run.name
 
     def choice(self, group: str) -> str:
-        """Chosen option of a group, empty where there is none."""
+        """Chosen option of a group; empty if there is none."""
         return self.run.result.choices.get(group) or ""
 
     @property
@@ -174,7 +176,7 @@ class Entry:
 
     @cached_property
     def metrics(self) -> Mapping[str, float]:
-        """Finite values of result.json's metrics, and its costs."""
+        """Finite metrics and costs of result.json."""
         costs = {key: getattr(self.run.result, key) for key in _COSTS}
         values = {**self.run.result.metrics, **costs}
         return {key: float(value) for key, value in values.items() if value is not None}
@@ -192,7 +194,7 @@ class Entry:
         }
 
     def metric(self, split: str = "test") -> Metric | None:
-        """The metric of its task on a split."""
+        """The task's metric on a split."""
         score = self.run.result.metric
         if score is None:
             return None
@@ -205,14 +207,14 @@ class Entry:
 
 
 def with_certificates(entries: Sequence[Entry], runs: Sequence[Run]) -> list[Entry]:
-    """The entries, each with what `bmo certify` found about it.
+    """Add the results of `bmo certify` to the runs that they are about.
 
-    A certificate belongs to the run whose checkpoint and configuration it names by their hashes,
-    wherever both lie; one that is older than the run's own is left out.
+    A result belongs to the run with the same hashes of checkpoint and configuration. Results older
+    than a certificate that the run made itself are left out.
 
     Args:
-        entries: runs.
-        runs: all that there are, results of `bmo certify` among them.
+        entries: runs of `bmo train`.
+        runs: all runs, including results of `bmo certify`.
     """
     certificates = [run for run in runs if run.result.run and run.result.certificate]
     certificates.sort(key=lambda run: run.age)

@@ -1,4 +1,4 @@
-"""Results that a comparison does not show, and why, in few lines."""
+"""Results that a comparison leaves out, with the reasons."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from bmo_cli.errors import printable
 from bmo_cli.results.runs import EMPTY, Run, count_runs
 
 _SHOWN = 5
-"""names in a line"""
+"""Names in a line."""
 
 
 def is_trained(run: Run) -> bool:
-    """Whether `bmo train` made it, and its result says of what."""
+    """Whether the run is one of `bmo train` and its result names the task."""
     return run.result.run is None and bool(run.result.choices.get("task"))
 
 
 def exclusion_lines(runs: Sequence[Run]) -> list[str]:
-    """A line for every reason that keeps some of these runs from being compared."""
+    """A line for every reason to leave runs out, with the names of the runs."""
     by_reason: dict[str, list[str]] = {}
     for run in runs:
         if not is_trained(run):

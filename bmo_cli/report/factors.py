@@ -1,4 +1,4 @@
-"""In what runs differ: the choices of groups, and the keys that differ within a choice."""
+"""Settings in which runs differ: choices of groups, and keys that differ within a choice."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bmo_cli.report.settings import Settings
 GROUPS = ("task", "method", "gkm", "net", "hyper")
 """Groups whose choice result.json names."""
 _SEED = "seed"
-"""Runs that differ in it alone are one group."""
+"""Runs that differ in this key alone form a group."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A key that not all runs have in common.
+    """A setting with several values.
 
     Attributes:
-        key: of the configuration, or a group.
-        values: one an entry, as text; empty where an entry has no such key.
+        key: a key of the configuration, or a group.
+        values: the value of every entry as text; empty where an entry has no such key.
     """
 
     key: str
@@ -29,23 +29,23 @@ class Factor:
 
     @property
     def levels(self) -> list[str]:
-        """Its values, numbers by size, others in the order of the runs; nothing comes last."""
+        """Distinct values: numbers by size, text in the order of the runs, the empty value last."""
         levels = [value for value in dict.fromkeys(self.values) if value != ""]
         with suppress(ValueError):
             levels = sorted(levels, key=float)
         return levels + [""] * ("" in self.values)
 
     def within(self, group: str) -> bool:
-        """Whether it is a key of this group."""
+        """Whether the key belongs to this group."""
         return self.key.startswith(f"{group}.")
 
 
 def factors(entries: Sequence[Entry]) -> list[Factor]:
-    """What distinguishes these runs, seeds and keys that cannot move a score apart.
+    """Settings that distinguish runs, without the seed and keys that cannot change a score.
 
-    Another choice of a group changes many keys at once: it counts as one difference, and a key
-    counts where it differs between runs of the same choice. The same holds for a published method,
-    which chooses several groups.
+    Another choice of a group changes many keys. It counts as one factor, and a key counts where it
+    differs between runs of the same choice. The same holds for a published method, which chooses
+    several groups.
     """
     varied = [
         Factor(group, values)
@@ -70,7 +70,7 @@ def factors(entries: Sequence[Entry]) -> list[Factor]:
 
 
 def _content_factors(settings: Settings, labels: Sequence[str]) -> list[Factor]:
-    """Places of one name with several contents, where nothing else tells the runs apart."""
+    """Paths whose contents differ between runs that are equal in everything else."""
     exchanged = []
     for key in settings.places:
         contents: dict[str, dict[str, int]] = {}
@@ -85,9 +85,9 @@ def _content_factors(settings: Settings, labels: Sequence[str]) -> list[Factor]:
 
 
 def describe(varied: Sequence[Factor], index: int) -> str:
-    """An entry's values of all factors, as one would type them.
+    """The values of an entry as words of a command line.
 
-    A published method says what it chooses: the groups that all runs of it share go without saying.
+    Groups in which all runs of a published method agree are left out: the method implies them.
     """
     methods = next((f.values for f in varied if f.key == "method"), [""] * (index + 1))
     own = [i for i, method in enumerate(methods) if method == methods[index]]
@@ -101,7 +101,7 @@ def describe(varied: Sequence[Factor], index: int) -> str:
 
 
 def _follows_from_method(entries: Sequence[Entry], group: str) -> bool:
-    """Whether all runs of a method agree on a group."""
+    """Whether all runs of a method agree in a group."""
     pairs = {(entry.choice("method"), entry.choice(group)) for entry in entries}
     return len(pairs) == len({method for method, _ in pairs})
 

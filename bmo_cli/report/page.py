@@ -1,7 +1,7 @@
-"""`bmo report`: one HTML page about runs that opens from disk and asks no host for anything.
+"""`bmo report`: one HTML page about runs that opens from disk and loads nothing from a host.
 
-The page's policy (Content-Security-Policy) allows its own script and style alone, by their hashes,
-and pictures that it holds itself. Whatever comes from a run is escaped.
+The Content-Security-Policy of the page allows its own script and style by their hashes, and
+embedded pictures. Text from runs is escaped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_report(words: Sequence[str]) -> str:
         words: folders, filters and keys as in `USAGE`.
 
     Returns:
-        A line that says where it is.
+        The path of the page, and the remarks.
 
     Raises:
         InputError: no runs, or the file cannot be written.
@@ -78,9 +78,9 @@ def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ())
     """The whole page.
 
     Args:
-        entries: runs that `bmo train` made.
-        title: of the page.
-        remarks: on results that are not on it.
+        entries: runs of `bmo train`.
+        title: title of the page.
+        remarks: lines about results that the page leaves out.
     """
     shown, first = [], 0
     for members in problems(entries):
@@ -119,7 +119,7 @@ def _part(problem: Problem, album: Album, number: int) -> dict[str, object]:
 
 
 def _content(album: Album) -> dict[str, object]:
-    """An album as the script of the page reads it."""
+    """Convert an album to the JSON that page.js reads."""
     cases = [
         {"name": case, "pictures": [{"name": p.name, "key": p.key, "run": p.run} for p in pictures]}
         for case, pictures in album.cases.items()

@@ -33,9 +33,9 @@ class Shown:
     """A picture of a case.
 
     Attributes:
-        name: what it shows, for the reader.
-        key: of its data in `Album.data`.
-        run: number of the run that it is of; None: of the case.
+        name: title of the picture.
+        key: key in `Album.data`.
+        run: number of the run; None if the picture belongs to the case.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Album:
     """Pictures by case.
 
     Attributes:
-        cases: the pictures of every case, those of the case itself first.
-        data: data URI by key.
-        side: largest side of the cuts from their middle; None: they are whole.
-        left_out: runs whose pictures do not fit.
+        cases: pictures by case, those that belong to the case itself first.
+        data: data URIs by key.
+        side: largest side of the central crops; None if the pictures are whole.
+        left_out: number of runs without pictures on the page.
     """
 
     cases: dict[str, list[Shown]] = field(default_factory=dict)
@@ -61,15 +61,15 @@ class Album:
 
 
 def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int = 12) -> Album:
-    """The pictures that runs wrote of their first test cases.
+    """Collect the pictures of the first test cases.
 
     Args:
         entries: number, label and run, the most important first.
-        cases: how many cases are shown.
-        runs: how many runs at most.
+        cases: number of cases.
+        runs: largest number of runs.
 
     Returns:
-        An album, empty where no run wrote pictures. A picture that cannot be read is left out.
+        The readable pictures; empty if no run wrote any.
     """
     pictures: dict[str, list[_Picture]] = {}
     for number, label, entry in entries[:runs]:
@@ -107,7 +107,7 @@ def _files(entry: Entry, cases: int) -> Mapping[str, Mapping[str, Path]]:
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    """8-bit pixels (H, W) or (H, W, 3); none of a link or of what cannot be read."""
+    """8-bit pixels (H, W) or (H, W, 3); empty for a link or an unreadable file."""
     nothing = np.zeros((0, 0), np.uint8)
     if file.is_symlink():
         return nothing
@@ -136,7 +136,7 @@ def _encode(cases: Mapping[str, Sequence[_Picture]], side: int) -> Album:
 
 
 def _shown(pictures: Sequence[_Picture], keys: Sequence[str]) -> list[Shown]:
-    """Pictures of a case as the page names them; what all runs have in common appears once."""
+    """Titles of the pictures of a case. A picture that all runs share appears once."""
     contents: dict[str, set[str]] = {}
     for picture, key in zip(pictures, keys, strict=True):
         contents.setdefault(picture.name, set()).add(key)
@@ -153,7 +153,7 @@ def _shown(pictures: Sequence[_Picture], keys: Sequence[str]) -> list[Shown]:
 
 
 def _cut(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The middle, pixel for pixel: a smaller scale would hide what is compared."""
+    """The central crop. Pictures are not scaled, because scaling would hide differences."""
     height, width = pixels.shape[:2]
     h, w = min(height, side), min(width, side)
     top, left = (height - h) // 2, (width - w) // 2

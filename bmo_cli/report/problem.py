@@ -1,4 +1,4 @@
-"""Runs of one problem in the order that a reader wants them: the best by validation first."""
+"""Runs of one problem, ordered by validation score, and their convergence."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Convergence:
     """Whether a run's iteration converges.
 
     Attributes:
-        kind: good, bad, unsure or none.
-        verdict: a few words.
-        why: a line.
+        kind: `good`, `bad`, `unsure` or `none`.
+        verdict: the verdict in a few words.
+        why: the reason in a line.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Convergence:
 
 
 class LabelledRun(NamedTuple):
-    """A run on the page: its number, which chooses its colour, and what sets it apart."""
+    """A run on the page with its number, which chooses its colour, and a label."""
 
     number: int
     label: str
@@ -38,11 +38,11 @@ class LabelledRun(NamedTuple):
 
 
 class Problem:
-    """Runs whose scores compare.
+    """Runs whose scores can be compared.
 
     Args:
         entries: the runs.
-        first: number of the first of them on the page.
+        first: number of the first run on the page.
     """
 
     def __init__(self, entries: Sequence[Entry], first: int = 0) -> None:
@@ -58,7 +58,7 @@ class Problem:
         return replace(self.test, name=f"{split}/{self.test.score}")
 
     def _rank(self, entry: Entry) -> tuple[bool, float]:
-        """By validation alone: test scores choose nothing."""
+        """Sort key by validation score; test scores are not used for choices."""
         value = entry.value(self.validation.name) if self.validation and entry.is_finished else None
         if value is None or self.validation is None:
             return True, 0.0
@@ -66,7 +66,7 @@ class Problem:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """Of the test scores (validation where nothing was tested), against the chosen group."""
+        """Comparison with the group that validation chooses, by test (or else validation) score."""
         if self.test is None or self.validation is None:
             return None
         tested = any(entry.value(self.test.name) is not None for entry in self.entries)
@@ -79,7 +79,7 @@ class Problem:
 
     @property
     def best(self) -> Group | None:
-        """The group that validation chooses."""
+        """The best group by validation."""
         comparison = self.comparison
         if comparison is None:
             return None
@@ -87,12 +87,12 @@ class Problem:
 
     @property
     def title(self) -> str:
-        """Of the problem: its task."""
+        """Name of the task."""
         return self.entries[0].choice("task")
 
     @cached_property
     def labelled_runs(self) -> Sequence[LabelledRun]:
-        """The runs with a name each: what sets it apart, with its seed where seeds differ."""
+        """All runs, labelled by their settings, and by their seed if seeds differ."""
         labels = [entry.name for entry in self.entries]
         for group in self.comparison.groups if self.comparison else ():
             for i in group.indices:
@@ -105,17 +105,17 @@ class Problem:
 
     @property
     def finished_runs(self) -> Sequence[LabelledRun]:
-        """The runs that have results to show."""
+        """The runs that ended with status `ok`."""
         return [run for run in self.labelled_runs if run.entry.is_finished]
 
     @property
     def drawn_runs(self) -> Sequence[LabelledRun]:
-        """The runs that charts show: as many as there are colours."""
+        """The runs of the charts: as many as there are colours."""
         return self.labelled_runs[:COLOURS]
 
 
 def convergence(entry: Entry) -> Convergence:
-    """What the certificate says of a run."""
+    """Convergence of a run according to its certificate."""
     verdict = entry.verdict
     if verdict is None:
         last, count = entry.value("test/residual"), entry.value("test/iterations")
@@ -148,7 +148,7 @@ def convergence(entry: Entry) -> Convergence:
 
 
 def late_gain(problem: Problem, entry: Entry) -> float | None:
-    """By how much the best validation score improved in the last quarter of training."""
+    """Improvement of the best validation score in the last quarter of training."""
     rows = [row for row in entry.history if math.isfinite(row["val"])]
     if problem.test is None or len(rows) < 4:
         return None

@@ -1,7 +1,7 @@
-"""HTML and SVG from the templates beside this file.
+"""HTML and SVG from the templates in `templates`.
 
-Whatever a template inserts is escaped, with control characters made visible, unless it is `Markup`,
-which only `render` and the templates' own macros make.
+Values are escaped, and their control characters are made visible. Exceptions are `Markup` values:
+results of `render` and of macros, and the style and the script of the page.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from bmo_cli.report.entry import layout_of
 from bmo_cli.results.runs import format_age
 
 COLOURS = 10
-"""Classes of colour in page.css: the runs that charts show."""
+"""Number of colour classes in page.css."""
 
 
 def render(template: str, **values: Any) -> Markup:
-    """A template with these values, without blanks at its ends.
+    """Render a template and strip the result.
 
     Args:
-        template: name of a file in `templates`, without its ending.
-        values: names that the template uses.
+        template: name of a file in `templates`, without `.j2`.
+        values: values by the names that the template uses.
     """
     return Markup(_environment().get_template(f"{template}.j2").render(**values).strip())
 

@@ -1,4 +1,4 @@
-"""The parts of the page about one problem, each from its own template."""
+"""The sections of the page about one problem, each with its own template."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _COST_TITLES = {
 
 
 def sections(problem: Problem, album: Album, page_number: int) -> dict[str, Markup]:
-    """Everything below the verdict by title, without the parts that have nothing to show.
+    """Sections by title, without empty ones.
 
     Args:
-        problem: its runs.
+        problem: the runs.
         album: their pictures.
-        page_number: of the problem on the page, by which the script finds its pictures.
+        page_number: number of the problem on the page, by which page.js finds its pictures.
     """
     contents = {
         "Runs": _runs(problem),
@@ -41,7 +41,7 @@ def sections(problem: Problem, album: Album, page_number: int) -> dict[str, Mark
 
 
 def _runs(problem: Problem) -> Markup:
-    """A line a run, with every score; a click on a title sorts."""
+    """Table of the runs with their scores, and the runs that did not finish."""
     metrics = [entry.run.result.metric for entry in problem.entries]
     layouts = {name: text for m in metrics if m for name, text in m.formats.items()}
     known = [n for n in layouts if any(e.value(f"test/{n}") is not None for e in problem.entries)]
@@ -56,7 +56,7 @@ def _runs(problem: Problem) -> Markup:
 
 
 def _comparison(problem: Problem) -> Markup:
-    """Groups of equal settings, effects of what was swept, quality against cost."""
+    """Table of the groups, effects of settings, and charts of quality against cost."""
     comparison = problem.comparison
     if comparison is None or len(comparison.groups) < 2:
         return Markup()
@@ -85,7 +85,7 @@ def _fronts(problem: Problem, comparison: Comparison) -> list[Markup]:
 
 
 def _differences(problem: Problem) -> Markup:
-    """What distinguishes the runs, and the whole configuration of the first."""
+    """Settings that differ, and the configuration of the best run."""
     return render(
         "differences.html",
         factors=problem.comparison.factors if problem.comparison else (),

@@ -1,4 +1,4 @@
-"""What of a run's configuration can move its score, in one spelling for equal experiments."""
+"""Settings that can change a score, written equally for equal experiments."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bmo_cli.report.entry import Entry, content_hash
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DEEPEST = 20
-"""references that lead to one another; more are a circle"""
+"""Longest chain of references; a longer one is a cycle."""
 
 
 class Settings:
     """The settings of some runs, by key and run.
 
-    A value that is written as a reference (`${train.iterations}`) is the same setting as the number
-    that it stands for. Where data lie counts by what lies there.
+    A reference (`${train.iterations}`) is the same setting as the number that it stands for. Paths
+    of data are compared by the content of the files.
 
     Args:
         entries: the runs.
@@ -38,7 +38,7 @@ class Settings:
         return list(dict.fromkeys(key for config in self._configs for key in config))
 
     def comparable(self, key: str) -> list[str]:
-        """Its value in every run, equal for equal experiments; empty where a run has none."""
+        """The value in every run, equal for equal experiments; empty where a run has none."""
         if _is_place(key):
             return self.displayed(key)
         values = [config.get(key, "") for config in self._configs]
@@ -49,7 +49,7 @@ class Settings:
         ]
 
     def displayed(self, key: str) -> list[str]:
-        """Its value in every run, for people; of a place the first one with this content."""
+        """The value in every run for display. Of paths with equal content, the first is shown."""
         values = [_resolve(config.get(key, ""), config) for config in self._configs]
         if not _is_place(key):
             return values
@@ -60,7 +60,7 @@ class Settings:
         ]
 
     def contents(self, key: str) -> list[str]:
-        """Identity of what lies where a key says, in every run; empty where it is not known."""
+        """Hashes of the data at a path, in every run; empty where they are not known."""
         places = [config.get(key, "null") for config in self._configs]
         return [
             "" if place == "null" else _content(entry, key)
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def places(self) -> list[str]:
-        """The keys that say where data lie."""
+        """The keys that hold paths of data."""
         return [key for key in self.keys if _is_place(key)]
 
 
@@ -78,7 +78,7 @@ def _is_place(key: str) -> bool:
 
 
 def _score_config(entry: Entry) -> dict[str, str]:
-    """The part of a run's configuration that can move its score."""
+    """The part of a configuration that can change a score."""
     config = dict(entry.config)
     if not config:
         return {}
@@ -92,7 +92,7 @@ def _score_config(entry: Entry) -> dict[str, str]:
 
 
 def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
-    """Whether a key had nothing to decide in this run."""
+    """Whether a key had no effect in this run."""
     section = key.split(".")[0]
     if section == "data":  # of a task that takes no photographs
         return entry.is_finished and not {"train", "val", "test"} & set(entry.data)
@@ -104,7 +104,7 @@ def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
 
 @cache
 def _later_defaults() -> dict[str, str]:
-    """Values of keys that runs made by an earlier version do not have."""
+    """Defaults of keys that runs of an earlier version lack."""
     sections: list[tuple[str, type]] = [("", Config), ("train.", Train), ("eval.", Evaluate)]
     return {
         f"{prefix}{entry.name}": json.dumps(entry.default)
@@ -115,7 +115,7 @@ def _later_defaults() -> dict[str, str]:
 
 
 def _canonical(text: str) -> str:
-    """Equal numbers as equal text: 2.0 is 2."""
+    """Write equal numbers as equal text: 2.0 as 2."""
     try:
         return json.dumps(_as_integers(json.loads(text)))
     except (ValueError, RecursionError):
@@ -130,7 +130,7 @@ def _as_integers(value: Any) -> Any:
 
 
 def _resolve(text: str, config: Mapping[str, str]) -> str:
-    """What a reference stands for; the text itself where it is none."""
+    """Resolve a reference; other text is returned as it is."""
     for _ in range(_DEEPEST):
         reference = _REFERENCE.fullmatch(text)
         if reference is None or reference.group(1) not in config:
@@ -140,7 +140,7 @@ def _resolve(text: str, config: Mapping[str, str]) -> str:
 
 
 def _content(entry: Entry, key: str) -> str:
-    """Identity of what lies where a key says; empty where the run did not say."""
+    """Hashes of the data at a path; empty if the run did not record them."""
     if key not in PLACES:  # a file of initial weights
         return (entry.run.result.weights or {}).get(key, "")
     parts = [

@@ -1,4 +1,4 @@
-"""`bmo compare`: what runs say together, as text or CSV."""
+"""`bmo compare`: comparison of runs as text or CSV."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ group is as good for as few evaluations (E), seconds (S) or MiB (M). Filters as 
 
 
 def summary(words: Sequence[str]) -> str:
-    """What `bmo compare` prints.
+    """The output of `bmo compare`.
 
     Args:
         words: folders, filters and keys as in `USAGE`.
 
     Raises:
-        InputError: nothing to compare, or runs that do not compare.
+        InputError: there are no runs, or they cannot be compared.
     """
     selection = select(words, "compare", ("--anyway", "--csv"), ("metric", "better", "against"))
     entries = training_entries(selection.runs)
@@ -58,16 +58,16 @@ def summary(words: Sequence[str]) -> str:
 
 
 def _without_metric(entries: Sequence[Entry], metric: Metric) -> list[str]:
-    """Finished runs that do not have the metric."""
+    """A line that names finished runs without the metric."""
     names = [e.name for e in entries if e.is_finished and e.value(metric.name) is None]
     return [list_names(f"finished without {metric.name}", names)] if names else []
 
 
 def training_entries(runs: Sequence[Run]) -> list[Entry]:
-    """Those that `bmo train` made: results about another run (eval, certify) are left out.
+    """Runs of `bmo train`, without results about another run (eval, certify).
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
     entries = [Entry(run) for run in runs if is_trained(run)]
     if not entries:
@@ -91,7 +91,7 @@ def _metric(entries: Sequence[Entry], name: str | None, better: str | None) -> M
 
 
 def _default_metric(known: Mapping[str, Metric]) -> Metric:
-    """The first of the test split, or of validation."""
+    """The first metric of the test split, or else of validation."""
     if not known:
         raise InputError("no run there has a score yet; 'bmo runs DIR' says how they stand")
     tested = [metric for name, metric in known.items() if name.startswith("test/")]

@@ -1,4 +1,4 @@
-"""The first view of the page: which setting is best, by how much, and whether it converged."""
+"""The first section of the page: the best setting, its margin, and whether it converged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bmo_cli.report.render import render
 
 
 class Fact(NamedTuple):
-    """A line of the verdict: a badge (of a kind, in words) or none, and a text."""
+    """A line of the verdict: an optional badge and a text."""
 
     text: str = ""
     kind: str = ""
@@ -21,7 +21,7 @@ class Fact(NamedTuple):
 
 
 def verdict(problem: Problem) -> Markup:
-    """Which setting is best, by how much, and whether it converged."""
+    """Render the best setting, its margin, and whether it converged."""
     best, comparison = problem.best, problem.comparison
     if best is None or comparison is None or best.score is None:
         return render("no_score.html", problem=problem)
@@ -44,7 +44,7 @@ def verdict(problem: Problem) -> Markup:
 
 
 def _margin(comparison: Comparison, best: Group, score: Estimate) -> str:
-    """The next setting by the score shown, and whether it is clearly different."""
+    """Difference to the next setting, and whether its interval leaves out zero."""
     others = [g for g in comparison.groups if g is not best and g.score is not None]
     if not others or others[0].score is None:
         return "no other setting has a score"
@@ -62,7 +62,7 @@ def _margin(comparison: Comparison, best: Group, score: Estimate) -> str:
 
 
 def _facts(problem: Problem, best: Group) -> list[Fact]:
-    """Of the iteration, of training, and what did not finish."""
+    """Convergence of the iteration and of training, and the number of unfinished runs."""
     members = [e for e in problem.entries if e in best.entries and e.is_finished]
     states = [convergence(member) for member in members]
     facts = []

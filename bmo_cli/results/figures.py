@@ -26,15 +26,15 @@ _CURVES = (
 
 
 def _new_figure(**options: Any) -> Figure:
-    """Matplotlib takes a second to import, for which the start of a run need not wait."""
+    """Create a figure. The import is here because it takes a second."""
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of every font it looks for
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs every font that it looks for
     return Figure(**options)
 
 
 def save_figure(figure: Figure, file: Path, dpi: int) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box
@@ -93,8 +93,9 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
     """Draw the error of hyper-gradients against their cost, one panel a problem.
 
     Args:
-        points: problem, method, evaluations and products, relative error, whether it is promised.
-        file: to write.
+        points: problem, method, evaluations plus products, relative error, whether the method
+            promises an exact hyper-gradient.
+        file: PNG to write.
     """
     from matplotlib import ticker
 
@@ -133,7 +134,7 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
 def _draw_errors(
     axis: Any, points: Sequence[tuple[str, int, float, bool]], methods: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw the points of a problem; the marks by method."""
+    """Draw the points of a problem and return the markers by method."""
     handles = {}
     for method, cost, error, promised in points:
         number = methods.index(method)
@@ -160,12 +161,12 @@ def certificate_figure(
     """Draw residuals from every start and the score far beyond K, and the hyper-gradient.
 
     Args:
-        residuals: by start, for k = 0, 1, ...
-        quality: score by number of iterations, and its name.
-        gradients: step and |grad phi_K|.
-        trained: K.
-        verdict: for the title.
-        file: to write.
+        residuals: residuals for k = 1, 2, ..., by start.
+        quality: scores by number of iterations, and the name of the score.
+        gradients: pairs (step, |grad phi_K|).
+        trained: K, the iterations of training.
+        verdict: verdict of the certificate.
+        file: PNG to write.
     """
     from matplotlib import ticker
 
@@ -191,7 +192,7 @@ def certificate_figure(
 
 
 def _draw_residuals(axis: Any, residuals: Mapping[str, Sequence[float]]) -> None:
-    """Draw a curve a start. The first is broad, the others are broken: equal ones stay visible."""
+    """Draw a curve for every start. The first is broad, so that equal curves stay visible."""
     for i, (name, values) in enumerate(residuals.items()):
         shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
         if shown:
@@ -207,7 +208,7 @@ def _draw_residuals(axis: Any, residuals: Mapping[str, Sequence[float]]) -> None
 
 
 def _scale_iterations(axis: Any, trained: int) -> None:
-    """Make the x axis one of iterations, with a line at K."""
+    """Format the x axis for iterations and mark K."""
     from matplotlib import ticker
 
     axis.set(xscale="log", xlabel="iteration k")

@@ -1,4 +1,4 @@
-"""Folders made atomically, each for one run."""
+"""Run folders that no two processes share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 _made: list[Path] = []
-"""by this process, the innermost first"""
+"""Folders that this process made, the innermost first."""
 
 
 def make_unique(wanted: Path) -> Path:
@@ -30,7 +30,7 @@ def make_unique(wanted: Path) -> Path:
 def discard(folder: Path) -> None:
     """Remove a run folder that this process made, and the parents it made if they are empty.
 
-    For a run that was refused before it began; a folder that was there before is never touched.
+    This is for runs that are refused before they begin. Folders that existed before stay.
     """
     if folder.absolute() not in _made:
         return

@@ -1,4 +1,4 @@
-"""JSON files as typed objects. A file may come from a stranger and hold anything."""
+"""Conversion of JSON to typed objects. A file may come from a stranger and hold anything."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bmo_cli.errors import InputError
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Content of a JSON file that holds an object.
+    """Read a JSON file that holds an object.
 
     Raises:
-        InputError: it cannot be read, or holds something else.
+        InputError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -33,14 +33,14 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def convert(value: Any, hint: Any, name: str = "", *, tolerant: bool = False) -> Any:
-    """A JSON value as the type that a hint names: objects become dataclasses or dicts.
+    """Convert a JSON value to the type of a hint.
 
-    Null in a field of a dataclass counts as a missing one.
+    A field of a dataclass that is null counts as missing.
 
     Args:
-        value: as `json.loads` returns it.
+        value: value as `json.loads` returns it.
         hint: a dataclass, a mapping from text, a sequence, or what `config.checks.check` knows.
-        name: of the value in messages; empty: it is the whole file.
+        name: name of the value in messages; empty for a whole file.
         tolerant: leave out fields and entries that do not fit. In a list whose entries may be null
             they become null, so that the others keep their positions.
 

@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, device, memory."""
+"""Provenance of a result: versions, commit, source hash, memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "numpy", "scikit-image", "hydra-core", "omegaconf", "safet
 
 
 def versions() -> dict[str, str]:
-    """Versions of the interpreter, this package and what it computes with."""
+    """Versions of Python, this package and its main dependencies."""
     known = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
     for name in _PACKAGES:
         try:
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the source tree and whether it has uncommitted changes; nulls outside of git."""
+    """Commit of the source tree, and whether there are uncommitted changes; None outside of git."""
     root = Path(bmo_cli.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"hash": None, "dirty": None}
@@ -40,7 +40,7 @@ def git_state() -> dict[str, Any]:
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of the package's source files: what computed a result, committed or not."""
+    """Hash of the package's source files, committed or not."""
     root, content = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root).as_posix()

@@ -25,13 +25,13 @@ Status = Literal["running", "ok", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Score:
-    """The metric of a task, as readers of result.json need it to compare values.
+    """The metric of a task, with what readers of result.json need to compare values.
 
     Attributes:
-        name: of the metric, as `psnr`.
-        unit: of its values.
-        larger_is_better: whether it is.
-        formats: of the scores that tables show, by name.
+        name: name of the metric, for instance `psnr`.
+        unit: unit of the values.
+        larger_is_better: whether larger values are better.
+        formats: number formats of the scores that tables show, by name.
     """
 
     name: str
@@ -167,7 +167,7 @@ class RunResult:
     norms: Sequence[Mapping[str, Any]] | None = None
 
     def including(self, part: Part) -> RunResult:
-        """This result with a part added: metrics and flags join those that are there."""
+        """Copy with a part added. Its metrics and flags join the present ones."""
         given = {entry.name: getattr(part, entry.name) for entry in fields(part)}
         given = {key: value for key, value in given.items() if value is not None}
         given["metrics"] = {**self.metrics, **given["metrics"]}
@@ -185,19 +185,19 @@ class RunResult:
 
     @classmethod
     def read(cls, folder: Path) -> RunResult | None:
-        """FOLDER/result.json; None: there is none.
+        """Read FOLDER/result.json; None if there is no such file.
 
         Raises:
-            InputError: it cannot be read, or a value has another type than expected.
+            InputError: the file cannot be read, or a value has another type than expected.
         """
         return cls._read(folder / FILE, tolerant=False)
 
     @classmethod
     def read_tolerantly(cls, folder: Path) -> RunResult | None:
-        """As `read`, without the values that have another type than expected.
+        """As `read`, but leave out values that have another type than expected.
 
         Raises:
-            InputError: it cannot be read, or its status is none that there is.
+            InputError: the file cannot be read, or its status is unknown.
         """
         return cls._read(folder / FILE, tolerant=True)
 

@@ -1,4 +1,4 @@
-"""`bmo runs`: the runs below a folder, a line each; nothing here imports torch."""
+"""`bmo runs`: the runs below a folder, a line each. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ nothing yet, and no process does); interrupted and killed runs go on with bmo tr
 
 
 Status = Literal["starting", "running", "ok", "interrupted", "failed", "killed", "damaged"]
-"""Of a run. `starting`: it has not written its first result.json yet. `killed`: no process works on
-it, although its last word was that one does."""
+"""Status of a run. `starting`: there is no result.json yet. `killed`: there is none, or it says
+`running`, and no process works on the run."""
 
 EMPTY = RunResult(status="running")
 """Result of a run that has not written one, and of a damaged one."""
 
 _START_UP = 60.0
-"""Seconds in which a run writes its first result.json; one that has none after them was killed."""
+"""Seconds until a run has its first result.json; a run without one was killed."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Run:
     """A folder with a result.json, or with `.hydra` of a run that did not get that far.
 
     Attributes:
-        path: of the folder.
-        status: how the run stands now.
+        path: the folder.
+        status: present status.
         result: values of result.json that have the expected type. `EMPTY` but for the recorded
             choices where there is no result.json, or a damaged one.
         age: seconds since result.json was written.
@@ -84,12 +84,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a command line about runs asks for.
+    """Parsed command line of a command about runs.
 
     Attributes:
-        runs: below the folders that it names, those that its filters leave, the oldest first.
-        flags: that it has.
-        values: of the command's own keys.
+        runs: the runs below the folders that pass the filters, the oldest first.
+        flags: the given flags.
+        values: values of the command's own keys.
         roots: the folders.
     """
 
@@ -102,13 +102,13 @@ class Selection:
 def select(
     words: Sequence[str], command: str, flags: Sequence[str] = (), keys: Sequence[str] = ()
 ) -> Selection:
-    """Read the words of a command about runs: folders, COLUMN=VALUE filters, flags, its own keys.
+    """Parse folders, COLUMN=VALUE filters, flags and KEY=VALUE words of a command about runs.
 
     Args:
-        words: of the command line.
-        command: for messages.
-        flags: that the command has.
-        keys: that it has beside the columns, as KEY=VALUE.
+        words: words of the command line.
+        command: name of the command for messages.
+        flags: flags of the command.
+        keys: keys of the command in addition to the columns.
 
     Raises:
         InputError: no such folder, column or flag.
@@ -137,7 +137,7 @@ def select(
 
 
 def _mistake(word: str, command: str, flags: Sequence[str], keys: Sequence[str]) -> str:
-    """What is wrong with a word that is no folder, flag or key."""
+    """Error message for a word that is no folder, flag or key."""
     key, equals, _ = word.partition("=")
     if word.startswith("-"):
         return f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
@@ -155,7 +155,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def list_runs(words: Sequence[str]) -> str:
-    """What `bmo runs` prints.
+    """The output of `bmo runs`.
 
     Args:
         words: folders, COLUMN=VALUE filters, --csv.
@@ -176,7 +176,8 @@ def list_runs(words: Sequence[str]) -> str:
 def find_runs(roots: Sequence[Path]) -> list[Run]:
     """The runs in or below some folders, the oldest first."""
     folders = {folder.absolute(): folder for root in roots for folder in _folders(root)}
-    return sorted(map(_read, folders.values()), key=lambda run: -run.age)
+    now = time.time()
+    return sorted((_read(folder, now) for folder in folders.values()), key=lambda run: -run.age)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -190,25 +191,25 @@ def _folders(root: Path) -> Iterator[Path]:
         below.sort()
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, now: float) -> Run:
     file = path / FILE
     try:
         result = RunResult.read_tolerantly(path)
     except InputError as error:
-        return Run(path, "damaged", EMPTY, _age(file) or 0.0, str(error))
-    age = _age(file)
+        return Run(path, "damaged", EMPTY, _age(file, now) or 0.0, str(error))
+    age = _age(file, now)
     if result is None or age is None:
         if file.is_symlink():
             return Run(path, "damaged", EMPTY, 0.0, f"{file} cannot be read")
-        return _without_result(path)
+        return _without_result(path, now)
     killed = result.status == "running" and not RunFolder(path).is_claimed()
     return Run(path, "killed" if killed else result.status, result, age, result.message)
 
 
-def _without_result(path: Path) -> Run:
-    """A run that has written its configuration, or part of it, and no result yet."""
+def _without_result(path: Path, now: float) -> Run:
+    """A run that has written (part of) its configuration, but no result."""
     hydra = path / ".hydra"
-    age = _age(hydra / "config.yaml") or _age(hydra) or 0.0
+    age = _age(hydra / "config.yaml", now) or _age(hydra, now) or 0.0
     result = replace(EMPTY, choices=recorded_names(path))
     if age < _START_UP or RunFolder(path).is_claimed():
         return Run(path, "starting", result, age)
@@ -220,15 +221,15 @@ _EARLY = "it was killed before its first result.json"
 _EARLIEST = "it was killed before its configuration was whole: start it with its command once more"
 
 
-def _age(file: Path) -> float | None:
+def _age(file: Path, now: float) -> float | None:
     try:
-        return max(0.0, time.time() - file.stat().st_mtime)  # clocks jump
+        return max(0.0, now - file.stat().st_mtime)  # clocks jump
     except OSError:
         return None
 
 
 def _score(metrics: Mapping[str, float | None]) -> str:
-    """The first score of the test split, or of validation; counts are integers and no scores."""
+    """The first score of the test split, or else of validation. Integers are counts, not scores."""
     for split in ("test/", "val/"):
         for name, value in metrics.items():
             if name.startswith(split) and isinstance(value, float):
@@ -237,12 +238,12 @@ def _score(metrics: Mapping[str, float | None]) -> str:
 
 
 def count_runs(count: int) -> str:
-    """So many runs, in words."""
+    """ "1 run", "2 runs", ..."""
     return "1 run" if count == 1 else f"{count} runs"
 
 
 def format_age(seconds: float) -> str:
-    """An age in its largest unit."""
+    """An age in the largest unit that it exceeds."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds / length:.0f} {unit}"
