@@ -191,10 +191,8 @@ def estimate(values: Sequence[float]) -> Estimate | None:
 
 def cost(entry: Entry, name: str) -> float | None:
     """One of `COSTS` of a run."""
-    if name == "seconds":
-        return entry.value("train_seconds")
-    if name == "memory":
-        return entry.value("peak_rss_mib")
+    if name != "evaluations":
+        return entry.value({"seconds": "train_seconds", "memory": "peak_rss_mib"}[name])
     evaluations = entry.value("evaluations")
     return None if evaluations is None else evaluations + (entry.value("products") or 0)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
@@ -121,7 +122,7 @@ def _part(problem: Problem, album: Album, number: int) -> dict[str, object]:
 def _content(album: Album) -> dict[str, object]:
     """Convert an album to the JSON that page.js reads."""
     cases = [
-        {"name": case, "pictures": [{"name": p.name, "key": p.key, "run": p.run} for p in pictures]}
+        {"name": case, "pictures": [asdict(picture) for picture in pictures]}
         for case, pictures in album.cases.items()
     ]
     return {"data": album.data, "cases": cases}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from bmo_cli.report.certificate import CertificateFile
 from bmo_cli.report.comparison import Comparison, Group, compare
-from bmo_cli.report.entry import Entry, Metric
+from bmo_cli.report.entry import Entry
 from bmo_cli.report.render import COLOURS
 
 
@@ -49,13 +49,8 @@ class Problem:
         self.first = first
         known = [m for entry in entries for m in [entry.metric("test")] if m]
         self.test = known[0] if known else None
-        self.validation = self._split("val")
+        self.validation = replace(self.test, name=f"val/{self.test.score}") if self.test else None
         self.entries = sorted(entries, key=self._rank)
-
-    def _split(self, split: str) -> Metric | None:
-        if self.test is None:
-            return None
-        return replace(self.test, name=f"{split}/{self.test.score}")
 
     def _rank(self, entry: Entry) -> tuple[bool, float]:
         """Sort key by validation score; test scores are not used for choices."""

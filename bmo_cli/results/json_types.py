@@ -54,7 +54,8 @@ def convert(value: Any, hint: Any, name: str = "", *, tolerant: bool = False) ->
         if is_dataclass(kind):
             return _instance(_object(value, name), kind, name, tolerant)
         if typing.get_origin(kind) is Mapping:
-            return _entries(_object(value, name), typing.get_args(kind)[1], name, tolerant)
+            hints = dict.fromkeys(_object(value, name), typing.get_args(kind)[1])
+            return _entries(value, hints, name, tolerant)
         if typing.get_origin(kind) is Sequence:
             return _items(value, typing.get_args(kind)[0], name, tolerant)
     check(value, hint, name)
@@ -70,23 +71,22 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _instance(content: Mapping[str, Any], kind: Any, name: str, tolerant: bool) -> Any:
-    hints = _hints(kind)
-    known = {key: hints[key] for key in hints if content.get(key) is not None}
-    given = {}
-    for key, hint in known.items():
-        with _skipping(tolerant):
-            given[key] = convert(content[key], hint, _path(name, key), tolerant=tolerant)
+    known = {key: hint for key, hint in _hints(kind).items() if content.get(key) is not None}
+    given = _entries(content, known, name, tolerant)
     for entry in fields(kind):
         if entry.name not in given and entry.default is MISSING is entry.default_factory:
             raise InputError(f"{name or 'it'} has no {entry.name} that is known")
     return kind(**given)
 
 
-def _entries(content: Mapping[str, Any], hint: Any, name: str, tolerant: bool) -> dict[str, Any]:
+def _entries(
+    content: Mapping[str, Any], hints: Mapping[str, Any], name: str, tolerant: bool
+) -> dict[str, Any]:
     entries = {}
-    for key, item in content.items():
-        with _skipping(tolerant):
-            entries[key] = convert(item, hint, _path(name, key), tolerant=tolerant)
+    for key, hint in hints.items():
+        with contextlib.suppress(InputError) if tolerant else contextlib.nullcontext():
+            path = f"{name}.{key}" if name else key
+            entries[key] = convert(content[key], hint, path, tolerant=tolerant)
     return entries
 
 
@@ -103,14 +103,6 @@ def _items(value: Any, hint: Any, name: str, tolerant: bool) -> list[Any]:
             if type(None) in _options(hint):
                 items.append(None)
     return items
-
-
-def _skipping(tolerant: bool) -> contextlib.AbstractContextManager[None]:
-    return contextlib.suppress(InputError) if tolerant else contextlib.nullcontext()
-
-
-def _path(name: str, key: str) -> str:
-    return f"{name}.{key}" if name else key
 
 
 def _is_finite(value: float) -> bool:
