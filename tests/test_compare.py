@@ -16,13 +16,13 @@ from bmo_cli.report.comparison import compare, different_problem, problems
 from bmo_cli.report.entry import Entry
 from bmo_cli.report.factors import describe, factors
 from bmo_cli.report.page import write_report
-from bmo_cli.report.summary import summary, trained
+from bmo_cli.report.summary import summary, training_entries
 from bmo_cli.results.runs import find_runs
-from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
+from bmo_cli.results.statistics import mean_and_interval, paired_differences, pareto_front
 
 
 def entries(root):
-    return sorted(trained(find_runs([root])), key=lambda entry: entry.name)
+    return sorted(training_entries(find_runs([root])), key=lambda entry: entry.name)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_pareto_front_against_brute_force(larger_is_better):
         all(sign * q < sign * quality or c > cost or (q, c) == (quality, cost) for q, c in points)
         for quality, cost in points
     ]
-    assert undominated(points, larger_is_better=larger_is_better) == expected
+    assert pareto_front(points, larger_is_better=larger_is_better) == expected
     assert 0 < sum(expected) < len(points)
 
 

@@ -4,12 +4,17 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
+import pandas
 import pytest
+from made_runs import make_run
 
 from bmo_cli.errors import InputError
 from bmo_cli.results.run_folder import RunFolder
-from bmo_cli.results.runs import COLUMNS, list_runs
+from bmo_cli.results.runs import COLUMNS, frame, list_runs
 
 
 def make(folder, age, **result):
@@ -110,3 +115,33 @@ def test_a_bad_folder_hides_no_other(outputs):
     for words in ([], ["--csv"]):
         text = list_runs([*words, "outputs"])
         assert "outputs/day/a" in text and "outputs/bad/huge" in text
+
+
+def test_a_frame_has_a_row_a_run(outputs):
+    table = frame([Path("outputs")])
+    told = pandas.read_csv(io.StringIO(list_runs(["--csv"])), keep_default_na=False)
+    assert set(table["run"]) == set(told["run"]) and list(table.columns) == list(told.columns)
+    assert table["test/psnr"].tolist()[0] == 31.25 and table["test/psnr"].dtype == float
+    assert table["status"].tolist()[1:3] == ["killed", "failed"]
+
+
+def test_a_frame_has_the_settings_that_differ(tmp_path):
+    for mu in (0.1, 0.5):
+        make_run(tmp_path / f"{mu}", 30 + mu, config={"hyper": {"mu": mu, "s": 1}, "seed": 0})
+    (make_run(tmp_path / "none", 29.0) / ".hydra" / "config.yaml").write_text("[")
+    make_run(tmp_path / "odd", 29.0, net="a\x00\ud800", config={"hyper": {"mu": "\x00"}})
+    table = frame([tmp_path]).set_index("run")
+    assert table.loc[str(tmp_path / "0.5"), "hyper.mu"] == 0.5
+    assert {"hyper.mu", "hyper.s"} <= set(table.columns) and (table["seed"] == 0).all()
+    assert len(frame([tmp_path / "0.1"])) == 1 and "hyper.mu" not in frame([tmp_path / "0.1"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["runs"], ["compare", "--help"], ["train", "a=b"]])
+def test_pandas_is_imported_where_it_is_used(outputs, words):
+    code = (
+        "import sys\nfrom bmo_cli.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "assert not {'pandas', 'jinja2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from bmo_cli.report import pictures
 from bmo_cli.report.charts import Axis, Series, lines, scatter
 from bmo_cli.report.page import page, write_report
 from bmo_cli.report.problem import Problem, convergence
-from bmo_cli.report.summary import trained
+from bmo_cli.report.summary import training_entries
 from bmo_cli.results.runs import find_runs
 
 ALLOWED = {
@@ -60,7 +60,7 @@ class Reader(HTMLParser):
 
 
 def entries(root):
-    return trained(find_runs([root]))
+    return training_entries(find_runs([root]))
 
 
 @pytest.fixture
@@ -167,13 +167,16 @@ HOSTILE = (
     "]]><!--",
     "\x1b[31m\x00‮",
     "&lt;b&gt;",
+    "{{ 7 * 7 }}{% endif %}{# ",
 )
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_nothing_from_a_run_becomes_markup(tmp_path, text):
     plain = Reader(page(entries_of_hostile(tmp_path / "plain", "harmless")))
-    hostile = Reader(page(entries_of_hostile(tmp_path / "hostile", text)))
+    shown = page(entries_of_hostile(tmp_path / "hostile", text))
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    hostile = Reader(shown)
     assert hostile.tags == plain.tags
     assert [a[:2] for a in hostile.attributes] == [a[:2] for a in plain.attributes]
     assert len(hostile.scripts) == len(plain.scripts) == 2
@@ -235,7 +238,7 @@ def test_pictures_stay_within_their_budget(runs, monkeypatch):
     monkeypatch.setattr(pictures, "BUDGET", 3000)
     monkeypatch.setattr(pictures, "_SIDES", (1000, 16, 8))
     problem = Problem(entries(runs))
-    album = pictures.collect(problem.ranked_labels)
+    album = pictures.collect(problem.labelled_runs)
     assert album.side in (16, 8)
     assert sum(map(len, album.data.values())) <= 3000
     assert "pixels of their middle" in page(entries(runs))

@@ -18,7 +18,7 @@ from bmo_cli.config.names import recorded_names
 from bmo_cli.config.snapshot import read_snapshot, require_weights, with_changes
 from bmo_cli.errors import InputError
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.results.runs import find_runs, list_runs
+from bmo_cli.results.runs import EMPTY, find_runs, list_runs
 
 NAMES = {"task": "deconv", "method": None, "gkm": "prox", "net": "dncnn", "hyper": "bmo"}
 LATER = ("checkpoints", "images", "history.csv", "curves.png", "result.json")
@@ -135,23 +135,24 @@ def test_runs_without_a_result_are_listed(trained, monkeypatch):
     config = trained / ".hydra" / "config.yaml"
     os.utime(config)  # a copy is as old as what was copied
     (run,) = find_runs([trained])
-    assert run.result["status"] == "starting"
+    assert run.status == "starting"
     os.utime(config, (0, config.stat().st_mtime - 3600))
     line = list_runs(["run"]).splitlines()[1].split()
     assert line[:6] == ["run", "killed", "deconv", "prox", "dncnn", "bmo"]
     rewrite(trained / ".hydra" / "hydra.yaml", lambda c: c["hydra"]["job"].update(name="eval"))
     assert recorded_names(trained) == {}
-    assert find_runs([trained])[0].result["status"] == "killed"
+    assert find_runs([trained])[0].status == "killed"
 
 
 def test_a_run_that_was_killed_before_its_configuration_is_listed(bmo, trained):
     """Its folder has no name in it: what it was cannot be said."""
     shutil.rmtree(trained)
     (trained / ".hydra").mkdir(parents=True)
-    assert find_runs([trained.parent])[0].result == {"status": "starting"}
+    (run,) = find_runs([trained.parent])
+    assert (run.status, run.result) == ("starting", EMPTY)
     os.utime(trained / ".hydra", (0, 0))
     (run,) = find_runs([trained.parent])
-    assert run.result["status"] == "killed" and "once more" in run.result["message"]
+    assert run.status == "killed" and "once more" in run.message
     line = bmo("runs", ".").stdout.splitlines()[1].split()
     assert line[:2] == ["run", "killed"]
     done = bmo("compare", ".")

@@ -45,6 +45,9 @@ def test_contents(built):
     assert any(name.endswith("configs/train.yaml") for name in members)
     assert any(name.endswith("scripts/bmo") for name in members)
     assert any(name.endswith("stress/images.py") for name in members)
+    for file in (ROOT / "bmo_cli" / "report" / "templates").iterdir():
+        path = f"bmo_cli/report/templates/{file.name}"
+        assert path in names and any(name.endswith(path) for name in members)
 
 
 def test_installed_wheel_trains_from_another_directory(built, photos, tmp_path):

@@ -23,16 +23,16 @@ def require_all_done(config: DictConfig) -> None:
     Raises:
         SweepFailed: some failed; a line about each is printed before.
     """
-    jobs = {run.path: run.result for run in find_runs([Path(str(config.hydra.sweep.dir))])}
+    jobs = {run.path: run for run in find_runs([Path(str(config.hydra.sweep.dir))])}
     failed = {
-        job: jobs[job].get("message") or "it left no result"
+        job: jobs[job].message or "it left no result"
         for job in sorted(jobs, key=lambda path: (len(str(path)), str(path)))
-        if jobs[job].get("status") != "ok"
+        if jobs[job].status != "ok"
     }
     if not failed:
         return
     for job, reason in failed.items():
-        print(f"bmo: failed: {job}: {printable(str(reason))}", file=sys.stderr)
+        print(f"bmo: failed: {job}: {printable(reason)}", file=sys.stderr)
     again = f"; run these again with '{resume_command(config)}'"
     raise SweepFailed(
         f"{len(failed)} of {len(jobs)} jobs failed"

@@ -1,1 +1,1 @@
-"""What runs say together: `bmo compare` and `bmo report`."""
+"""Comparison of runs: `bmo compare` and `bmo report`."""

@@ -1,7 +1,7 @@
-"""Charts as SVG text: lines of several runs over one another, and points with their names.
+"""Charts as SVG: lines of several runs over one another, and points with their names.
 
-Colours and fonts are the page's: every mark of series i has the class `c<i>`, and `data-run` says
-whose it is, so that the page can dim the others.
+Colours and fonts are those of page.css. Every mark of run i has the class `c<i>` and the attribute
+`data-run`, by which page.js dims the others.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+
+from markupsafe import Markup
+
+from bmo_cli.report.render import render
 
 WIDTH, HEIGHT = 520, 300
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 30, 40
-COLOURS = 10
-"""classes of colour that the page has"""
+_FRAME = {
+    "WIDTH": WIDTH, "HEIGHT": HEIGHT, "LEFT": LEFT, "RIGHT": RIGHT, "TOP": TOP, "BOTTOM": BOTTOM
+}  # fmt: skip
 _MOST_POINTS = 240
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -23,23 +28,39 @@ class Series:
     """A line or a point of a chart.
 
     Attributes:
-        run: number of the run it belongs to, which chooses its colour.
-        name: shown when it is pointed at.
-        points: (x, y).
+        run: number of the run, which chooses the colour.
+        name: text of the tooltip.
+        points: pairs (x, y).
     """
 
     run: int
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """A series as it is drawn: a line through its points in pixels, or a circle at the only one."""
+
+    run: int
+    name: str
+    points: Sequence[Point]
+    radius: int = 4
+    kind: str = ""
+
+    @property
+    def path(self) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
 class Axis:
     """Values along an axis, linear or logarithmic.
 
     Args:
-        values: what has to fit.
-        low, high: pixels of its ends.
-        logarithmic: as wished; linear all the same where a value is not positive.
+        values: values that the axis has to cover.
+        low, high: pixels of the ends.
+        logarithmic: whether the axis is logarithmic. An axis with values that are not positive
+            stays linear.
     """
 
     def __init__(
@@ -68,8 +89,8 @@ class Axis:
                 return [10.0**k for k in range(first, last + 1, every)]
             low, high = 10**self._low, 10**self._high
             steps = [m * 10.0**k for k in range(first - 1, last + 2) for m in (1, 2, 3, 5)]
-            found = [tick for tick in steps if low <= tick <= high]
-            return found if len(found) > 1 else _round_steps(low, high)
+            inside = [tick for tick in steps if low <= tick <= high]
+            return inside if len(inside) > 1 else _round_steps(low, high)
         return _round_steps(self._low, self._high)
 
 
@@ -90,80 +111,85 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     mark: tuple[float, str] | None = None,
-) -> str:
+) -> Markup:
     """Lines over one another.
 
     Args:
-        title: of the chart, which is that of its y axis.
-        x_title: of the x axis.
-        series: lines; points that are not finite (or not positive on a logarithmic axis) are left
-            out.
-        log_x, log_y: logarithmic axes.
-        mark: a vertical line at a value, and its name.
+        title: title of the chart and its y axis.
+        x_title: title of the x axis.
+        series: the lines. Points that are not finite, or not positive on a logarithmic axis, are
+            left out.
+        log_x, log_y: whether an axis is logarithmic.
+        mark: x value and name of a vertical line.
     """
-    drawn = [
-        (one, kept)
-        for one in series
-        for kept in [_thinned(_drawable(one.points, log_x, log_y))]
-        if kept
-    ]
-    if not drawn:
-        return _nothing(title)
-    x, y = _axes([point for _, kept in drawn for point in kept], log_x, log_y)
-    parts = [_frame(title, x_title, x, y)]
-    if mark is not None and (mark[0] > 0 or not x.logarithmic):
-        at = x.at(mark[0])
-        if LEFT <= at <= WIDTH - RIGHT:
-            parts.append(f'<path class="mark" d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-            parts.append(
-                f'<text class="tick" x="{at + 4:.1f}" y="{TOP + 10}">{escape(mark[1])}</text>'
-            )
-    for one, kept in drawn:
-        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in kept)
-        body = (
-            f'<polyline points="{path}"/>'
-            if len(kept) > 1
-            else f'<circle cx="{x.at(kept[0][0]):.1f}" cy="{y.at(kept[0][1]):.1f}" r="4"/>'
-        )
-        parts.append(
-            f'<g class="series c{one.run % COLOURS}" data-run="{one.run}">'
-            f"<title>{escape(one.name)}</title>{body}</g>"
-        )
-    return _svg(title, parts)
+    kept = [(each, _thin(_plottable(each.points, log_x, log_y))) for each in series]
+    kept = [(each, points) for each, points in kept if points]
+    if not kept:
+        return _chart(title)
+    axes = _axes([point for _, points in kept for point in points], log_x, log_y)
+    shapes = [_Shape(each.run, each.name, _pixels(points, axes)) for each, points in kept]
+    x = axes[0]
+    at = x.at(mark[0]) if mark and (mark[0] > 0 or not x.logarithmic) else math.nan
+    shown = (at, mark[1]) if mark and LEFT <= at <= WIDTH - RIGHT else None
+    return _chart(title, x_title, axes, shapes, mark=shown)
 
 
-def scatter(title: str, x_title: str, series: Sequence[Series], front: Sequence[bool]) -> str:
+def scatter(title: str, x_title: str, series: Sequence[Series], front: Sequence[bool]) -> Markup:
     """Points of quality against cost, those of the Pareto front filled and joined.
 
     Args:
-        title: of the y axis, quality.
-        x_title: of the x axis, cost; logarithmic where it spans more than a decade.
-        series: one point each.
-        front: whether it is on the front, one a series.
+        title: title of the y axis, the quality.
+        x_title: title of the x axis, the cost. It is logarithmic if it spans more than a decade.
+        series: series of one point.
+        front: for every series, whether it is on the front.
     """
-    points = [one.points[0] for one in series]
+    points = [each.points[0] for each in series]
     if not points:
-        return _nothing(title)
-    costs = [p[0] for p in points]
-    wide = min(costs) > 0 and max(costs) > 10 * min(costs)
-    x, y = _axes(points, wide, False)
-    parts = [_frame(title, x_title, x, y)]
-    best = sorted(p for p, on in zip(points, front, strict=True) if on)
-    if len(best) > 1:
-        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in best)
-        parts.append(f'<polyline class="front" points="{path}"/>')
-    for one, on in zip(series, front, strict=True):
-        a, b = one.points[0]
-        kind = "filled" if on else "hollow"
-        parts.append(
-            f'<g class="series c{one.run % COLOURS}" data-run="{one.run}">'
-            f"<title>{escape(one.name)}</title>"
-            f'<circle class="{kind}" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="6"/></g>'
-        )
-    return _svg(title, parts)
+        return _chart(title)
+    costs = [cost for cost, _ in points]
+    axes = _axes(points, min(costs) > 0 and max(costs) > 10 * min(costs), False)
+    drawn = list(zip(series, front, strict=True))
+    shapes = [
+        _Shape(s.run, s.name, _pixels(s.points[:1], axes), 6, "filled" if is_best else "hollow")
+        for s, is_best in drawn
+    ]
+    best = _pixels(sorted(s.points[0] for s, is_best in drawn if is_best), axes)
+    return _chart(title, x_title, axes, shapes, front=best)
 
 
-def _axes(points: Sequence[tuple[float, float]], log_x: bool, log_y: bool) -> tuple[Axis, Axis]:
+def _chart(
+    title: str,
+    x_title: str = "",
+    axes: tuple[Axis, Axis] | None = None,
+    shapes: Sequence[_Shape] = (),
+    mark: tuple[float, str] | None = None,
+    front: Sequence[Point] = (),
+) -> Markup:
+    """Render a chart; without axes it says that there are no values."""
+    x_ticks, y_ticks = map(_ticks, axes) if axes else ([], [])
+    return render(
+        "chart.svg",
+        **_FRAME,
+        title=title,
+        x_title=x_title,
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        shapes=shapes,
+        mark=mark,
+        front=_Shape(0, "", front).path if len(front) > 1 else "",
+    )
+
+
+def _ticks(axis: Axis) -> list[tuple[float, str]]:
+    return [(axis.at(tick), short(tick)) for tick in axis.ticks()]
+
+
+def _pixels(points: Sequence[Point], axes: tuple[Axis, Axis]) -> list[Point]:
+    x, y = axes
+    return [(x.at(a), y.at(b)) for a, b in points]
+
+
+def _axes(points: Sequence[Point], log_x: bool, log_y: bool) -> tuple[Axis, Axis]:
     xs, ys = zip(*points, strict=True)
     pad = 8
     return (
@@ -172,9 +198,7 @@ def _axes(points: Sequence[tuple[float, float]], log_x: bool, log_y: bool) -> tu
     )
 
 
-def _drawable(
-    points: Sequence[tuple[float, float]], log_x: bool, log_y: bool
-) -> list[tuple[float, float]]:
+def _plottable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]:
     return [
         (a, b)
         for a, b in points
@@ -182,8 +206,8 @@ def _drawable(
     ]
 
 
-def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most so many points: the smallest and the largest of every stretch, in their order."""
+def _thin(points: list[Point]) -> list[Point]:
+    """Reduce to `_MOST_POINTS`: the smallest and the largest point of every stretch, in order."""
     if len(points) <= _MOST_POINTS:
         return points
     length = -(-len(points) // (_MOST_POINTS // 2))
@@ -198,50 +222,8 @@ def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def _frame(title: str, x_title: str, x: Axis, y: Axis) -> str:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>']
-    for tick in y.ticks():
-        at = y.at(tick)
-        parts.append(f'<path class="grid" d="M{LEFT} {at:.1f}H{right}"/>')
-        parts.append(
-            f'<text class="tick" x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">'
-            f"{escape(short(tick))}</text>"
-        )
-    for tick in x.ticks():
-        at = x.at(tick)
-        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}V{bottom}"/>')
-        parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{bottom + 15}" text-anchor="middle">'
-            f"{escape(short(tick))}</text>"
-        )
-    parts.append(
-        f'<text class="tick" x="{(LEFT + right) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
-        f"{escape(x_title)}</text>"
-    )
-    return "".join(parts)
-
-
 def short(value: float) -> str:
     """A tick's label."""
     if value != 0 and not 1e-3 <= abs(value) < 1e5:
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.6g}"
-
-
-def _svg(title: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
-    )
-
-
-def _nothing(title: str) -> str:
-    return _svg(
-        title,
-        [
-            f'<text class="title" x="{LEFT}" y="16">{escape(title)}</text>',
-            f'<text class="tick" x="{WIDTH / 2}" y="{HEIGHT / 2}" text-anchor="middle">'
-            "no values</text>",
-        ],
-    )

@@ -1,30 +1,34 @@
 """Runs compared: groups of equal settings, differences of pairs, effects, quality against cost.
 
-Runs that differ in their seed alone form a group. Intervals are Student's, at 95 %, over seeds; a
-difference is that of runs with equal seeds, so that what the seed decides is not in its scatter.
+Runs that differ in their seed alone form a group. Intervals are Student's 95 % intervals over
+seeds. A difference is taken between runs of equal seeds, which removes the effect of the seed.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from bmo_cli.errors import InputError
-from bmo_cli.report.entry import Entry, Metric, mapping
+from bmo_cli.report.entry import Entry, Metric, content_hash
 from bmo_cli.report.factors import Factor, describe, factors
-from bmo_cli.results.statistics import mean_and_interval, paired_differences, undominated
+from bmo_cli.results.statistics import mean_and_interval, paired_differences, pareto_front
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 COSTS = {"evaluations": "T evals", "seconds": "seconds", "memory": "MiB"}
 """What a run costs: evaluations of T and products with its derivatives in training, seconds of
 training, and the largest memory of its process."""
 _SAME_INPUT = 0.01
-"""by how much scores of the observations may differ between machines"""
+"""Largest difference between scores of the same observations on two machines."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and half the width of its 95 % interval (None: one value), of so many values."""
+    """Mean of `count` values and half the width of its 95 % interval (None: a single value)."""
 
     mean: float
     interval: float | None
@@ -46,14 +50,14 @@ class Group:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: the settings that set it apart.
-        entries: its runs.
-        indices: theirs in the comparison.
-        values: of the metric, by seed; of a seed that was run twice the mean.
-        costs: means, by the keys of `COSTS`.
-        difference: to the group compared against, over equal seeds; None: it is that group, or
-            they share no seed.
-        front: the costs at which no other group beats it.
+        label: the settings that distinguish the group.
+        entries: the runs.
+        indices: positions of the runs in the comparison.
+        values: the metric by seed. Runs of equal seed count by their mean.
+        costs: means by the keys of `COSTS`.
+        difference: difference over equal seeds to the group compared against. None for that group
+            itself and where no seed is shared.
+        front: the costs for which the group is Pareto-optimal.
     """
 
     label: str
@@ -65,13 +69,13 @@ class Group:
     front: tuple[str, ...] = ()
 
     @property
-    def finished(self) -> int:
-        """How many of its runs ended as they should."""
-        return sum(entry.finished for entry in self.entries)
+    def finished_count(self) -> int:
+        """Number of finished runs."""
+        return sum(entry.is_finished for entry in self.entries)
 
     @property
     def score(self) -> Estimate | None:
-        """Over its seeds; None: no run has a value."""
+        """Mean score over the seeds; None if no run has a score."""
         return estimate(list(self.values.values()))
 
 
@@ -80,10 +84,10 @@ class Effect:
     """What a setting changes, everything else being equal.
 
     Attributes:
-        key: that was varied.
-        value: compared with `reference`.
+        key: the setting.
+        value: the value that is compared with `reference`.
         reference: the value that most runs can be compared with.
-        change: of the metric, over all runs that have an equal one with the other value.
+        change: change of the metric over all pairs of runs that are equal in everything else.
     """
 
     key: str
@@ -94,14 +98,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that can be said of some runs of one problem.
+    """Groups, differences and effects of the runs of one problem.
 
     Attributes:
-        metric: that they are compared by.
-        factors: in what they differ.
-        groups: the best first, those without a value at the end.
+        metric: the metric of the comparison.
+        factors: the settings that differ.
+        groups: groups from best to worst, then those without a score.
         against: label of the group that differences are taken to.
-        effects: of every factor.
+        effects: effects of all factors.
     """
 
     metric: Metric
@@ -115,36 +119,39 @@ def compare(entries: Sequence[Entry], metric: Metric, against: str | None = None
     """Compare runs of one problem, see `different_problem`.
 
     Args:
-        entries: the runs, failed ones too.
-        metric: to compare by.
+        entries: runs, including failed ones.
+        metric: metric to compare by.
         against: part of the label of the group that differences are taken to; None: the best.
 
     Raises:
-        InputError: not exactly one group is meant.
+        InputError: `against` does not fit exactly one group.
     """
-    found = factors(entries)
-    groups = _grouped(entries, found, metric)
+    varied = factors(entries)
+    table = _table(entries, varied, metric)
+    groups = _groups(entries, table)
     sign = -1 if metric.larger_is_better else 1
     groups.sort(key=lambda g: (g.score is None, sign * g.score.mean if g.score else 0.0, g.label))
-    base = _chosen(groups, against)
+    base = _select_group(groups, against)
     fronts = _fronts(groups, metric)
     groups = [
-        Group(
-            *(g.label, g.entries, g.indices, g.values, g.costs),
-            None if g is base else estimate(paired_differences(g.values, base.values)),
-            tuple(cost for cost in COSTS if g.label in fronts[cost]),
+        replace(
+            group,
+            difference=None
+            if group is base
+            else estimate(paired_differences(group.values, base.values)),
+            front=tuple(name for name in COSTS if group.label in fronts[name]),
         )
-        for g in groups
+        for group in groups
     ]
-    effects = [one for factor in found for one in _effects(entries, found, factor, metric)]
-    return Comparison(metric, found, groups, base.label, effects)
+    effects = [effect for k in range(len(varied)) for effect in _effects(table, varied, k)]
+    return Comparison(metric, varied, groups, base.label, effects)
 
 
 def different_problem(a: Entry, b: Entry) -> str | None:
-    """Why the scores of two runs do not compare, in words; None: they do.
+    """Reason why the scores of two runs cannot be compared; None if they can.
 
-    They compare where the task, the protocol, the test data and the observations are the same. The
-    observations are known by their own scores.
+    The task, the protocol, the test data and the observations must be the same. Observations are
+    identified by their own scores.
     """
     for name, get in _IDENTITY.items():
         if get(a) != get(b):
@@ -164,93 +171,86 @@ def different_problem(a: Entry, b: Entry) -> str | None:
 
 
 def problems(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """The runs, those of one problem together; one that failed joins the first of its task."""
-    found: list[list[Entry]] = []
-    unscored = [entry for entry in entries if not entry.finished]
-    for entry in (e for e in entries if e.finished):
-        home = next((p for p in found if different_problem(p[0], entry) is None), None)
-        if home is None:
-            found.append([entry])
+    """Split runs by problem. A run that did not finish joins the first problem of its task."""
+    parts: list[list[Entry]] = []
+    for entry in sorted(entries, key=lambda entry: not entry.is_finished):
+        for part in parts:
+            same_task = part[0].choice("task") == entry.choice("task")
+            if different_problem(part[0], entry) is None if entry.is_finished else same_task:
+                part.append(entry)
+                break
         else:
-            home.append(entry)
-    for entry in unscored:
-        home = next((p for p in found if p[0].choice("task") == entry.choice("task")), None)
-        if home is None:
-            found.append([entry])
-        else:
-            home.append(entry)
-    return found
+            parts.append([entry])
+    return parts
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and interval of some values; None of none."""
+    """Mean and interval of values; None without values."""
     return Estimate(*mean_and_interval(values), len(values)) if values else None
 
 
 def cost(entry: Entry, name: str) -> float | None:
     """One of `COSTS` of a run."""
-    if name == "seconds":
-        return entry.value("train_seconds")
-    if name == "memory":
-        return entry.value("peak_rss_mib")
+    if name != "evaluations":
+        return entry.value({"seconds": "train_seconds", "memory": "peak_rss_mib"}[name])
     evaluations = entry.value("evaluations")
     return None if evaluations is None else evaluations + (entry.value("products") or 0)
 
 
 def _test_data(entry: Entry) -> str:
-    data = mapping(entry.run.result.get("data"))
-    parts = [mapping(data.get(split)).get("hash") for split in ("test", "test_rain")]
-    return " ".join(str(part) for part in parts if part is not None)
+    hashes = [content_hash(entry.data.get(split)) for split in ("test", "test_rain")]
+    return " ".join(text for text in hashes if text is not None)
 
 
 def _other_operators(a: Entry, b: Entry) -> str | None:
-    """Kernels or dictionaries in which two runs differ, in words; None: in none that both name."""
-    ours, theirs = (mapping(entry.run.result.get("data")) for entry in (a, b))
-    for key in sorted(set(ours) & set(theirs)):
-        if key.startswith(("kernel", "dictionary")) and ours[key] != theirs[key]:
-            return f"other test data: {key} {ours[key]} and {theirs[key]}"
+    """Difference between kernels or dictionaries that both runs name; None if there is none."""
+    for key in sorted(set(a.data) & set(b.data)):
+        if key.startswith(("kernel", "dictionary")) and a.data[key] != b.data[key]:
+            return f"other test data: {key} {a.data[key]} and {b.data[key]}"
     return None
 
 
 _IDENTITY: Mapping[str, Callable[[Entry], str]] = {
     "other tasks": lambda entry: entry.choice("task"),
-    "other protocols": lambda entry: str(entry.run.result.get("protocol", "")),
+    "other protocols": lambda entry: entry.run.result.protocol or "",
     "other test data": _test_data,
 }
 
 
-def _grouped(entries: Sequence[Entry], found: Sequence[Factor], metric: Metric) -> list[Group]:
-    members: dict[str, list[int]] = {}
-    for i in range(len(entries)):
-        members.setdefault(describe(found, i), []).append(i)
+def _table(entries: Sequence[Entry], varied: Sequence[Factor], metric: Metric) -> DataFrame:
+    """Tabulate runs, a row each: group label, seed, and factor values by position.
+
+    Score and costs are those of finished runs.
+    """
+    import pandas
+
+    text: dict[str | int, Sequence[str]] = {
+        "label": [describe(varied, i) for i in range(len(entries))],
+        "seed": [entry.seed for entry in entries],
+        **{k: factor.values for k, factor in enumerate(varied)},
+    }
+    numbers = {
+        "score": [entry.value(metric.name) if entry.is_finished else None for entry in entries],
+        **{n: [cost(entry, n) if entry.is_finished else None for entry in entries] for n in COSTS},
+    }
+    return pandas.DataFrame(text, dtype=object).join(pandas.DataFrame(numbers, dtype=float))
+
+
+def _groups(entries: Sequence[Entry], table: DataFrame) -> list[Group]:
+    """Group runs by label. Scores of equal seed count by their mean."""
     return [
         Group(
             label,
-            [entries[i] for i in indices],
-            indices,
-            _by_seed([entries[i] for i in indices], metric),
-            {name: mean for name in COSTS for mean in _mean_cost(entries, indices, name)},
+            [entries[i] for i in rows.index],
+            list(rows.index),
+            rows.dropna(subset="score").groupby("seed")["score"].agg(fmean).to_dict(),
+            {name: fmean(rows[name].dropna()) for name in COSTS if rows[name].notna().any()},
         )
-        for label, indices in members.items()
+        for label, rows in table.groupby("label", sort=False)
     ]
 
 
-def _by_seed(entries: Sequence[Entry], metric: Metric) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for entry in entries:
-        value = entry.value(metric.name) if entry.finished else None
-        if value is not None:
-            values.setdefault(entry.seed, []).append(value)
-    return {seed: statistics.fmean(several) for seed, several in values.items()}
-
-
-def _mean_cost(entries: Sequence[Entry], indices: Sequence[int], name: str) -> list[float]:
-    known = [cost(entries[i], name) for i in indices if entries[i].finished]
-    values = [value for value in known if value is not None]
-    return [statistics.fmean(values)] if values else []
-
-
-def _chosen(groups: Sequence[Group], against: str | None) -> Group:
+def _select_group(groups: Sequence[Group], against: str | None) -> Group:
     if against is None:
         return groups[0]
     fits = [group for group in groups if against in group.label]
@@ -266,48 +266,37 @@ def _fronts(groups: Sequence[Group], metric: Metric) -> dict[str, set[str]]:
     fronts = {}
     for name in COSTS:
         known = [(g, g.score.mean, g.costs[name]) for g in groups if g.score and name in g.costs]
-        best = undominated(
+        best = pareto_front(
             [(quality, spent) for _, quality, spent in known],
             larger_is_better=metric.larger_is_better,
         )
-        fronts[name] = {g.label for (g, _, _), one in zip(known, best, strict=True) if one}
+        fronts[name] = {g.label for (g, _, _), is_best in zip(known, best, strict=True) if is_best}
     return fronts
 
 
-def _effects(
-    entries: Sequence[Entry], found: Sequence[Factor], factor: Factor, metric: Metric
-) -> list[Effect]:
-    """Differences of means between runs with equal seeds that agree in every other factor.
+def _effects(table: DataFrame, varied: Sequence[Factor], position: int) -> list[Effect]:
+    """Differences between runs with equal seeds that agree in every other factor.
 
-    Keys of a group have no meaning where another choice of it was made, so that they are not held
-    equal where the choice itself is compared.
+    Where choices of a group are compared, the keys of that group need not agree: another choice has
+    other keys.
     """
-    others = [f for f in found if f is not factor and not f.within(factor.key)]
-    if factor.key == "method":  # it chooses all but the problem
-        others = [f for f in others if f.within("task")]
-    by_level: dict[str, dict[str, list[float]]] = {}
-    for i, entry in enumerate(entries):
-        value = entry.value(metric.name) if entry.finished else None
-        if value is not None:
-            rest = repr([entry.seed, *(f.values[i] for f in others)])
-            by_level.setdefault(factor.values[i], {}).setdefault(rest, []).append(value)
-    means = {
-        level: {rest: statistics.fmean(values) for rest, values in cells.items()}
-        for level, cells in by_level.items()
-    }
-    levels = [level for level in factor.levels if level in means]
-    if factor.key == "method":  # without one, runs differ in much else
+    key = varied[position].key
+    others = [k for k, f in enumerate(varied) if k != position and not f.within(key)]
+    if key == "method":  # it chooses all but the problem
+        others = [k for k in others if varied[k].within("task")]
+    scored = table.dropna(subset="score")
+    means = scored.groupby([position, "seed", *others])["score"].agg(fmean).unstack(position)
+    levels = [level for level in varied[position].levels if level in means]
+    if key == "method":  # without one, runs differ in much else
         levels = [level for level in levels if level != ""]
 
     def against(reference: str) -> list[Effect]:
-        return [
-            Effect(factor.key, level, reference, change)
+        changes = {
+            level: estimate((means[level] - means[reference]).dropna().tolist())
             for level in levels
             if level != reference
-            for change in [estimate(paired_differences(means[level], means[reference]))]
-            if change is not None
-        ]
+        }
+        return [Effect(key, level, reference, c) for level, c in changes.items() if c is not None]
 
-    # the value that most can be compared with; the first of several
-    found_effects = [against(level) for level in levels]
-    return max(found_effects, key=lambda e: sum(one.change.count for one in e), default=[])
+    candidates = [against(level) for level in levels]
+    return max(candidates, key=lambda effects: sum(e.change.count for e in effects), default=[])

@@ -1,148 +1,78 @@
-"""Curves of runs over one another: their histories, and what their certificates say."""
+"""Charts of several runs: their histories, residuals and scores beyond K."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bmo_cli.report.charts import COLOURS, Series, lines
-from bmo_cli.report.entry import Entry, mapping, number
-from bmo_cli.report.markup import badge, cell, escaped, table, tag
-from bmo_cli.report.problem import Problem, findings, residual_curves
+from markupsafe import Markup
 
-_CURVES: Mapping[str, tuple[str, bool]] = {
+from bmo_cli.report.charts import Series, lines
+from bmo_cli.report.problem import Problem
+from bmo_cli.report.render import render
+
+_HISTORY: Mapping[str, tuple[str, bool]] = {
     "val": ("validation {metric}", False),
     "loss": ("training loss", True),
     "hypergrad_norm": ("norm of the hyper-gradient", True),
     "residual": ("fixed-point residual", True),
 }
-"""Columns of the history: title, and whether the axis is logarithmic."""
+"""Columns of history.csv: title, and whether the axis is logarithmic."""
+_AXES = {"step": "hyper-training step", "seconds": "seconds of training"}
 
 
-def curves(problem: Problem) -> str:
-    """Histories over one another, against steps and against seconds."""
-    drawn = drawn_runs(problem)
-    if not any(entry.history for _, _, entry in drawn):
-        return ""
-    charts = []
-    for x in ("step", "seconds"):
-        panels = "".join(history(problem, x, key) for key in _CURVES)
-        hidden = "" if x == "step" else " hidden"
-        charts.append(f'<div class="charts" data-axis="{x}"{hidden}>{panels}</div>')
-    legend = "".join(
-        f'<button type="button" aria-pressed="true" data-run="{i}">{swatch(i)}{escaped(label)}'
-        "</button>"
-        for i, label, entry in drawn
-        if entry.history
-    )
-    choice = (
-        '<label class="axis">against <select class="axis-choice"><option value="step">steps'
-        '</option><option value="seconds">seconds</option></select></label>'
-    )
-    rest = len(problem.entries) - len(drawn)
-    note = f" The best {len(drawn)} runs by validation; {rest} are not drawn." if rest else ""
-    hint = tag("p", escaped("Click a name to hide its lines." + note), "quiet")
-    return f'<div class="legend">{legend}{choice}</div>{hint}{"".join(charts)}'
+def curves(problem: Problem) -> Markup:
+    """Charts of the histories against steps and against seconds; empty without a history."""
+    if not any(run.entry.history for run in problem.drawn_runs):
+        return Markup()
+    charts = {x: [history(problem, x, column) for column in _HISTORY] for x in _AXES}
+    return render("curves.html", problem=problem, charts=charts)
 
 
-def drawn_runs(problem: Problem) -> list[tuple[int, str, Entry]]:
-    """Number, label and run of those that charts show: as many as there are colours."""
-    entries = problem.entries[:COLOURS]
-    numbers = [problem.number(entry) for entry in entries]
-    return list(zip(numbers, problem.labels, entries, strict=False))
-
-
-def swatch(number_of_run: int) -> str:
-    """A spot in the colour of a run."""
-    return f'<i class="swatch c{number_of_run % COLOURS}"></i>'
-
-
-def history(problem: Problem, x: str, key: str) -> str:
-    """One column of the histories."""
-    title, log = _CURVES[key]
-    metric = problem.test.score if problem.test else "score"
-    unit = f" ({problem.test.unit})" if key == "val" and problem.test and problem.test.unit else ""
+def history(problem: Problem, x: str, column: str) -> Markup:
+    """Chart of a column of the histories against `x`."""
+    title, logarithmic = _HISTORY[column]
+    title = title.format(metric=problem.test.score if problem.test else "score")
+    if column == "val" and problem.test and problem.test.unit:
+        title += f" ({problem.test.unit})"
     series = [
-        Series(i, label, [(row[x], row[key]) for row in entry.history])
-        for i, label, entry in drawn_runs(problem)
+        Series(number, label, [(row[x], row[column]) for row in entry.history])
+        for number, label, entry in problem.drawn_runs
     ]
-    x_title = {"step": "hyper-training step", "seconds": "seconds of training"}[x]
-    return lines(title.format(metric=metric) + unit, x_title, series, log_y=log)
+    return lines(title, _AXES[x], series, log_y=logarithmic)
 
 
-def certificates(problem: Problem) -> str:
-    """Residuals and scores beyond K of all certified runs, and the best run's findings."""
-    known = [
-        (problem.number(entry), label, entry)
-        for entry, label in zip(problem.entries, problem.labels, strict=True)
-        if entry.certificate
-    ]
-    if not known:
-        return tag(
-            "p",
-            "No run has a certificate: train with <code>certify=true</code>, or make one with "
-            "<code>bmo certify run=DIR</code> and give its folder to this report as well.",
-        )
+def convergence_section(problem: Problem) -> Markup:
+    """Residuals and scores beyond K of certified runs, and the findings of the best run."""
+    certified = [run for run in problem.labelled_runs if run.entry.certificate]
+    if not certified:
+        return render("convergence.html", certificate=None)
     panels = [residuals(problem)]
     if problem.test is not None:
         metric = problem.test.score
         beyond = [
-            Series(i, label, sorted(_scores(entry.certificate.get(f"val_{metric}"))))
-            for i, label, entry in drawn_runs(problem)
+            Series(number, label, entry.certificate.scores(metric))
+            for number, label, entry in problem.drawn_runs
+            if entry.certificate
         ]
-        panels.append(
-            lines(f"validation {metric}", "iteration k", beyond, log_x=True, mark=_trained(problem))
-        )
-    best = known[0][2]
-    details = "".join(
-        tag("h4", escaped(title))
-        + table(["", "verdict", "evidence", "number", "why"], _findings(best, key))
-        for key, title in (("assumptions", "What the theory assumes"),
-                           ("predictions", "What it predicts, measured"))
-    )  # fmt: skip
-    summary = tag("summary", escaped(f"Certificate of {known[0][1]}"))
-    return f'<div class="charts">{"".join(panels)}</div><details open>{summary}{details}</details>'
+        mark = _mark_at_k(problem)
+        panels.append(lines(f"validation {metric}", "iteration k", beyond, log_x=True, mark=mark))
+    _, label, entry = certified[0]
+    return render("convergence.html", certificate=entry.certificate, label=label, panels=panels)
 
 
-def residuals(problem: Problem) -> str:
-    """Residuals far beyond K, each run's from its slowest start."""
+def residuals(problem: Problem) -> Markup:
+    """Chart of the residuals far beyond K, for every run from its slowest start."""
     slowest = []
-    for i, label, entry in drawn_runs(problem):
-        curves = {name: points for name, points in residual_curves(entry).items() if points}
-        if curves:
-            name, points = max(curves.items(), key=lambda item: item[1][-1][1])
-            slowest.append(Series(i, f"{label}, from {name}", points))
-    title, mark = "residual |D(u) - u| / |u|, slowest start", _trained(problem)
+    for number, label, entry in problem.drawn_runs:
+        if entry.certificate and entry.certificate.curves:
+            start, points = max(entry.certificate.curves.items(), key=lambda item: item[1][-1][1])
+            slowest.append(Series(number, f"{label}, from {start}", points))
+    title, mark = "residual |D(u) - u| / |u|, slowest start", _mark_at_k(problem)
     return lines(title, "iteration k", slowest, log_x=True, log_y=True, mark=mark)
 
 
-def _trained(problem: Problem) -> tuple[float, str] | None:
-    """A mark at K, where all certified runs have the same."""
-    found = {number(entry.certificate.get("iterations_trained")) for entry in problem.entries}
-    known = [k for k in found if k is not None]
+def _mark_at_k(problem: Problem) -> tuple[float, str] | None:
+    """The mark at K if all certified runs have the same K."""
+    counts = {e.certificate.iterations_trained for e in problem.entries if e.certificate}
+    known = [count for count in counts if count is not None]
     return (known[0], "K") if len(known) == 1 else None
-
-
-def _scores(value: object) -> list[tuple[float, float]]:
-    points = []
-    for count, score in mapping(value).items():
-        found = number(score)
-        if found is not None and str(count).isdecimal() and len(str(count)) < 9:
-            points.append((float(count), found))
-    return points
-
-
-def _findings(entry: Entry, kind: str) -> list[list[str]]:
-    kinds = {"holds": "good", "violated": "bad"}
-    rows = []
-    for row in findings(entry, kind):
-        verdict, value = str(row.get("verdict")), number(row.get("number"))
-        rows.append(
-            [
-                escaped(row.get("name")),
-                badge(kinds.get(verdict, "none"), verdict),
-                escaped(row.get("evidence") or ""),
-                cell("" if value is None else f"{value:.4g}", "number"),
-                escaped(row.get("meaning")),
-            ]
-        )
-    return rows

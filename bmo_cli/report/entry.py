@@ -1,12 +1,12 @@
-"""A finished or failed run with all that a comparison reads of it, and nothing that it can break.
+"""Runs as a comparison reads them.
 
-A run folder may come from a stranger: whatever it holds is data of any shape.
+A run folder may come from a stranger. Unreadable files count as missing, values of an unexpected
+type are left out.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,44 +17,34 @@ from typing import Any
 from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import recorded_config
 from bmo_cli.errors import InputError
+from bmo_cli.report.certificate import CertificateFile, read_certificate
 from bmo_cli.results.run_folder import RunFolder
-from bmo_cli.results.runs import Run
+from bmo_cli.results.runs import Run, leaves
 
-_LARGEST = 20 * 2**20
-"""bytes of a certificate.json that is read; one that this package wrote has less than 1 MiB"""
-
-_BESIDE = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameters", "steps")
+_COSTS = ("train_seconds", "peak_rss_mib", "evaluations", "products", "parameters", "steps")
+"""Fields of result.json that can be compared as metrics are."""
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """The value if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+def layout_of(text: str) -> str:
+    """The number format, or `.4g` instead of one that may ask for millions of digits."""
+    return text if re.fullmatch(r"\.\d[efg]", text) else ".4g"
 
 
-def number(value: object) -> float | None:
-    """The value if it is a finite number."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-
-
-def layout_of(value: object) -> str:
-    """A format of a number that cannot ask for millions of digits."""
-    return str(value) if re.fullmatch(r"\.\d[efg]", str(value)) else ".4g"
+def content_hash(fingerprint: object) -> str | None:
+    """The hash in a fingerprint of data; None if it has none."""
+    text = fingerprint.get("hash") if isinstance(fingerprint, Mapping) else None
+    return None if text is None else str(text)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that runs are compared by.
+    """A metric that runs are compared by.
 
     Attributes:
-        name: key among the metrics of result.json, as `test/psnr`.
-        larger_is_better: whether it is.
-        unit: of its values.
-        layout: format of its values.
+        name: key in the metrics of result.json, for instance `test/psnr`.
+        larger_is_better: whether larger values are better.
+        unit: unit of the values.
+        layout: number format of the values.
     """
 
     name: str
@@ -64,16 +54,16 @@ class Metric:
 
     @property
     def score(self) -> str:
-        """Its name without the split."""
+        """The name without the split."""
         return self.name.partition("/")[2]
 
     @property
-    def titled(self) -> str:
-        """Its name with its unit."""
+    def title(self) -> str:
+        """The name with the unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def with_unit(self, text: str) -> str:
-        """A value that is shown, followed by the unit."""
+        """A formatted value, followed by the unit."""
         return f"{text} {self.unit}" if self.unit else text
 
     def better(self, a: float, b: float) -> bool:
@@ -90,8 +80,8 @@ class Entry:
     """A run in a comparison.
 
     Attributes:
-        run: its folder's name, result and age.
-        certificates: results of `bmo certify` about it, the newest first.
+        run: folder, status and result.
+        certificates: results of `bmo certify` about the run, the newest first.
     """
 
     run: Run
@@ -99,27 +89,31 @@ class Entry:
 
     @property
     def folder(self) -> RunFolder:
-        """Of the run."""
+        """The run folder."""
         return RunFolder(self.run.path)
 
     @property
-    def finished(self) -> bool:
-        """Whether it ended as it should."""
-        return self.run.result.get("status") == "ok"
+    def is_finished(self) -> bool:
+        """Whether the run ended with status `ok`."""
+        return self.run.status == "ok"
 
     @cached_property
     def config(self) -> Mapping[str, str]:
-        """What it was made with: text by dotted key, interpolations as they were written."""
+        """The configuration as text by dotted key, interpolations unresolved."""
         try:
-            return flat(recorded_config(self.run.path))
+            content = recorded_config(self.run.path)
         except InputError:
             return {}
+        return {
+            key: value if isinstance(value, str) else json.dumps(value, default=str)
+            for key, value in leaves(content)
+        }
 
     @property
     def resume_command(self) -> str:
-        """The command that goes on with it, with the plug-ins that it was started with.
+        """The command that resumes the run, with its plug-ins.
 
-        A stranger's folder cannot have one named that it brings along.
+        Plug-ins inside the run folder are left out: the folder may be a stranger's.
         """
         try:
             listed = json.loads(self.config.get("plugins", "[]"))
@@ -135,56 +129,57 @@ class Entry:
 
     @cached_property
     def history(self) -> Sequence[Mapping[str, float]]:
-        """Rows of history.csv; none of a damaged one."""
+        """Rows of history.csv; empty if the file is damaged."""
         try:
             return self.folder.read_history()
         except (InputError, OSError, UnicodeDecodeError):
             return []
 
     @cached_property
-    def certificate(self) -> Mapping[str, Any]:
-        """Content of the newest certificate.json, empty where there is none that can be read.
+    def certificate(self) -> CertificateFile | None:
+        """Content of the newest certificate; None if there is none that can be read.
 
-        A run that went on without another certificate has none: the file is about earlier weights.
+        A result without a verdict has no certificate, even if the file is there: the run was
+        resumed, and the file is about earlier weights.
         """
-        newest = self.certificates[0] if self.certificates else self.run
-        if newest.result.get("certificate") is None:
-            return {}
-        file = newest.path / "certificate.json"
-        try:
-            if file.is_symlink() or file.stat().st_size > _LARGEST:
-                return {}
-            return mapping(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
-            return {}
+        return None if self.verdict is None else read_certificate(self._certificate_run.path)
 
     @property
-    def verdict(self) -> object:
-        """Of the newest certificate; None: there is none."""
-        newest = self.certificates[0] if self.certificates else self.run
-        return newest.result.get("certificate")
+    def verdict(self) -> str | None:
+        """Verdict of the newest certificate; None without a certificate."""
+        return self._certificate_run.result.certificate
+
+    @property
+    def _certificate_run(self) -> Run:
+        """The newest result of `bmo certify` about the run, or the run itself."""
+        return self.certificates[0] if self.certificates else self.run
 
     @property
     def seed(self) -> str:
-        """Of the run, as text."""
-        return str(self.run.result.get("seed", self.config.get("seed", "")))
+        """The seed as text."""
+        seed = self.run.result.seed
+        return self.config.get("seed", "") if seed is None else str(seed)
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of the folder."""
         return self.run.name
 
     def choice(self, group: str) -> str:
-        """Chosen option of a group, empty where there is none."""
-        value = self.run.result.get(group)
-        return "" if value is None else str(value)
+        """Chosen option of a group; empty if there is none."""
+        return self.run.result.choices.get(group) or ""
 
     @property
+    def data(self) -> Mapping[str, Any]:
+        """Fingerprints of the data by name."""
+        return self.run.result.data or {}
+
+    @cached_property
     def metrics(self) -> Mapping[str, float]:
-        """Finite values of result.json's metrics, and what stands beside them: costs."""
-        result = self.run.result
-        found = {**mapping(result.get("metrics")), **{key: result.get(key) for key in _BESIDE}}
-        return {str(k): v for k, item in found.items() if (v := number(item)) is not None}
+        """Finite metrics and costs of result.json."""
+        costs = {key: getattr(self.run.result, key) for key in _COSTS}
+        values = {**self.run.result.metrics, **costs}
+        return {key: float(value) for key, value in values.items() if value is not None}
 
     def value(self, metric: str) -> float | None:
         """One of `metrics`."""
@@ -193,55 +188,41 @@ class Entry:
     @property
     def cases(self) -> Mapping[str, Mapping[str, float]]:
         """Scores of every test case, by name."""
-        found = mapping(self.run.result.get("images"))
         return {
-            str(name): {str(k): v for k, v in mapping(row).items() if number(v) is not None}
-            for name, row in found.items()
+            case: {key: score for key, score in scores.items() if score is not None}
+            for case, scores in (self.run.result.images or {}).items()
         }
 
     def metric(self, split: str = "test") -> Metric | None:
-        """The metric of its task on a split."""
-        described = mapping(self.run.result.get("metric"))
-        name = described.get("name")
-        if not isinstance(name, str):
+        """The task's metric on a split."""
+        score = self.run.result.metric
+        if score is None:
             return None
         return Metric(
-            f"{split}/{name}",
-            described.get("larger_is_better") is not False,
-            str(described.get("unit", "")),
-            layout_of(mapping(described.get("formats")).get(name)),
+            f"{split}/{score.name}",
+            score.larger_is_better,
+            score.unit,
+            layout_of(score.formats.get(score.name, "")),
         )
 
 
 def with_certificates(entries: Sequence[Entry], runs: Sequence[Run]) -> list[Entry]:
-    """The entries, each with what `bmo certify` found about it.
+    """Add the results of `bmo certify` to the runs that they are about.
 
-    A certificate belongs to the run whose checkpoint and configuration it names by their hashes,
-    wherever both lie; one that is older than the run's own is left out.
+    A result belongs to the run with the same hashes of checkpoint and configuration. Results older
+    than a certificate that the run made itself are left out.
 
     Args:
-        entries: runs.
-        runs: all that there are, results of `bmo certify` among them.
+        entries: runs of `bmo train`.
+        runs: all runs, including results of `bmo certify`.
     """
-    certificates = [run for run in runs if {"run", "certificate"} <= set(run.result)]
+    certificates = [run for run in runs if run.result.run and run.result.certificate]
     certificates.sort(key=lambda run: run.age)
 
     def about(entry: Entry) -> list[Run]:
-        identity = mapping(entry.run.result.get("identity"))
-        own = [run for run in certificates if identity and run.result.get("identity") == identity]
-        has_own = entry.run.result.get("certificate") is not None
+        identity = entry.run.result.identity
+        own = [run for run in certificates if identity and run.result.identity == identity]
+        has_own = entry.run.result.certificate is not None
         return [run for run in own if not has_own or run.age <= entry.run.age]
 
     return [Entry(entry.run, about(entry)) for entry in entries]
-
-
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Leaves of a configuration as text, by dotted key."""
-    found: dict[str, str] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        else:
-            found[name] = value if isinstance(value, str) else json.dumps(value, default=str)
-    return found

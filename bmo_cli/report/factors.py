@@ -1,4 +1,4 @@
-"""In what runs differ: the choices of groups, and the keys that differ within a choice."""
+"""Settings in which runs differ: choices of groups, and keys that differ within a choice."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from bmo_cli.report.settings import Settings
 GROUPS = ("task", "method", "gkm", "net", "hyper")
 """Groups whose choice result.json names."""
 _SEED = "seed"
-"""Runs that differ in it alone are one group."""
+"""Runs that differ in this key alone form a group."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A key that not all runs have in common.
+    """A setting with several values.
 
     Attributes:
-        key: of the configuration, or a group.
-        values: one an entry, as text; empty where an entry has no such key.
+        key: a key of the configuration, or a group.
+        values: the value of every entry as text; empty where an entry has no such key.
     """
 
     key: str
@@ -29,48 +29,49 @@ class Factor:
 
     @property
     def levels(self) -> list[str]:
-        """Its values, numbers by size, others in the order of the runs; nothing comes last."""
-        found = [value for value in dict.fromkeys(self.values) if value != ""]
+        """Distinct values: numbers by size, text in the order of the runs, the empty value last."""
+        levels = [value for value in dict.fromkeys(self.values) if value != ""]
         with suppress(ValueError):
-            found = sorted(found, key=float)
-        return found + [""] * ("" in self.values)
+            levels = sorted(levels, key=float)
+        return levels + [""] * ("" in self.values)
 
     def within(self, group: str) -> bool:
-        """Whether it is a key of this group."""
+        """Whether the key belongs to this group."""
         return self.key.startswith(f"{group}.")
 
 
 def factors(entries: Sequence[Entry]) -> list[Factor]:
-    """What distinguishes these runs, seeds and keys that cannot move a score apart.
+    """Settings that distinguish runs, without the seed and keys that cannot change a score.
 
-    Another choice of a group changes many keys at once: it counts as one difference, and a key
-    counts where it differs between runs of the same choice. The same holds for a published method,
-    which chooses several groups.
+    Another choice of a group changes many keys. It counts as one factor, and a key counts where it
+    differs between runs of the same choice. The same holds for a published method, which chooses
+    several groups.
     """
-    found = [
+    varied = [
         Factor(group, values)
         for group in GROUPS
         for values in [[entry.choice(group) for entry in entries]]
-        if _differ(values) and not (group != "method" and _told_by_method(entries, group))
+        if _differ(values) and not (group != "method" and _follows_from_method(entries, group))
     ]
     settings = Settings(entries)
     for key in settings.keys:
         if key == _SEED:
             continue
-        classes: dict[tuple[str, str], list[str]] = {}
-        for entry, value in zip(entries, settings.written(key), strict=True):
-            group = key.split(".")[0]
-            kind = (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
-            classes.setdefault(kind, []).append(value)
-        shown = settings.shown(key)
-        if any(_differ(values) for values in classes.values()) and _differ(shown):
-            found.append(Factor(key, shown))
-    return found + _exchanged(settings, [describe(found, i) for i in range(len(entries))])
+        group = key.split(".")[0]
+        choices = [
+            (entry.choice("method"), entry.choice(group) if group in GROUPS else "")
+            for entry in entries
+        ]
+        written = zip(choices, settings.comparable(key), strict=True)
+        shown = settings.displayed(key)
+        if len({*written}) > len({*choices}) and _differ(shown):
+            varied.append(Factor(key, shown))
+    return varied + _content_factors(settings, [describe(varied, i) for i in range(len(entries))])
 
 
-def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
-    """Places of one name with several contents, where nothing else tells the runs apart."""
-    found = []
+def _content_factors(settings: Settings, labels: Sequence[str]) -> list[Factor]:
+    """Paths whose contents differ between runs that are equal in everything else."""
+    exchanged = []
     for key in settings.places:
         contents: dict[str, dict[str, int]] = {}
         numbers = []
@@ -78,33 +79,31 @@ def _exchanged(settings: Settings, labels: Sequence[str]) -> list[Factor]:
             alike = contents.setdefault(label, {})
             numbers.append(alike.setdefault(content, len(alike)) if content else 0)
         if any(numbers):
-            names = zip(settings.shown(key), numbers, strict=True)
-            found.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
-    return found
+            names = zip(settings.displayed(key), numbers, strict=True)
+            exchanged.append(Factor(key, [f"{name} (content {n + 1})" for name, n in names]))
+    return exchanged
 
 
-def describe(found: Sequence[Factor], index: int) -> str:
-    """An entry's values of all factors, as one would type them.
+def describe(varied: Sequence[Factor], index: int) -> str:
+    """The values of an entry as words of a command line.
 
-    A published method says what it chooses: the groups that all runs of it share go without saying.
+    Groups in which all runs of a published method agree are left out: the method implies them.
     """
-    methods = next((f.values for f in found if f.key == "method"), [""] * (index + 1))
+    methods = next((f.values for f in varied if f.key == "method"), [""] * (index + 1))
     own = [i for i, method in enumerate(methods) if method == methods[index]]
     texts = [
         f"{f.key}={f.values[index]}"
-        for f in found
+        for f in varied
         if f.values[index] != ""
         and not (methods[index] and f.key in GROUPS[2:] and not _differ(f.values[i] for i in own))
     ]
     return " ".join(texts) or "defaults"
 
 
-def _told_by_method(entries: Sequence[Entry], group: str) -> bool:
-    """Whether all runs of a method agree on a group."""
-    by_method: dict[str, set[str]] = {}
-    for entry in entries:
-        by_method.setdefault(entry.choice("method"), set()).add(entry.choice(group))
-    return all(len(choices) == 1 for choices in by_method.values())
+def _follows_from_method(entries: Sequence[Entry], group: str) -> bool:
+    """Whether all runs of a method agree in a group."""
+    pairs = {(entry.choice("method"), entry.choice(group)) for entry in entries}
+    return len(pairs) == len({method for method, _ in pairs})
 
 
 def _differ(values: Iterable[str]) -> bool:

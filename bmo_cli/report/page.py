@@ -1,32 +1,34 @@
-"""`bmo report`: one HTML page about runs that opens from disk and asks no host for anything.
+"""`bmo report`: one HTML page about runs that opens from disk and loads nothing from a host.
 
-The page's policy (Content-Security-Policy) allows its own script and style alone, by their hashes,
-and pictures that it holds itself. Whatever comes from a run is escaped.
+The Content-Security-Policy of the page allows its own script and style by their hashes, and
+embedded pictures. Text from runs is escaped.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+
+from markupsafe import Markup
 
 from bmo_cli import __version__
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
 from bmo_cli.report.entry import Entry, with_certificates
-from bmo_cli.report.left_out import left_out
-from bmo_cli.report.markup import escaped, tag
+from bmo_cli.report.exclusions import exclusion_lines
 from bmo_cli.report.pictures import Album, collect
 from bmo_cli.report.problem import Problem
+from bmo_cli.report.render import render
 from bmo_cli.report.sections import sections
-from bmo_cli.report.summary import trained
+from bmo_cli.report.summary import training_entries
 from bmo_cli.report.verdict import verdict
 from bmo_cli.results.files import write_atomically
-from bmo_cli.results.runs import counted, select
+from bmo_cli.results.runs import count_runs, select
 
 USAGE = """bmo report: one HTML page about runs: which is best, did it converge, curves, images
 
@@ -48,7 +50,7 @@ def write_report(words: Sequence[str]) -> str:
         words: folders, filters and keys as in `USAGE`.
 
     Returns:
-        A line that says where it is.
+        The path of the page, and the remarks.
 
     Raises:
         InputError: no runs, or the file cannot be written.
@@ -61,86 +63,69 @@ def write_report(words: Sequence[str]) -> str:
     file = (
         Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
     )
-    entries = with_certificates(trained(selection.runs), selection.runs)
+    entries = with_certificates(training_entries(selection.runs), selection.runs)
     _require_place(file, force="--force" in selection.flags)
     shown = {run.path for entry in entries for run in entry.certificates}
-    remarks = left_out([run for run in selection.runs if run.path not in shown])
+    remarks = exclusion_lines([run for run in selection.runs if run.path not in shown])
     content = page(entries, selection.values.get("title", ""), remarks).encode()
     try:
         write_atomically(file, content)
     except OSError as error:
         raise InputError(f"{file} cannot be written: {error.strerror or error}") from error
-    return "\n".join([f"{file}: {counted(len(entries))}, {len(content) / 1e6:.1f} MB", *remarks])
+    return "\n".join([f"{file}: {count_runs(len(entries))}, {len(content) / 1e6:.1f} MB", *remarks])
 
 
 def page(entries: Sequence[Entry], title: str = "", remarks: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
-        entries: runs that `bmo train` made.
-        title: of the page.
-        remarks: on results that are not on it.
+        entries: runs of `bmo train`.
+        title: title of the page.
+        remarks: lines about results that the page leaves out.
     """
-    found, first = [], 0
+    shown, first = [], 0
     for members in problems(entries):
-        found.append(Problem(members, first))
+        shown.append(Problem(members, first))
         first += len(members)
-    albums = [collect(problem.ranked_labels) for problem in found]
-    style, script = ((_HERE / name).read_text() for name in ("page.css", "page.js"))
-    done = sum(entry.finished for entry in entries)
-    state = f"{counted(len(entries))}, {done} finished"
-    heading = title or " · ".join(dict.fromkeys(problem.title for problem in found))
+    albums = [collect(problem.finished_runs) for problem in shown]
+    style, script = (Markup((_HERE / name).read_text()) for name in ("page.css", "page.js"))
+    finished = sum(entry.is_finished for entry in entries)
     when = datetime.now().strftime("%Y-%m-%d %H:%M")
-    body = [
-        '<header class="top"><div>',
-        tag("h1", escaped(heading)),
-        tag("p", escaped(f"{state} · bmo {__version__} · {when}"), "quiet"),
-        *(tag("p", escaped(remark), "quiet") for remark in remarks),
-        '</div><button id="theme" type="button">dark / light</button></header><main>',
-        *(tag("section", verdict(problem), "verdict") for problem in found),
-        *(
-            tag("section", sections(problem, album, number), "problem")
-            for number, (problem, album) in enumerate(zip(found, albums, strict=True))
-        ),
-        "</main>",
-        _data(albums),
-    ]
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    html = render(
+        "page.html",
+        mark=Markup(_MARK),
+        style=style,
+        script=script,
+        hashes={"style": _hash(style), "script": _hash(script)},
+        heading=title or " · ".join(dict.fromkeys(problem.title for problem in shown)),
+        state=f"{count_runs(len(entries))}, {finished} finished · bmo {__version__} · {when}",
+        remarks=remarks,
+        problems=[
+            _part(problem, album, number)
+            for number, (problem, album) in enumerate(zip(shown, albums, strict=True))
+        ],
+        albums=[_content(album) for album in albums],
     )
-    head = [
-        f"<!doctype html>{_MARK}",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<title>{escaped(heading)}</title><link rel="icon" href="data:,">',
-        f"<style>{style}</style></head><body>",
-    ]
-    return "\n".join([*head, *body, f"<script>{script}</script></body></html>\n"])
+    return f"{html}\n"
 
 
-def _data(albums: Sequence[Album]) -> str:
-    """The pictures as JSON that no content can end early."""
-    content = [
-        {
-            "data": album.data,
-            "cases": [
-                {
-                    "name": case,
-                    "pictures": [
-                        {"name": one.name, "key": one.key, "run": one.run} for one in pictures
-                    ],
-                }
-                for case, pictures in album.cases.items()
-            ],
-        }
-        for album in albums
+def _part(problem: Problem, album: Album, number: int) -> dict[str, object]:
+    protocol = next((e.run.result.protocol for e in problem.entries if e.is_finished), None)
+    return {
+        "verdict": verdict(problem),
+        "title": f"{problem.title}: {count_runs(len(problem.entries))}",
+        "protocol": protocol or "",
+        "sections": sections(problem, album, number),
+    }
+
+
+def _content(album: Album) -> dict[str, object]:
+    """Convert an album to the JSON that page.js reads."""
+    cases = [
+        {"name": case, "pictures": [asdict(picture) for picture in pictures]}
+        for case, pictures in album.cases.items()
     ]
-    text = json.dumps(content)
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return f'<script type="application/json" id="albums">{text}</script>'
+    return {"data": album.data, "cases": cases}
 
 
 def _hash(text: str) -> str:

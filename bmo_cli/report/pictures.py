@@ -1,4 +1,4 @@
-"""Pictures of runs for a page: read as data, encoded again, each held once, within a budget."""
+"""Pictures of runs for a page: decoded, encoded again, each held once, within a budget."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from PIL import Image
 
 from bmo_cli.data.image_file import read_image
 from bmo_cli.errors import InputError
-from bmo_cli.report.entry import Entry, mapping
+from bmo_cli.report.entry import Entry
 
 BUDGET = 4_000_000
-"""bytes of all pictures of a page, encoded"""
+"""Bytes of all pictures of a page, encoded."""
 _SIDES = (10_000, 768, 512, 384, 256, 192, 128)
-"""largest sides of the cuts that are tried, until all fit"""
+"""Largest sides of the cuts, tried until all pictures fit."""
 _MEGAPIXELS = 40
 _ESTIMATE = "restored"
+"""Name of the picture that a run made of the observation."""
 _NAME = re.compile(r"[\w.-]{1,40}")
 
 
@@ -32,16 +33,14 @@ class Shown:
     """A picture of a case.
 
     Attributes:
-        name: what it shows, for the reader.
-        key: of its data in `Album.data`.
-        run: whose it is; None: of the case.
-        restored: whether it is what a run made of the observation.
+        name: title of the picture.
+        key: key in `Album.data`.
+        run: number of the run; None if the picture belongs to the case.
     """
 
     name: str
     key: str
     run: int | None
-    restored: bool
 
 
 @dataclass
@@ -49,10 +48,10 @@ class Album:
     """Pictures by case.
 
     Attributes:
-        cases: the pictures of every case, those of the case itself first.
-        data: data URI by key.
-        side: largest side of the cuts from their middle; None: they are whole.
-        left_out: runs whose pictures found no room.
+        cases: pictures by case, those that belong to the case itself first.
+        data: data URIs by key.
+        side: largest side of the central crops; None if the pictures are whole.
+        left_out: number of runs without pictures on the page.
     """
 
     cases: dict[str, list[Shown]] = field(default_factory=dict)
@@ -62,26 +61,26 @@ class Album:
 
 
 def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int = 12) -> Album:
-    """The pictures that runs wrote of their first test cases.
+    """Collect the pictures of the first test cases.
 
     Args:
         entries: number, label and run, the most important first.
-        cases: how many cases are shown.
-        runs: how many runs at most.
+        cases: number of cases.
+        runs: largest number of runs.
 
     Returns:
-        An album, empty where no run wrote pictures. A picture that cannot be read is left out.
+        The readable pictures; empty if no run wrote any.
     """
-    found: dict[str, list[_Found]] = {}
+    pictures: dict[str, list[_Picture]] = {}
     for number, label, entry in entries[:runs]:
         for case, files in _files(entry, cases).items():
-            if case in found or len(found) < cases:
-                read = [_Found(name, number, label, _read(file)) for name, file in files.items()]
-                read = [one for one in read if one.pixels.size]
-                if read:
-                    found.setdefault(case, []).extend(read)
+            if case in pictures or len(pictures) < cases:
+                read = [_Picture(name, number, label, _read(file)) for name, file in files.items()]
+                readable = [picture for picture in read if picture.pixels.size]
+                if readable:
+                    pictures.setdefault(case, []).extend(readable)
     for side in _SIDES:
-        album = _encoded(found, side)
+        album = _encode(pictures, side)
         if sum(map(len, album.data.values())) <= BUDGET:
             break
     album.left_out = max(0, len(entries) - runs)
@@ -89,7 +88,7 @@ def collect(entries: Sequence[tuple[int, str, Entry]], cases: int = 3, runs: int
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Picture:
     name: str
     run: int
     label: str
@@ -100,17 +99,15 @@ def _files(entry: Entry, cases: int) -> Mapping[str, Mapping[str, Path]]:
     """Pictures in the run's folder by case and name, as its result.json lists them."""
     if entry.folder.images.is_symlink():
         return {}
-    listed = mapping(entry.run.result.get("pictures"))
-    found = {}
-    for i, (case, names) in enumerate(list(listed.items())[:cases], 1):
-        if isinstance(names, list):
-            plain = [str(name) for name in names[:6] if _NAME.fullmatch(str(name))]
-            found[str(case)] = {name: entry.folder.picture(i, case, name) for name in plain}
-    return found
+    listed = (entry.run.result.pictures or {}).items()
+    return {
+        case: {n: entry.folder.picture(i, case, n) for n in names[:6] if _NAME.fullmatch(n)}
+        for i, (case, names) in enumerate(list(listed)[:cases], 1)
+    }
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    """8-bit pixels (H, W) or (H, W, 3); none of a link or of what cannot be read."""
+    """8-bit pixels (H, W) or (H, W, 3); empty for a link or an unreadable file."""
     nothing = np.zeros((0, 0), np.uint8)
     if file.is_symlink():
         return nothing
@@ -122,35 +119,41 @@ def _read(file: Path) -> NDArray[np.uint8]:
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
-def _encoded(found: Mapping[str, Sequence[_Found]], side: int) -> Album:
+def _encode(cases: Mapping[str, Sequence[_Picture]], side: int) -> Album:
     album = Album()
-    for case, pictures in found.items():
-        keys: dict[str, set[str]] = {}
-        encoded = []
-        for one in pictures:
-            cut = _cut(one.pixels, side)
-            if cut.shape != one.pixels.shape:
+    for case, pictures in cases.items():
+        keys = []
+        for picture in pictures:
+            cut = _cut(picture.pixels, side)
+            if cut.shape != picture.pixels.shape:
                 album.side = side
             key = hashlib.sha256(cut.tobytes() + repr(cut.shape).encode()).hexdigest()[:12]
             if key not in album.data:
                 album.data[key] = _data_uri(cut)
-            keys.setdefault(one.name, set()).add(key)
-            encoded.append((one, key))
-        shown = {}
-        for one, key in encoded:
-            if one.name == _ESTIMATE:
-                shown[one.name, one.run] = Shown(one.label, key, one.run, True)
-            elif len(keys[one.name]) == 1:  # of the case: all runs have the same
-                shown[one.name, -1] = Shown(one.name, key, None, False)
-            else:
-                title = f"{one.label}: {one.name}"
-                shown[one.name, one.run] = Shown(title, key, one.run, False)
-        album.cases[case] = sorted(shown.values(), key=lambda picture: picture.run is not None)
+            keys.append(key)
+        album.cases[case] = _shown(pictures, keys)
     return album
 
 
+def _shown(pictures: Sequence[_Picture], keys: Sequence[str]) -> list[Shown]:
+    """Titles of the pictures of a case. A picture that all runs share appears once."""
+    contents: dict[str, set[str]] = {}
+    for picture, key in zip(pictures, keys, strict=True):
+        contents.setdefault(picture.name, set()).add(key)
+    shown = {}
+    for picture, key in zip(pictures, keys, strict=True):
+        name, run = picture.name, picture.run
+        if name == _ESTIMATE:
+            shown[name, run] = Shown(picture.label, key, run)
+        elif len(contents[name]) == 1:
+            shown[name, -1] = Shown(name, key, None)
+        else:
+            shown[name, run] = Shown(f"{picture.label}: {name}", key, run)
+    return sorted(shown.values(), key=lambda picture: picture.run is not None)
+
+
 def _cut(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """The middle, pixel for pixel: a smaller scale would hide what is compared."""
+    """The central crop. Pictures are not scaled, because scaling would hide differences."""
     height, width = pixels.shape[:2]
     h, w = min(height, side), min(width, side)
     top, left = (height - h) // 2, (width - w) // 2

@@ -1,15 +1,17 @@
-"""Runs of one problem in the order that a reader wants them: the best by validation first."""
+"""Runs of one problem, ordered by validation score, and their convergence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import NamedTuple
 
+from bmo_cli.report.certificate import CertificateFile
 from bmo_cli.report.comparison import Comparison, Group, compare
-from bmo_cli.report.entry import Entry, Metric, mapping, number
+from bmo_cli.report.entry import Entry
+from bmo_cli.report.render import COLOURS
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,9 @@ class Convergence:
     """Whether a run's iteration converges.
 
     Attributes:
-        kind: good, bad, unsure or none.
-        verdict: a few words.
-        why: a line.
+        kind: `good`, `bad`, `unsure` or `none`.
+        verdict: the verdict in a few words.
+        why: the reason in a line.
     """
 
     kind: str
@@ -27,36 +29,39 @@ class Convergence:
     why: str
 
 
+class LabelledRun(NamedTuple):
+    """A run on the page with its number, which chooses its colour, and a label."""
+
+    number: int
+    label: str
+    entry: Entry
+
+
 class Problem:
-    """Runs whose scores compare.
+    """Runs whose scores can be compared.
 
     Args:
         entries: the runs.
-        first: number of the first of them on the page.
+        first: number of the first run on the page.
     """
 
     def __init__(self, entries: Sequence[Entry], first: int = 0) -> None:
         self.first = first
         known = [m for entry in entries for m in [entry.metric("test")] if m]
         self.test = known[0] if known else None
-        self.validation = self._split("val")
+        self.validation = replace(self.test, name=f"val/{self.test.score}") if self.test else None
         self.entries = sorted(entries, key=self._rank)
 
-    def _split(self, split: str) -> Metric | None:
-        if self.test is None:
-            return None
-        return replace(self.test, name=f"{split}/{self.test.score}")
-
     def _rank(self, entry: Entry) -> tuple[bool, float]:
-        """By validation alone: test scores choose nothing."""
-        value = entry.value(self.validation.name) if self.validation and entry.finished else None
+        """Sort key by validation score; test scores are not used for choices."""
+        value = entry.value(self.validation.name) if self.validation and entry.is_finished else None
         if value is None or self.validation is None:
             return True, 0.0
         return False, -value if self.validation.larger_is_better else value
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """Of the test scores (validation where nothing was tested), against the chosen group."""
+        """Comparison with the group that validation chooses, by test (or else validation) score."""
         if self.test is None or self.validation is None:
             return None
         tested = any(entry.value(self.test.name) is not None for entry in self.entries)
@@ -69,50 +74,43 @@ class Problem:
 
     @property
     def best(self) -> Group | None:
-        """The group that validation chooses."""
-        found = self.comparison
-        if found is None:
+        """The best group by validation."""
+        comparison = self.comparison
+        if comparison is None:
             return None
-        return next(group for group in found.groups if group.label == found.against)
+        return next(g for g in comparison.groups if g.label == comparison.against)
 
     @property
     def title(self) -> str:
-        """Of the problem: its task."""
+        """Name of the task."""
         return self.entries[0].choice("task")
 
-    def number(self, entry: Entry) -> int:
-        """Of a run on the page."""
-        return self.first + self.entries.index(entry)
-
     @cached_property
-    def labels(self) -> Sequence[str]:
-        """A name for every run: what sets it apart, with its seed where seeds differ."""
-        found = self.comparison
+    def labelled_runs(self) -> Sequence[LabelledRun]:
+        """All runs, labelled by their settings, and by their seed if seeds differ."""
         labels = [entry.name for entry in self.entries]
-        if found is not None:
-            for group in found.groups:
-                for i in group.indices:
-                    labels[i] = group.label
-        seeds = {entry.seed for entry in self.entries}
-        if len(seeds) > 1:
-            labels = [
-                f"{label} seed={entry.seed}"
-                for label, entry in zip(labels, self.entries, strict=True)
-            ]
-        return labels
+        for group in self.comparison.groups if self.comparison else ():
+            for i in group.indices:
+                labels[i] = group.label
+        if len({entry.seed for entry in self.entries}) > 1:
+            seeds = [entry.seed for entry in self.entries]
+            labels = [f"{name} seed={seed}" for name, seed in zip(labels, seeds, strict=True)]
+        named = zip(labels, self.entries, strict=True)
+        return [LabelledRun(number, *pair) for number, pair in enumerate(named, self.first)]
 
     @property
-    def ranked_labels(self) -> list[tuple[int, str, Entry]]:
-        """Number, label and run of those that finished, the best first."""
-        return [
-            (self.number(entry), label, entry)
-            for entry, label in zip(self.entries, self.labels, strict=True)
-            if entry.finished
-        ]
+    def finished_runs(self) -> Sequence[LabelledRun]:
+        """The runs that ended with status `ok`."""
+        return [run for run in self.labelled_runs if run.entry.is_finished]
+
+    @property
+    def drawn_runs(self) -> Sequence[LabelledRun]:
+        """The runs of the charts: as many as there are colours."""
+        return self.labelled_runs[:COLOURS]
 
 
 def convergence(entry: Entry) -> Convergence:
-    """What the certificate says of a run."""
+    """Convergence of a run according to its certificate."""
     verdict = entry.verdict
     if verdict is None:
         last, count = entry.value("test/residual"), entry.value("test/iterations")
@@ -121,7 +119,8 @@ def convergence(entry: Entry) -> Convergence:
         return Convergence("none", "no certificate", why)
     if verdict == "refused":
         return Convergence("bad", "certificate refused", "a measurement contradicts a bound")
-    ends = [points[-1] for points in residual_curves(entry).values() if points]
+    certificate = entry.certificate or CertificateFile()
+    ends = [points[-1] for points in certificate.curves.values()]
     seen = ""
     if ends:
         count, largest = max(k for k, _ in ends), max(residual for _, residual in ends)
@@ -129,15 +128,13 @@ def convergence(entry: Entry) -> Convergence:
     if verdict == "certified":
         return Convergence("good", "converges (certified)", seen)
     if verdict == "as declared":
-        names = [row.get("declared_by") for row in findings(entry, "assumptions")]
-        listed = dict.fromkeys(str(n) for part in names if isinstance(part, list) for n in part)
-        why = f"not proved: declared by {', '.join(listed) or 'a plug-in'}"
+        names = dict.fromkeys(n for row in certificate.assumptions for n in row.declared_by)
+        why = f"not proved: declared by {', '.join(names) or 'a plug-in'}"
         return Convergence("unsure", "as declared, not certified", f"{seen}; {why}")
-    found = {row.get("name"): row for row in findings(entry, "predictions")}
-    falls = found.get("the residual goes to 0 from every start", {}).get("verdict")
-    found = {row.get("name"): row for row in findings(entry, "assumptions")}
-    why = str(found.get("D is nonexpansive in G", {}).get("meaning", ""))
-    why = "; ".join(text for text in (seen, why) if text)
+    predicted = {row.name: row.verdict for row in certificate.predictions}
+    falls = predicted.get("the residual goes to 0 from every start")
+    meanings = {row.name: row.meaning for row in certificate.assumptions}
+    why = "; ".join(filter(None, (seen, meanings.get("D is nonexpansive in G"))))
     if falls == "holds":
         return Convergence("unsure", "converged here, not certified", why)
     if falls == "violated":
@@ -145,25 +142,8 @@ def convergence(entry: Entry) -> Convergence:
     return Convergence("unsure", "not certified", why)
 
 
-def findings(entry: Entry, kind: str) -> list[Mapping[str, Any]]:
-    """`assumptions` or `predictions` of the certificate."""
-    found = entry.certificate.get(kind)
-    return [mapping(row) for row in found] if isinstance(found, list) else []
-
-
-def residual_curves(entry: Entry) -> dict[str, list[tuple[float, float]]]:
-    """Residuals by start for k = 1, 2, ... from the certificate."""
-    found = {}
-    for name, trajectory in mapping(entry.certificate.get("trajectories")).items():
-        values = mapping(trajectory).get("residuals")
-        if isinstance(values, list):
-            points = [(float(k), v) for k, v in enumerate(map(number, values), 1) if v is not None]
-            found[str(name)] = points
-    return found
-
-
 def late_gain(problem: Problem, entry: Entry) -> float | None:
-    """By how much the best validation score improved in the last quarter of training."""
+    """Improvement of the best validation score in the last quarter of training."""
     rows = [row for row in entry.history if math.isfinite(row["val"])]
     if problem.test is None or len(rows) < 4:
         return None

@@ -1,28 +1,28 @@
-"""What of a run's configuration can move its score, in one spelling for equal experiments."""
+"""Settings that can change a score, written equally for equal experiments."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any
 
 from bmo_cli.config.keys import NO_SCORE, PLACES, is_among
 from bmo_cli.config.schema import Config, Evaluate, Train
-from bmo_cli.report.entry import Entry, mapping
+from bmo_cli.report.entry import Entry, content_hash
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DEEPEST = 20
-"""references that lead to one another; more are a circle"""
+"""Longest chain of references; a longer one is a cycle."""
 
 
 class Settings:
     """The settings of some runs, by key and run.
 
-    A value that is written as a reference (`${train.iterations}`) is the same setting as the number
-    that it stands for. Where data lie counts by what lies there.
+    A reference (`${train.iterations}`) is the same setting as the number that it stands for. Paths
+    of data are compared by the content of the files.
 
     Args:
         entries: the runs.
@@ -30,27 +30,27 @@ class Settings:
 
     def __init__(self, entries: Sequence[Entry]) -> None:
         self._entries = entries
-        self._configs = [_counted(entry) for entry in entries]
+        self._configs = [_score_config(entry) for entry in entries]
 
     @property
     def keys(self) -> list[str]:
         """Every key that some run has, in the order of the configurations."""
         return list(dict.fromkeys(key for config in self._configs for key in config))
 
-    def written(self, key: str) -> list[str]:
-        """Its value in every run, equal for equal experiments; empty where a run has none."""
+    def comparable(self, key: str) -> list[str]:
+        """The value in every run, equal for equal experiments; empty where a run has none."""
         if _is_place(key):
-            return self.shown(key)
+            return self.displayed(key)
         values = [config.get(key, "") for config in self._configs]
         references = [v for v in dict.fromkeys(values) if _REFERENCE.fullmatch(v)]
         return [
-            next((r for r in references if _resolved(r, config) == _resolved(value, config)), value)
+            next((r for r in references if _resolve(r, config) == _resolve(value, config)), value)
             for value, config in zip(values, self._configs, strict=True)
         ]
 
-    def shown(self, key: str) -> list[str]:
-        """Its value in every run, for people; of a place the first one with this content."""
-        values = [_resolved(config.get(key, ""), config) for config in self._configs]
+    def displayed(self, key: str) -> list[str]:
+        """The value in every run for display. Of paths with equal content, the first is shown."""
+        values = [_resolve(config.get(key, ""), config) for config in self._configs]
         if not _is_place(key):
             return values
         first: dict[str, str] = {}
@@ -60,7 +60,7 @@ class Settings:
         ]
 
     def contents(self, key: str) -> list[str]:
-        """Identity of what lies where a key says, in every run; empty where it is not known."""
+        """Hashes of the data at a path, in every run; empty where they are not known."""
         places = [config.get(key, "null") for config in self._configs]
         return [
             "" if place == "null" else _content(entry, key)
@@ -69,7 +69,7 @@ class Settings:
 
     @property
     def places(self) -> list[str]:
-        """The keys that say where data lie."""
+        """The keys that hold paths of data."""
         return [key for key in self.keys if _is_place(key)]
 
 
@@ -77,12 +77,12 @@ def _is_place(key: str) -> bool:
     return key in PLACES or key.endswith(".weights")
 
 
-def _counted(entry: Entry) -> dict[str, str]:
-    """The part of a run's configuration that can move its score."""
+def _score_config(entry: Entry) -> dict[str, str]:
+    """The part of a configuration that can change a score."""
     config = dict(entry.config)
     if not config:
         return {}
-    for key, value in _added().items():
+    for key, value in _later_defaults().items():
         config.setdefault(key, value)
     return {
         key: _canonical(value)
@@ -92,19 +92,19 @@ def _counted(entry: Entry) -> dict[str, str]:
 
 
 def _is_idle(key: str, entry: Entry, config: Mapping[str, str]) -> bool:
-    """Whether a key had nothing to decide in this run."""
+    """Whether a key had no effect in this run."""
     section = key.split(".")[0]
     if section == "data":  # of a task that takes no photographs
-        return entry.finished and not {"train", "val", "test"} & set(_fingerprints(entry))
+        return entry.is_finished and not {"train", "val", "test"} & set(entry.data)
     if entry.choice("hyper") == "none":  # nothing is trained
         return section == "optim" or (section == "train" and key != "train.iterations")
-    steps = _resolved(config.get("train.steps", ""), config)
-    return key == "train.max_minutes" and str(entry.run.result.get("steps")) == steps
+    steps = _resolve(config.get("train.steps", ""), config)
+    return key == "train.max_minutes" and str(entry.run.result.steps) == steps
 
 
 @cache
-def _added() -> dict[str, str]:
-    """Values of keys that runs made by an earlier version do not have."""
+def _later_defaults() -> dict[str, str]:
+    """Defaults of keys that runs of an earlier version lack."""
     sections: list[tuple[str, type]] = [("", Config), ("train.", Train), ("eval.", Evaluate)]
     return {
         f"{prefix}{entry.name}": json.dumps(entry.default)
@@ -115,7 +115,7 @@ def _added() -> dict[str, str]:
 
 
 def _canonical(text: str) -> str:
-    """Equal numbers as equal text: 2.0 is 2."""
+    """Write equal numbers as equal text: 2.0 as 2."""
     try:
         return json.dumps(_as_integers(json.loads(text)))
     except (ValueError, RecursionError):
@@ -129,8 +129,8 @@ def _as_integers(value: Any) -> Any:
     return int(value) if whole else value
 
 
-def _resolved(text: str, config: Mapping[str, str]) -> str:
-    """What a reference stands for; the text itself where it is none."""
+def _resolve(text: str, config: Mapping[str, str]) -> str:
+    """Resolve a reference; other text is returned as it is."""
     for _ in range(_DEEPEST):
         reference = _REFERENCE.fullmatch(text)
         if reference is None or reference.group(1) not in config:
@@ -139,19 +139,13 @@ def _resolved(text: str, config: Mapping[str, str]) -> str:
     return text
 
 
-def _fingerprints(entry: Entry) -> Mapping[str, Any]:
-    return mapping(entry.run.result.get("data"))
-
-
 def _content(entry: Entry, key: str) -> str:
-    """Identity of what lies where a key says; empty where the run did not say."""
+    """Hashes of the data at a path; empty if the run did not record them."""
     if key not in PLACES:  # a file of initial weights
-        return str(mapping(entry.run.result.get("weights")).get(key, ""))
-    starts = PLACES[key]
-
-    def parts() -> Iterator[str]:
-        for name, value in _fingerprints(entry).items():
-            if name.startswith(starts):
-                yield f"{name}={mapping(value).get('hash', value)}"
-
-    return " ".join(sorted(parts()))
+        return (entry.run.result.weights or {}).get(key, "")
+    parts = [
+        f"{name}={content_hash(fingerprint) or fingerprint}"
+        for name, fingerprint in entry.data.items()
+        if name.startswith(PLACES[key])
+    ]
+    return " ".join(sorted(parts))

@@ -1,15 +1,16 @@
-"""`bmo compare`: what runs say together, as text or CSV."""
+"""`bmo compare`: comparison of runs as text or CSV."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bmo_cli.errors import InputError, printable
 from bmo_cli.report.comparison import COSTS, Comparison, Estimate, Group, compare, different_problem
 from bmo_cli.report.entry import Entry, Metric
-from bmo_cli.report.left_out import is_trained, left_out, named
-from bmo_cli.results.runs import Run, counted, select
+from bmo_cli.report.exclusions import exclusion_lines, is_trained, list_names
+from bmo_cli.results.runs import Run, count_runs, select
 from bmo_cli.results.tables import comma_separated, text_table
 
 USAGE = """bmo compare: groups of runs that differ in their seed alone, against one another
@@ -28,25 +29,25 @@ group is as good for as few evaluations (E), seconds (S) or MiB (M). Filters as 
 
 
 def summary(words: Sequence[str]) -> str:
-    """What `bmo compare` prints.
+    """The output of `bmo compare`.
 
     Args:
         words: folders, filters and keys as in `USAGE`.
 
     Raises:
-        InputError: nothing to compare, or runs that do not compare.
+        InputError: there are no runs, or they cannot be compared.
     """
     selection = select(words, "compare", ("--anyway", "--csv"), ("metric", "better", "against"))
-    entries = trained(selection.runs)
+    entries = training_entries(selection.runs)
     metric = _metric(entries, selection.values.get("metric"), selection.values.get("better"))
-    differing = _differing(entries)
+    differing = _first_difference(entries)
     if differing and "--anyway" not in selection.flags:
         raise InputError(
             f"these runs do not compare ({differing}); choose some (task=..., or their folders), "
             "or compare them --anyway"
         )
     comparison = compare(entries, metric, selection.values.get("against"))
-    remarks = [*left_out(selection.runs), *_unscored(entries, metric)]
+    remarks = [*exclusion_lines(selection.runs), *_without_metric(entries, metric)]
     if differing:
         remarks.insert(0, f"compared anyway, although they differ: {printable(differing)}")
     if "--csv" in selection.flags:
@@ -56,23 +57,23 @@ def summary(words: Sequence[str]) -> str:
     return _text(comparison, entries, remarks)
 
 
-def _unscored(entries: Sequence[Entry], metric: Metric) -> list[str]:
-    """Finished runs that do not have the metric."""
-    names = [e.name for e in entries if e.finished and e.value(metric.name) is None]
-    return [named(f"finished without {metric.name}", names)] if names else []
+def _without_metric(entries: Sequence[Entry], metric: Metric) -> list[str]:
+    """A line that names finished runs without the metric."""
+    names = [e.name for e in entries if e.is_finished and e.value(metric.name) is None]
+    return [list_names(f"finished without {metric.name}", names)] if names else []
 
 
-def trained(runs: Sequence[Run]) -> list[Entry]:
-    """Those that `bmo train` made: results about another run (eval, certify) are left out.
+def training_entries(runs: Sequence[Run]) -> list[Entry]:
+    """Runs of `bmo train`, without results about another run (eval, certify).
 
     Raises:
-        InputError: there is none.
+        InputError: there are none.
     """
-    found = [Entry(run) for run in runs if is_trained(run)]
-    if not found:
-        why = "; ".join(left_out(runs))
-        raise InputError(f"no runs of bmo train there; {why or 'bmo runs DIR lists what there is'}")
-    return found
+    entries = [Entry(run) for run in runs if is_trained(run)]
+    if not entries:
+        why = "; ".join(exclusion_lines(runs)) or "bmo runs DIR lists what there is"
+        raise InputError(f"no runs of bmo train there; {why}")
+    return entries
 
 
 def _metric(entries: Sequence[Entry], name: str | None, better: str | None) -> Metric:
@@ -81,26 +82,34 @@ def _metric(entries: Sequence[Entry], name: str | None, better: str | None) -> M
     own = [m for entry in entries for split in ("test", "val") for m in [entry.metric(split)] if m]
     known = {m.name: m for m in own if any(e.value(m.name) is not None for e in entries)}
     if name is None:
-        if not known:
-            raise InputError("no run there has a score yet; 'bmo runs DIR' says how they stand")
-        found = next((m for m in known.values() if m.name.startswith("test/")), None)
-        found = found or next(iter(known.values()))
-    elif name in known or f"test/{name}" in known:
-        found = known.get(name) or known[f"test/{name}"]
+        metric = _default_metric(known)
     else:
-        if all(entry.value(name) is None for entry in entries):
-            there = sorted({key for entry in entries for key in entry.metrics})
-            raise InputError(f"no run has the metric '{name}'; there are {', '.join(there)}")
-        if better is None:
-            raise InputError(f"say which values of {name} are better: better=larger or smaller")
-        found = Metric(name, better == "larger")
-    if better is not None:
-        found = Metric(found.name, better == "larger", found.unit, found.layout)
-    return found
+        metric = (
+            known.get(name) or known.get(f"test/{name}") or _other_metric(entries, name, better)
+        )
+    return metric if better is None else replace(metric, larger_is_better=better == "larger")
 
 
-def _differing(entries: Sequence[Entry]) -> str:
-    finished = [entry for entry in entries if entry.finished]
+def _default_metric(known: Mapping[str, Metric]) -> Metric:
+    """The first metric of the test split, or else of validation."""
+    if not known:
+        raise InputError("no run there has a score yet; 'bmo runs DIR' says how they stand")
+    tested = [metric for name, metric in known.items() if name.startswith("test/")]
+    return next(iter([*tested, *known.values()]))
+
+
+def _other_metric(entries: Sequence[Entry], name: str, better: str | None) -> Metric:
+    """A value of result.json that is not the metric of a task."""
+    if all(entry.value(name) is None for entry in entries):
+        there = sorted({key for entry in entries for key in entry.metrics})
+        raise InputError(f"no run has the metric '{name}'; there are {', '.join(there)}")
+    if better is None:
+        raise InputError(f"say which values of {name} are better: better=larger or smaller")
+    return Metric(name, better == "larger")
+
+
+def _first_difference(entries: Sequence[Entry]) -> str:
+    finished = [entry for entry in entries if entry.is_finished]
     for entry in finished[1:]:
         why = different_problem(finished[0], entry)
         if why:
@@ -112,52 +121,55 @@ def _text(comparison: Comparison, entries: Sequence[Entry], remarks: Sequence[st
     metric, groups = comparison.metric, comparison.groups
     better = "larger" if metric.larger_is_better else "smaller"
     unit = f" in {metric.unit}" if metric.unit else ""
-    head = f"{metric.name}{unit} ({better} is better) of {counted(len(entries))}"
-    protocol = next((e.run.result.get("protocol") for e in entries if e.finished), None)
-    lines = [head + (f", {printable(str(protocol))}" if protocol else "")]
-    lines += remarks
-    pairs = any(group.difference for group in groups)
-    against = f"difference to {comparison.against}" if len(groups) > 1 else ""
-    header = ["", "runs", metric.name, *(["difference"] if pairs else []), *COSTS.values()]
-    rows = [
-        [
-            printable(group.label),
-            _count(group),
-            "-" if group.score is None else group.score.show(metric),
-            *([_difference(group, comparison, metric)] if pairs else []),
-            *(f"{group.costs[name]:.4g}" if name in group.costs else "-" for name in COSTS),
-            _front(group),
-        ]
-        for group in groups
-    ]
-    lines += ["", text_table([[*header, "Pareto"], *rows])]
-    if pairs:
-        lines += ["", f"{printable(against)}, over equal seeds"]
+    head = f"{metric.name}{unit} ({better} is better) of {count_runs(len(entries))}"
+    protocol = next((e.run.result.protocol for e in entries if e.is_finished), None)
+    lines = [head + (f", {printable(protocol)}" if protocol else "")]
+    lines += [*remarks, "", _group_table(comparison)]
+    if any(group.difference for group in groups):
+        against = printable(f"difference to {comparison.against}")
+        lines += ["", f"{against}, over equal seeds"]
     elif len(groups) > 1:
         lines += ["", "no two groups share a seed: no differences of pairs"]
     if comparison.effects:
-        lines += ["", "effects, everything else being equal"]
-        lines.append(
-            text_table(
-                [
-                    [
-                        printable(f"{one.key}={one.value}"),
-                        printable(f"against {one.reference or 'none'}"),
-                        _change(one.change, metric),
-                        f"({one.change.count} pairs)" if one.change.count > 1 else "(1 pair)",
-                    ]
-                    for one in comparison.effects
-                ],
-                left=2,
-            )
-        )
+        lines += ["", "effects, everything else being equal", _effect_table(comparison)]
     if all(group.score is None or group.score.count == 1 for group in groups):
         lines += ["", "one seed each: no intervals; run more seeds (-m 'seed=range(3)')"]
     return "\n".join(lines)
 
 
+def _group_table(comparison: Comparison) -> str:
+    metric, groups = comparison.metric, comparison.groups
+    has_pairs = any(group.difference for group in groups)
+    header = ["", "runs", metric.name, *(["difference"] if has_pairs else []), *COSTS.values()]
+    rows = [
+        [
+            printable(group.label),
+            _count(group),
+            "-" if group.score is None else group.score.show(metric),
+            *([_difference(group, comparison, metric)] if has_pairs else []),
+            *(f"{group.costs[name]:.4g}" if name in group.costs else "-" for name in COSTS),
+            " ".join(name[0].upper() if name in group.front else "-" for name in COSTS),
+        ]
+        for group in groups
+    ]
+    return text_table([[*header, "Pareto"], *rows])
+
+
+def _effect_table(comparison: Comparison) -> str:
+    rows = [
+        [
+            printable(f"{effect.key}={effect.value}"),
+            printable(f"against {effect.reference or 'none'}"),
+            _change(effect.change, comparison.metric),
+            f"({effect.change.count} pairs)" if effect.change.count > 1 else "(1 pair)",
+        ]
+        for effect in comparison.effects
+    ]
+    return text_table(rows, left=2)
+
+
 def _count(group: Group) -> str:
-    done, count = group.finished, len(group.entries)
+    done, count = group.finished_count, len(group.entries)
     return f"{done}" if done == count else f"{done} of {count}"
 
 
@@ -171,10 +183,6 @@ def _difference(group: Group, comparison: Comparison, metric: Metric) -> str:
     return _change(group.difference, metric)
 
 
-def _front(group: Group) -> str:
-    return " ".join(name[0].upper() if name in group.front else "-" for name in COSTS)
-
-
 def _csv(comparison: Comparison) -> str:
     keys = [factor.key for factor in comparison.factors]
     header = [*keys, "runs", "finished", "seeds", "mean", "interval95"]
@@ -186,7 +194,7 @@ def _csv(comparison: Comparison) -> str:
         score, change = group.score, group.difference
         rows.append(
             [
-                *(*values, len(group.entries), group.finished, *_cells(score, first=True)),
+                *(*values, len(group.entries), group.finished_count, *_cells(score, first=True)),
                 *(*_cells(change), *(group.costs.get(name, "") for name in COSTS)),
                 *(int(name in group.front) for name in COSTS),
             ]

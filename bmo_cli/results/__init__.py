@@ -1,1 +1,1 @@
-"""What a run leaves behind. Nothing here imports torch."""
+"""Files of a run. Nothing here imports torch."""

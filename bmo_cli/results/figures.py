@@ -26,15 +26,15 @@ _CURVES = (
 
 
 def _new_figure(**options: Any) -> Figure:
-    """Matplotlib takes a second to import, for which the start of a run need not wait."""
+    """Create a figure. The import is here because it takes a second."""
     from matplotlib.figure import Figure
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of every font it looks for
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it logs every font that it looks for
     return Figure(**options)
 
 
 def save_figure(figure: Figure, file: Path, dpi: int) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG atomically."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # shown as a box
@@ -93,8 +93,9 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
     """Draw the error of hyper-gradients against their cost, one panel a problem.
 
     Args:
-        points: problem, method, evaluations and products, relative error, whether it is promised.
-        file: to write.
+        points: problem, method, evaluations plus products, relative error, whether the method
+            promises an exact hyper-gradient.
+        file: PNG to write.
     """
     from matplotlib import ticker
 
@@ -104,22 +105,12 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
     lines = -(-len(problems) // columns)
     figure = _new_figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis in axes.flat[len(problems) :]:
         axis.set_axis_off()
     for axis, problem in zip(axes.flat, problems, strict=False):
-        for name, method, cost, error, promised in points:
-            if name == problem:
-                colour = f"C{methods.index(method)}"
-                (handles[method],) = axis.plot(
-                    max(cost, 1),
-                    max(error, 1e-16),
-                    "os^vDP*Xdh"[methods.index(method) % 10],
-                    color=colour,
-                    markerfacecolor=colour if promised else "none",
-                    markersize=12 - methods.index(method) % 10,  # equal points stay visible
-                    linestyle="",
-                )
+        shown = [point[1:] for point in points if point[0] == problem]
+        handles |= _draw_errors(axis, shown, methods)
         axis.set(title=problem, xscale="log", yscale="log")
         axis.axhline(1e-6, color="0.6", linewidth=0.8, linestyle="--")
         axis.xaxis.set_minor_formatter(ticker.NullFormatter())
@@ -140,6 +131,25 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
     save_figure(figure, file, 110)
 
 
+def _draw_errors(
+    axis: Any, points: Sequence[tuple[str, int, float, bool]], methods: Sequence[str]
+) -> dict[str, Any]:
+    """Draw the points of a problem and return the markers by method."""
+    handles = {}
+    for method, cost, error, promised in points:
+        number = methods.index(method)
+        (handles[method],) = axis.plot(
+            max(cost, 1),
+            max(error, 1e-16),
+            "os^vDP*Xdh"[number % 10],
+            color=f"C{number}",
+            markerfacecolor=f"C{number}" if promised else "none",
+            markersize=12 - number % 10,  # equal points stay visible
+            linestyle="",
+        )
+    return handles
+
+
 def certificate_figure(
     residuals: Mapping[str, Sequence[float]],
     quality: tuple[Mapping[int, float], str],
@@ -151,41 +161,25 @@ def certificate_figure(
     """Draw residuals from every start and the score far beyond K, and the hyper-gradient.
 
     Args:
-        residuals: by start, for k = 0, 1, ...
-        quality: score by number of iterations, and its name.
-        gradients: step and |grad phi_K|.
-        trained: K.
-        verdict: for the title.
-        file: to write.
+        residuals: residuals for k = 1, 2, ..., by start.
+        quality: scores by number of iterations, and the name of the score.
+        gradients: pairs (step, |grad phi_K|).
+        trained: K, the iterations of training.
+        verdict: verdict of the certificate.
+        file: PNG to write.
     """
     from matplotlib import ticker
 
     figure = _new_figure(figsize=(12, 3.6), layout="constrained")
     figure.suptitle(f"convergence certificate: {verdict}", fontsize=11)
     left, middle, right = figure.subplots(1, 3)
-    for i, (name, values) in enumerate(residuals.items()):
-        shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
-        if shown:  # equal curves stay visible: the first is broad, the others are broken
-            style = {"linestyle": ("-", "--", ":")[i % 3], "linewidth": 4 if i == 0 else 1.5}
-            left.plot(
-                *zip(*shown, strict=True), **style, alpha=0.5 if i == 0 else 1, label=f"from {name}"
-            )
-    left.set(yscale="log", title="residual $|D(u) - u|_G / |u|_G$")
-    left.legend(fontsize=8)
+    _draw_residuals(left, residuals)
     points = [(k, score) for k, score in quality[0].items() if math.isfinite(score)]
     if points:
         middle.plot(*zip(*points, strict=True), marker="o", markersize=3)
     middle.set(title=f"validation {quality[1]}")
     for axis in (left, middle):
-        axis.set(xscale="log", xlabel="iteration k")
-        axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-        axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-        axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
-        axis.annotate(
-            "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
-            textcoords="offset points", color="0.4",
-        )  # fmt: skip
+        _scale_iterations(axis, trained)
     known = [(step, g) for step, g in gradients if math.isfinite(g) and g > 0]
     if known:
         right.plot(*zip(*known, strict=True))
@@ -195,3 +189,34 @@ def certificate_figure(
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
     save_figure(figure, file, 110)
+
+
+def _draw_residuals(axis: Any, residuals: Mapping[str, Sequence[float]]) -> None:
+    """Draw a curve for every start. The first is broad, so that equal curves stay visible."""
+    for i, (name, values) in enumerate(residuals.items()):
+        shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
+        if shown:
+            axis.plot(
+                *zip(*shown, strict=True),
+                linestyle=("-", "--", ":")[i % 3],
+                linewidth=4 if i == 0 else 1.5,
+                alpha=0.5 if i == 0 else 1,
+                label=f"from {name}",
+            )
+    axis.set(yscale="log", title="residual $|D(u) - u|_G / |u|_G$")
+    axis.legend(fontsize=8)
+
+
+def _scale_iterations(axis: Any, trained: int) -> None:
+    """Format the x axis for iterations and mark K."""
+    from matplotlib import ticker
+
+    axis.set(xscale="log", xlabel="iteration k")
+    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
+    axis.annotate(
+        "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
+        textcoords="offset points", color="0.4",
+    )  # fmt: skip

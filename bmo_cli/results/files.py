@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole, and values as JSON has them."""
+"""Atomic writing of files, and conversion of values to JSON types."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def write_atomically(file: Path, content: bytes) -> None:
-    """Write through a temporary file, fsync and rename: the old content or the new, never half."""
+    """Write through a temporary file, fsync and rename, so that no reader sees half a file."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -27,7 +27,7 @@ def write_atomically(file: Path, content: bytes) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Values as JSON has them: non-finite numbers become null, dataclasses objects."""
+    """Convert to JSON types: non-finite numbers become null, dataclasses become objects."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if is_dataclass(value) and not isinstance(value, type):

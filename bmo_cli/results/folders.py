@@ -1,4 +1,4 @@
-"""Folders made atomically, each for one run."""
+"""Run folders that no two processes share."""
 
 from __future__ import annotations
 

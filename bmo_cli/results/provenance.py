@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit, device, memory."""
+"""Provenance of a result: versions, commit, source hash, memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _PACKAGES = ("torch", "numpy", "scikit-image", "hydra-core", "omegaconf", "safet
 
 
 def versions() -> dict[str, str]:
-    """Versions of the interpreter, this package and what it computes with."""
-    found = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
+    """Versions of Python, this package and its main dependencies."""
+    known = {"python": platform.python_version(), "bmo": bmo_cli.__version__}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
+            known[name] = "unknown"
+    return known
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the source tree and whether it has uncommitted changes; nulls outside of git."""
+    """Commit of the source tree, and whether there are uncommitted changes; None outside of git."""
     root = Path(bmo_cli.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return {"hash": None, "dirty": None}
@@ -40,11 +40,12 @@ def git_state() -> dict[str, Any]:
 
 @functools.cache
 def source_hash() -> str:
-    """Hash of the package's source files: what computed a result, committed or not."""
-    root, found = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
+    """Hash of the package's source files, committed or not."""
+    root, content = Path(bmo_cli.__file__).resolve().parent, hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
-        found.update(f"{file.relative_to(root).as_posix()}\0".encode() + file.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+        name = file.relative_to(root).as_posix()
+        content.update(f"{name}\0".encode() + file.read_bytes() + b"\0")
+    return content.hexdigest()[:16]
 
 
 def _git(root: Path, *words: str) -> str | None:

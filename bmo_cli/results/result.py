@@ -8,18 +8,15 @@ reports of many runs, leaves it out.
 from __future__ import annotations
 
 import json
-import math
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
-from bmo_cli.config.checks import check
 from bmo_cli.config.names import NAMED
 from bmo_cli.errors import InputError
 from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.json_types import convert, read_object
 
 FILE = "result.json"
 Status = Literal["running", "ok", "interrupted", "failed"]
@@ -28,13 +25,13 @@ Status = Literal["running", "ok", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Score:
-    """The metric of a task, as readers of result.json need it to compare values.
+    """The metric of a task, with what readers of result.json need to compare values.
 
     Attributes:
-        name: of the metric, as `psnr`.
-        unit: of its values.
-        larger_is_better: whether it is.
-        formats: of the scores that tables show, by name.
+        name: name of the metric, for instance `psnr`.
+        unit: unit of the values.
+        larger_is_better: whether larger values are better.
+        formats: number formats of the scores that tables show, by name.
     """
 
     name: str
@@ -170,7 +167,7 @@ class RunResult:
     norms: Sequence[Mapping[str, Any]] | None = None
 
     def including(self, part: Part) -> RunResult:
-        """This result with a part added: metrics and flags join those that are there."""
+        """Copy with a part added. Its metrics and flags join the present ones."""
         given = {entry.name: getattr(part, entry.name) for entry in fields(part)}
         given = {key: value for key, value in given.items() if value is not None}
         given["metrics"] = {**self.metrics, **given["metrics"]}
@@ -191,122 +188,30 @@ class RunResult:
 
     @classmethod
     def read(cls, folder: Path) -> RunResult | None:
-        """FOLDER/result.json; None: there is none.
+        """Read FOLDER/result.json; None if there is no such file.
 
         Raises:
-            InputError: it cannot be read, or a value has another type than expected.
+            InputError: the file cannot be read, or a value has another type than expected.
         """
-        content = _content(folder / FILE)
-        if content is None:
-            return None
-        hints = typing.get_type_hints(cls)
-        known = {key: value for key, value in content.items() if key in hints and value is not None}
-        for key, value in known.items():
-            _check(value, hints[key], f"{folder / FILE} is damaged: {key}")
-        if "status" not in known:
-            raise InputError(f"{folder / FILE} is damaged: it has no status")
-        return cls._of(content, known)
+        return cls._read(folder / FILE, tolerant=False)
 
     @classmethod
     def read_tolerantly(cls, folder: Path) -> RunResult | None:
-        """As `read`, without the values that have another type than expected.
+        """As `read`, but leave out values that have another type than expected.
 
         Raises:
-            InputError: it cannot be read, or its status is none that there is.
+            InputError: the file cannot be read, or its status is unknown.
         """
-        content = _content(folder / FILE)
-        if content is None:
-            return None
-        hints = typing.get_type_hints(cls)
-        fitting = {key: _fitting(content[key], hints[key]) for key in hints if key in content}
-        known = {key: value for key, value in fitting.items() if value is not None}
-        if "status" not in known:
-            raise InputError(f"{folder / FILE} is damaged: it has no status that is known")
-        return cls._of(content, known)
+        return cls._read(folder / FILE, tolerant=True)
 
     @classmethod
-    def _of(cls, content: Mapping[str, Any], known: Mapping[str, Any]) -> RunResult:
-        chosen = {group: content[group] for group in NAMED if group in content}
-        choices = {k: v if isinstance(v, str) else None for k, v in chosen.items()}
-        given = {**known, "choices": choices}
-        if "metric" in given:
-            given["metric"] = Score(**_fields_of(Score, given["metric"]))
-        return cls(**given)
-
-
-def _content(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is damaged: expected an object")
-    return content
-
-
-def _fields_of(kind: type, value: Mapping[str, Any]) -> dict[str, Any]:
-    return {entry.name: value[entry.name] for entry in fields(kind) if entry.name in value}
-
-
-def _check(value: Any, hint: Any, name: str) -> None:
-    """As `config.checks.check`; mappings and dataclasses by their entries."""
-    kind = _structure(hint)
-    if kind is None:
-        check(value, hint, name)
-        return
-    if not isinstance(value, Mapping):
-        raise InputError(f"{name} must be a mapping, got {value!r}")
-    for key, item_hint in _entries(kind, value).items():
-        if key not in value:
-            raise InputError(f"{name} has no {key}")
-        _check(value[key], item_hint, f"{name}.{key}")
-
-
-def _fitting(value: Any, hint: Any) -> Any:
-    """The part of a value that fits a hint; None: nothing does."""
-    kind = _structure(hint)
-    if kind is not None:
-        if not isinstance(value, Mapping):
+    def _read(cls, file: Path, *, tolerant: bool) -> RunResult | None:
+        if not file.is_file():
             return None
-        hints = _entries(kind, value)
-        if not set(hints) <= set(value):
-            return None
-        found = {key: _fitting(value[key], hints[key]) for key in hints}
-        return {key: item for key, item in found.items() if item is not None or value[key] is None}
-    if _sequence(hint) is not None:
-        (item_hint,) = typing.get_args(_sequence(hint))
-        listed = value if isinstance(value, list) else ()
-        return [item for item in listed if _fitting(item, item_hint) is not None]
-    try:
-        check(value, hint, "")
-        # An integer of hundreds of digits is no number that anything could show.
-        return value if not isinstance(value, int | float) or math.isfinite(value) else None
-    except (InputError, OverflowError):
-        return None
-
-
-def _entries(kind: Any, value: Mapping[str, Any]) -> dict[str, Any]:
-    """The hint of every entry of a mapping, or of a dataclass: of those given and the required."""
-    if typing.get_origin(kind) is Mapping:
-        return dict.fromkeys(value, typing.get_args(kind)[1])
-    hints = typing.get_type_hints(kind)
-    required = {e.name for e in fields(kind) if e.default is MISSING is e.default_factory}
-    return {key: hint for key, hint in hints.items() if key in value or key in required}
-
-
-def _structure(hint: Any) -> Any:
-    """The dataclass or the mapping that a hint, also `... | None`, is about; None: neither."""
-    options = (o for o in _options(hint) if typing.get_origin(o) is Mapping or is_dataclass(o))
-    return next(options, None)
-
-
-def _sequence(hint: Any) -> Any:
-    """The sequence that a hint, also `... | None`, is about; None: it is about none."""
-    return next((o for o in _options(hint) if typing.get_origin(o) is Sequence), None)
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    union = typing.get_origin(hint) in (Union, types.UnionType)
-    return typing.get_args(hint) if union else (hint,)
+        content = read_object(file)
+        content["choices"] = {group: content[group] for group in NAMED if group in content}
+        try:
+            result: RunResult = convert(content, cls, tolerant=tolerant)
+        except InputError as error:
+            raise InputError(f"{file} is damaged: {error}") from error
+        return result

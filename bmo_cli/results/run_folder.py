@@ -1,4 +1,4 @@
-"""A run's folder: history.csv, result.json, pictures; written so that a crash damages nothing."""
+"""The folder of a run: history.csv, result.json, pictures and locks."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class RunFolder:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Context in which no other process trains here; a killed process claims nothing.
+        """Lock the folder for this process; the lock ends with the process.
 
-        Files that a killed process was writing are removed.
+        Unfinished files of a killed process are removed.
 
         Raises:
-            RunLocked: another one does.
+            RunLocked: another process holds the lock.
         """
         with self._locked(fcntl.LOCK_EX, patience=1.0):
             self._remove_unfinished()
             yield
 
     def is_claimed(self) -> bool:
-        """Whether a process trains here; asking does not stand in the way of one that begins."""
+        """Whether a process holds the lock. The check does not block a process that starts."""
         try:
             with self._locked(fcntl.LOCK_SH, patience=0.0):
                 return False
@@ -61,7 +61,7 @@ class RunFolder:
                     fcntl.flock(handle, kind | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
-                    if time.monotonic() >= until:  # who only asks has it for an instant
+                    if time.monotonic() >= until:  # a check holds the lock for an instant
                         raise RunLocked(
                             f"another process is training in {self.path}; wait until it has "
                             "ended, or stop it"
@@ -74,7 +74,7 @@ class RunFolder:
             os.close(handle)
 
     def _remove_unfinished(self) -> None:
-        """Files that a killed process was writing, see `write_atomically`."""
+        """Remove temporary files that a killed process left, see `write_atomically`."""
         for folder, names in (
             (self.path, ("result.json", "history.csv", "curves.png", "certificate.*")),
             (self.checkpoints, ("*.safetensors",)),
@@ -85,19 +85,19 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where weights are."""
+        """Folder of the weights."""
         return self.path / "checkpoints"
 
     @property
     def images(self) -> Path:
-        """Where pictures are."""
+        """Folder of the pictures."""
         return self.path / "images"
 
     def picture(self, number: int, case: str, name: str) -> Path:
-        """File of a picture of the test case with this number, from 1 on.
+        """Path of a picture of the test case with this number, counted from 1.
 
-        What a name of a file cannot hold becomes a low line; 255 bytes are the limit of most file
-        systems.
+        Characters that a file name cannot hold become underscores. The name is cut because most
+        file systems allow 255 bytes.
         """
         stem = "".join(c if c.isprintable() and c != "/" else "_" for c in case.rsplit(".", 1)[0])
         short = stem[:80].encode()[:200].decode(errors="ignore")
@@ -108,7 +108,7 @@ class RunFolder:
         return RunResult.read(self.path)
 
     def read_history(self) -> list[dict[str, float]]:
-        """Rows of history.csv; empty cells are nan. A last line that was cut off is no row."""
+        """Rows of history.csv; empty cells are NaN. An incomplete last line is ignored."""
         file = self.path / "history.csv"
         if not file.is_file():
             return []
@@ -125,7 +125,7 @@ class RunFolder:
 def require_closed(folder: Path) -> None:
     """Refuse a folder that leads out of itself before something is written in it.
 
-    Who writes through a link, or waits for what a pipe says, does so on a stranger's word.
+    A stranger's folder may hold a link to a file elsewhere, or a pipe that blocks its reader.
 
     Raises:
         InputError: something in it is a link to the outside, a pipe or a device.
@@ -142,12 +142,12 @@ def require_closed(folder: Path) -> None:
 
 
 class History:
-    """history.csv, one row a logged step; a row is with the operating system when `add` returns.
+    """history.csv with a row for every logged step. `add` flushes to the operating system.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         metric: name of the validation score.
-        keep_until: rows up to this step are kept when the file exists (a resumed run).
+        keep_until: rows of an existing file are kept up to this step (a resumed run).
     """
 
     def __init__(self, folder: RunFolder, metric: str, keep_until: int = 0) -> None:

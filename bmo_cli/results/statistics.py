@@ -1,4 +1,4 @@
-"""Means with their uncertainty, and what no other choice beats in quality and cost."""
+"""Means with intervals, paired differences, and Pareto fronts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and half the width of its 95 % interval by Student's t; None for a single value."""
+    """Mean and half the width of its 95 % interval (Student's t); None for a single value."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return mean, None
@@ -19,19 +19,20 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_differences(a: Mapping[str, float], b: Mapping[str, float]) -> list[float]:
-    """a - b of the keys that both have: differences of equal seeds.
+    """Differences a - b of the keys that both have.
 
-    What a pair shares (the initial weights, the order of the data) is no part of their scatter.
+    Pairs of equal seed share the initial weights and the order of the data, which removes their
+    effect from the scatter.
     """
     return [value - b[key] for key, value in a.items() if key in b]
 
 
-def undominated(
+def pareto_front(
     points: Sequence[tuple[float, float]], *, larger_is_better: bool = True
 ) -> list[bool]:
-    """Which points (quality, cost) lie on the Pareto front.
+    """For every point (quality, cost), whether it lies on the Pareto front.
 
-    A point is dominated if another one is at least as good and at most as costly, and differs.
+    A point is dominated if a different one is at least as good and at most as costly.
     """
     sign = 1 if larger_is_better else -1
 

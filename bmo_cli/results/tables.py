@@ -1,4 +1,4 @@
-"""Tables as plain text, Markdown, LaTeX (booktabs) and CSV: rows of text in, text out."""
+"""Tables as plain text, Markdown, LaTeX (booktabs) and CSV."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _LATEX = {
 
 
 def text_table(cells: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Lines of cells in aligned columns.
+    """Align cells in columns.
 
     Args:
-        cells: lines of equal length.
-        left: how many columns are aligned to the left; the others are to the right.
+        cells: rows of equal length.
+        left: number of left-aligned columns; the others are right-aligned.
     """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
@@ -43,7 +43,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comma_separated(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file's content."""
+    """Content of a CSV file."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(header)
@@ -52,7 +52,7 @@ def comma_separated(header: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 
 def latex_escaped(text: str) -> str:
-    """Text as LaTeX prints it literally; a minus before a number becomes a real one."""
+    """Escape text for LaTeX. A hyphen before a number becomes a minus sign."""
     escaped = "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
     return re.sub(r"^-(?=\d)", "$-$", escaped)
 
