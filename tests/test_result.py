@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmo_cli.config.names import NAMED
@@ -223,8 +223,18 @@ anything = st.recursive(
 keys = st.sampled_from([*RunResult.__dataclass_fields__, *NAMED])
 
 
-@given(content=st.dictionaries(keys, anything), metric=st.dictionaries(
-    st.sampled_from(["name", "unit", "larger_is_better", "formats"]), anything))  # fmt: skip
+@settings(
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],  # on a busy machine
+)
+@given(
+    content=st.dictionaries(keys, anything, max_size=6),
+    metric=st.dictionaries(
+        st.sampled_from(["name", "unit", "larger_is_better", "formats"]), anything
+    ),
+)
 def test_what_is_read_tolerantly_is_read_strictly(tmp_path_factory, content, metric):
     """Any JSON is read, and what is left of it has the declared types."""
     folder = write(tmp_path_factory.mktemp("run"), **{**content, "metric": metric, "status": "ok"})
