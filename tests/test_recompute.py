@@ -66,12 +66,11 @@ def posed():
 
 def gradients(experiment, sample, hyper):
     """Objective, hyper-gradient by parameter, and what it took."""
-    scheme = experiment.scheme
-    scheme.cost = Cost()
-    outcome = hyper.objective(scheme, sample, K)
+    cost = Cost()
+    outcome = hyper.objective(experiment.scheme.using(cost=cost), sample, K)
     learned = [p for p in experiment.omega.parameters() if p.requires_grad]
     found = torch.autograd.grad(outcome.objective, learned, allow_unused=True)
-    return outcome, found, scheme.cost
+    return outcome, found, cost
 
 
 @pytest.mark.parametrize(
@@ -105,8 +104,7 @@ def agree(experiment, sample, hyper, memory, bound):
     assert sum((a - b).norm() ** 2 for a, b in pairs) ** 0.5 <= bound * size
     for a, b in pairs:
         assert (a - b).norm() <= 100 * bound * b.norm() + 0.1 * bound * size
-    kept = experiment.scheme.cost.products
-    assert repeated.products == cost.products == kept
+    assert repeated.products == cost.products > 0
     assert repeated.evaluations > cost.evaluations
 
 

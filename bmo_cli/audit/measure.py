@@ -85,15 +85,15 @@ def audit_gradient(
         seconds = []
         for _ in range(_REPEATS):
             omega.zero_grad(set_to_none=True)
-            scheme.cost = Cost()
+            cost = Cost()
+            counted = scheme.using(cost=cost)
             start = time.perf_counter()
             with SavedBytes() as saved:
-                outcome = hyper.objective(scheme, problem.sample(), iterations)
+                outcome = hyper.objective(counted, problem.sample(), iterations)
             outcome.objective.backward()  # type: ignore[no-untyped-call]
             seconds.append(time.perf_counter() - start)
     except InputError as reason:
         return GradientRecord(name, method, note=str(reason))
-    cost, scheme.cost = scheme.cost, Cost()
     found = torch.cat([_gradient(p).flatten() for p in parameters])
     expected = torch.cat([_differences(p, value).flatten() for p in parameters])
     error, angle = compare(found, expected)

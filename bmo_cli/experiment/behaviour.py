@@ -34,8 +34,8 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
             device, is not finite, or is not the same at both calls.
     """
     with torch.no_grad():
-        with scheme.executed(Execution(finite=True)):
-            first, second, drawn = _twice(scheme, problem, initial)
+        strict = scheme.using(execution=Execution(finite=True))
+        first, second, drawn = _twice(strict, problem, initial)
         differs = _differ(first, second, _ROUNDING)
         if drawn and not differs:  # a layer that starts at zero would hide it
             with rehearsal(scheme, initial[0].device):

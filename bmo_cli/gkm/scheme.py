@@ -8,8 +8,8 @@ D = D_net o D_num (or D_net inside D_num, where prox_g is),     T = (1 - alpha) 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -115,7 +115,6 @@ class GKM(nn.Module):
             weights, which start equal, and iterations beyond the n-th use the last.
 
     Attributes:
-        cost: of what was computed.
         behaviour: what D does in training mode beside computing a map, as far as it was observed.
 
     Raises:
@@ -146,9 +145,9 @@ class GKM(nn.Module):
             _refuse_batch_norm(net)
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
-        self.cost = Cost()
         self.behaviour = Behaviour()
         self._execution = AS_WRITTEN
+        self._cost: Cost | None = None
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
         undamped = averaged or (net is None and operator.converges_undamped)
@@ -209,11 +208,12 @@ class GKM(nn.Module):
         The metric, the lift and the readout are those of the last stage.
         """
         bound = [cast(Stage, stage).bind(problem, self._execution) for stage in self.stages]
+        cost = self._cost
 
         def apply(u: State, k: int) -> State:
             image = bound[min(k, len(bound) - 1)].apply(u, k)
             self._require_alike(u, image)
-            return self.cost.count(image)
+            return image if cost is None else cost.count(image)
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
@@ -227,22 +227,26 @@ class GKM(nn.Module):
                 f"iterate of shapes {shapes}; expected the same"
             )
 
-    @contextmanager
-    def executed(self, execution: Execution) -> Iterator[None]:
-        """Context in which schemes are bound with networks computed in this way.
-
-        Only layers of networks are concerned: iterates, numerical steps and weights stay as they
-        are.
-        """
-        before, self._execution = self._execution, execution
-        try:
-            yield
-        finally:
-            self._execution = before
-
     def bind_network(self, net: Network) -> Callable[[Tensor], Tensor]:
-        """The map of a network as the surrounding `executed` asks for it."""
+        """The map of a network, computed as `using` asks for it."""
         return self._execution.bind(net)
+
+    def using(self, *, execution: Execution | None = None, cost: Cost | None = None) -> GKM:
+        """This scheme with other settings of its computation; the scheme itself does not change.
+
+        The view that is returned has the same parameters, buffers and modules. Whoever binds it,
+        such as a hyper-optimiser in `objective`, gets maps with these settings.
+
+        Args:
+            execution: of the networks' layers; None: as before. Iterates, numerical steps and
+                weights stay as they are.
+            cost: counts the evaluations of D and their vector-Jacobian products; None: as before.
+                A new scheme counts nothing.
+        """
+        view = copy.copy(self)
+        view._execution = self._execution if execution is None else execution
+        view._cost = self._cost if cost is None else cost
+        return view
 
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""

@@ -17,7 +17,7 @@ _COUNTING = threading.Lock()
 
 @dataclass
 class Cost:
-    """Counters of one scheme.
+    """Counters of what is computed, see `GKM.using`.
 
     Attributes:
         evaluations: of D (as many as of T).

@@ -143,10 +143,10 @@ class Trainer:
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
         self._lr = optimizer.param_groups[0]["lr"]
-        cost = experiment.scheme.cost = Cost()
+        cost = Cost()
         while True:
             try:
-                outcome = self._gradient(sample, self._scaler.scale, self.progress.step)
+                outcome = self._gradient(sample, self._scaler.scale, self.progress.step, cost)
             except DivergenceError as error:
                 self._diverged(str(error), "a learned step size grows")
             if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
