@@ -134,9 +134,9 @@ def test_a_box_that_holds_the_solution_does_not_move_it(operator):
     loss = mapping.seen(SquaredError(ONE_IMAGE))
 
     def end(box):
-        combine = BMO(mu=1e-9, s=0.5, box=box)._combine(mapping, loss)
+        update = BMO(mu=1e-9, s=0.5, box=box)._update_rule(mapping, loss)
         start = (torch.zeros(1, 3, dtype=torch.float64),)
-        return mapping.estimate(iterate(mapping, start, iterations=400, combine=combine).value)[0]
+        return mapping.estimate(iterate(mapping, start, iterations=400, update=update).value)[0]
 
     solution = torch.tensor([[0.5, 0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(end(None), solution, rtol=0, atol=1e-6)

@@ -218,7 +218,7 @@ class _Walk:
             return
         begin, done = self._u, self.done
         solution = iterate(
-            self._mapping, begin, iterations=iterations, combine=self._watch, start=done
+            self._mapping, begin, iterations=iterations, observe=self._record, start=done
         )
         self._u, self._residuals = solution.value, self._residuals + solution.residuals
         self.finite = solution.status is not Status.NONFINITE
@@ -229,9 +229,8 @@ class _Walk:
             motion = _motion(self._mapping, begin, self._u, stretch, self._scale)
             self.before, self.motion = self.motion, motion
 
-    def _watch(self, k: int, u: State, averaged: State) -> State:
-        self._steps.append(self._mapping.metric.norm(subtract(averaged, u)))
-        return averaged
+    def _record(self, k: int, u: State, following: State) -> None:
+        self._steps.append(self._mapping.metric.norm(subtract(following, u)))
 
 
 def _motion(

@@ -83,16 +83,20 @@ def solve(
     if settings.tolerance and not settings.anderson and _divides(problem, initial):
         return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
-    iterations, combine = settings.iterations, None
+    iterations, acceleration = settings.iterations, None
     if settings.anderson and not scheme.stationary:
         raise InputError(
             "eval.anderson accelerates one map, but this scheme changes with the iteration "
             "(FISTA, or gkm.stages > 1); use eval.anderson=0"
         )
     if settings.anderson:
-        combine = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
+        acceleration = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
     solution = iterate(
-        mapping, initial, iterations=iterations, tolerance=settings.tolerance, combine=combine
+        mapping,
+        initial,
+        iterations=iterations,
+        tolerance=settings.tolerance,
+        acceleration=acceleration,
     )
     if solution.status is Status.NONFINITE:
         raise _diverged(solution.iterations, settings)

@@ -84,16 +84,16 @@ class Implicit(HyperOptimizer):
         self.check(scheme)
         mapping = scheme.bind(sample.problem)
         loss = mapping.seen(sample.loss)
-        combine = None
+        acceleration = None
         if self.anderson:
-            combine = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)
+            acceleration = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)
         with torch.no_grad():
             solution = iterate(
                 mapping,
                 sample.initial,
                 iterations=iterations,
                 tolerance=self.tolerance,
-                combine=combine,
+                acceleration=acceleration,
             )
         if solution.status is Status.NONFINITE:
             return Outcome(torch.tensor(torch.nan), solution.residuals[-1], solution.status)
@@ -136,16 +136,16 @@ class Implicit(HyperOptimizer):
             metric,
             right=right,
         )
-        combine = None
+        acceleration = None
         if self.solver == "anderson":
-            combine = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
+            acceleration = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
         with torch.no_grad():
             solution = iterate(
                 mapping,
                 right,
                 iterations=self.backward_iterations,
                 tolerance=self.backward_tolerance,
-                combine=combine,
+                acceleration=acceleration,
             )
             q = solution.value
             return scale(q, size), float(mapping.residual(q, mapping.D(q, 0)).max())

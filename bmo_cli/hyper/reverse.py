@@ -19,7 +19,7 @@ from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.memory import MIB, free_memory, in_words
 from bmo_cli.nets.mode import rehearsal
 from bmo_cli.solver.cost import SavedBytes
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate
+from bmo_cli.solver.fixed_point import FixedPointMap, Solution, UpdateRule, iterate
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.recompute import iterate_lean
 from bmo_cli.solver.state import State
@@ -90,9 +90,9 @@ class ReverseMode(HyperOptimizer):
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
         mapping = scheme.bind(sample.problem)
-        combine = self._combine(mapping, mapping.seen(sample.loss))
+        update = self._update_rule(mapping, mapping.seen(sample.loss))
         kept = self.differentiated(iterations)
-        need = measured(mapping, sample.initial, combine).of(parts)
+        need = measured(mapping, sample.initial, update).of(parts)
         key = _key(kept, mapping.lift(sample.initial))
         self._segments[key] = self._choose(scheme, need, kept, free)
 
@@ -106,8 +106,8 @@ class ReverseMode(HyperOptimizer):
         self._segments = {key: max(1, m // 2) for key, m in self._segments.items()}
         return True
 
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
-        """What becomes of u^k and T(u^k); None: the step is T(u^k)."""
+    def _update_rule(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
+        """Computes u^{k+1} from u^k and T(u^k); None: u^{k+1} = T(u^k)."""
         return None
 
     def _iterate(
@@ -117,7 +117,7 @@ class ReverseMode(HyperOptimizer):
         initial: State,
         iterations: int,
         *,
-        combine: Combine | None = None,
+        update: UpdateRule | None = None,
         start: int = 0,
     ) -> Solution:
         """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
@@ -126,7 +126,7 @@ class ReverseMode(HyperOptimizer):
         if key not in self._segments and torch.is_grad_enabled():
             device = initial[0].device
             with rehearsal(scheme, device):
-                need = measured(mapping, initial, combine)
+                need = measured(mapping, initial, update)
             self._segments[key] = self._choose(scheme, need, iterations, free_memory(device))
         return iterate_lean(
             mapping,
@@ -134,7 +134,7 @@ class ReverseMode(HyperOptimizer):
             iterations=iterations,
             segment=self._segments.get(key, iterations),
             parameters=scheme.parameters(),
-            combine=combine,
+            update=update,
             start=start,
         )
 
@@ -210,13 +210,13 @@ def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
     )
 
 
-def measured(mapping: FixedPointMap, initial: State, combine: Combine | None) -> Need:
+def measured(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
     """What the second of two iterations adds; the first keeps what all share as well."""
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))
-        between = iterate(mapping, u, iterations=1, combine=combine).value
+        between = iterate(mapping, u, iterations=1, update=update).value
         first = saved.total
-        iterate(mapping, between, iterations=1, combine=combine, start=1)
+        iterate(mapping, between, iterations=1, update=update, start=1)
     iteration = saved.total - first
     shared = max(first - iteration, 0)
     working = shared + math.ceil(_WORKING * iteration)

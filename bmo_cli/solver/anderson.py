@@ -19,7 +19,7 @@ from bmo_cli.solver.state import State, binary_scale, scale, subtract
 
 
 class Anderson:
-    """A `Combine` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
+    """An `Acceleration` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
 
     Args:
         metric: G, in whose norm residuals are compared.
@@ -34,8 +34,8 @@ class Anderson:
         self._best = torch.inf
         self._averaged: State = ()
 
-    def __call__(self, k: int, u: State, averaged: State) -> State:
-        """The next point, given u^k and T(u^k)."""
+    def accelerate(self, k: int, u: State, averaged: State) -> State:
+        """u^{k+1}, given u^k and T(u^k)."""
         step = subtract(averaged, u)
         size = binary_scale(step)
         norm = size * float(self._metric.norm(scale(step, 1 / size)).square().sum().sqrt())

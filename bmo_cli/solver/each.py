@@ -80,5 +80,5 @@ def iterate_each(
             u, image = (tuple(block[waiting] for block in state) for state in (u, image))
             waiting = waiting[waiting]
             mapping = bind(left)
-        u = step(mapping, u, image, k, None)
+        u = step(mapping, u, image, k)
     raise AssertionError("every problem ends at the last iteration")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -21,8 +21,18 @@ from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.problem import Loss
 from bmo_cli.solver.state import State, detach, step_towards, subtract
 
-Combine = Callable[[int, State, State], State]
+UpdateRule = Callable[[int, State, State], State]
 """(k, u^k, T(u^k)) -> u^{k+1}, for schemes that add something to the averaged step."""
+
+Observer = Callable[[int, State, State], None]
+"""Receives (k, u^k, u^{k+1}) after every iteration."""
+
+
+class Acceleration(Protocol):
+    """Extrapolates from the steps of one solve, which it remembers."""
+
+    def accelerate(self, k: int, u: State, proposed: State) -> State:
+        """u^{k+1}, given u^k and the point that the iteration proposes."""
 
 
 def _unchanged(u: State) -> State:
@@ -111,7 +121,9 @@ def iterate(
     *,
     iterations: int,
     tolerance: float = 0.0,
-    combine: Combine | None = None,
+    update: UpdateRule | None = None,
+    acceleration: Acceleration | None = None,
+    observe: Observer | None = None,
     start: int = 0,
     watch: Literal["all", "last"] = "all",
 ) -> Solution:
@@ -124,16 +136,27 @@ def iterate(
         initial: u^0, or only the blocks that the problem itself has.
         iterations: largest number of steps, >= 1.
         tolerance: stop before a step whose residual is at most this for the whole batch; 0: never.
-        combine: what becomes of u^k and T(u^k); by default the step is T(u^k).
+        update: computes u^{k+1} from u^k and T(u^k); None: u^{k+1} = T(u^k).
+        acceleration: extrapolates from what `update` returns; None: nothing does.
+        observe: is called after every iteration.
         start: number k of the first iteration, when `initial` is an iterate already.
         watch: iterations whose residual is computed; "last" saves the time where neither
             `tolerance` nor the way matters, and a lost iterate is found at the end.
     """
+
+    def advance(u: State, image: State, k: int) -> State:
+        following = step(mapping, u, image, k, update)
+        if acceleration is not None:
+            following = acceleration.accelerate(k, u, following)
+        if observe is not None:
+            observe(k, u, following)
+        return following
+
     u, residuals = mapping.lift(initial), []
     for k in range(start, start + iterations):
         image = mapping.D(u, k)
         if watch == "last" and k < start + iterations - 1:
-            u = step(mapping, u, image, k, combine)
+            u = advance(u, image, k)
             continue
         residual = float(mapping.residual(u, image).max())
         residuals.append(residual)
@@ -141,11 +164,13 @@ def iterate(
             return Solution(u, Status.NONFINITE, k - start, tuple(residuals))
         if residual <= tolerance and tolerance > 0:
             return Solution(u, Status.CONVERGED, k - start, tuple(residuals))
-        u = step(mapping, u, image, k, combine)
+        u = advance(u, image, k)
     return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))
 
 
-def step(mapping: FixedPointMap, u: State, image: State, k: int, combine: Combine | None) -> State:
-    """u^{k+1}, given u^k and its image D(u^k)."""
+def step(
+    mapping: FixedPointMap, u: State, image: State, k: int, update: UpdateRule | None = None
+) -> State:
+    """u^{k+1}, given u^k and D(u^k)."""
     averaged = step_towards(u, image, mapping.alpha)
-    return averaged if combine is None else combine(k, u, averaged)
+    return averaged if update is None else update(k, u, averaged)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, Status, iterate, step
+from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, UpdateRule, iterate, step
 from bmo_cli.solver.state import State, detach
 
 
@@ -32,7 +32,7 @@ def iterate_lean(
     iterations: int,
     segment: int,
     parameters: Iterable[Tensor] = (),
-    combine: Combine | None = None,
+    update: UpdateRule | None = None,
     start: int = 0,
 ) -> Solution:
     """`fixed_point.iterate`, watching the last iteration, in less memory; differentiable once.
@@ -42,11 +42,11 @@ def iterate_lean(
         segment: m, iterations whose graph exists at a time, >= 1.
         parameters: that some iteration may depend on. What the last segment depends on is found
             in its graph; sets of weights that only earlier iterations use must be named.
-        combine: as there; without a memory of its own, since iterations are repeated.
+        update: as there; it keeps no memory of its own, since iterations are repeated.
     """
     if segment >= iterations or not torch.is_grad_enabled():
         return iterate(
-            mapping, initial, iterations=iterations, combine=combine, start=start, watch="last"
+            mapping, initial, iterations=iterations, update=update, start=start, watch="last"
         )
     stop = start + iterations
     starts = sorted({start, *range(stop - segment, start, -segment)})  # the first may be shorter
@@ -58,16 +58,16 @@ def iterate_lean(
         for i, (begin_at, end_at) in enumerate(itertools.pairwise([*starts, starts[-1]])):
             for whole, block in zip(kept, u, strict=True):
                 whole[i] = block
-            u = _run(mapping, combine, u, range(begin_at, end_at))
+            u = _run(mapping, update, u, range(begin_at, end_at))
     begin = _leaves(u)
     last = iterate(
-        mapping, begin, iterations=segment, combine=combine, start=starts[-1], watch="last"
+        mapping, begin, iterations=segment, update=update, start=starts[-1], watch="last"
     )
     if last.status is Status.NONFINITE:
         return last
     known = {id(p): p for p in (*_variables(last.value), *parameters) if p.requires_grad}
     omega = [p for p in known.values() if all(p is not block for block in begin)]
-    sweep = _Sweep(mapping, combine, [*starts, stop], _Graph(begin, last.value), omega)
+    sweep = _Sweep(mapping, update, [*starts, stop], _Graph(begin, last.value), omega)
     value: State = _Recomputed.apply(  # type: ignore[no-untyped-call]
         sweep, kept, *first, *omega
     )
@@ -87,14 +87,14 @@ class _Sweep:
     """What the backward sweep needs.
 
     Attributes:
-        mapping, combine: of the iteration.
+        mapping, update: of the iteration.
         bounds: numbers of the iterations with which segments begin, and of the one after the last.
         last: graph of the last segment, until it was used.
         omega: leaves that iterations depend on.
     """
 
     mapping: FixedPointMap
-    combine: Combine | None
+    update: UpdateRule | None
     bounds: list[int]
     last: _Graph | None
     omega: list[Tensor]
@@ -131,7 +131,7 @@ class _Sweep:
         begin = _leaves(state) if wanted else state
         numbers = range(self.bounds[i], self.bounds[i + 1])
         with torch.enable_grad():
-            return _Graph(begin, _run(self.mapping, self.combine, begin, numbers))
+            return _Graph(begin, _run(self.mapping, self.update, begin, numbers))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -153,10 +153,10 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *(first or (None,) * blocks), *omega)
 
 
-def _run(mapping: FixedPointMap, combine: Combine | None, u: State, numbers: range) -> State:
+def _run(mapping: FixedPointMap, update: UpdateRule | None, u: State, numbers: range) -> State:
     """The iterations of these numbers, unwatched."""
     for k in numbers:
-        u = step(mapping, u, mapping.D(u, k), k, combine)
+        u = step(mapping, u, mapping.D(u, k), k, update)
     return u
 
 
