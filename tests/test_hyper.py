@@ -131,7 +131,7 @@ def test_a_box_that_holds_the_solution_does_not_move_it(operator):
     """argmin 1/2 |x - y|^2 + 3.2 |x|_1 = soft(y, 3.2) lies in [0, 1]; the s* of DR does not."""
     f = LeastSquares(Matrix(torch.eye(3, dtype=torch.float64)), OUTSIDE)
     mapping = GKM(operator=operator(gamma=1.0), alpha=0.9).double().bind(Problem(f, L1(3.2)))
-    loss = mapping.seen(SquaredError(ONE_IMAGE))
+    loss = mapping.loss_on_state(SquaredError(ONE_IMAGE))
 
     def end(box):
         update = BMO(mu=1e-9, s=0.5, box=box)._update_rule(mapping, loss)

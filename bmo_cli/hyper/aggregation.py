@@ -33,7 +33,7 @@ class Unrolled(ReverseMode):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
-        loss = mapping.seen(sample.loss)
+        loss = mapping.loss_on_state(sample.loss)
         update = self._update_rule(mapping, loss)
         solution = self._iterate(scheme, mapping, sample.initial, iterations, update=update)
         objective = loss.value(solution.value).mean() / loss.size

@@ -83,7 +83,7 @@ class Implicit(HyperOptimizer):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         self.check(scheme)
         mapping = scheme.bind(sample.problem)
-        loss = mapping.seen(sample.loss)
+        loss = mapping.loss_on_state(sample.loss)
         acceleration = None
         if self.anderson:
             acceleration = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)

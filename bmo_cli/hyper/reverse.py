@@ -90,7 +90,7 @@ class ReverseMode(HyperOptimizer):
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
         mapping = scheme.bind(sample.problem)
-        update = self._update_rule(mapping, mapping.seen(sample.loss))
+        update = self._update_rule(mapping, mapping.loss_on_state(sample.loss))
         kept = self.differentiated(iterations)
         need = measured(mapping, sample.initial, update).of(parts)
         key = _key(kept, mapping.lift(sample.initial))

@@ -73,7 +73,7 @@ class FixedPointMap:
         """What a state says about u."""
         return u if self.readout is None else self.readout(u)
 
-    def seen(self, loss: Loss) -> Loss:
+    def loss_on_state(self, loss: Loss) -> Loss:
         """l as a function of the iterate: l(readout(u))."""
         return loss if self.readout is None else _ReadLoss(loss, self.readout)
 

@@ -20,7 +20,7 @@ class AveragedIterates(HyperOptimizer):
 
     def objective(self, scheme, sample, iterations):
         mapping = scheme.bind(sample.problem)
-        loss, iterates = mapping.seen(sample.loss), []
+        loss, iterates = mapping.loss_on_state(sample.loss), []
 
         def collect(k, u, following):
             iterates.append(following)
