@@ -76,11 +76,11 @@ def test_a_part_keeps_the_constants_of_the_whole(rng):
     blur = PeriodicBlur(transfer_function(kernels, (8, 8)), (8, 8))
     norms = [PeriodicBlur(blur.transfer[i : i + 1], (8, 8)).norm_squared for i in range(4)]
     least = norms.index(min(norms))
-    taken = LeastSquares(blur, torch.tensor(rng.random((4, 1, 8, 8)))).take(torch.tensor([least]))
+    taken = LeastSquares(blur, torch.tensor(rng.random((4, 1, 8, 8)))).select(torch.tensor([least]))
     assert taken.lipschitz == max(norms) > min(norms)
     assert taken.a.norm_squared == max(norms)
     shared = PeriodicBlur(blur.transfer[:1], (8, 8))
-    assert shared.take(torch.tensor([0, 3])) is shared
+    assert shared.select(torch.tensor([0, 3])) is shared
 
 
 def test_what_does_not_divide_says_so(rng):
@@ -105,9 +105,9 @@ def test_what_does_not_divide_says_so(rng):
     own = Sample(Problem(LeastSquares(Map(), x)), (x,), SquaredError(x))
     with pytest.raises(InputError, match="3 problems a step do not divide by train"):
         own.divided(0, 2)
-    with pytest.raises(InputError, match="Map has no `take`"):
+    with pytest.raises(InputError, match="Map has no `select`"):
         own.divided(0, 3)
-    with pytest.raises(InputError, match="Cubes has no `take`"):
+    with pytest.raises(InputError, match="Cubes has no `select`"):
         Sample(Problem(), (x,), Cubes()).divided(0, 3)
 
 

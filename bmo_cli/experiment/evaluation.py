@@ -111,7 +111,7 @@ def _divides(problem: Problem, initial: State) -> bool:
     if len(initial[0]) == 1:
         return False
     try:
-        problem.take(torch.arange(1, device=initial[0].device))
+        problem.select(torch.arange(1, device=initial[0].device))
     except InputError:
         return False
     return True
@@ -122,7 +122,7 @@ def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Setting
     size = len(initial[0])
 
     def bind(problems: Tensor) -> FixedPointMap:
-        return scheme.bind(problem if len(problems) == size else problem.take(problems))
+        return scheme.bind(problem if len(problems) == size else problem.select(problems))
 
     ends = iterate_each(bind, initial, iterations=settings.iterations, tolerance=settings.tolerance)
     if ends.status is Status.NONFINITE:

@@ -69,12 +69,12 @@ class PeriodicBlur(LinearMap):
     def normal(self, u: Tensor) -> Tensor:
         return filtered(u, self.power)
 
-    def take(self, problems: Tensor) -> PeriodicBlur:
+    def select(self, problems: Tensor) -> PeriodicBlur:
         if len(self.transfer) == 1:
             return self
-        taken = PeriodicBlur(self.transfer[problems], self.size)
-        taken.norm_squared = self.norm_squared
-        return taken
+        selected = PeriodicBlur(self.transfer[problems], self.size)
+        selected.norm_squared = self.norm_squared
+        return selected
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         inverse = 1 / (1 + gamma * self.power)

@@ -49,7 +49,7 @@ class PeriodicGradient(LinearMap):
         vertical, horizontal = y.chunk(2, 1)
         return vertical.roll(1, 2) - vertical + horizontal.roll(1, 3) - horizontal
 
-    def take(self, problems: Tensor) -> PeriodicGradient:
+    def select(self, problems: Tensor) -> PeriodicGradient:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:

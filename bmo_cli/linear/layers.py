@@ -35,7 +35,7 @@ class SumOfLayers(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y.repeat(1, self.layers, 1, 1)
 
-    def take(self, problems: Tensor) -> SumOfLayers:
+    def select(self, problems: Tensor) -> SumOfLayers:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
@@ -71,7 +71,7 @@ class StreakGradient(LinearMap):
         b = self._gradient.adjoint(torch.cat([vertical, horizontal], 1))
         return torch.cat([b, streaks.roll(1, 2) - streaks], 1)
 
-    def take(self, problems: Tensor) -> StreakGradient:
+    def select(self, problems: Tensor) -> StreakGradient:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:

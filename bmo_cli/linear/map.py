@@ -21,11 +21,11 @@ def in_double(x: Tensor) -> Tensor:
 class LinearMap(Extensible, ABC):
     """A, its adjoint, and what solvers need of A^T A.
 
-    A map of one's own may leave out `take` and `shifted_inverse`.
+    A map of one's own may leave out `select` and `shifted_inverse`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "shifted_inverse": ", (I + gamma A^T A)^{-1} in closed form: gkm=prox, dr and dpir need it "
         "(gkm=pg does not), and so do gkm=alm, ladmm and pdhg with hyper=bmo (hyper=unrolled does "
         "not)",
@@ -50,7 +50,7 @@ class LinearMap(Extensible, ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y."""
 
-    def take(self, problems: Tensor) -> LinearMap:
+    def select(self, problems: Tensor) -> LinearMap:
         """A for some problems of a batch, with the norm of the whole batch.
 
         Args:

@@ -42,7 +42,7 @@ class Matrix(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.a
 
-    def take(self, problems: Tensor) -> Matrix:
+    def select(self, problems: Tensor) -> Matrix:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:

@@ -27,18 +27,18 @@ StateMap = Callable[[State], State]
 class Smooth(Extensible, ABC):
     """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise.
 
-    A function of one's own may leave out `take` and `resolvent`.
+    A function of one's own may leave out `select` and `resolvent`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "resolvent": ", prox_{gamma f} in closed form, which gkm=prox and gkm=dr need; use gkm=pg",
     }
 
     lipschitz: float | Tensor
     """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
 
-    def take(self, problems: Tensor) -> Smooth:
+    def select(self, problems: Tensor) -> Smooth:
         """f for some problems of a batch, with the Lipschitz constant of the whole batch.
 
         Args:
@@ -73,16 +73,16 @@ class Smooth(Extensible, ABC):
 class Proximable(Extensible, ABC):
     """A convex g whose proximal map is computable.
 
-    A function of one's own may leave out `take`.
+    A function of one's own may leave out `select`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "prox": ", argmin_v g(v) + |v - u|^2 / (2 gamma), which every operator that sees it needs",
     }
 
-    def take(self, problems: Tensor) -> Proximable:
-        """g for some problems of a batch, see `Smooth.take`."""
+    def select(self, problems: Tensor) -> Proximable:
+        """g for some problems of a batch, see `Smooth.select`."""
         raise NotImplementedError
 
     @abstractmethod
@@ -99,7 +99,7 @@ class Zero(Smooth, Proximable):
 
     lipschitz = 0.0
 
-    def take(self, problems: Tensor) -> Zero:
+    def select(self, problems: Tensor) -> Zero:
         return self
 
     def grad(self, u: State) -> State:
@@ -131,11 +131,11 @@ class LeastSquares(Smooth):
         self.lipschitz = a.norm_squared
         self._back = a.adjoint(y)
 
-    def take(self, problems: Tensor) -> LeastSquares:
-        taken = copy.copy(self)
-        taken.a, taken.y = self.a.take(problems), self.y[problems]
-        taken._back = self._back[problems]
-        return taken
+    def select(self, problems: Tensor) -> LeastSquares:
+        selected = copy.copy(self)
+        selected.a, selected.y = self.a.select(problems), self.y[problems]
+        selected._back = self._back[problems]
+        return selected
 
     def grad(self, u: State) -> State:
         """A^T (A u - y)."""
@@ -174,7 +174,7 @@ class Quadratic(Smooth):
         self.h, self.c = h, c
         self.lipschitz = torch.linalg.matrix_norm(h, 2)
 
-    def take(self, problems: Tensor) -> Quadratic:
+    def select(self, problems: Tensor) -> Quadratic:
         return Quadratic(self.h, self.c[problems])
 
     def grad(self, u: State) -> State:
@@ -223,7 +223,7 @@ class L1(Proximable):
     def __init__(self, weight: float | Tensor) -> None:
         self.weight = weight
 
-    def take(self, problems: Tensor) -> L1:
+    def select(self, problems: Tensor) -> L1:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -246,7 +246,7 @@ class TotalVariation(Proximable):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def take(self, problems: Tensor) -> TotalVariation:
+    def select(self, problems: Tensor) -> TotalVariation:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -263,7 +263,7 @@ class TotalVariation(Proximable):
 class SquaredNorm(Proximable):
     """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
 
-    def take(self, problems: Tensor) -> SquaredNorm:
+    def select(self, problems: Tensor) -> SquaredNorm:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -276,7 +276,7 @@ class SquaredNorm(Proximable):
 class AtZero(Proximable):
     """The indicator of {0}: a linear relation that holds exactly."""
 
-    def take(self, problems: Tensor) -> AtZero:
+    def select(self, problems: Tensor) -> AtZero:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:

@@ -36,9 +36,9 @@ class Coupling:
     b: Tensor
     h: Proximable
 
-    def take(self, problems: Tensor) -> Coupling:
+    def select(self, problems: Tensor) -> Coupling:
         """The relation of some problems of a batch."""
-        return Coupling(self.a.take(problems), self.b[problems], self.h.take(problems))
+        return Coupling(self.a.select(problems), self.b[problems], self.h.select(problems))
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Problem:
     noise: Tensor | None = None
     guide: Callable[[], Tensor] | None = None
 
-    def take(self, problems: Tensor) -> Problem:
+    def select(self, problems: Tensor) -> Problem:
         """Some problems of a batch, posed as the whole: step sizes refer to the same constants.
 
         Args:
@@ -71,9 +71,9 @@ class Problem:
         """
         guide = self.guide
         return Problem(
-            self.f.take(problems),
-            self.g.take(problems),
-            None if self.coupling is None else self.coupling.take(problems),
+            self.f.select(problems),
+            self.g.select(problems),
+            None if self.coupling is None else self.coupling.select(problems),
             None if self.noise is None else self.noise[problems],
             None if guide is None else lambda: guide()[problems],
         )
@@ -82,10 +82,10 @@ class Problem:
 class Loss(Extensible, ABC):
     """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it.
 
-    A loss of one's own may leave out `take`.
+    A loss of one's own may leave out `select`.
     """
 
-    optional: ClassVar = {"take": NOT_DIVIDED}
+    optional: ClassVar = {"select": NOT_DIVIDED}
 
     lipschitz: float | Tensor = 1.0
     """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
@@ -96,7 +96,7 @@ class Loss(Extensible, ABC):
     def value(self, u: State) -> Tensor:
         """l(u) for each problem, shape (B,)."""
 
-    def take(self, problems: Tensor) -> Loss:
+    def select(self, problems: Tensor) -> Loss:
         """l of some problems of a batch, with the Lipschitz constant of the whole batch.
 
         Raises:
@@ -128,8 +128,8 @@ class SquaredError(Loss):
         if a is not None:
             self.lipschitz = a.norm_squared
 
-    def take(self, problems: Tensor) -> SquaredError:
-        a = None if self.a is None else self.a.take(problems)
+    def select(self, problems: Tensor) -> SquaredError:
+        a = None if self.a is None else self.a.select(problems)
         return SquaredError(self.target[problems], a)
 
     def value(self, u: State) -> Tensor:
@@ -160,7 +160,7 @@ class Charbonnier(Loss):
         self.size = target[0].numel()
         self.lipschitz = 1.0 / width
 
-    def take(self, problems: Tensor) -> Charbonnier:
+    def select(self, problems: Tensor) -> Charbonnier:
         return Charbonnier(self.target[problems], self.width)
 
     def value(self, u: State) -> Tensor:
@@ -216,7 +216,7 @@ class Sample:
         mine = torch.arange(first, first + size // n, device=self.initial[0].device)
         blocks = tuple(block[mine] for block in self.initial)
         part = (self.part[0] * n + i, self.part[1] * n)  # of the whole batch
-        return Sample(self.problem.take(mine), blocks, self.loss.take(mine), self.seed, part)
+        return Sample(self.problem.select(mine), blocks, self.loss.select(mine), self.seed, part)
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers shaped like `like`, (B, ...); parts of a batch draw theirs.
