@@ -104,7 +104,7 @@ def agree(experiment, sample, hyper, memory, bound):
     assert sum((a - b).norm() ** 2 for a, b in pairs) ** 0.5 <= bound * size
     for a, b in pairs:
         assert (a - b).norm() <= 100 * bound * b.norm() + 0.1 * bound * size
-    assert repeated.products == cost.products > 0
+    assert repeated.vjps == cost.vjps > 0
     assert repeated.evaluations > cost.evaluations
 
 
@@ -131,7 +131,7 @@ def test_states_repeat_all_iterations_but_the_last(posed):
     for hyper, repeated in ((Unrolled(memory="states"), K - 1), (Truncated(last=3), 0)):
         hyper.plan(experiment.scheme, sample, K, free=None)
         _, _, cost = gradients(experiment, sample, hyper)
-        assert (cost.evaluations, cost.products) == (K + repeated, hyper.differentiated(K))
+        assert (cost.evaluations, cost.vjps) == (K + repeated, hyper.differentiated(K))
 
 
 def test_backward_accumulates_and_can_be_repeated(posed):

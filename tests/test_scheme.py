@@ -250,9 +250,9 @@ def test_evaluations_and_products_are_counted():
     cost, scheme = Cost(), GKM(operator=ProximalGradient())
     mapping = scheme.using(cost=cost).bind(lasso())
     end = iterate(mapping, (torch.ones(2, COLUMNS),), iterations=5).value[0]
-    assert (cost.evaluations, cost.products) == (5, 0)
+    assert (cost.evaluations, cost.vjps) == (5, 0)
     end.sum().backward()
-    assert (cost.evaluations, cost.products) == (5, 5)
+    assert (cost.evaluations, cost.vjps) == (5, 5)
 
 
 def test_a_view_shares_the_weights_and_leaves_the_scheme_alone():

@@ -112,7 +112,7 @@ def audit_gradient(
         bound=None if outcome.flags else promised,
         note="; ".join(filter(None, (note, *(() if promised is None else notes)))),
         evaluations=cost.evaluations,
-        products=cost.products,
+        products=cost.vjps,
         seconds=statistics.median(seconds),
         memory=saved.total,
     )

@@ -21,12 +21,12 @@ class Cost:
 
     Attributes:
         evaluations: of D (as many as of T).
-        products: vector-Jacobian products with D, one for every time that a gradient was pulled
+        vjps: vector-Jacobian products with D, one for every time that a gradient was pulled
             back through one evaluation.
     """
 
     evaluations: int = 0
-    products: int = 0
+    vjps: int = 0
 
     def count(self, image: State) -> State:
         """D(u) unchanged; counts it now, and every gradient that passes it later."""
@@ -49,7 +49,7 @@ class _Passage(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with _COUNTING:
-            ctx.cost.products += 1
+            ctx.cost.vjps += 1
         return (None, *gradients)
 
 

@@ -160,7 +160,7 @@ class Trainer:
             if math.isfinite(norm):
                 break
         self.progress.evaluations += cost.evaluations // self._gradient.threads.count
-        self.progress.products += cost.products // self._gradient.threads.count
+        self.progress.products += cost.vjps // self._gradient.threads.count
         self.progress.scaler = self._scaler.state_dict()
         self.flags.update(self.process_group.all_of(outcome.flags))
         self.progress.flags = dict(self.flags)
