@@ -131,16 +131,16 @@ def _of_map(a: LinearMap, like: Tensor, turns: int) -> Iterator[Check]:
     name = type(a).__name__
     with torch.no_grad():
         draws = list(_draws(like))
-        images = [a(u) for u in draws]
-        backs = list(_draws(images[0]))
+        outputs = [a(u) for u in draws]
+        backs = list(_draws(outputs[0]))
         gaps = []
-        for u, image, y in zip(draws, images, backs, strict=True):
-            left, right = inner((image,), (y,)), inner((u,), (a.adjoint(y),))
-            sizes = _norm(image) * _norm(y) + _norm(u) * _norm(a.adjoint(y))
+        for u, Au, y in zip(draws, outputs, backs, strict=True):
+            left, right = inner((Au,), (y,)), inner((u,), (a.adjoint(y),))
+            sizes = _norm(Au) * _norm(y) + _norm(u) * _norm(a.adjoint(y))
             gaps.append(float(((left - right).abs() / sizes.clamp_min(1e-30)).max()))
         yield _equal(f"{name}: <A u, y> = <u, A^T y>", gaps)
         both = a(draws[0] - 2 * draws[1])
-        yield _equal(f"{name}: A is linear", [_apart(both, images[0] - 2 * images[1])])
+        yield _equal(f"{name}: A is linear", [_apart(both, outputs[0] - 2 * outputs[1])])
         normal = [_apart(a.normal(u), a.adjoint(a(u))) for u in draws]
         yield _equal(f"{name}: normal(u) = A^T A u", normal)
         stated, largest = float(a.norm_squared), 0.0

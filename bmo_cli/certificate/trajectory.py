@@ -193,8 +193,8 @@ class _Walk:
 
     def __init__(self, mapping: FixedPointMap, start: State) -> None:
         self._mapping, self._u = mapping, mapping.lift(start)
-        image = mapping.D(self._u, 0)
-        sizes = mapping.metric.norm(self._u), mapping.metric.norm(image)
+        Du = mapping.D(self._u, 0)
+        sizes = mapping.metric.norm(self._u), mapping.metric.norm(Du)
         self._scale = self._largest = torch.maximum(*sizes)
         self._steps: list[Tensor] = []
         self._residuals: tuple[float, ...] = ()

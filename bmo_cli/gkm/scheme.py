@@ -211,16 +211,16 @@ class GKM(nn.Module):
         cost = self._cost
 
         def apply(u: State, k: int) -> State:
-            image = bound[min(k, len(bound) - 1)].apply(u, k)
-            self._require_alike(u, image)
-            return image if cost is None else cost.count(image)
+            Du = bound[min(k, len(bound) - 1)].apply(u, k)
+            self._require_alike(u, Du)
+            return Du if cost is None else cost.count(Du)
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
 
-    def _require_alike(self, u: State, image: State) -> None:
-        """Refuse an image that arithmetic with u would broadcast."""
-        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, image))
+    def _require_alike(self, u: State, Du: State) -> None:
+        """Refuse a D(u) that arithmetic with u would broadcast."""
+        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, Du))
         if shapes != returned:
             raise InputError(
                 f"{type(self.operator).__name__} returned blocks of shapes {returned} for an "

@@ -98,20 +98,20 @@ class Implicit(HyperOptimizer):
         if solution.status is Status.NONFINITE:
             return Outcome(torch.tensor(torch.nan), solution.residuals[-1], solution.status)
         u = tuple(a.detach().requires_grad_() for a in solution.value)
-        image = mapping.D(u, iterations)
-        residual = float(mapping.residual(u, image).max())
+        Du = mapping.D(u, iterations)
+        residual = float(mapping.residual(u, Du).max())
         value = loss.value(u).mean() / loss.size
         share = 1 / (len(u[0]) * loss.size)
         gradient = detach(scale(loss.grad(u), share))
 
         def pull(q: State) -> State:
             return torch.autograd.grad(
-                image, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
+                Du, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
             )
 
         q, defect = self._solve(pull, gradient)
         # Its value is that of phi, its derivative with respect to omega the implicit one.
-        pulled = inner(detach(q), image).sum()
+        pulled = inner(detach(q), Du).sum()
         objective = value + pulled - pulled.detach()
         unconverged = not residual <= self.tolerance  # nan is above it, too
         unsolved = not defect <= self.backward_tolerance
@@ -161,10 +161,10 @@ class _Transposed(FixedPointMap):
 
     right: State = ()
 
-    def residual(self, u: State, image: State) -> Tensor:
-        kind = torch.finfo(image[0].dtype)
+    def residual(self, u: State, Du: State) -> Tensor:
+        kind = torch.finfo(Du[0].dtype)
         rounding = kind.eps * self.metric.norm(u)
-        defect = self.metric.norm(subtract(image, u)) + rounding
+        defect = self.metric.norm(subtract(Du, u)) + rounding
         return defect / self.metric.norm(self.right).clamp_min(kind.tiny)
 
 

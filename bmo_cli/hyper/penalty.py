@@ -64,9 +64,9 @@ def reflected_norm_squared(
         (B,).
     """
     x = point.detach().requires_grad_()
-    image = 2 * network(x) - x
-    cotangent = torch.zeros_like(image, requires_grad=True)
-    (pulled,) = torch.autograd.grad(image, x, cotangent, create_graph=True)
+    reflected = 2 * network(x) - x
+    cotangent = torch.zeros_like(reflected, requires_grad=True)
+    (pulled,) = torch.autograd.grad(reflected, x, cotangent, create_graph=True)
 
     def push(v: Tensor, keep: bool) -> Tensor:
         """(2 J - I) v, as the derivative of the transposed product."""
@@ -77,7 +77,7 @@ def reflected_norm_squared(
 
     v = _unit(direction)
     for _ in range(turns):
-        (back,) = torch.autograd.grad(image, x, push(v, False), retain_graph=True)
+        (back,) = torch.autograd.grad(reflected, x, push(v, False), retain_graph=True)
         v = _unit(back)
     return push(v, True).square().flatten(1).sum(1)
 

@@ -1,7 +1,7 @@
 """Safeguarded Anderson acceleration of the averaged iteration.
 
 Of the last m residuals f_i = T(u_i) - u_i the combination of least norm is taken, and the same
-combination of the images T(u_i) is the next point (type II; Anderson, J. ACM 1965; Walker & Ni,
+combination of the T(u_i) is the next point (type II; Anderson, J. ACM 1965; Walker & Ni,
 SIAM J. Numer. Anal. 2011). A point whose residual is not smaller is given up: the iteration goes
 on from the averaged step that was available before, with an empty memory. The accepted residuals
 therefore decrease whenever those of T do.
@@ -53,18 +53,18 @@ class Anderson:
         return subtract(averaged, correction)
 
     def _correction(self) -> Tensor:
-        """What the least-squares combination takes from the newest image, (B, n)."""
-        images, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
+        """What the least-squares combination takes from the newest T(u_i), (B, n)."""
+        values, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
         steps = steps / binary_scale((steps,))  # the weights below do not depend on the scale
         newest = steps[:, -1:]
-        step_changes, image_changes = newest - steps[:, :-1], images[:, -1:] - images[:, :-1]
+        step_changes, value_changes = newest - steps[:, :-1], values[:, -1:] - values[:, :-1]
         gram = step_changes @ step_changes.mT
         kind = torch.finfo(gram.dtype)
         size = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
         damping = (10 * kind.eps * size).clamp_min(kind.tiny)
         identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         weights = torch.linalg.solve(gram + damping * identity, step_changes @ newest.mT)
-        correction: Tensor = weights.mT @ image_changes
+        correction: Tensor = weights.mT @ value_changes
         return correction[:, 0]
 
 

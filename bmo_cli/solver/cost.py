@@ -28,13 +28,13 @@ class Cost:
     evaluations: int = 0
     vjps: int = 0
 
-    def count(self, image: State) -> State:
+    def count(self, Du: State) -> State:
         """D(u) unchanged; counts it now, and every gradient that passes it later."""
         with _COUNTING:
             self.evaluations += 1
-        if not any(block.requires_grad for block in image):
-            return image
-        counted: State = _Passage.apply(self, *image)  # type: ignore[no-untyped-call]
+        if not any(block.requires_grad for block in Du):
+            return Du
+        counted: State = _Passage.apply(self, *Du)  # type: ignore[no-untyped-call]
         return counted
 
 

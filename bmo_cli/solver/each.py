@@ -59,8 +59,8 @@ def iterate_each(
     residuals = torch.full(left.shape, torch.nan, dtype=u[0].dtype, device=left.device)
     waiting = torch.ones_like(left, dtype=torch.bool)  # of the problems that are still iterated
     for k in range(iterations + 1):
-        image = mapping.D(u, k)
-        found = mapping.residual(u, image)
+        Du = mapping.D(u, k)
+        found = mapping.residual(u, Du)
         lost = waiting & ~torch.isfinite(found) & (k < iterations)  # then it is no iterate's
         ends = waiting if k == iterations else waiting & ((found <= tolerance) | lost)
         if ends.any():
@@ -77,8 +77,8 @@ def iterate_each(
             return Ends(value, status, counts, residuals)
         if (~waiting).sum() >= _SHARE * len(waiting):
             left = left[waiting]
-            u, image = (tuple(block[waiting] for block in state) for state in (u, image))
+            u, Du = (tuple(block[waiting] for block in state) for state in (u, Du))
             waiting = waiting[waiting]
             mapping = bind(left)
-        u = step(mapping, u, image, k)
+        u = step(mapping, u, Du, k)
     raise AssertionError("every problem ends at the last iteration")

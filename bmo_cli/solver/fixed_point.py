@@ -77,15 +77,15 @@ class FixedPointMap:
         """l as a function of the iterate: l(readout(u))."""
         return loss if self.readout is None else _ReadLoss(loss, self.readout)
 
-    def residual(self, u: State, image: State) -> Tensor:
+    def residual(self, u: State, Du: State) -> Tensor:
         """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph.
 
         At u = 0 it is relative to |D(u)|_G instead.
         """
         with torch.no_grad():
-            step = self.metric.norm(subtract(detach(image), detach(u)))
+            step = self.metric.norm(subtract(detach(Du), detach(u)))
             size = self.metric.norm(detach(u))
-            size = torch.where(size > 0, size, self.metric.norm(detach(image)))  # u may be 0
+            size = torch.where(size > 0, size, self.metric.norm(detach(Du)))  # u may be 0
             return step / size.clamp_min(torch.finfo(size.dtype).tiny)
 
 
@@ -144,8 +144,8 @@ def iterate(
             `tolerance` nor the way matters, and a lost iterate is found at the end.
     """
 
-    def advance(u: State, image: State, k: int) -> State:
-        following = step(mapping, u, image, k, update)
+    def advance(u: State, Du: State, k: int) -> State:
+        following = step(mapping, u, Du, k, update)
         if acceleration is not None:
             following = acceleration.accelerate(k, u, following)
         if observe is not None:
@@ -154,23 +154,23 @@ def iterate(
 
     u, residuals = mapping.lift(initial), []
     for k in range(start, start + iterations):
-        image = mapping.D(u, k)
+        Du = mapping.D(u, k)
         if watch == "last" and k < start + iterations - 1:
-            u = advance(u, image, k)
+            u = advance(u, Du, k)
             continue
-        residual = float(mapping.residual(u, image).max())
+        residual = float(mapping.residual(u, Du).max())
         residuals.append(residual)
         if residual != residual or residual == float("inf"):
             return Solution(u, Status.NONFINITE, k - start, tuple(residuals))
         if residual <= tolerance and tolerance > 0:
             return Solution(u, Status.CONVERGED, k - start, tuple(residuals))
-        u = advance(u, image, k)
+        u = advance(u, Du, k)
     return Solution(u, Status.ITERATIONS, iterations, tuple(residuals))
 
 
 def step(
-    mapping: FixedPointMap, u: State, image: State, k: int, update: UpdateRule | None = None
+    mapping: FixedPointMap, u: State, Du: State, k: int, update: UpdateRule | None = None
 ) -> State:
     """u^{k+1}, given u^k and D(u^k)."""
-    averaged = step_towards(u, image, mapping.alpha)
+    averaged = step_towards(u, Du, mapping.alpha)
     return averaged if update is None else update(k, u, averaged)

@@ -18,7 +18,7 @@ from bmo_cli.solver.metric import Metric, rounding_of
 from bmo_cli.solver.state import State, inner, subtract
 
 _NOISE = 8
-"""roundings of D(a) that the difference of two images may be wrong by"""
+"""roundings of D(a) that the difference of D(a) and D(b) may be wrong by"""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Pair:
 
     Attributes:
         a, b: the states, batches of one problem.
-        ratio: |D(a) - D(b)|_G / |a - b|_G; infinite where an image is not finite.
+        ratio: |D(a) - D(b)|_G / |a - b|_G; infinite where D(a) or D(b) is not finite.
         surely: the ratio less what rounding may have added to it. Where G is nearly singular that
             is much, and only this one refutes.
         averaging: the least theta for which this pair allows D to be theta-averaged: with d = a - b
@@ -169,7 +169,7 @@ class _Search:
         self._mapping, self._k = mapping, k
         with torch.no_grad():
             self.a = mapping.lift(points)
-            self._image = mapping.D(self.a, k)
+            self._Da = mapping.D(self.a, k)
         self._size = radius * (inner(self.a, self.a).sqrt() + 1)
 
     def resized(self, d: State) -> State:
@@ -182,12 +182,12 @@ class _Search:
         metric = self._mapping.metric
         moved = tuple((x + y).detach().requires_grad_() for x, y in zip(self.a, d, strict=True))
         with torch.enable_grad():
-            image = self._mapping.D(moved, self._k)
+            D_moved = self._mapping.D(moved, self._k)
         with torch.no_grad():
             there = tuple(x.detach() for x in moved)
-            pair = _worst(metric, there, self.a, tuple(x.detach() for x in image), self._image)
-            weighted = metric.apply(subtract(tuple(x.detach() for x in image), self._image))
-        ends = [(x, w) for x, w in zip(image, weighted, strict=True) if x.requires_grad]
+            pair = _worst(metric, there, self.a, tuple(x.detach() for x in D_moved), self._Da)
+            weighted = metric.apply(subtract(tuple(x.detach() for x in D_moved), self._Da))
+        ends = [(x, w) for x, w in zip(D_moved, weighted, strict=True) if x.requires_grad]
         if not ends:
             return pair, None
         outputs, cotangents = zip(*ends, strict=True)
@@ -216,17 +216,17 @@ def _ritz_vector(metric: Metric, basis: list[State], products: list[State]) -> S
     return tuple(torch.stack(block).sum(0) for block in zip(*parts, strict=True))
 
 
-def _worst(metric: Metric, a: State, b: State, image_a: State, image_b: State) -> Pair:
-    d, e = subtract(a, b), subtract(image_a, image_b)
+def _worst(metric: Metric, a: State, b: State, Da: State, Db: State) -> Pair:
+    d, e = subtract(a, b), subtract(Da, Db)
     weighted = metric.apply(d)
     before, after = inner(d, weighted), inner(e, metric.apply(e))
     left = subtract(d, e)
     moved = inner(left, metric.apply(left)).clamp_min(0)
     positive = before > rounding_of(d, weighted)  # else G is not known to be definite there
     ratios = torch.where(positive, after / before, 0.0).clamp_min(0).sqrt()
-    lost = ~torch.isfinite(after) | ~torch.isfinite(before)  # no ratio of such images is known
+    lost = ~torch.isfinite(after) | ~torch.isfinite(before)  # no ratio of such values is known
     ratios = torch.where(lost, torch.inf, ratios)
-    least = after.clamp_min(0).sqrt() - _NOISE * _rounding_noise(metric, image_a)
+    least = after.clamp_min(0).sqrt() - _NOISE * _rounding_noise(metric, Da)
     most = (before + rounding_of(d, weighted)).sqrt()
     sure = torch.where(lost, torch.inf, torch.where(positive, (least / most).clamp_min(0), 0.0))
     i = int(torch.where(torch.isnan(sure), -1.0, sure).argmax())
@@ -238,12 +238,12 @@ def _worst(metric: Metric, a: State, b: State, image_a: State, image_b: State) -
     return Pair(*pair, float(ratios[i]), float(sure[i]), averaging)
 
 
-def _rounding_noise(metric: Metric, image: State) -> Tensor:
-    """|r|_G of roundings r of an image, of random sign, shape (B,)."""
+def _rounding_noise(metric: Metric, Da: State) -> Tensor:
+    """|r|_G of roundings r of D(a), of random sign, shape (B,)."""
     generator = torch.Generator().manual_seed(0)
     noise = tuple(
         torch.finfo(x.dtype).eps / 2 * x * torch.randn(x.shape, generator=generator).to(x)
-        for x in image
+        for x in Da
     )
     return inner(noise, metric.apply(noise)).clamp_min(0).sqrt()
 
