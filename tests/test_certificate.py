@@ -27,9 +27,9 @@ from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import L1, Quadratic
@@ -497,7 +497,7 @@ def test_certify_again_and_unconstrained(lip_run, trained, bmo, tmp_path):
 
 
 PLUGIN = '''
-from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 
 
 class Expanding(ConvexPotential):

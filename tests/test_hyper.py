@@ -16,8 +16,8 @@ from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import L1, LeastSquares

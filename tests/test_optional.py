@@ -10,7 +10,7 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.linear.map import LinearMap
-from bmo_cli.nets.lip import GuidedPotential
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
 from bmo_cli.training.threads import CpuThreads

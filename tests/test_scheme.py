@@ -17,10 +17,10 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.ista_net import ISTANet
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import iterate

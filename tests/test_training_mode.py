@@ -21,8 +21,8 @@ from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import GuidedPotential
 from bmo_cli.nets.mode import Behaviour, generator_states, rehearsal, seeded, training
 from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares

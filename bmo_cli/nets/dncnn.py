@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.convolution import bound_convolution
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
+from bmo_cli.nets.operator_norms import norm_bound
 from bmo_cli.nets.weights import copy_weights, read_weights
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, Seed, checked
-from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
+from bmo_cli.nets.operator_norms import norm_bound
 
 
 @checked

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
+from bmo_cli.nets.operator_norms import norm_bound, norm_squared_bound
 
 
 @checked
@@ -28,9 +28,9 @@ class ConvexPotential(Network):
     so that W^T s(W x) is the gradient of a convex function (a mixture of Huber norms of the
     filtered image) with constant |W|^2, and the step is averaged for every weight, level and rho.
     The filters have zero mean: constant images are fixed points. |W| is bounded rigorously for
-    images of every size (`nets.conv_norm`). Borders are periodic. With L = 1 the network is one
-    gradient step on a learned convex regulariser. (Meunier et al., "A dynamical system perspective
-    for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping; Goujon et al., "A
+    images of every size (`nets.operator_norms`). Borders are periodic. With L = 1 the network is
+    one gradient step on a learned convex regulariser. (Meunier et al., "A dynamical system
+    perspective for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping; Goujon et al., "A
     neural-network-based convex regularizer for inverse problems", IEEE TCI 2023.)
 
     Args:
