@@ -90,7 +90,7 @@ def test_what_cannot_be_divided_is_not(a):
     given = sample(a, False)
     assert CpuThreads.of(given).count == 1
     with pytest.raises(InputError, match="has no `select`, so its batches are not divided"):
-        given.divided(0, 2)
+        given.equal_part(0, 2)
     together = solve(GKM(operator=ProximalGradient()), given.problem, (Y,), Settings(9, 1e-3))
     assert together.iterations >= 1
 
@@ -152,7 +152,7 @@ def test_a_method_that_works_is_called_as_it_is():
 
     v = Whole().shifted_inverse(torch.tensor(0.5))(Y)
     torch.testing.assert_close(v * (1 + 0.5 * 4), Y)
-    assert sample(Whole(), False).divided(1, 2).problem.f.y.shape == (1, 3)
+    assert sample(Whole(), False).equal_part(1, 2).problem.f.y.shape == (1, 3)
 
 
 def test_other_errors_of_such_a_method_stay_what_they_are():

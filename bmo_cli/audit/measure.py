@@ -94,9 +94,9 @@ def audit_gradient(
             seconds.append(time.perf_counter() - start)
     except InputError as reason:
         return GradientRecord(name, method, note=str(reason))
-    found = torch.cat([_gradient(p).flatten() for p in parameters])
+    gradient = torch.cat([_gradient(p).flatten() for p in parameters])
     expected = torch.cat([_differences(p, value).flatten() for p in parameters])
-    error, angle = compare(found, expected)
+    error, angle = compare(gradient, expected)
     promised = hyper.accuracy(iterations)
     if outcome.flags:
         note = "; ".join(outcome.flags)
@@ -118,13 +118,13 @@ def audit_gradient(
     )
 
 
-def compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
+def compare(gradient: Tensor, expected: Tensor) -> tuple[float, float]:
     """Relative error and angle in degrees; the error is absolute where `expected` is 0."""
     size = expected.norm().item()
-    error = (found - expected).norm().item() / (size if size > 0 else 1.0)
-    if size == 0 or found.norm() == 0:
-        return error, 0.0 if size == found.norm() else 90.0
-    apart = (found / found.norm() - expected / size).norm().item()
+    error = (gradient - expected).norm().item() / (size if size > 0 else 1.0)
+    if size == 0 or gradient.norm() == 0:
+        return error, 0.0 if size == gradient.norm() else 90.0
+    apart = (gradient / gradient.norm() - expected / size).norm().item()
     return error, math.degrees(2 * math.asin(min(apart / 2, 1.0)))  # exact for small angles
 
 
@@ -134,15 +134,15 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def _differences(parameter: nn.Parameter, value: Callable[[], float]) -> Tensor:
     """Central differences of `value` with respect to every entry of a parameter."""
-    found = torch.zeros_like(parameter.data)
+    differences = torch.zeros_like(parameter.data)
     for index in itertools.product(*map(range, parameter.shape)):
         kept, values = parameter.data[index].item(), []
         for sign in (1, -1):
             parameter.data[index] = kept + sign * _STEP
             values.append(value())
         parameter.data[index] = kept
-        found[index] = (values[0] - values[1]) / (2 * _STEP)
-    return found
+        differences[index] = (values[0] - values[1]) / (2 * _STEP)
+    return differences
 
 
 @dataclass(frozen=True)

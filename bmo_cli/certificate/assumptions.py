@@ -10,10 +10,10 @@ from torch import Tensor
 
 from bmo_cli.certificate.declared import Check
 from bmo_cli.certificate.evidence import (
+    are_convex,
     declarers,
     functions_of,
     is_own,
-    known_convex,
     parts_of_metric,
     parts_of_network,
     statements_of,
@@ -22,10 +22,10 @@ from bmo_cli.certificate.findings import (
     MEASURED,
     Bound,
     Finding,
-    finite,
+    evidence_of,
+    finite_or_none,
     nan_first,
     nan_last,
-    resting_on,
     rounding_of,
 )
 from bmo_cli.certificate.trajectory import Trajectory
@@ -36,7 +36,7 @@ from bmo_cli.solver.problem import Loss, Problem, Sample
 from bmo_cli.solver.state import State, inner, subtract
 
 
-def finite_weights(scheme: GKM) -> Finding:
+def assess_weights(scheme: GKM) -> Finding:
     """A bound of weights that are not finite says nothing."""
     name = "all weights are finite"
     tensors = [*scheme.named_parameters(), *scheme.named_buffers()]
@@ -47,7 +47,7 @@ def finite_weights(scheme: GKM) -> Finding:
     return Finding(name, "violated", None, f"{lost[0]}{more}: nan or infinite", "proved")
 
 
-def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+def assess_nonexpansiveness(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     """A bound proves it, a pair refutes it."""
     name = "D is nonexpansive in G"
     kind, pair = max(pairs.items(), key=lambda item: item[1].surely)
@@ -113,7 +113,7 @@ def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
     return [Check(f"{by[0]}: Lipschitz constant", limit, worst.ratio, broken, len(pairs))]
 
 
-def promise(scheme: GKM, pair: Pair) -> Finding:
+def assess_network(scheme: GKM, pair: Pair) -> Finding:
     """The network alone, in the Euclidean norm."""
     net = scheme.net
     assert net is not None
@@ -135,7 +135,7 @@ def promise(scheme: GKM, pair: Pair) -> Finding:
     return Finding(name, "not verifiable", pair.ratio, text)
 
 
-def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+def assess_averaging(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     """By alpha < 1, or because D itself is averaged."""
     name, alpha, net = "T is averaged", scheme.alpha, scheme.net
     theta = alpha * max(pair.averaging for pair in pairs.values())
@@ -162,7 +162,7 @@ def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     return Finding(name, "not verifiable", theta, "undamped, and D is only nonexpansive")
 
 
-def positive(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
+def assess_metric(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
     """lambda_min(G) > 0 at the trained omega, on every problem.
 
     Args:
@@ -179,14 +179,14 @@ def positive(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Findi
     return Finding(
         "G is positive definite",
         "holds" if 0 < lowest < math.inf else "violated",
-        finite(lowest),
+        finite_or_none(lowest),
         text,
-        resting_on(by),
+        evidence_of(by),
         by,
     )
 
 
-def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
+def assess_convexity(declared: bool, problems: Sequence[Problem]) -> Finding:
     """Whether f, g and h are convex: by what defines them, or as the task declares.
 
     Args:
@@ -202,7 +202,7 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     if concave:
         text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
         return Finding(name, "violated", None, text, "proved")
-    if None in map(known_convex, problems):
+    if None in map(are_convex, problems):
         unknown = [type(f).__name__ for f in functions if is_own(f) and f.is_convex() is None]
         text = f"{unknown[0]} is not known to be, or up to the rounding of its values alone"
         return Finding(name, "not verifiable", None, text)
@@ -215,7 +215,7 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     return Finding(name, "holds", None, f"f, g and h are, by what defines them: {kinds}", "proved")
 
 
-def step(
+def assess_step(
     share: float | None, sample: Sample | None, metrics: Sequence[Metric], hyper: object
 ) -> Finding:
     """The condition on the aggregation step, and L_l against measured gradients."""
@@ -235,12 +235,12 @@ def step(
         f"s as a share of the limit; lambda_min(G) = {limit:.5g}, L_l = {declared:.3g} "
         f"(measured {measured:.3g}) for the unnormalised loss"
         + (f"; as declared by {', '.join(by)}" if by else ""),
-        resting_on(by),
+        evidence_of(by),
         by,
     )
 
 
-def agrees(checks: Sequence[Check]) -> Finding:
+def assess_declarations(checks: Sequence[Check]) -> Finding:
     """Whether a measurement contradicts what is declared."""
     name, count = "what is declared agrees with measurements", sum(check.count for check in checks)
     broken = [check for check in checks if check.contradicts]
@@ -252,10 +252,10 @@ def agrees(checks: Sequence[Check]) -> Finding:
     worst = broken[0]
     more = f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
     text = f"{worst.what}: declared {worst.declared:.6g}, measured {worst.measured:.6g}{more}"
-    return Finding(name, "violated", finite(worst.measured), text, "measured")
+    return Finding(name, "violated", finite_or_none(worst.measured), text, "measured")
 
 
-def searched(weaker: Sequence[str]) -> Finding:
+def assess_search(weaker: Sequence[str]) -> Finding:
     """A certificate needs a search as hard as the default one.
 
     Args:
@@ -268,7 +268,7 @@ def searched(weaker: Sequence[str]) -> Finding:
     return Finding(name, "violated", None, text, "measured")
 
 
-def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
+def assess_fixed_point(searched: Sequence[Trajectory], tolerance: float) -> Finding:
     """Whether T has a fixed point, up to the tolerance: |D(u) - u|_G falls to nothing.
 
     Args:
@@ -299,7 +299,7 @@ def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
         f"|D(u) - u|_G is {worst.relative:.1e} of its scale after {most} iterations from the "
         "task's start; look further with a larger certificate.horizon"
     )
-    return Finding(name, "not verifiable", finite(worst.relative), text)
+    return Finding(name, "not verifiable", finite_or_none(worst.relative), text)
 
 
 def _smoothness(sample: Sample) -> float:

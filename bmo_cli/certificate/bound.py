@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from bmo_cli.certificate.evidence import (
+    are_convex,
     declarers,
     functions_of,
-    known_convex,
     maps_of,
     parts_of_network,
     parts_of_scheme,
@@ -33,7 +33,7 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"{len(scheme.stages)} sets of weights: there is no single map")
     if not operator.stationary:
         return Bound(None, f"{name} changes with the iteration: there is no single map")
-    known = [known_convex(problem) for problem in problems]
+    known = [are_convex(problem) for problem in problems]
     if not convex or False in known:
         return Bound(None, f"the problems are not convex, which {name} assumes")
     if None in known:

@@ -21,10 +21,9 @@ from typing import Literal
 
 import torch
 
-from bmo_cli.certificate import assumptions as assumed
-from bmo_cli.certificate import predictions as predicted
+from bmo_cli.certificate import assumptions, predictions
 from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.declared import Check, checks, one_map, stated_constants
+from bmo_cli.certificate.declared import Check, check_constants, check_declarations, check_one_map
 from bmo_cli.certificate.findings import MEASURED, Bound, Finding
 from bmo_cli.certificate.trajectory import TASK_START, Trajectory, distance, follow, starts
 from bmo_cli.config.schema import Certify as Settings
@@ -144,9 +143,9 @@ class _Search:
         self.metrics: list[Metric] = []
         self.checks: list[Check] = []
         self.maps: list[Check] = []
-        self.apart = 0.0
+        self.distance_of_ends = 0.0
 
-    def look_at(self, number: int, problem: Problem, initial: State) -> None:
+    def examine(self, number: int, problem: Problem, initial: State) -> None:
         """Follow T from several starts, and look for pairs that D pushes apart."""
         subject, settings, scheme = self.subject, self.settings, self.scheme
         k = max(subject.iterations - 1, 0)
@@ -154,20 +153,22 @@ class _Search:
             mapping = scheme.bind(problem)
         self.metrics.append(mapping.metric)
         begin = starts(initial, settings.seed + number)
-        self._follow(mapping, begin)
+        self._iterate_from(mapping, begin)
         for kind, pair in _pairs(mapping, begin, k, settings).items():
             known = self.pairs.get(kind)
             if known is None or pair.surely > known.surely:
                 self.pairs[kind] = pair
         alone = _network_pairs(scheme, problem, initial, settings)
         if alone:
-            self.checks += assumed.checks_of_network(scheme, alone)
-            self.network = _worst([*alone, *([self.network] if self.network else [])])
-        self.checks += stated_constants(problem)
-        self.checks += checks(problem, initial, scheme.operator, mapping, settings.turns)
+            self.checks += assumptions.checks_of_network(scheme, alone)
+            self.network = _worst_pair([*alone, *([self.network] if self.network else [])])
+        self.checks += check_constants(problem)
+        self.checks += check_declarations(
+            problem, initial, scheme.operator, mapping, settings.turns
+        )
         if self.bound.nonexpansive:
             name = type(scheme.operator).__name__
-            self.maps.append(one_map(name, mapping, initial, subject.iterations))
+            self.maps.append(check_one_map(name, mapping, initial, subject.iterations))
         log.info(
             "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
             number + 1,
@@ -177,18 +178,18 @@ class _Search:
             max(pair.ratio for pair in self.pairs.values()),
         )
 
-    def _follow(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
+    def _iterate_from(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
         limit = self.settings.tolerance
         followed = _trajectories(mapping, begin, self.bound, self.subject.iterations, self.settings)
         self.from_task.append(followed[TASK_START])
         for name, trajectory in followed.items():
             kept = self.trajectories.get(name)
-            slower = predicted.slowness(trajectory, limit)
-            if kept is None or slower > predicted.slowness(kept, limit):
+            slower = predictions.slowness(trajectory, limit)
+            if kept is None or slower > predictions.slowness(kept, limit):
                 self.trajectories[name] = trajectory
         ends = [mapping.estimate(trajectory.end) for trajectory in followed.values()]
-        apart = distance(ends) if all(map(_finite, ends)) else math.inf
-        self.apart = max(self.apart, apart)
+        apart = distance(ends) if all(map(_is_finite, ends)) else math.inf
+        self.distance_of_ends = max(self.distance_of_ends, apart)
 
 
 def certify(subject: Subject, settings: Settings) -> Certificate:
@@ -200,32 +201,36 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     """
     search, scheme = _Search(subject, settings), subject.scheme
     for i, (problem, initial) in enumerate(subject.problems):
-        search.look_at(i, problem, initial)
+        search.examine(i, problem, initial)
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))
     available = len(problems) if subject.available is None else subject.available
-    assumptions = (
-        *([] if search.network is None else [assumed.promise(scheme, search.network)]),
-        assumed.nonexpansive(search.bound, search.pairs),
-        assumed.averaged(scheme, search.bound, search.pairs),
-        assumed.solvable(search.from_task, settings.tolerance),
-        assumed.positive(search.metrics, [scheme.operator.step_share(p) for p in problems]),
-        assumed.convex(subject.convex, problems),
-        assumed.step(subject.step, subject.sample, search.metrics, subject.hyper),
-        assumed.finite_weights(scheme),
-        assumed.agrees(declared),
-        assumed.searched(settings.weaker(available)),
+    assessed = (
+        *([] if search.network is None else [assumptions.assess_network(scheme, search.network)]),
+        assumptions.assess_nonexpansiveness(search.bound, search.pairs),
+        assumptions.assess_averaging(scheme, search.bound, search.pairs),
+        assumptions.assess_fixed_point(search.from_task, settings.tolerance),
+        assumptions.assess_metric(
+            search.metrics, [scheme.operator.step_share(p) for p in problems]
+        ),
+        assumptions.assess_convexity(subject.convex, problems),
+        assumptions.assess_step(subject.step, subject.sample, search.metrics, subject.hyper),
+        assumptions.assess_weights(scheme),
+        assumptions.assess_declarations(declared),
+        assumptions.assess_search(settings.weaker(available)),
     )
-    predictions = (
-        predicted.residual(search.trajectories, settings.tolerance),
-        predicted.steps(search.trajectories),
-        predicted.unique(search.trajectories, settings.tolerance, search.apart),
-        predicted.stationary(subject.gradients),
+    predicted = (
+        predictions.assess_residual(search.trajectories, settings.tolerance),
+        predictions.assess_steps(search.trajectories),
+        predictions.assess_uniqueness(
+            search.trajectories, settings.tolerance, search.distance_of_ends
+        ),
+        predictions.assess_stationarity(subject.gradients),
     )
     return Certificate(
-        _verdict(search, assumptions, declared),
-        assumptions,
-        predictions,
+        _verdict(search, assessed, declared),
+        assessed,
+        predicted,
         search.bound,
         search.pairs,
         search.network,
@@ -235,18 +240,18 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     )
 
 
-def _verdict(search: _Search, assumptions: Sequence[Finding], declared: Sequence[Check]) -> Verdict:
+def _verdict(search: _Search, assessed: Sequence[Finding], declared: Sequence[Check]) -> Verdict:
     largest = max(pair.surely for pair in search.pairs.values())
     network = search.network
     refuted = (
         (search.bound.nonexpansive and not largest <= 1 + MEASURED)
-        or (network is not None and assumed.breaks_promise(search.scheme, network))
+        or (network is not None and assumptions.breaks_promise(search.scheme, network))
         or any(check.contradicts for check in declared)
     )
     if refuted:
         return "refused"
     # D decides, and not the network, which comes first where there is one.
-    needed = assumptions if network is None else assumptions[1:]
+    needed = assessed if network is None else assessed[1:]
     if not all(finding.verdict in ("holds", "not used") for finding in needed):
         return "not certified"
     is_declared = any(finding.evidence == "declared" for finding in needed)
@@ -282,7 +287,7 @@ def _pairs(
         first = mapping.lift(begin[TASK_START])
         later = iterate(mapping, first, iterations=k + 1).value
         noise = mapping.lift(begin["noise"])
-        data = (first, later) if not _equal(first, later) else (first, noise)
+        data = (first, later) if not _are_equal(first, later) else (first, noise)
         far = tuple(100 * (block + 1) for block in noise)
         farther = tuple(block + 1 for block in far)
     turns, seed = settings.turns, settings.seed
@@ -301,7 +306,7 @@ def _pairs(
     return {
         "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=seed, k=k),
         "data": compare(mapping, *data, k=k),
-        "adversarial": _worst(adversarial),
+        "adversarial": _worst_pair(adversarial),
     }
 
 
@@ -324,13 +329,13 @@ def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Sett
     ]
 
 
-def _worst(pairs: Sequence[Pair]) -> Pair:
+def _worst_pair(pairs: Sequence[Pair]) -> Pair:
     return max(pairs, key=lambda pair: pair.surely)
 
 
-def _finite(u: State) -> bool:
+def _is_finite(u: State) -> bool:
     return all(bool(torch.isfinite(block).all()) for block in u)
 
 
-def _equal(u: State, v: State) -> bool:
+def _are_equal(u: State, v: State) -> bool:
     return all(torch.equal(a, b) for a, b in zip(u, v, strict=True))

@@ -36,7 +36,7 @@ def is_own(part: object) -> bool:
     Neither those of the object nor those of its class, nor is there a hook around them.
     """
     kind = type(part)
-    if _top(kind.__module__) != _PACKAGE or _has_hooks(part):
+    if _top_level(kind.__module__) != _PACKAGE or _has_hooks(part):
         return False
     defined: Any = sys.modules.get(kind.__module__)
     for name in kind.__qualname__.split("."):  # not there where a function defines the class
@@ -50,7 +50,7 @@ def _is_as_written(kind: type) -> bool:
 
     Wrappers may be of torch and of Python, as `torch.no_grad` makes them.
     """
-    if _top(kind.__module__) != _PACKAGE:
+    if _top_level(kind.__module__) != _PACKAGE:
         return True
     for value in vars(kind).values():
         for name in ("__func__", "fget", "func"):  # class and static methods, properties
@@ -58,7 +58,7 @@ def _is_as_written(kind: type) -> bool:
         while isinstance(value, FunctionType):
             wrapped = getattr(value, "__wrapped__", None)
             allowed = _GENERATED if wrapped is None else _WRAPPERS
-            if _top(str(value.__globals__.get("__name__"))) not in allowed:
+            if _top_level(str(value.__globals__.get("__name__"))) not in allowed:
                 return False
             value = wrapped
     return True
@@ -68,7 +68,7 @@ def _has_hooks(part: object) -> bool:
     return isinstance(part, nn.Module) and bool(part._forward_hooks or part._forward_pre_hooks)
 
 
-def _top(module: str) -> str:
+def _top_level(module: str) -> str:
     return module.split(".")[0]
 
 
@@ -100,7 +100,7 @@ def _with_parts(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _is_of_torch(module: nn.Module) -> bool:
-    return _top(type(module).__module__) == "torch" and not _has_hooks(module)
+    return _top_level(type(module).__module__) == "torch" and not _has_hooks(module)
 
 
 def statements_of(problem: Problem) -> Iterator[Problem | Coupling]:
@@ -118,10 +118,10 @@ def functions_of(problem: Problem) -> Iterator[Smooth | Proximable]:
         yield problem.coupling.h
 
 
-def known_convex(problem: Problem) -> bool | None:
+def are_convex(problem: Problem) -> bool | None:
     """Whether the functions that are of this package are convex; None: of one it is not known."""
-    found = [function.is_convex() for function in functions_of(problem) if is_own(function)]
-    return False if False in found else None if None in found else True
+    convexity = [function.is_convex() for function in functions_of(problem) if is_own(function)]
+    return False if False in convexity else None if None in convexity else True
 
 
 def maps_of(problem: Problem) -> Iterator[LinearMap]:

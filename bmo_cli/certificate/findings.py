@@ -64,7 +64,7 @@ class Bound:
     @property
     def evidence(self) -> Evidence:
         """What the bound rests on."""
-        return resting_on(self.declared_by)
+        return evidence_of(self.declared_by)
 
     @property
     def proves(self) -> bool:
@@ -81,12 +81,12 @@ def rounding_of(net: Network) -> float:
     return PROVED if net.nonexpansive else 0.0
 
 
-def resting_on(declared_by: tuple[str, ...]) -> Evidence:
+def evidence_of(declared_by: tuple[str, ...]) -> Evidence:
     """What a statement rests on that is proved but for these classes."""
     return "declared" if declared_by else "proved"
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """The value as a finding holds it; None where it is not finite."""
     return value if math.isfinite(value) else None
 

@@ -103,7 +103,7 @@ class Trajectory:
     end: State
     finite: bool
 
-    def met(self, tolerance: float) -> int | None:
+    def iterations_to(self, tolerance: float) -> int | None:
         """Iterations after which the residual was first at most `tolerance`; None: it never was."""
         return next((k for k, r in enumerate(self.residuals) if r <= tolerance), None)
 
@@ -166,25 +166,25 @@ def follow(
             limit look for a while like steps that fall to 0.
         tolerance: of the search.
     """
-    walk = _Walk(mapping, start)
-    walk.go(iterations - iterations // _STRETCH)
-    walk.go(iterations // _STRETCH)
+    iteration = _Iteration(mapping, start)
+    iteration.advance(iterations - iterations // _STRETCH)
+    iteration.advance(iterations // _STRETCH)
     stopped_at = 0
-    while walk.finite and walk.done < iterations + search + stopped_at:
-        if walk.motion.is_uniform and walk.before.is_uniform:
+    while iteration.finite and iteration.done < iterations + search + stopped_at:
+        if iteration.motion.is_uniform and iteration.before.is_uniform:
             break
-        if not walk.trajectory.has_stopped(tolerance):
+        if not iteration.trajectory.has_stopped(tolerance):
             stopped_at = 0
         elif not stopped_at:
-            stopped_at = walk.done
-        if stopped_at and (walk.motion.is_over or walk.done >= 2 * stopped_at):
+            stopped_at = iteration.done
+        if stopped_at and (iteration.motion.is_over or iteration.done >= 2 * stopped_at):
             break
-        left = iterations + search + stopped_at - walk.done
-        walk.go(min(left, max(1, walk.done // (_STRETCH - 1))))
-    return walk.trajectory
+        left = iterations + search + stopped_at - iteration.done
+        iteration.advance(min(left, max(1, iteration.done // (_STRETCH - 1))))
+    return iteration.trajectory
 
 
-class _Walk:
+class _Iteration:
     """An iteration that is continued stretch by stretch.
 
     Args:
@@ -212,7 +212,7 @@ class _Walk:
         growth = _growth(self._steps, _rounding(self._largest, self._u))
         return Trajectory(self._residuals, self.motion, growth, self._u, self.finite)
 
-    def go(self, iterations: int) -> None:
+    def advance(self, iterations: int) -> None:
         """Go on for so many iterations, or until an iterate is not finite."""
         if iterations < 1 or not self.finite:
             return

@@ -159,7 +159,7 @@ def _content(
                 "growth": t.growth,
                 "behaviour": t.behaviour(settings.tolerance),
                 "motion": asdict(t.motion),
-                "iterations_to_tolerance": t.met(settings.tolerance),
+                "iterations_to_tolerance": t.iterations_to(settings.tolerance),
                 "residuals": list(t.residuals),
             }
             for name, t in certificate.trajectories.items()

@@ -20,8 +20,8 @@ from bmo_cli.gkm.operator import (
     NumericalOperator,
     coupling_of,
     curvature,
-    inside,
     norm_squared,
+    share_of_positive,
 )
 from bmo_cli.solver.functions import AtZero
 from bmo_cli.solver.metric import BlockDiagonal, LinearizedBlock, PrimalDual, ScaledIdentity
@@ -70,7 +70,7 @@ class _Linearized(NumericalOperator):
         coupling = coupling_of(problem, self)
         beta, tau = self._step(problem, coupling)
         inverse_limit = beta.item() * norm_squared(coupling.a) + curvature(problem.f) / 2
-        return tau.item() * inverse_limit + inside(tau) + inside(beta)
+        return tau.item() * inverse_limit + share_of_positive(tau) + share_of_positive(beta)
 
 
 @checked

@@ -98,8 +98,8 @@ class DPIR(NumericalOperator):
             (denoised,) = problem.g.prox((m + ratio * (v - m),), gamma)
             return (m + (denoised - m) / ratio,)
 
-        one = torch.ones((), dtype=f.y.dtype, device=f.y.device)
-        return BoundOperator(apply, ScaledIdentity(one))
+        unit = torch.ones((), dtype=f.y.dtype, device=f.y.device)
+        return BoundOperator(apply, ScaledIdentity(unit))
 
     def _noise(self, problem: Problem, y: Tensor) -> Tensor:
         """In grey levels of 255, (B, 1, 1, 1); a noise below half a grey level is taken for it."""

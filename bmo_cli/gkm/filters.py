@@ -24,7 +24,7 @@ from bmo_cli.config.checks import Count, Index, Positive, checked
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator, least_squares_of
 from bmo_cli.linear.blur import PeriodicBlur
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.gradient import laplacian_symbol
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem
@@ -49,16 +49,16 @@ class Filter(NumericalOperator):
             )
         transfer = f.a.transfer.detach().cpu().to(torch.complex128)
         y = f.y.detach().cpu().double()
-        output = self.restored(y, PeriodicBlur(transfer, f.a.size)).to(f.y)
-        one = torch.ones((), dtype=f.y.dtype, device=f.y.device)
+        output = self.restore(y, PeriodicBlur(transfer, f.a.size)).to(f.y)
+        unit = torch.ones((), dtype=f.y.dtype, device=f.y.device)
         # 0 u: the derivative that certificates ask for exists, and is 0.
-        return BoundOperator(lambda u, k: (output + 0 * u[0],), ScaledIdentity(one))
+        return BoundOperator(lambda u, k: (output + 0 * u[0],), ScaledIdentity(unit))
 
     def step_share(self, problem: Problem) -> float:
         return 0.0  # there is no step
 
     @abstractmethod
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
         """F(y), (B, C, H, W).
 
         Args:
@@ -82,9 +82,9 @@ class Wiener(Filter):
         super().__init__()
         self.balance = balance
 
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
         roughness = laplacian_symbol(blur.size).square()
-        return filtered(y, blur.transfer.conj() / (blur.power + self.balance * roughness))
+        return multiply_spectrum(y, blur.transfer.conj() / (blur.power + self.balance * roughness))
 
 
 @checked
@@ -101,8 +101,8 @@ class UnsupervisedWiener(Filter):
         super().__init__()
         self.seed = seed
 
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
-        """See `Filter.restored`.
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        """See `Filter.restore`.
 
         Raises:
             InputError: images of fewer than 3 x 3 pixels, on which no Laplacian fits.
@@ -118,13 +118,13 @@ class UnsupervisedWiener(Filter):
         kernels = torch.fft.irfft2(blur.transfer, s=blur.size).roll(centre, (2, 3))
         kernels = kernels.expand(len(y), -1, -1, -1)[:, 0]
 
-        def sampled(channel: Array, i: int) -> Array:
+        def sample(channel: Array, i: int) -> Array:
             restored: Array = restoration.unsupervised_wiener(  # type: ignore[no-untyped-call]
                 channel, kernels[i].numpy(), clip=False, rng=self.seed
             )[0]
             return restored
 
-        return each_channel(sampled, y)
+        return each_channel(sample, y)
 
 
 @checked
@@ -142,7 +142,7 @@ class RichardsonLucy(Filter):
         super().__init__()
         self.iterations = iterations
 
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
         y = y.clamp_min(0)
         u = torch.full_like(y, 0.5)
         kind = torch.finfo(y.dtype)
@@ -170,14 +170,14 @@ class WienerTV(Wiener):
         super().__init__(balance=balance)
         self.weight = weight
 
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
-        def denoised(channel: Array, _: int) -> Array:
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        def denoise(channel: Array, _: int) -> Array:
             restored: Array = restoration.denoise_tv_chambolle(  # type: ignore[no-untyped-call]
                 channel, weight=self.weight
             )
             return restored
 
-        return each_channel(denoised, super().restored(y, blur))
+        return each_channel(denoise, super().restore(y, blur))
 
 
 @checked
@@ -198,14 +198,14 @@ class WienerNLM(Wiener):
         super().__init__(balance=balance)
         self.strength, self.reach = strength, reach
 
-    def restored(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
-        def denoised(channel: Array, _: int) -> Array:
+    def restore(self, y: Tensor, blur: PeriodicBlur) -> Tensor:
+        def denoise(channel: Array, _: int) -> Array:
             restored: Array = restoration.denoise_nl_means(
                 channel, patch_size=5, patch_distance=self.reach, h=self.strength, fast_mode=True
             )
             return restored
 
-        return each_channel(denoised, super().restored(y, blur))
+        return each_channel(denoise, super().restore(y, blur))
 
 
 def each_channel(function: Callable[[Array, int], Array], images: Tensor) -> Tensor:

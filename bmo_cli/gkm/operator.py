@@ -33,7 +33,7 @@ from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.solver.state import State
 
 
-def unchanged(u: State) -> State:
+def identity(u: State) -> State:
     """u."""
     return u
 
@@ -50,7 +50,7 @@ class BoundOperator:
 
     apply: Callable[[State, int], State]
     metric: Metric
-    lift: StateMap = unchanged
+    lift: StateMap = identity
     readout: StateMap | None = None
 
 
@@ -178,7 +178,7 @@ def _number(value: float | Tensor) -> float:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def inside(step: Tensor) -> float:
+def share_of_positive(step: Tensor) -> float:
     """`step_share` of a step that may have any finite positive length."""
     return 0.0 if 0 < step.item() < math.inf else math.inf
 

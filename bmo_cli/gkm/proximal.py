@@ -12,8 +12,8 @@ from bmo_cli.gkm.operator import (
     Exponential,
     NumericalOperator,
     curvature,
-    inside,
     lipschitz_of,
+    share_of_positive,
 )
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem
@@ -62,7 +62,7 @@ class ProximalGradient(NumericalOperator):
 
     def step_share(self, problem: Problem) -> float:
         gamma: Tensor = self.gamma() / lipschitz_of(problem, self)
-        return float(gamma.item()) * curvature(problem.f) / 2 + inside(gamma)
+        return float(gamma.item()) * curvature(problem.f) / 2 + share_of_positive(gamma)
 
 
 @checked
@@ -89,7 +89,7 @@ class Resolvent(NumericalOperator):
         return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
 
     def step_share(self, problem: Problem) -> float:
-        return inside(self.gamma() / lipschitz_of(problem, self))
+        return share_of_positive(self.gamma() / lipschitz_of(problem, self))
 
 
 @checked
@@ -135,8 +135,8 @@ class DouglasRachford(NumericalOperator):
             z = problem.g.prox(reflected, length)
             return tuple(b + c - a for a, b, c in zip(x, s, z, strict=True))
 
-        one: Tensor = torch.ones_like(gamma.detach())
-        return BoundOperator(apply, ScaledIdentity(one), readout=resolvent)
+        unit: Tensor = torch.ones_like(gamma.detach())
+        return BoundOperator(apply, ScaledIdentity(unit), readout=resolvent)
 
     def step_share(self, problem: Problem) -> float:
-        return inside(self.gamma() / lipschitz_of(problem, self))
+        return share_of_positive(self.gamma() / lipschitz_of(problem, self))

@@ -82,11 +82,11 @@ class Stage(nn.Module):
                 "(gkm=pg, gkm=dr), in whose place the network then is"
             )
 
-        def composed(u: State, k: int) -> State:
+        def apply_both(u: State, k: int) -> State:
             first, *others = bound.apply(u, k)
             return (network(first), *others)
 
-        return BoundOperator(composed, bound.metric, bound.lift, bound.readout)
+        return BoundOperator(apply_both, bound.metric, bound.lift, bound.readout)
 
     def _guide(self, problem: Problem) -> Tensor:
         with suppress(NotImplementedError):
@@ -137,7 +137,7 @@ class GKM(nn.Module):
             raise InputError(
                 "net=layers is for an unknown of two layers (task=derain), and this task's has one"
             )
-        if type(net) is Identity or (isinstance(net, Layers) and net.identity):
+        if type(net) is Identity or (isinstance(net, Layers) and net.is_identity):
             net = None
         if net is not None:
             _refuse_lazy_layers(net)

@@ -50,7 +50,7 @@ class HyperOptimizer(ABC):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         """Run `iterations` inner iterations; `objective.backward()` yields the hyper-gradient."""
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         """Of how many of `iterations` inner iterations `objective` keeps the graph."""
         return iterations
 

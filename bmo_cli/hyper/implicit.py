@@ -60,7 +60,7 @@ class Implicit(HyperOptimizer):
         self.backward_iterations = backward_iterations
         self.backward_tolerance = backward_tolerance
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return 1
 
     def accuracy(self, iterations: int) -> float | None:

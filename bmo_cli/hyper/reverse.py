@@ -17,7 +17,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.memory import MIB, free_memory, in_words
-from bmo_cli.nets.mode import rehearsal
+from bmo_cli.nets.mode import preserved_state
 from bmo_cli.solver.cost import SavedBytes
 from bmo_cli.solver.fixed_point import FixedPointMap, Solution, UpdateRule, iterate
 from bmo_cli.solver.problem import Loss, Sample
@@ -45,7 +45,7 @@ class Need:
     iteration: int
     working: int
 
-    def of(self, parts: int) -> Need:
+    def for_parts(self, parts: int) -> Need:
         """What several take at the same time."""
         return Need(parts * self.state, parts * self.iteration, parts * self.working)
 
@@ -55,7 +55,7 @@ class Need:
         graphs = self.iteration * (_PACKING * segment if segment < iterations else iterations)
         return math.ceil(states * self.state + graphs + self.working)
 
-    def longest(self, iterations: int, budget: float) -> int | None:
+    def longest_segment(self, iterations: int, budget: float) -> int | None:
         """The longest segment that fits, and so the fewest iterations repeated; None: none does.
 
         With ceil(K / m) <= K / m + 1, m is at most the larger root of
@@ -65,8 +65,8 @@ class Need:
             return iterations
         left = budget - self.working
         graph = max(_PACKING * self.iteration, 1)
-        inside = left**2 - 4 * graph * self.state * iterations
-        root = (left + math.sqrt(max(inside, 0.0))) / (2 * graph)
+        discriminant = left**2 - 4 * graph * self.state * iterations
+        root = (left + math.sqrt(max(discriminant, 0.0))) / (2 * graph)
         near = (min(int(root) + 1, iterations), int(root), 1)
         return next((m for m in near if m and self.total(iterations, m) <= budget), None)
 
@@ -91,10 +91,10 @@ class ReverseMode(HyperOptimizer):
     ) -> None:
         mapping = scheme.bind(sample.problem)
         update = self._update_rule(mapping, mapping.loss_on_state(sample.loss))
-        kept = self.differentiated(iterations)
-        need = measured(mapping, sample.initial, update).of(parts)
+        kept = self.differentiated_iterations(iterations)
+        need = measure_need(mapping, sample.initial, update).for_parts(parts)
         key = _key(kept, mapping.lift(sample.initial))
-        self._segments[key] = self._choose(scheme, need, kept, free)
+        self._segments[key] = self._choose_segment(scheme, need, kept, free)
 
     def reduce_memory(self) -> bool:
         if (
@@ -125,9 +125,11 @@ class ReverseMode(HyperOptimizer):
         key = _key(iterations, initial)
         if key not in self._segments and torch.is_grad_enabled():
             device = initial[0].device
-            with rehearsal(scheme, device):
-                need = measured(mapping, initial, update)
-            self._segments[key] = self._choose(scheme, need, iterations, free_memory(device))
+            with preserved_state(scheme, device):
+                need = measure_need(mapping, initial, update)
+            self._segments[key] = self._choose_segment(
+                scheme, need, iterations, free_memory(device)
+            )
         return iterate_lean(
             mapping,
             initial,
@@ -138,7 +140,7 @@ class ReverseMode(HyperOptimizer):
             start=start,
         )
 
-    def _choose(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
+    def _choose_segment(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
         """m, the number of iterations whose graph is kept at a time.
 
         Raises:
@@ -146,7 +148,7 @@ class ReverseMode(HyperOptimizer):
                 repeated that are another time others.
         """
         self._repeats = scheme.behaviour.repeatable
-        segment = self._fitting(need, iterations, free)
+        segment = self._fitting_segment(need, iterations, free)
         if self._repeats or segment == iterations:
             return segment
         takes = in_words(need.total(iterations, iterations))
@@ -156,7 +158,7 @@ class ReverseMode(HyperOptimizer):
             f"about {takes}, or hyper=truncated"
         )
 
-    def _fitting(self, need: Need, iterations: int, free: int | None) -> int:
+    def _fitting_segment(self, need: Need, iterations: int, free: int | None) -> int:
         """m, as the memory decides.
 
         Raises:
@@ -171,10 +173,10 @@ class ReverseMode(HyperOptimizer):
         if wanted is None:
             given = self.memory_mib
             budget = _SHARE * budget if given is None else min(given * MIB, budget)
-        segment = need.longest(iterations, budget) if wanted is None else wanted
+        segment = need.longest_segment(iterations, budget) if wanted is None else wanted
         if segment is not None and need.total(iterations, segment) <= budget:
             if wanted is None and segment < iterations and self._repeats:
-                _say(need, iterations, segment, budget)
+                _log_segments(need, iterations, segment, budget)
             return segment
         lean = need.total(iterations, 1)
         takes = f"train.iterations={iterations} needs about "
@@ -198,7 +200,7 @@ class ReverseMode(HyperOptimizer):
         )
 
 
-def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
+def _log_segments(need: Need, iterations: int, segment: int, budget: float) -> None:
     log.info(
         "memory: the graph of %d iterations takes %s, and there are %s; %s, and what lies between "
         "is repeated in the backward sweep (%s)",
@@ -210,7 +212,7 @@ def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
     )
 
 
-def measured(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
+def measure_need(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
     """What the second of two iterations adds; the first keeps what all share as well."""
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))

@@ -42,7 +42,7 @@ class Separate(HyperOptimizer):
         value = sample.loss.value((scheme.bind_network(network)(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return 1
 
     def check(self, scheme: GKM) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ class Truncated(ReverseMode):
         objective = loss.value(ended.value).mean() / loss.size
         return Outcome(objective, ended.residuals[-1], ended.status)
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return min(self.last, iterations)
 
     def check(self, scheme: GKM) -> tuple[str, ...]:

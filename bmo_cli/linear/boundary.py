@@ -56,7 +56,7 @@ def interior(y: Tensor, margin: int | tuple[int, int]) -> Tensor:
     return y[..., rows : height - rows, columns : width - columns]
 
 
-def aligned(pixels: int) -> int:
+def align_up(pixels: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-pixels // ALIGNMENT) * ALIGNMENT
 
@@ -119,12 +119,12 @@ def in_tiles(
         made = restore(y)
         enlargement(y, made)
         return made
-    side, margin = aligned(side), aligned(margin)
+    side, margin = align_up(side), align_up(margin)
     out, factor = None, (1, 1)
     for top, left in itertools.product(range(0, height, side), range(0, width, side)):
         bottom, right = min(height, top + side), min(width, left + side)
-        above, rows = _seen(top, bottom, margin, height, periodic)
-        before, columns = _seen(left, right, margin, width, periodic)
+        above, rows = _indices_around(top, bottom, margin, height, periodic)
+        before, columns = _indices_around(left, right, margin, width, periodic)
         tile = y[..., rows[:, None], columns]
         made = restore(tile)
         if out is None:
@@ -150,7 +150,9 @@ def _window(
     return image
 
 
-def _seen(start: int, stop: int, margin: int, length: int, periodic: bool) -> tuple[int, Tensor]:
+def _indices_around(
+    start: int, stop: int, margin: int, length: int, periodic: bool
+) -> tuple[int, Tensor]:
     """Indices of what is seen around [start, stop), after how many pixels of margin before it."""
     before = margin if periodic else min(margin, start)
     after = margin if periodic else min(margin, length - stop)

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.map import LinearMap
 
 
@@ -55,6 +55,6 @@ class PeriodicGradient(LinearMap):
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         def solve(v: Tensor) -> Tensor:
             inverse = 1 / (1 + gamma * laplacian_symbol(self.size).to(v))
-            return filtered(v, inverse)
+            return multiply_spectrum(v, inverse)
 
         return solve

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.linear.map import LinearMap
 
@@ -80,6 +80,8 @@ class StreakGradient(LinearMap):
 
         def solve(v: Tensor) -> Tensor:
             symbols = zip(v.chunk(2, 1), (both, vertical), strict=True)
-            return torch.cat([filtered(u, 1 / (1 + gamma * s.to(v))) for u, s in symbols], 1)
+            return torch.cat(
+                [multiply_spectrum(u, 1 / (1 + gamma * s.to(v))) for u, s in symbols], 1
+            )
 
         return solve

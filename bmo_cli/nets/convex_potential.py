@@ -30,8 +30,8 @@ class ConvexPotential(Network):
     The filters have zero mean: constant images are fixed points. |W| is bounded rigorously for
     images of every size (`nets.operator_norms`). Borders are periodic. With L = 1 the network is
     one gradient step on a learned convex regulariser. (Meunier et al., "A dynamical system
-    perspective for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping; Goujon et al., "A
-    neural-network-based convex regularizer for inverse problems", IEEE TCI 2023.)
+    perspective for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping;
+    Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023.)
 
     Args:
         channels: of the images, 1 or 3.

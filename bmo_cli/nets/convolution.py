@@ -31,10 +31,10 @@ def bound_convolution(layer: nn.Conv2d) -> Map:
     few, many = sorted((layer.in_channels, layer.out_channels))
     if few > _FEW or many < _MANY or layer.weight.device.type != "cpu" or not _is_plain(layer):
         return layer
-    return _thin(layer)
+    return _as_matrix_product(layer)
 
 
-def _thin(layer: nn.Conv2d) -> Map:
+def _as_matrix_product(layer: nn.Conv2d) -> Map:
     spreads, bias = layer.out_channels > layer.in_channels, layer.bias
     few, many = sorted((layer.in_channels, layer.out_channels))
     k = layer.kernel_size[0]
@@ -81,12 +81,12 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, rows, kernel = ctx.saved_tensors
         to_x, to_rows, _ = ctx.needs_input_grad
-        found = None
+        grad_x = None
         if to_x and torch.is_grad_enabled():
-            found = _Gather.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
+            grad_x = _Gather.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
         elif to_x:
-            found = _gather(gradient, rows, kernel.shape[-1])
-        return found, _correlate(x, gradient, kernel.shape[-1]) if to_rows else None, None
+            grad_x = _gather(gradient, rows, kernel.shape[-1])
+        return grad_x, _correlate(x, gradient, kernel.shape[-1]) if to_rows else None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -101,12 +101,12 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         z, rows, kernel = ctx.saved_tensors
         to_z, to_rows, _ = ctx.needs_input_grad
-        found = None
+        grad_z = None
         if to_z and torch.is_grad_enabled():
-            found = _Spread.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
+            grad_z = _Spread.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
         elif to_z:
-            found = _spread(gradient, kernel)
-        return found, _correlate(gradient, z, kernel.shape[-1]) if to_rows else None, None
+            grad_z = _spread(gradient, kernel)
+        return grad_z, _correlate(gradient, z, kernel.shape[-1]) if to_rows else None, None
 
 
 def _spread(x: Tensor, kernel: Tensor) -> Tensor:

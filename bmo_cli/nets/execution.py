@@ -43,8 +43,8 @@ class Execution:
         else:
             network = net.bind(guide)
 
-        def checked(x: Tensor) -> Tensor:
-            output = require_alike(net, x, self._lowered(network, x))
+        def apply_checked(x: Tensor) -> Tensor:
+            output = require_alike(net, x, self._apply_in_precision(network, x))
             if self.finite and not _is_finite(output) and _is_finite(x):
                 raise InputError(
                     f"{type(net).__name__} returned values that are not finite for a finite image "
@@ -52,9 +52,9 @@ class Execution:
                 )
             return output
 
-        return checked
+        return apply_checked
 
-    def _lowered(self, network: Map, x: Tensor) -> Tensor:
+    def _apply_in_precision(self, network: Map, x: Tensor) -> Tensor:
         """The network's output, its layers in the precision that was asked for."""
         if self.precision is None:
             return network(x)

@@ -54,7 +54,7 @@ class Layers(Network):
         return tuple(net for net in self.parts if isinstance(net, Network))
 
     @property
-    def identity(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether no layer has a network."""
         return all(type(net) is Identity for net in self.networks)
 
@@ -75,9 +75,9 @@ class Layers(Network):
 
     def bound(self) -> NormBound | None:
         """The largest of the layers' bounds; None where one is unknown."""
-        found = [net.bound() for net in self.networks]
-        known = [bound for bound in found if bound is not None]
-        if len(known) < len(found):
+        bounds = [net.bound() for net in self.networks]
+        known = [bound for bound in bounds if bound is not None]
+        if len(known) < len(bounds):
             return None
         layers = tuple(
             LayerBound(f"{name}: {layer.layer}", layer.value, layer.how)

@@ -51,7 +51,7 @@ class Behaviour:
 
 
 @contextmanager
-def training(module: nn.Module) -> Iterator[None]:
+def training_mode(module: nn.Module) -> Iterator[None]:
     """Context in which a module is in training mode; afterwards it is in evaluation mode."""
     module.train()
     try:
@@ -61,7 +61,7 @@ def training(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: Sequence[int], device: torch.device) -> Iterator[None]:
+def fixed_seed(seed: Sequence[int], device: torch.device) -> Iterator[None]:
     """Context in which every global generator starts from a seed; afterwards all are as before.
 
     Args:
@@ -82,7 +82,7 @@ def seeded(seed: Sequence[int], device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
+def preserved_state(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Context of passes that leave no trace: weights, buffers and generators are then as before.
 
     Args:
@@ -98,7 +98,7 @@ def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
         for name, tensor in entries.items()
         if tensor is not None
     ]
-    with seeded([0], device):
+    with fixed_seed([0], device):
         try:
             yield
         finally:

@@ -48,8 +48,8 @@ def read_weights(file: str) -> dict[str, Tensor]:
             "could run code and is refused; write it with torch.save(net.state_dict(), FILE)"
         ) from error
     if not isinstance(content, Mapping) or not content:
-        found = f"a {type(content).__name__}" if content else "nothing"
-        raise InputError(f"weights {file} must hold a state dict of tensors, found {found}")
+        kind = f"a {type(content).__name__}" if content else "nothing"
+        raise InputError(f"weights {file} must hold a state dict of tensors, found {kind}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(

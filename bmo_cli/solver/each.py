@@ -60,14 +60,16 @@ def iterate_each(
     waiting = torch.ones_like(left, dtype=torch.bool)  # of the problems that are still iterated
     for k in range(iterations + 1):
         Du = mapping.D(u, k)
-        found = mapping.residual(u, Du)
-        lost = waiting & ~torch.isfinite(found) & (k < iterations)  # then it is no iterate's
-        ends = waiting if k == iterations else waiting & ((found <= tolerance) | lost)
+        current_residuals = mapping.residual(u, Du)
+        lost = (
+            waiting & ~torch.isfinite(current_residuals) & (k < iterations)
+        )  # then it is no iterate's
+        ends = waiting if k == iterations else waiting & ((current_residuals <= tolerance) | lost)
         if ends.any():
             rows = left[ends]
             for whole, block in zip(value, u, strict=True):
                 whole[rows] = block[ends]
-            counts[rows], residuals[rows] = k, found[ends]
+            counts[rows], residuals[rows] = k, current_residuals[ends]
             waiting = waiting & ~ends
         if lost.any():
             return Ends(value, Status.NONFINITE, counts, residuals)

@@ -35,7 +35,7 @@ class Acceleration(Protocol):
         """u^{k+1}, given u^k and the point that the iteration proposes."""
 
 
-def _unchanged(u: State) -> State:
+def _identity(u: State) -> State:
     return u
 
 
@@ -66,7 +66,7 @@ class FixedPointMap:
     D: Callable[[State, int], State]
     metric: Metric
     alpha: float = 1.0
-    lift: StateMap = _unchanged
+    lift: StateMap = _identity
     readout: StateMap | None = None
 
     def estimate(self, u: State) -> State:

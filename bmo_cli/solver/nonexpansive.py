@@ -81,7 +81,7 @@ def worst_pair(
     """
     search = _Search(mapping, points, radius, k)
     draws = _random_directions(search.a, seed)
-    d = search.resized(next(draws) if direction is None else direction)
+    d = search.resize(next(draws) if direction is None else direction)
     best: Pair | None = None
     for _ in range(turns):
         pair, turned = search.turn(d)
@@ -89,10 +89,10 @@ def worst_pair(
         if pair.ratio == float("inf"):
             return pair
         if turned is None:
-            d = search.resized(next(draws))
+            d = search.resize(next(draws))
             continue
         gone = inner(turned, turned) == 0  # D is constant there: the old direction is as good
-        d = search.resized(_where(gone, d, turned))
+        d = search.resize(_choose(gone, d, turned))
     assert best is not None
     return best
 
@@ -123,23 +123,23 @@ def krylov_pair(
     v = next(_random_directions(search.a, seed))
     best: Pair | None = None
     for _ in range(turns):
-        pair, turned = search.turn(search.resized(v))
+        pair, turned = search.turn(search.resize(v))
         best = pair if best is None or pair.surely > best.surely else best
         size = metric.norm(v)
         unit = torch.isfinite(size) & (size > 0)  # 0 where the space is exhausted
         if turned is None or pair.ratio == float("inf") or not unit.all():
             break
         length = inner(v, v).sqrt()  # `turned` is of v over its length
-        v, turned = _scaled(v, 1 / size), _scaled(turned, length / size)
+        v, turned = _scale_each(v, 1 / size), _scale_each(turned, length / size)
         basis.append(v)
         products.append(turned)
         v = turned
         for _ in range(2):  # the second time removes what rounding left
             for u in basis:
                 share = inner(metric.apply(u), v)
-                v = subtract(v, _scaled(u, share))
+                v = subtract(v, _scale_each(u, share))
     if basis and best is not None and best.ratio < float("inf"):
-        pair, _ = search.turn(search.resized(_ritz_vector(metric, basis, products)))
+        pair, _ = search.turn(search.resize(_ritz_vector(metric, basis, products)))
         best = pair if pair.surely > best.surely else best
     assert best is not None
     return best
@@ -172,10 +172,10 @@ class _Search:
             self._Da = mapping.D(self.a, k)
         self._size = radius * (inner(self.a, self.a).sqrt() + 1)
 
-    def resized(self, d: State) -> State:
+    def resize(self, d: State) -> State:
         """d scaled to the length of all pairs; 0 stays 0."""
         length = inner(d, d).sqrt()
-        return _scaled(d, torch.where(length > 0, self._size / length, 0.0))
+        return _scale_each(d, torch.where(length > 0, self._size / length, 0.0))
 
     def turn(self, d: State) -> tuple[Pair, State | None]:
         """The pair (a + d, a), and G^{-1} J^T G (D(a + d) - D(a)); None: D has no derivative."""
@@ -212,7 +212,7 @@ def _ritz_vector(metric: Metric, basis: list[State], products: list[State]) -> S
     gram = torch.stack(rows, 1).double()  # (B, m, m)
     _, vectors = torch.linalg.eigh((gram + gram.mT) / 2)
     weights = vectors[..., -1].to(basis[0][0])  # (B, m), of the largest eigenvalue
-    parts = [_scaled(u, weights[:, i]) for i, u in enumerate(basis)]
+    parts = [_scale_each(u, weights[:, i]) for i, u in enumerate(basis)]
     return tuple(torch.stack(block).sum(0) for block in zip(*parts, strict=True))
 
 
@@ -248,12 +248,12 @@ def _rounding_noise(metric: Metric, Da: State) -> Tensor:
     return inner(noise, metric.apply(noise)).clamp_min(0).sqrt()
 
 
-def _where(chosen: Tensor, u: State, v: State) -> State:
+def _choose(chosen: Tensor, u: State, v: State) -> State:
     """u for the problems that `chosen`, (B,), names, v for the others."""
     return tuple(torch.where(_per_problem(chosen, a), a, b) for a, b in zip(u, v, strict=True))
 
 
-def _scaled(d: State, factor: Tensor) -> State:
+def _scale_each(d: State, factor: Tensor) -> State:
     """d times `factor`, (B,)."""
     return tuple(x * _per_problem(factor, x) for x in d)
 

@@ -201,7 +201,7 @@ class Sample:
     seed: int = 0
     part: tuple[int, int] = (0, 1)
 
-    def divided(self, i: int, n: int) -> Sample:
+    def equal_part(self, i: int, n: int) -> Sample:
         """The i-th of n equal parts of this batch.
 
         Raises:

@@ -116,13 +116,13 @@ class _Sweep:
             blocks = graph.begin if wanted else ()
             pulled = _pull(graph.end, (*blocks, *self.omega), cotangent)
             del graph
-            for j, found in enumerate(pulled[len(blocks) :]):
-                total[j] = _added(total[j], found)
+            for j, gradient in enumerate(pulled[len(blocks) :]):
+                total[j] = _add(total[j], gradient)
             if not wanted:
                 return None, total
             cotangent = tuple(
-                torch.zeros_like(block) if found is None else found
-                for block, found in zip(state, pulled, strict=False)
+                torch.zeros_like(block) if gradient is None else gradient
+                for block, gradient in zip(state, pulled, strict=False)
             )
         return cotangent, total
 
@@ -177,20 +177,20 @@ def _pull(outputs: State, inputs: Sequence[Tensor], cotangent: State) -> tuple[T
     return torch.autograd.grad(ends, inputs, weights, retain_graph=True, allow_unused=True)
 
 
-def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
 def _variables(outputs: State) -> list[Tensor]:
     """Every leaf that a graph leads to."""
     stack: list[Any] = [block.grad_fn for block in outputs if block.grad_fn is not None]
-    seen, found = set(stack), []
+    visited, variables = set(stack), []
     while stack:
         node = stack.pop()
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            variables.append(node.variable)
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
+            if following is not None and following not in visited:
+                visited.add(following)
                 stack.append(following)
-    return found
+    return variables

@@ -22,7 +22,7 @@ from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.patches import as_tensor, central
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
-from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.linear.blur import PeriodicBlur, stack_kernels, transfer_function
 from bmo_cli.linear.boundary import continue_periodically, interior
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
@@ -162,7 +162,7 @@ class Deconvolution(Task):
         of_file = kernels_file(kernels, data.root) is not None
         self.kernel_content = kernels_digest(chosen) if of_file else None  # else the keys say it
         self._kernel_numbers = [list(found).index(name) for name in chosen]
-        stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
+        stack = stack_kernels([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
         self.register_buffer("kernels", stack, persistent=False)
         self._photographs = Photographs(data)

@@ -15,7 +15,7 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
 from bmo_cli.nets.execution import Execution
-from bmo_cli.nets.mode import rehearsal, seeded, training
+from bmo_cli.nets.mode import fixed_seed, preserved_state, training_mode
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
@@ -93,7 +93,7 @@ class HyperGradient:
             for p in self.parameters:
                 p.grad = None
             try:
-                with training(self.scheme), seeded([*self.seed, step], device):
+                with training_mode(self.scheme), fixed_seed([*self.seed, step], device):
                     return self._differentiate(sample, scale, cost)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -120,10 +120,10 @@ class HyperGradient:
             InputError: the hyper-gradient would not fit.
         """
         part, device = self.threads.parts(sample)[0], sample.initial[0].device
-        with rehearsal(self.scheme, device):
+        with preserved_state(self.scheme, device):
             self.hyper.plan(self.scheme, part, self.iterations, free, self.threads.count * sharing)
         if self.execution.compiled:
-            with rehearsal(self.scheme, device):
+            with preserved_state(self.scheme, device):
                 self.warm_up(sample)
 
     def warm_up(self, sample: Sample) -> None:
