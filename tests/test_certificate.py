@@ -13,10 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_configs import composed
 
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.predictions import assess_stationarity, assess_uniqueness, gradient_decay
-from bmo_cli.certificate.trajectory import TASK_START, Motion, Trajectory, follow, starts
 from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
@@ -39,6 +35,10 @@ from bmo_cli.solver.problem import Problem
 from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.tasks.sparse_coding import SparseCoding
 from bmo_cli.training import run as training
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.predictions import assess_stationarity, assess_uniqueness, gradient_decay
+from bmo_cli.verification.trajectory import TASK_START, Motion, Trajectory, follow, starts
 
 ONE = ScaledIdentity(torch.ones((), dtype=torch.float64))
 

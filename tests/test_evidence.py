@@ -11,9 +11,6 @@ import torch
 from torch import nn
 
 import bmo_cli
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.evidence import _is_as_written, declarers, is_own
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.accelerated import FISTA
@@ -47,6 +44,9 @@ from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.nonexpansive import constant_direction, krylov_pair, worst_pair
 from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.tasks.deconvolution import blur_problem
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.evidence import _is_as_written, declarers, is_own
 
 SIZE = (8, 6)
 SEARCH = Certify(horizon=40)

@@ -6,7 +6,6 @@ import torch
 from scipy.ndimage import convolve
 from skimage import restoration
 
-from bmo_cli.audit.measure import audit_norm
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.dpir import DPIR, gaussian_average
 from bmo_cli.gkm.filters import (
@@ -25,6 +24,7 @@ from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.nonexpansive import largest_ratio
 from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.audit import audit_norm
 
 FILTERS = [Wiener(), UnsupervisedWiener(), RichardsonLucy(iterations=3), WienerTV(), WienerNLM()]
 SIZE = (24, 31)

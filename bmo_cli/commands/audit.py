@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
-from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.commands import plugins_word
 from bmo_cli.config.compose import compose
 from bmo_cli.errors import BmoError, InputError, nearest
@@ -25,6 +23,8 @@ from bmo_cli.results.figures import error_against_cost
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import comma_separated, markdown, text_table
+from bmo_cli.verification.audit import GradientRecord, NormRecord, audit_gradient, audit_norm
+from bmo_cli.verification.audit_problems import PROBLEMS
 
 log = logging.getLogger("bmo")
 

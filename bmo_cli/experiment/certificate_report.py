@@ -13,8 +13,6 @@ from typing import Any
 
 from safetensors.torch import save
 
-from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
-from bmo_cli.certificate.findings import Finding
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
@@ -25,6 +23,8 @@ from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample
+from bmo_cli.verification.certificate import PATIENCE, Certificate, Subject, certify
+from bmo_cli.verification.findings import Finding
 
 log = logging.getLogger("bmo")
 

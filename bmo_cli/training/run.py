@@ -10,7 +10,6 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from bmo_cli.certificate.predictions import gradient_decay
 from bmo_cli.config.commands import command
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError, Interrupted
@@ -53,6 +52,7 @@ from bmo_cli.training.progress import Console
 from bmo_cli.training.threads import CpuThreads
 from bmo_cli.training.timer import Profile, Untimed
 from bmo_cli.training.trainer import Trainer
+from bmo_cli.verification.predictions import gradient_decay
 
 log = logging.getLogger("bmo")
 

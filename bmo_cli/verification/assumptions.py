@@ -8,8 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bmo_cli.certificate.declared import Check
-from bmo_cli.certificate.evidence import (
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.nonexpansive import Pair
+from bmo_cli.solver.problem import Loss, Problem, Sample
+from bmo_cli.solver.state import State, inner, subtract
+from bmo_cli.verification.declared import Check
+from bmo_cli.verification.evidence import (
     are_convex,
     declarers,
     functions_of,
@@ -18,7 +23,7 @@ from bmo_cli.certificate.evidence import (
     parts_of_network,
     statements_of,
 )
-from bmo_cli.certificate.findings import (
+from bmo_cli.verification.findings import (
     MEASURED,
     Bound,
     Finding,
@@ -28,12 +33,7 @@ from bmo_cli.certificate.findings import (
     nan_last,
     rounding_of,
 )
-from bmo_cli.certificate.trajectory import Trajectory
-from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.metric import Metric
-from bmo_cli.solver.nonexpansive import Pair
-from bmo_cli.solver.problem import Loss, Problem, Sample
-from bmo_cli.solver.state import State, inner, subtract
+from bmo_cli.verification.trajectory import Trajectory
 
 
 def assess_weights(scheme: GKM) -> Finding:

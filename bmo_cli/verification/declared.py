@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bmo_cli.certificate.evidence import functions_of, is_own, maps_of, parts_of_metric
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.linear.map import LinearMap
@@ -31,6 +30,7 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State, inner, scale, subtract
+from bmo_cli.verification.evidence import functions_of, is_own, maps_of, parts_of_metric
 
 _EQUAL = 1e-4
 """relative difference of two numbers in float32 that should be equal"""

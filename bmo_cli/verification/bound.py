@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bmo_cli.certificate.evidence import (
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.evidence import (
     are_convex,
     declarers,
     functions_of,
@@ -14,9 +16,7 @@ from bmo_cli.certificate.evidence import (
     parts_of_scheme,
     statements_of,
 )
-from bmo_cli.certificate.findings import Bound, nan_last, rounding_of
-from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.findings import Bound, nan_last, rounding_of
 
 
 def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bound:

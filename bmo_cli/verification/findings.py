@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from bmo_cli.certificate.evidence import Evidence
 from bmo_cli.nets.network import LayerBound, Network
+from bmo_cli.verification.evidence import Evidence
 
 Verdict = Literal["holds", "violated", "not verifiable", "not used", "several"]
 

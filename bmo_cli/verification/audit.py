@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bmo_cli.audit.problems import SmallProblem, norm_problems
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import Bounded, Exponential, NumericalOperator
 from bmo_cli.gkm.scheme import GKM
@@ -21,6 +20,7 @@ from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.solver.cost import Cost, SavedBytes
 from bmo_cli.solver.nonexpansive import largest_ratio
 from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.audit_problems import SmallProblem, norm_problems
 
 _STEP = 1e-6  # of the central differences; truncation and rounding are then below 1e-8
 _REPEATS = 3

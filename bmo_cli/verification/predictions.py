@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from bmo_cli.certificate.findings import Finding, finite_or_none
-from bmo_cli.certificate.trajectory import Trajectory
+from bmo_cli.verification.findings import Finding, finite_or_none
+from bmo_cli.verification.trajectory import Trajectory
 
 
 def assess_residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:

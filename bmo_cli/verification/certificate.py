@@ -21,11 +21,6 @@ from typing import Literal
 
 import torch
 
-from bmo_cli.certificate import assumptions, predictions
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.declared import Check, check_constants, check_declarations, check_one_map
-from bmo_cli.certificate.findings import MEASURED, Bound, Finding
-from bmo_cli.certificate.trajectory import TASK_START, Trajectory, distance, follow, starts
 from bmo_cli.config.schema import Certify as Settings
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.fixed_point import FixedPointMap, iterate
@@ -39,6 +34,11 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
+from bmo_cli.verification import assumptions, predictions
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.declared import Check, check_constants, check_declarations, check_one_map
+from bmo_cli.verification.findings import MEASURED, Bound, Finding
+from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, follow, starts
 
 log = logging.getLogger("bmo")
 

@@ -1,0 +1,1 @@
+"""Does a scheme keep what it promises: the convergence certificate, and the audit of gradients."""
