@@ -1,4 +1,4 @@
-"""Multiplication in the Fourier domain: what periodic maps of images have in common.
+"""Multiplication in the Fourier domain, which periodic maps of images share.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -13,10 +13,10 @@ from torch.fft import irfft2, rfft2
 
 
 class _SpectralMultiplier(torch.autograd.Function):
-    """A real multiplier in the Fourier domain: symmetric, so that it is its own derivative.
+    """A real multiplier in the Fourier domain. The map is symmetric: it is its own derivative.
 
-    Torch's derivative of `irfft2` weighs the columns of the half spectrum one by one, which for
-    small images takes longer than the transforms.
+    Torch's derivative of `irfft2` weights the columns of the half spectrum one by one. For small
+    images this takes longer than the transforms.
     """
 
     @staticmethod

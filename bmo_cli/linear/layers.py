@@ -45,7 +45,7 @@ class SumOfLayers(LinearMap):
 
 
 class StreakGradient(LinearMap):
-    """A (b, r) = (grad b, d r / d vertical): what is small for a clean image and upright streaks.
+    """A (b, r) = (grad b, d r / d vertical): small for a clean b and upright streaks r.
 
     (B, 2 C, H, W) -> (B, 3 C, H, W): vertical and horizontal forward differences of b, then the
     vertical ones of r; periodic.
@@ -60,7 +60,7 @@ class StreakGradient(LinearMap):
         self.norm_squared = self.computed_norm_squared()
 
     def computed_norm_squared(self) -> float:
-        return self._gradient.computed_norm_squared()  # the block of r is a part of that of b
+        return self._gradient.computed_norm_squared()  # the block of r is a part of the block of b
 
     def __call__(self, u: Tensor) -> Tensor:
         b, r = u.chunk(2, 1)

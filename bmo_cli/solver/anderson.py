@@ -1,10 +1,12 @@
-"""Safeguarded Anderson acceleration of the averaged iteration.
+"""Safeguarded Anderson acceleration of the averaged iteration (type II).
 
-Of the last m residuals f_i = T(u_i) - u_i the combination of least norm is taken, and the same
-combination of the T(u_i) is the next point (type II; Anderson, J. ACM 1965; Walker & Ni,
-SIAM J. Numer. Anal. 2011). A point whose residual is not smaller is given up: the iteration goes
-on from the averaged step that was available before, with an empty memory. The accepted residuals
-therefore decrease whenever those of T do.
+The method keeps the last m residuals f_i = T(u_i) - u_i and computes their affine combination of
+least norm. The next point is the same combination of the T(u_i). (Anderson, J. ACM 1965; Walker &
+Ni, SIAM J. Numer. Anal. 2011.)
+
+Safeguard: an accelerated point whose residual does not decrease is rejected. The iteration then
+continues from the last averaged step, with an empty memory. The accepted residuals therefore
+decrease whenever those of T do.
 
 Shape legend: B problems, n entries of a state, m points in memory.
 """
@@ -19,12 +21,13 @@ from bmo_cli.solver.state import State, binary_scale, scale, subtract
 
 
 class Anderson:
-    """An `Acceleration` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
+    """An `Acceleration` for `solver.fixed_point.iterate`. An object serves one solve.
 
     Args:
-        metric: G, in whose norm residuals are compared.
-        memory: m, how many earlier points are combined, >= 1.
-        iterations: of the solve; the last step is not accelerated, since nothing would check it.
+        metric: G; residuals are compared in its norm.
+        memory: m, number of earlier points that are combined, >= 1.
+        iterations: number of iterations of the solve. The last step is not accelerated, because no
+            later iteration would check it.
     """
 
     def __init__(self, metric: Metric, *, memory: int, iterations: int) -> None:
@@ -53,9 +56,9 @@ class Anderson:
         return subtract(averaged, correction)
 
     def _correction(self) -> Tensor:
-        """What the least-squares combination takes from the newest T(u_i), (B, n)."""
+        """Difference of the newest T(u_i) and the least-squares combination, (B, n)."""
         values, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
-        steps = steps / binary_scale((steps,))  # the weights below do not depend on the scale
+        steps = steps / binary_scale((steps,))  # the weights do not depend on the scale
         newest = steps[:, -1:]
         step_changes, value_changes = newest - steps[:, :-1], values[:, -1:] - values[:, :-1]
         gram = step_changes @ step_changes.mT

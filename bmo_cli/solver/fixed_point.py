@@ -1,9 +1,9 @@
-"""The fixed-point loop. It is the only one: training, evaluation and restoration all run it.
+"""The fixed-point loop of training, evaluation and restoration.
 
     T(u) = u + alpha (D(u) - u),     u^{k+1} = T(u^k)          (Krasnoselskii-Mann)
 
-The residual is |D(u) - u|_G / |u|_G, before damping: a small alpha cannot make it look small
-(docs/method.md, "The residual is that of D").
+The residual is |D(u) - u|_G / |u|_G. It is taken before averaging, so that a small alpha does not
+reduce it (docs/method.md, "The residual is that of D").
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from bmo_cli.solver.problem import Loss
 from bmo_cli.solver.state import State, detach, step_towards, subtract
 
 UpdateRule = Callable[[int, State, State], State]
-"""(k, u^k, T(u^k)) -> u^{k+1}, for schemes that add something to the averaged step."""
+"""(k, u^k, T(u^k)) -> u^{k+1}, for schemes that modify the averaged step."""
 
 Observer = Callable[[int, State, State], None]
 """Receives (k, u^k, u^{k+1}) after every iteration."""
 
 
 class Acceleration(Protocol):
-    """Extrapolates from the steps of one solve, which it remembers."""
+    """Extrapolates from the previous steps of one solve."""
 
     def accelerate(self, k: int, u: State, proposed: State) -> State:
         """u^{k+1}, given u^k and the point that the iteration proposes."""
@@ -40,7 +40,7 @@ def _identity(u: State) -> State:
 
 
 class _ReadLoss(Loss):
-    """l o readout; readouts are proximal maps, hence nonexpansive, and keep L_l (affine ones)."""
+    """l o readout. Readouts are proximal maps, hence nonexpansive; affine ones keep L_l."""
 
     def __init__(self, loss: Loss, readout: StateMap) -> None:
         self._loss, self._readout = loss, readout
@@ -52,15 +52,15 @@ class _ReadLoss(Loss):
 
 @dataclass(frozen=True)
 class FixedPointMap:
-    """A scheme at one problem: D with its metric, and the averaging that turns it into T.
+    """A scheme at one problem: D, its metric G, and the averaging that turns D into T.
 
     Attributes:
-        D: map of (state, iteration number k = 0, 1, ...); tied schemes ignore k.
-        metric: G, in whose norm D is meant to be nonexpansive.
-        alpha: averaging, in (0, 1); 1 is the undamped T = D.
+        D: map of (state, iteration number k = 0, 1, ...). Schemes with tied weights ignore k.
+        metric: G, in which D is meant to be nonexpansive.
+        alpha: averaging, in (0, 1]; 1 is the undamped T = D.
         lift: adds the blocks (auxiliary variables, multipliers) that a problem's initial state
-            lacks; a state that has them is returned as it is.
-        readout: the estimate of u in a state; None: its first block is.
+            lacks. A complete state is returned unchanged.
+        readout: map from a state to the estimate of u; None: the estimate is the first block.
     """
 
     D: Callable[[State, int], State]
@@ -70,7 +70,7 @@ class FixedPointMap:
     readout: StateMap | None = None
 
     def estimate(self, u: State) -> State:
-        """What a state says about u."""
+        """The estimate of u that a state holds."""
         return u if self.readout is None else self.readout(u)
 
     def loss_on_state(self, loss: Loss) -> Loss:
@@ -78,9 +78,9 @@ class FixedPointMap:
         return loss if self.readout is None else _ReadLoss(loss, self.readout)
 
     def residual(self, u: State, Du: State) -> Tensor:
-        """|D(u) - u|_G / |u|_G of each problem given D(u), shape (B,), outside any graph.
+        """|D(u) - u|_G / |u|_G of each problem, shape (B,), outside any graph.
 
-        At u = 0 it is relative to |D(u)|_G instead.
+        Where u = 0, it is relative to |D(u)|_G.
         """
         with torch.no_grad():
             step = self.metric.norm(subtract(detach(Du), detach(u)))
@@ -99,14 +99,14 @@ class Status(enum.Enum):
 
 @dataclass(frozen=True)
 class Solution:
-    """What the loop returns.
+    """The result of the loop.
 
     Attributes:
-        value: the last state; when `status` is NONFINITE the one before it.
+        value: the last state; if `status` is NONFINITE, the one before it.
         status: why the loop ended.
         iterations: evaluations of T that led to `value`.
         residuals: |D(u^k) - u^k|_G / |u^k|_G, the largest of the batch, for k = 0, 1, ... (or the
-            last alone); when `status` is CONVERGED the last entry belongs to `value`.
+            last only); if `status` is CONVERGED, the last entry belongs to `value`.
     """
 
     value: State
@@ -129,19 +129,19 @@ def iterate(
 ) -> Solution:
     """Iterate T from `initial`.
 
-    Differentiable through all iterations when called with gradients enabled.
+    With gradients enabled, the result is differentiable through all iterations.
 
     Args:
         mapping: D, G and alpha at one problem.
         initial: u^0, or only the blocks that the problem itself has.
         iterations: largest number of steps, >= 1.
-        tolerance: stop before a step whose residual is at most this for the whole batch; 0: never.
+        tolerance: stop where the residual of every problem is at most this; 0: never.
         update: computes u^{k+1} from u^k and T(u^k); None: u^{k+1} = T(u^k).
-        acceleration: extrapolates from what `update` returns; None: nothing does.
-        observe: is called after every iteration.
+        acceleration: extrapolates from the points that `update` returns; None: no acceleration.
+        observe: called after every iteration.
         start: number k of the first iteration, when `initial` is an iterate already.
-        watch: iterations whose residual is computed; "last" saves the time where neither
-            `tolerance` nor the way matters, and a lost iterate is found at the end.
+        watch: iterations whose residual is computed. "last" saves time where neither `tolerance`
+            nor the history matters; a non-finite iterate is then detected at the end.
     """
 
     def advance(u: State, Du: State, k: int) -> State:

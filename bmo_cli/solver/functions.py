@@ -1,7 +1,7 @@
 """Convex functions that problems are made of, with gradients and proximal maps in closed form.
 
-What a certificate rests on is computed anew, in float64, from what defines a function: a class that
-does not override `computed_lipschitz` and `is_convex` declares its constants and proves none.
+Certificates compute constants in float64 from the data that define a function. A class that does
+not override `computed_lipschitz` and `is_convex` declares its constants and proves none.
 
 Shape legend: see `solver.state`; n entries of a block.
 """
@@ -27,7 +27,7 @@ StateMap = Callable[[State], State]
 class Smooth(Extensible, ABC):
     """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise.
 
-    A function of one's own may leave out `select` and `resolvent`.
+    A user-defined function may omit `select` and `resolvent`.
     """
 
     optional: ClassVar = {
@@ -45,7 +45,7 @@ class Smooth(Extensible, ABC):
             problems: indices, (n,).
 
         Raises:
-            InputError: the function does not say how it is divided.
+            InputError: the function does not say how its batch is divided.
         """
         raise NotImplementedError
 
@@ -54,15 +54,15 @@ class Smooth(Extensible, ABC):
         """Gradient of f at u."""
 
     def computed_lipschitz(self) -> float | None:
-        """L_f computed anew in float64, whatever `lipschitz` says; None: it is stated alone."""
+        """L_f in float64, computed independently of `lipschitz`; None: it is only stated."""
         return None
 
     def is_convex(self) -> bool | None:
-        """Whether f is convex, by what defines it; None: nothing is computed."""
+        """Whether f is convex, by its defining data; None: this is not computed."""
         return None
 
     def resolvent(self, gamma: Tensor) -> StateMap:
-        """The map prox_{gamma f}; what depends on gamma alone is computed once, here.
+        """The map prox_{gamma f}. Whatever depends on gamma alone is computed once, here.
 
         Raises:
             InputError: f has no resolvent in closed form.
@@ -73,7 +73,7 @@ class Smooth(Extensible, ABC):
 class Proximable(Extensible, ABC):
     """A convex g whose proximal map is computable.
 
-    A function of one's own may leave out `select`.
+    A user-defined function may omit `select`.
     """
 
     optional: ClassVar = {
@@ -90,7 +90,7 @@ class Proximable(Extensible, ABC):
         """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
 
     def is_convex(self) -> bool | None:
-        """Whether g is convex, by what defines it; None: nothing is computed."""
+        """Whether g is convex, by its defining data; None: this is not computed."""
         return None
 
 
@@ -144,7 +144,8 @@ class LeastSquares(Smooth):
     def resolvent(self, gamma: Tensor) -> StateMap:
         """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y).
 
-        Term by term: where gamma A^T y is large, the rounding of the sum would expand.
+        Both terms are computed separately. For large gamma A^T y, the rounding error of their sum
+        would make the map expansive.
         """
         solve = self.a.shifted_inverse(gamma)
         shift = solve(gamma * self._back)
@@ -193,9 +194,9 @@ class Quadratic(Smooth):
         return float(self._eigenvalues().abs().max())
 
     def is_convex(self) -> bool | None:
-        """Whether H is symmetric positive semidefinite; None: up to the rounding of its entries.
+        """Whether H is symmetric positive semidefinite; None: undecided.
 
-        An eigenvalue of -1e-7 |H| may be one of 0 that was rounded, and still lets iterates grow.
+        An eigenvalue of -1e-7 |H| may be a rounded 0, but iterates can grow along its eigenvector.
         """
         eigenvalues = self._eigenvalues()
         lowest, size = float(eigenvalues.min()), float(eigenvalues.abs().max())
@@ -252,7 +253,9 @@ class TotalVariation(Proximable):
     def prox(self, u: State, gamma: Tensor) -> State:
         (z,) = u
         squares = torch.stack(z.chunk(2, 1)).square().sum(0)
-        length = torch.where(squares > 0, squares, 1.0).sqrt()  # the root of 0 has no gradient
+        length = torch.where(
+            squares > 0, squares, 1.0
+        ).sqrt()  # the square root has no derivative at 0
         kept = (1 - gamma * self.weight / length).clamp_min(0)
         return (z * torch.cat([kept, kept], 1),)
 
@@ -261,7 +264,7 @@ class TotalVariation(Proximable):
 
 
 class SquaredNorm(Proximable):
-    """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
+    """g(u) = 1/2 |u|^2. As h, it models a linear relation with Gaussian noise."""
 
     def select(self, problems: Tensor) -> SquaredNorm:
         return self
@@ -274,7 +277,7 @@ class SquaredNorm(Proximable):
 
 
 class AtZero(Proximable):
-    """The indicator of {0}: a linear relation that holds exactly."""
+    """The indicator function of {0}. As h, it makes the linear relation hold exactly."""
 
     def select(self, problems: Tensor) -> AtZero:
         return self
@@ -287,7 +290,7 @@ class AtZero(Proximable):
 
 
 def is_weight(weight: float | Tensor) -> bool:
-    """Whether all values are finite and >= 0, as weights of norms have to be."""
+    """Whether all values are finite and >= 0, as the weight of a norm must be."""
     values = torch.as_tensor(weight)
     return bool((torch.isfinite(values) & (values >= 0)).all())
 

@@ -1,14 +1,14 @@
-"""Reverse mode through the iteration that keeps iterates instead of graphs.
+"""Checkpointed reverse mode through the iteration: it keeps iterates instead of graphs.
 
-The loop runs outside any graph and keeps every m-th iterate. The backward sweep goes through the
-segments between them from the last to the first, builds the graph of one at a time from the iterate
-that it began with, and pulls the cotangent back through it:
+The loop runs outside any graph and keeps every m-th iterate. The backward sweep visits the segments
+between them from the last to the first. It computes a segment again from its first iterate, now
+with the graph, and pulls the cotangent back through it:
 
     memory  K / m iterates + m graphs of an iteration,     time  one more evaluation of D each
 
-(Griewank & Walther, Evaluating Derivatives, 2008, chapter 12). The arithmetic is that of the loop,
-so that the gradient is, too. The graph of the last segment is kept from the start: the backward
-sweep needs it first.
+(Griewank & Walther, Evaluating Derivatives, 2008, chapter 12). The arithmetic equals that of the
+loop, and so does the gradient. The graph of the last segment is kept from the start, because the
+backward sweep needs it first.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ def iterate_lean(
     update: UpdateRule | None = None,
     start: int = 0,
 ) -> Solution:
-    """`fixed_point.iterate`, watching the last iteration, in less memory; differentiable once.
+    """`fixed_point.iterate` with `watch="last"`, in less memory; differentiable once.
 
     Args:
-        mapping, initial, iterations, start: as there.
-        segment: m, iterations whose graph exists at a time, >= 1.
-        parameters: that some iteration may depend on. What the last segment depends on is found
-            in its graph; sets of weights that only earlier iterations use must be named.
-        update: as there; it keeps no memory of its own, since iterations are repeated.
+        mapping, initial, iterations, start: as in `iterate`.
+        segment: m, number of iterations whose graph exists at a time, >= 1.
+        parameters: leaves that iterations may depend on. Those of the last segment are found in its
+            graph; weights that only earlier iterations use must be given.
+        update: as in `iterate`. It must not keep a memory, because iterations are repeated.
     """
     if segment >= iterations or not torch.is_grad_enabled():
         return iterate(
@@ -51,7 +51,7 @@ def iterate_lean(
     stop = start + iterations
     starts = sorted({start, *range(stop - segment, start, -segment)})  # the first may be shorter
     first = mapping.lift(initial)
-    # In one piece: states between what every iteration takes and gives back would leave holes.
+    # One allocation: many small ones between temporary tensors would fragment the memory.
     kept = tuple(block.new_empty((len(starts), *block.shape)) for block in first)
     u = detach(first)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def iterate_lean(
 
 @dataclass(frozen=True)
 class _Graph:
-    """A segment with its graph: leaves at its beginning, and what became of them."""
+    """A segment with its graph: the leaves at its beginning and the states at its end."""
 
     begin: State
     end: State
@@ -84,12 +84,12 @@ class _Graph:
 
 @dataclass
 class _Sweep:
-    """What the backward sweep needs.
+    """The data of the backward sweep.
 
     Attributes:
         mapping, update: of the iteration.
         bounds: numbers of the iterations with which segments begin, and of the one after the last.
-        last: graph of the last segment, until it was used.
+        last: graph of the last segment; None once it was used.
         omega: leaves that iterations depend on.
     """
 
@@ -102,7 +102,7 @@ class _Sweep:
     def pull(
         self, kept: State, cotangent: State, *, to_first: bool
     ) -> tuple[State | None, list[Tensor | None]]:
-        """Gradients with respect to u^0, where `to_first` wants it, and to omega.
+        """Gradients with respect to u^0, if `to_first`, and to omega.
 
         Args:
             kept: the states with which segments begin, blocks (number of segments, B, ...).
@@ -127,7 +127,7 @@ class _Sweep:
         return cotangent, total
 
     def _graph(self, i: int, state: State, wanted: bool) -> _Graph:
-        """Segment number i once more, now with its graph."""
+        """Segment number i, computed again with its graph."""
         begin = _leaves(state) if wanted else state
         numbers = range(self.bounds[i], self.bounds[i + 1])
         with torch.enable_grad():
@@ -154,7 +154,7 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _run(mapping: FixedPointMap, update: UpdateRule | None, u: State, numbers: range) -> State:
-    """The iterations of these numbers, unwatched."""
+    """The iterations with these numbers, without residuals."""
     for k in numbers:
         u = step(mapping, u, mapping.D(u, k), k, update)
     return u
@@ -167,8 +167,8 @@ def _leaves(u: State) -> State:
 def _pull(outputs: State, inputs: Sequence[Tensor], cotangent: State) -> tuple[Tensor | None, ...]:
     """Vector-Jacobian product with a segment.
 
-    What iterations share (constants of the binding) is differentiated in every segment; its graph
-    stays, while that of the segment goes with its last reference.
+    The graph is retained, because its part that all iterations share (constants of the binding) is
+    differentiated in every segment. The part of the segment is freed with its last reference.
     """
     reached = [(a, b) for a, b in zip(outputs, cotangent, strict=True) if a.requires_grad]
     if not reached or not inputs:
@@ -182,7 +182,7 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _variables(outputs: State) -> list[Tensor]:
-    """Every leaf that a graph leads to."""
+    """All leaves that a graph depends on."""
     stack: list[Any] = [block.grad_fn for block in outputs if block.grad_fn is not None]
     visited, variables = set(stack), []
     while stack:
