@@ -28,7 +28,7 @@ class ProximalGradient(NumericalOperator):
         gamma: step size in units of 1/L_f, in (0, 2).
         weight: factor on g, > 0: with g = kappa |u|_1 the threshold is gamma weight kappa.
         learn: whether gamma is a hyper-parameter, kept in (0, 2).
-        learn_weight: whether the weight is one, kept positive.
+        learn_weight: whether the weight is a hyper-parameter, kept positive.
     """
 
     condition = "0 < gamma < 2/L_f"
@@ -96,21 +96,21 @@ class Resolvent(NumericalOperator):
 class DouglasRachford(NumericalOperator):
     """s + prox_{gamma g}(2 x - s) - x with x = prox_{gamma f}(s); firmly nonexpansive in I.
 
-    The iterate is s; the estimate of u is x. (Lions & Mercier, SIAM J. Numer. Anal. 1979; Eckstein
-    & Bertsekas, Math. Programming 1992.)
+    The iterate is s, and the estimate of u is x. (Lions & Mercier, SIAM J. Numer. Anal. 1979;
+    Eckstein & Bertsekas, Math. Programming 1992.)
 
     Args:
         gamma: step size in units of 1/L_f, > 0.
         weight: factor on g, > 0.
         learn: whether gamma is a hyper-parameter, kept positive.
-        learn_weight: whether the weight is one, kept positive.
+        learn_weight: whether the weight is a hyper-parameter, kept positive.
     """
 
     condition = "gamma > 0"
     nonexpansive = True
     averaged = True
     uses_g = True
-    keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N expands
+    keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N may be expansive
 
     def __init__(
         self,

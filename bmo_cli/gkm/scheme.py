@@ -1,4 +1,4 @@
-"""GKM, generalised Krasnoselskii-Mann: operators and networks as one averaged fixed-point map.
+"""The generalised Krasnoselskii-Mann (GKM) scheme: operators and networks as one averaged map.
 
 The theory is in docs/method.md, "The GKM iteration".
 
@@ -30,7 +30,7 @@ from bmo_cli.solver.state import State
 
 
 class _Learned(Proximable):
-    """prox_g followed by a network on the first block: what a learned regulariser puts there."""
+    """prox_g followed by a network on the first block, in the place of prox_g."""
 
     def __init__(self, g: Proximable, network: Callable[[Tensor], Tensor]) -> None:
         self.g, self.network = g, network
@@ -58,11 +58,11 @@ class Stage(nn.Module):
 
         Args:
             problem: to be solved.
-            execution: of the network's layers.
+            execution: how the layers of the network are computed.
 
         Raises:
-            InputError: the operator does not apply to this kind of problem, or a network not to its
-                iterate.
+            InputError: the operator does not apply to this kind of problem, or the network does not
+                apply to the operator's iterate.
         """
         if not self.operator.uses_g and not isinstance(problem.g, Zero):
             raise InputError(
@@ -100,25 +100,25 @@ class Stage(nn.Module):
 
 @checked
 class GKM(nn.Module):
-    """The scheme; its parameters, and those of its parts, are omega.
+    """The scheme T. Its parameters, and those of its parts, are omega.
 
-    A scheme is in evaluation mode but in training steps, see `nets.mode`.
+    A scheme is in evaluation mode except in training steps, see `nets.mode`.
 
     Args:
         operator: D_num.
         net: D_net, see `Stage`; None: numerical operator alone.
-        layers: images that the unknown of the task is stacked from along the channels; each has a
-            network of its own: `net` is a `Layers` then, or becomes one of two copies.
+        layers: number of images that are stacked along the channels of the unknown. Each of two
+            has a network of its own: `net` is a `Layers`, or is copied into one.
         alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
-            averaged by construction or about which nothing is promised.
+            averaged by construction or promises nothing.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
             weights, which start equal, and iterations beyond the n-th use the last.
 
     Attributes:
-        behaviour: what D does in training mode beside computing a map, as far as it was observed.
+        behaviour: what D computes in training mode besides a map, as far as it was observed.
 
     Raises:
-        InputError: a combination that the theory excludes.
+        InputError: the theory excludes this combination.
     """
 
     def __init__(
@@ -157,11 +157,11 @@ class GKM(nn.Module):
                 f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "
                 "undamped iterations may circle: use gkm.alpha in (0, 1)"
             )
-        self.eval()  # training steps alone compute in training mode
+        self.eval()  # only training steps use training mode
 
     @property
     def operator(self) -> NumericalOperator:
-        """D_num of the last stage: the one that iterates on."""
+        """D_num of the last stage, which all later iterations use."""
         return cast(Stage, self.stages[-1]).operator
 
     @property
@@ -171,7 +171,7 @@ class GKM(nn.Module):
 
     @property
     def title(self) -> str:
-        """The classes that D is made of."""
+        """The names of the classes of D."""
         operator = type(self.operator).__name__
         return operator if self.net is None else f"{operator} with {type(self.net).__name__}"
 
@@ -182,7 +182,7 @@ class GKM(nn.Module):
 
     @property
     def expansive_because(self) -> str | None:
-        """Why D need not be nonexpansive in its metric; None: it is, by construction."""
+        """Why D may be expansive in its metric; None: it is nonexpansive by construction."""
         operator, net = self.operator, self.net
         if len(self.stages) > 1:
             return f"gkm.stages={len(self.stages)} iterates several maps"
@@ -203,7 +203,7 @@ class GKM(nn.Module):
         return self.expansive_because is None
 
     def bind(self, problem: Problem) -> FixedPointMap:
-        """T at one problem and the present omega, with everything that is constant computed.
+        """T at one problem and the present omega, with everything constant computed once.
 
         The metric, the lift and the readout are those of the last stage.
         """
@@ -219,7 +219,7 @@ class GKM(nn.Module):
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
 
     def _require_alike(self, u: State, Du: State) -> None:
-        """Refuse a D(u) that arithmetic with u would broadcast."""
+        """Refuse a D(u) of other shapes than u, which arithmetic would broadcast."""
         shapes, returned = ([tuple(block.shape) for block in state] for state in (u, Du))
         if shapes != returned:
             raise InputError(
@@ -232,16 +232,16 @@ class GKM(nn.Module):
         return self._execution.bind(net)
 
     def using(self, *, execution: Execution | None = None, cost: Cost | None = None) -> GKM:
-        """This scheme with other settings of its computation; the scheme itself does not change.
+        """A view of this scheme with other settings of its computation.
 
-        The view that is returned has the same parameters, buffers and modules. Whoever binds it,
-        such as a hyper-optimiser in `objective`, gets maps with these settings.
+        The view has the same parameters, buffers and modules, and the scheme itself does not
+        change. The maps that a hyper-optimiser binds from the view have these settings.
 
         Args:
-            execution: of the networks' layers; None: as before. Iterates, numerical steps and
-                weights stay as they are.
-            cost: counts the evaluations of D and their vector-Jacobian products; None: as before.
-                A new scheme counts nothing.
+            execution: how the layers of networks are computed; None: as in this scheme. Iterates,
+                numerical steps and weights do not change.
+            cost: counter of the evaluations of D and of their vector-Jacobian products; None: that
+                of this scheme. A new scheme has no counter.
         """
         view = copy.copy(self)
         view._execution = self._execution if execution is None else execution

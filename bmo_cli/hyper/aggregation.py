@@ -1,4 +1,4 @@
-"""BMO, bilevel meta optimisation, and plain unrolling (docs/method.md, "The BMO iteration").
+"""Bilevel meta optimisation (BMO) and plain unrolling (docs/method.md, "The BMO iteration").
 
     v_l = T(u^k; omega),                            k = 0 ... K - 1
     v_u = u^k - s_k G^{-1} grad_u l(u^k),           s_k = s / (k + 1)
@@ -48,8 +48,8 @@ class BMO(Unrolled):
         mu: aggregation weight, in [0, 1).
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
-        box: bounds (low, high) of the estimate, which the first block is projected onto after
-            every step; for operators whose iterate is the estimate. None: none.
+        box: bounds (low, high) of the estimate. The first block is projected onto them after every
+            step. Only for operators whose iterate is the estimate. None: no bounds.
         memory, memory_mib: see `ReverseMode`.
     """
 

@@ -1,4 +1,4 @@
-"""A penalty that draws a network towards firm nonexpansiveness; it proves nothing.
+"""A penalty on the expansion of a network. It lowers the expansion and proves nothing.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -21,18 +21,18 @@ _TURNS = 6
 def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
     """Mean over the batch of max(|2 J_R(x) - I|^2, 1 - 0.05), R the network, x along the iteration.
 
-    2 R - I is nonexpansive where R is firmly nonexpansive. The norm is estimated from below by
-    power iteration; x is a random mixture of the estimates at u^0 and u^K. (Pesquet, Repetti,
+    2 R - I is nonexpansive if and only if R is firmly nonexpansive. Power iteration estimates the
+    norm from below. x is a random mixture of the estimates at u^0 and u^K. (Pesquet, Repetti,
     Terris & Wiaux, "Learning maximally monotone operators for image recovery", SIAM J. Imaging Sci.
     2021.)
 
     Args:
-        scheme: with a network.
-        sample: of which the problem and the start are used, not the ground truth.
+        scheme: a scheme with a network.
+        sample: its problem and start are used, not the ground truth.
         iterations: K.
 
     Returns:
-        A scalar; 1 - 0.05 once the penalty has nothing more to ask.
+        A scalar, at least 1 - 0.05.
     """
     net, problem = scheme.net, sample.problem
     assert net is not None
@@ -52,13 +52,13 @@ def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
 def reflected_norm_squared(
     network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, turns: int = _TURNS
 ) -> Tensor:
-    """|2 J_R(x) - I|^2 of each image, from below, differentiable in the network's weights.
+    """|2 J_R(x) - I|^2 of each image, from below; differentiable in the network's weights.
 
     Args:
         network: R.
         point: x, (B, C, H, W).
         direction: first direction of the power iteration, (B, C, H, W).
-        turns: of the power iteration on (2 J - I)^T (2 J - I).
+        turns: steps of the power iteration on (2 J - I)^T (2 J - I).
 
     Returns:
         (B,).

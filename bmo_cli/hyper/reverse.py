@@ -1,6 +1,6 @@
-"""Reverse mode: what hyper-optimisers that differentiate through iterations share.
+"""Reverse mode, which hyper-optimisers that differentiate through iterations share.
 
-How much of the graph they keep is a choice of time against memory alone: the gradient is the same.
+How much of the graph they keep trades time for memory. The gradient is the same.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bmo_cli.solver.state import State
 
 log = logging.getLogger("bmo")
 
-_PACKING = 1.6  # of segments, which are given back and taken again: at most that was measured
-_WORKING = 1.5  # graphs of an iteration that its gradients take on the way, likewise
-_SHARE = 0.8  # of the free memory that is taken for granted
+_PACKING = 1.6  # factor on segments, which are freed and allocated again: the largest measured one
+_WORKING = 1.5  # memory of gradients, in graphs of an iteration: the largest measured one
+_SHARE = 0.8  # share of the free memory that is used
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Need:
     """Bytes that a hyper-gradient takes.
 
     Attributes:
-        state: an iterate.
-        iteration: the graph of one iteration.
-        working: what its backward pass takes beside it, and everything that is there once.
+        state: bytes of one iterate.
+        iteration: bytes of the graph of one iteration.
+        working: bytes of its backward pass, and of everything that exists once.
     """
 
     state: int
@@ -46,17 +46,17 @@ class Need:
     working: int
 
     def for_parts(self, parts: int) -> Need:
-        """What several take at the same time."""
+        """The need of several parts at the same time."""
         return Need(parts * self.state, parts * self.iteration, parts * self.working)
 
     def total(self, iterations: int, segment: int) -> int:
-        """With every `segment`-th iterate kept; `segment` = `iterations`: the whole graph."""
+        """Bytes where every `segment`-th iterate is kept; at `iterations`: the whole graph."""
         states = math.ceil(iterations / segment) - 1
         graphs = self.iteration * (_PACKING * segment if segment < iterations else iterations)
         return math.ceil(states * self.state + graphs + self.working)
 
     def longest_segment(self, iterations: int, budget: float) -> int | None:
-        """The longest segment that fits, and so the fewest iterations repeated; None: none does.
+        """The longest segment that fits, which repeats the fewest iterations; None: none fits.
 
         With ceil(K / m) <= K / m + 1, m is at most the larger root of
         graph m^2 - left m + state K = 0.
@@ -72,13 +72,13 @@ class Need:
 
 
 class ReverseMode(HyperOptimizer):
-    """Differentiates the iteration.
+    """Base of methods that differentiate through the iteration.
 
     Args:
-        memory: `full` keeps the graph of every iteration; `states` the iterates alone, and repeats
-            each iteration in the backward sweep; `segments` every m-th iterate, m the square root
-            of K; `auto` the longest segments that fit.
-        memory_mib: what `auto` may take, MiB; None: 0.8 of what is free.
+        memory: `full` keeps the graph of every iteration. `states` keeps only the iterates, and
+            repeats each iteration in the backward sweep. `segments` keeps every m-th iterate, m the
+            square root of K. `auto` uses the longest segments that fit.
+        memory_mib: MiB that `auto` may use; None: 0.8 of the free memory.
     """
 
     def __init__(self, memory: Memory = "auto", memory_mib: float | None = None) -> None:
@@ -120,7 +120,7 @@ class ReverseMode(HyperOptimizer):
         update: UpdateRule | None = None,
         start: int = 0,
     ) -> Solution:
-        """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
+        """`iterate` with the segments that were planned; without a plan they are chosen now."""
         initial = mapping.lift(initial)
         key = _key(iterations, initial)
         if key not in self._segments and torch.is_grad_enabled():
@@ -141,11 +141,11 @@ class ReverseMode(HyperOptimizer):
         )
 
     def _choose_segment(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
-        """m, the number of iterations whose graph is kept at a time.
+        """m, the number of iterations whose graph exists at a time.
 
         Raises:
-            InputError: what was asked for does not fit, or nothing does; or iterations would be
-                repeated that are another time others.
+            InputError: the requested mode does not fit, or none fits; or iterations would be
+                repeated that give other values each time.
         """
         self._repeats = scheme.behaviour.repeatable
         segment = self._fitting_segment(need, iterations, free)
@@ -159,10 +159,10 @@ class ReverseMode(HyperOptimizer):
         )
 
     def _fitting_segment(self, need: Need, iterations: int, free: int | None) -> int:
-        """m, as the memory decides.
+        """m, as the memory allows.
 
         Raises:
-            InputError: what was asked for does not fit, or nothing does.
+            InputError: the requested mode does not fit, or none fits.
         """
         wanted = {
             "full": iterations,
@@ -213,7 +213,7 @@ def _log_segments(need: Need, iterations: int, segment: int, budget: float) -> N
 
 
 def measure_need(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
-    """What the second of two iterations adds; the first keeps what all share as well."""
+    """Memory that the second of two iterations adds. The first also saves what all share."""
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))
         between = iterate(mapping, u, iterations=1, update=update).value
