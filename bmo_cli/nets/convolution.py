@@ -1,14 +1,14 @@
-"""Convolutions between few and many channels, for processors; on other devices, torch's own.
+"""Convolutions between few and many channels on CPUs. Other devices use torch's convolutions.
 
-A layer between few and many channels, as the first and the last of a network for images, is slow as
-a general convolution: blocks of channels stay nearly empty, and with one channel it changes the
-layout of its result. Two maps with one matrix R, adjoint to each other, do neither:
+The first and the last layer of a network for images connect few and many channels. As general
+convolutions they are slow: blocks of channels are nearly empty, and with one channel the layout of
+the result changes. Two maps with the same matrix R, adjoint to each other, avoid both:
 
     spread:  z = P(x)^T R,      P(x) the k x k patches of x, by a transposed convolution
     gather:  x = P^T(R z^T),    a product, then shifted sums
 
-Zero padding, stride 1, odd k; differentiable any number of times. Where weights have a lower
-precision the products are lowered, images are not.
+Zero padding, stride 1, odd k; differentiable any number of times. Weights of a lower precision
+lower that of the products, not that of images.
 
 Shape legend: B images, c few channels, m many channels, k x k weights, H x W pixels, N = H W.
 """
@@ -27,7 +27,7 @@ Map = Callable[[Tensor], Tensor]
 
 
 def bound_convolution(layer: nn.Conv2d) -> Map:
-    """The layer at its present weights, in whichever way is faster."""
+    """The layer at its present weights, in the faster of both forms."""
     few, many = sorted((layer.in_channels, layer.out_channels))
     if few > _FEW or many < _MANY or layer.weight.device.type != "cpu" or not _is_plain(layer):
         return layer

@@ -25,11 +25,11 @@ from bmo_cli.nets.network import (
 class Layers(Network):
     """(u_1, ..., u_n) -> (R_1(u_1), ..., R_n(u_n)), on (B, n C, H, W).
 
-    It is nonexpansive, or averaged, where every R_i is, with the largest of their constants.
+    It is nonexpansive (averaged) if every R_i is, with the largest of their constants.
 
     Args:
         background: R_1.
-        rain: R_2; None: a copy of R_1, with weights of its own.
+        rain: R_2; None: a copy of R_1 with its own weights.
     """
 
     def __init__(self, *, background: Network, rain: Network | None = None) -> None:
@@ -59,7 +59,7 @@ class Layers(Network):
         return all(type(net) is Identity for net in self.networks)
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """The map with what is constant computed once; every network sees the same guide."""
+        """The map with everything constant computed once. All networks get the same guide."""
         maps = [net.bind(guide if net.guided else None) for net in self.networks]
 
         def apply(u: Tensor) -> Tensor:
