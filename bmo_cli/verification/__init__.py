@@ -1,1 +1,1 @@
-"""Does a scheme keep what it promises: the convergence certificate, and the audit of gradients."""
+"""Verification of schemes: convergence certificates, and the audit of hyper-gradients."""

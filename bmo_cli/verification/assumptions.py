@@ -1,4 +1,4 @@
-"""What the convergence theory assumes, held against a scheme and its problems."""
+"""The assumptions of the convergence theory, each with a verdict for a scheme and its problems."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from bmo_cli.verification.trajectory import Trajectory
 
 
 def assess_weights(scheme: GKM) -> Finding:
-    """A bound of weights that are not finite says nothing."""
+    """Whether all weights are finite, without which no bound exists."""
     name = "all weights are finite"
     tensors = [*scheme.named_parameters(), *scheme.named_buffers()]
     lost = [key for key, value in tensors if not torch.isfinite(value).all()]
@@ -48,7 +48,7 @@ def assess_weights(scheme: GKM) -> Finding:
 
 
 def assess_nonexpansiveness(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
-    """A bound proves it, a pair refutes it."""
+    """Whether D is nonexpansive: a bound can prove it, a pair can refute it."""
     name = "D is nonexpansive in G"
     kind, pair = max(pairs.items(), key=lambda item: item[1].surely)
     expands = not pair.surely <= 1 + MEASURED
@@ -88,7 +88,7 @@ def assess_nonexpansiveness(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
 
 
 def declared_bound(scheme: GKM) -> float:
-    """What the network says of its Lipschitz constant; infinite where it says nothing."""
+    """The Lipschitz constant that the network declares; infinite if it declares none."""
     net = scheme.net
     if net is None:
         return math.inf
@@ -103,7 +103,7 @@ def breaks_promise(scheme: GKM, pair: Pair) -> bool:
 
 
 def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
-    """The bound of a network from outside of the package, held against pairs of it."""
+    """The bound of a network from outside of the package, compared with measured pairs."""
     limit = declared_bound(scheme)
     by = () if scheme.net is None else declarers(parts_of_network(scheme.net))
     if not by or not math.isfinite(limit):
@@ -114,7 +114,7 @@ def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
 
 
 def assess_network(scheme: GKM, pair: Pair) -> Finding:
-    """The network alone, in the Euclidean norm."""
+    """Whether the network alone is nonexpansive in the Euclidean norm."""
     net = scheme.net
     assert net is not None
     name, bound = "the network alone is nonexpansive", net.bound()
@@ -136,7 +136,7 @@ def assess_network(scheme: GKM, pair: Pair) -> Finding:
 
 
 def assess_averaging(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
-    """By alpha < 1, or because D itself is averaged."""
+    """Whether T is averaged, by alpha < 1 or because D is averaged."""
     name, alpha, net = "T is averaged", scheme.alpha, scheme.net
     theta = alpha * max(pair.averaging for pair in pairs.values())
     if not max(pair.surely for pair in pairs.values()) <= 1 + MEASURED:
@@ -163,16 +163,16 @@ def assess_averaging(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Fi
 
 
 def assess_metric(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
-    """lambda_min(G) > 0 at the trained omega, on every problem.
+    """Whether lambda_min(G) > 0 at the trained omega, for every problem.
 
     Args:
-        metrics: of the problems.
-        shares: the step size as a share of its limit at each of them, see
+        metrics: metrics of the problems.
+        shares: step sizes as shares of their limits at the problems, see
             `NumericalOperator.step_share`.
     """
     lowest = min((float(metric.smallest_eigenvalue) for metric in metrics), key=nan_first)
     by = declarers(part for metric in metrics for part in parts_of_metric(metric))
-    known = [share for share in shares if share]  # 0: any step is short enough
+    known = [share for share in shares if share]  # a share of 0: any step is allowed
     used = f"; the step size is {max(known, key=nan_last):.6g} of its limit" if known else ""
     text = f"lambda_min(G) > 0: |.|_G is a norm{used}"
     text += f"; as declared by {', '.join(by)}" if by else ""
@@ -187,11 +187,11 @@ def assess_metric(metrics: Sequence[Metric], shares: Sequence[float | None]) -> 
 
 
 def assess_convexity(declared: bool, problems: Sequence[Problem]) -> Finding:
-    """Whether f, g and h are convex: by what defines them, or as the task declares.
+    """Whether f, g and h are convex, by their defining data or by declaration of the task.
 
     Args:
-        declared: by the task.
-        problems: that it poses.
+        declared: whether the task declares its problems convex.
+        problems: problems of the task.
     """
     name = "the problems are convex"
     if not declared:
@@ -218,7 +218,7 @@ def assess_convexity(declared: bool, problems: Sequence[Problem]) -> Finding:
 def assess_step(
     share: float | None, sample: Sample | None, metrics: Sequence[Metric], hyper: object
 ) -> Finding:
-    """The condition on the aggregation step, and L_l against measured gradients."""
+    """Whether the aggregation step satisfies its condition, and L_l bounds measured gradients."""
     name = "0 < s < lambda_min(G) / L_l"
     if share is None:
         return Finding(name, "not used", None, "nothing is aggregated by this hyper-optimiser")
@@ -241,7 +241,7 @@ def assess_step(
 
 
 def assess_declarations(checks: Sequence[Check]) -> Finding:
-    """Whether a measurement contradicts what is declared."""
+    """Whether measurements contradict any declaration."""
     name, count = "what is declared agrees with measurements", sum(check.count for check in checks)
     broken = [check for check in checks if check.contradicts]
     if not checks:
@@ -256,10 +256,10 @@ def assess_declarations(checks: Sequence[Check]) -> Finding:
 
 
 def assess_search(weaker: Sequence[str]) -> Finding:
-    """A certificate needs a search as hard as the default one.
+    """Whether the search was at least as thorough as the default one.
 
     Args:
-        weaker: settings that are weaker than the defaults, as `turns=3 (20)`.
+        weaker: settings that are weaker than the defaults, such as `turns=3 (20)`.
     """
     name = "the search is as hard as the default one"
     if not weaker:
@@ -269,11 +269,11 @@ def assess_search(weaker: Sequence[str]) -> Finding:
 
 
 def assess_fixed_point(searched: Sequence[Trajectory], tolerance: float) -> Finding:
-    """Whether T has a fixed point, up to the tolerance: |D(u) - u|_G falls to nothing.
+    """Whether T has a fixed point up to the tolerance, because |D(u) - u|_G decreases to it.
 
     Args:
-        searched: from the task's start, one a problem.
-        tolerance: of |D(u) - u|_G, in units of |u^0|_G or |D(u^0)|_G.
+        searched: trajectories from the task's start, one for each problem.
+        tolerance: tolerance of |D(u) - u|_G, relative to |u^0|_G or |D(u^0)|_G.
     """
     name = "T has a fixed point"
     most = max(len(trajectory.residuals) for trajectory in searched)

@@ -1,4 +1,4 @@
-"""The upper bound of the Lipschitz constant of D in G, and on whose word it rests."""
+"""The upper bound of the Lipschitz constant of D in G, and who declares its parts."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
     """The best upper bound that weights, step sizes and declarations give.
 
     Args:
-        scheme: at its present weights.
+        scheme: scheme at its present weights.
         convex: whether the task declares its problems convex.
-        problems: at which the step size and the functions are looked at.
+        problems: problems whose step sizes and functions are examined.
     """
     operator, net = scheme.operator, scheme.net
     name = type(operator).__name__

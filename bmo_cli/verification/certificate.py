@@ -1,14 +1,16 @@
 """The convergence certificate of a trained scheme: every assumption of the theory with a verdict.
 
-Theory (docs/method.md, "The GKM iteration" and "The BMO iteration"; Bauschke & Combettes, 2017,
-theorem 5.15): if D is nonexpansive in a metric G > 0 and T = (1 - alpha) I + alpha D is averaged
-and has a fixed point, then u^k -> Fix T from every start and |u^{k+1} - u^k|_G never grows; with
-0 < s < lambda_min(G) / L_l the aggregated iteration inherits this.
+The theory covers the generalised Krasnoselskii-Mann (GKM) iteration and bilevel meta optimisation
+(BMO); see docs/method.md, "The GKM iteration" and "The BMO iteration", and Bauschke & Combettes,
+2017, theorem 5.15. Suppose that D is nonexpansive in a metric G > 0, and that
+T = (1 - alpha) I + alpha D is averaged and has a fixed point. Then u^k converges to a point of
+Fix T from every start, and |u^{k+1} - u^k|_G never grows. With 0 < s < lambda_min(G) / L_l the
+aggregated iteration inherits this.
 
-What the theory assumes of all states is proved, by a bound made from the weights and from constants
-computed in float64, or declared by a class from outside of the package, or open. That T has a fixed
-point is measured, problem by problem. A measured pair can only refute; one that refutes a bound
-shows that a program does not compute what it says: then the certificate is refused.
+An assumption about all states is proved, declared or open. A proof is a bound made from the weights
+and from constants computed in float64. A declaration comes from a class outside of the package. The
+existence of a fixed point of T is measured on every problem. A measured pair can only refute. If it
+refutes a bound, the code does not compute what it declares, and the certificate is refused.
 """
 
 from __future__ import annotations
@@ -43,28 +45,28 @@ from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, fo
 log = logging.getLogger("bmo")
 
 PATIENCE = 20
-"""times the horizon for which a fixed point is looked for, where T must reach one if it has one"""
+"""multiple of the horizon over which an averaged T is searched for a fixed point"""
 
 _FEW = 5
-"""turns that follow a constant direction, of which the first one matters most"""
+"""turns from a constant direction, of which the first one matters most"""
 
 Verdict = Literal["certified", "as declared", "not certified", "refused"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is certified.
+    """The object of a certificate.
 
     Attributes:
-        scheme: trained.
+        scheme: trained scheme.
         convex: whether the task declares the functions of every problem convex.
         iterations: K of training.
         step: s of the aggregation as a share of its limit; None: nothing is aggregated.
-        problems: with their starts, as the solver sees them.
-        sample: a training sample, for L_l; None: not looked at.
-        gradients: |grad phi_K| along training, in order; None: phi_K was not what was minimised.
-        hyper: the hyper-optimiser, which states `step`; None where nothing is aggregated.
-        available: validation problems that there are; None: those in `problems`.
+        problems: problems and their starts, as the solver gets them.
+        sample: a training sample, for L_l; None: L_l is not examined.
+        gradients: |grad phi_K| along training, in order; None: training did not minimise phi_K.
+        hyper: the hyper-optimiser, which states `step`; None if nothing is aggregated.
+        available: number of validation problems; None: that of `problems`.
     """
 
     scheme: GKM
@@ -80,21 +82,21 @@ class Subject:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found.
+    """The verdict, with everything that it rests on.
 
     Attributes:
-        verdict: certified: every assumption holds, and what is about all states is proved. as
-            declared: every assumption holds, but some are declared by a class from outside of the
-            package. refused: a measurement contradicts a bound or a declaration. Otherwise not
+        verdict: certified: every assumption holds, and those about all states are proved. as
+            declared: every assumption holds, but a class from outside of the package declares some
+            of them. refused: a measurement contradicts a bound or a declaration. Otherwise not
             certified.
-        assumptions: that the theory makes.
-        predictions: that it makes, held against measurements.
-        bound: of D.
-        pairs: the worst of every kind: random, data, adversarial.
+        assumptions: findings about the assumptions of the theory.
+        predictions: findings about its predictions.
+        bound: bound of D.
+        pairs: the worst pair of every kind: random, data, adversarial.
         network: the worst pair of the network alone, in I; None: there is no network.
-        trajectories: by start, the slowest of all problems.
-        checks: of what is declared.
-        problems: that were looked at.
+        trajectories: the slowest of all problems, by start.
+        checks: checks of declarations.
+        problems: number of examined problems.
     """
 
     verdict: Verdict
@@ -120,16 +122,16 @@ class Certificate:
 
     @property
     def measurements(self) -> int:
-        """How many were held against what is declared."""
+        """The number of measurements that were compared with declarations."""
         return sum(check.count for check in self.checks)
 
 
 class _Search:
-    """Measurements at one problem after the other.
+    """Measurements, accumulated over the problems.
 
     Args:
-        subject: what is certified.
-        settings: how hard to search.
+        subject: the object of the certificate.
+        settings: how thoroughly to search.
     """
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
@@ -146,7 +148,7 @@ class _Search:
         self.distance_of_ends = 0.0
 
     def examine(self, number: int, problem: Problem, initial: State) -> None:
-        """Follow T from several starts, and look for pairs that D pushes apart."""
+        """Iterate T from several starts, and search for pairs whose distance D increases."""
         subject, settings, scheme = self.subject, self.settings, self.scheme
         k = max(subject.iterations - 1, 0)
         with torch.no_grad():
@@ -193,11 +195,11 @@ class _Search:
 
 
 def certify(subject: Subject, settings: Settings) -> Certificate:
-    """Measure and judge.
+    """Certify a scheme.
 
     Args:
-        subject: what is certified.
-        settings: how hard to search.
+        subject: the object of the certificate.
+        settings: how thoroughly to search.
     """
     search, scheme = _Search(subject, settings), subject.scheme
     for i, (problem, initial) in enumerate(subject.problems):
@@ -250,7 +252,7 @@ def _verdict(search: _Search, assessed: Sequence[Finding], declared: Sequence[Ch
     )
     if refuted:
         return "refused"
-    # D decides, and not the network, which comes first where there is one.
+    # D decides, not the network, whose finding is the first if there is one.
     needed = assessed if network is None else assessed[1:]
     if not all(finding.verdict in ("holds", "not used") for finding in needed):
         return "not certified"
@@ -265,10 +267,10 @@ def _trajectories(
     trained: int,
     settings: Settings,
 ) -> dict[str, Trajectory]:
-    """T from every start, over the horizon and, where that promises to end, to a fixed point.
+    """T from every start, over the horizon and, if the search is worthwhile, beyond it.
 
-    An averaged map converges if it has a fixed point, so that it is worth going on for long; from
-    the other starts only if it has one.
+    An averaged map converges if it has a fixed point. The task's start is therefore iterated for
+    long, and the other starts only if it converged.
     """
     horizon, limit = settings.horizon * trained, settings.tolerance
     search = (PATIENCE - 1) * horizon if bound.nonexpansive else 0
@@ -311,7 +313,7 @@ def _pairs(
 
 
 def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> list[Pair]:
-    """Pairs of the network alone, which the data term's contraction could hide."""
+    """Pairs of the network alone, whose expansion the data term could hide."""
     if scheme.net is None:
         return []
     identity = ScaledIdentity(torch.ones((), device=initial[0].device))
@@ -320,7 +322,7 @@ def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Sett
         network = scheme.net.bind(guide)
         point = scheme.bind(problem).lift(initial)[:1]
     mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
-    ones = constant_direction(point)  # nothing contracts a constant image
+    ones = constant_direction(point)  # constant images are not contracted
     turns, seed = settings.turns, settings.seed
     return [
         worst_pair(mapping, point, turns=_FEW, radius=0.1, direction=ones),

@@ -1,9 +1,9 @@
-"""What classes from outside of the package declare, held against measurements.
+"""Declarations of classes from outside of the package, compared with measurements.
 
-A measurement contradicts a declaration or does not; it never turns one into a proof. Looked at are
-the parts of the problems that a task poses: linear maps (adjoint, linearity, norm, inverse),
-functions (Lipschitz constant, monotone gradient, firmly nonexpansive proximal map), metrics
-(symmetry, inverse, smallest eigenvalue), D_num alone, and that D is one map.
+A measurement can contradict a declaration, but it cannot prove one. The checks cover the parts of a
+task's problems: linear maps (adjoint, linearity, norm, inverse), functions (Lipschitz constant,
+monotone gradient, firmly nonexpansive proximal map), metrics (symmetry, inverse, smallest
+eigenvalue), D_num alone, and whether D is one map.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _EQUAL = 1e-4
 """relative difference of two numbers in float32 that should be equal"""
 _DRAWS = 4
 _LENGTHS = (0.01, 1.0, 100.0)
-"""gamma at which proximal maps are looked at"""
+"""values of gamma at which proximal maps are examined"""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One declaration and what was measured.
+    """One declaration and its measurement.
 
     Attributes:
-        what: is declared, with the name of the class.
-        declared: value or bound that the declaration amounts to.
-        measured: the worst value.
-        contradicts: whether the measurement is beyond the declared value and rounding.
-        count: measurements made.
+        what: the declared property, with the name of the class.
+        declared: the declared value or bound.
+        measured: the worst measured value.
+        contradicts: whether the measured value violates the declared one by more than rounding.
+        count: number of measurements.
     """
 
     what: str
@@ -65,14 +65,14 @@ def check_declarations(
     mapping: FixedPointMap,
     turns: int,
 ) -> Iterator[Check]:
-    """Every declaration about one problem, measured; parts of this package declare nothing.
+    """Check every declaration about one problem. Parts of this package are not checked.
 
     Args:
-        problem: posed by the task.
+        problem: problem of the task.
         initial: its start.
         operator: D_num.
         mapping: the scheme at this problem.
-        turns: of every search.
+        turns: turns of every search.
     """
     first = initial[:1]
     for a in maps_of(problem):
@@ -92,9 +92,9 @@ def check_declarations(
 
 
 def check_constants(problem: Problem) -> Iterator[Check]:
-    """Norms and Lipschitz constants that were stated for parts which compute their own.
+    """Check stated norms and Lipschitz constants of parts that also compute theirs.
 
-    One that is stated too small makes steps too long.
+    A constant that is stated too small makes steps too long.
     """
     for part in (*maps_of(problem), *functions_of(problem)):
         if isinstance(part, LinearMap):
@@ -109,13 +109,13 @@ def check_constants(problem: Problem) -> Iterator[Check]:
 
 
 def check_one_map(name: str, mapping: FixedPointMap, initial: State, iterations: int) -> Check:
-    """Whether D is one map: equal when it is evaluated again, and at later iterations.
+    """Check that D is one map: equal at a second evaluation and at later iterations.
 
     Args:
-        name: of the scheme, for the message.
+        name: name of the scheme, for the message.
         mapping: D at a problem.
         initial: start of the problem.
-        iterations: numbers k of iterations up to this one are compared.
+        iterations: K; iteration numbers up to 10 K are compared.
     """
     u = mapping.lift(initial)
     with torch.no_grad():
@@ -127,7 +127,7 @@ def check_one_map(name: str, mapping: FixedPointMap, initial: State, iterations:
 
 
 def _check_linear_map(a: LinearMap, like: Tensor, turns: int) -> Iterator[Check]:
-    """Adjoint and linearity by random vectors, the norm by power iteration, the inverse."""
+    """Adjoint, linearity and inverse on random vectors, and the norm by power iteration."""
     name = type(a).__name__
     with torch.no_grad():
         draws = list(_draws(like))
@@ -164,13 +164,13 @@ def _check_inverse(a: LinearMap, v: Tensor, stated: float) -> Iterator[Check]:
         try:
             x = a.shifted_inverse(gamma)(v)
         except (InputError, NotImplementedError):
-            return  # it has none, and what needs it says so
+            return  # the map has no inverse, and methods that need one report it
         gaps.append(_relative_distance(x + gamma * a.normal(x), v))
     yield _check_gaps(f"{type(a).__name__}: (I + gamma A^T A)^-1", gaps, tolerance=1e-3)
 
 
 def _check_smooth(f: Smooth, points: State, turns: int) -> Iterator[Check]:
-    """L_f by the search for the largest ratio of gradients, convexity by their monotonicity."""
+    """L_f by a search for the largest ratio of gradients, convexity by their monotonicity."""
     name, identity = type(f).__name__, _identity(points)
     gradient = FixedPointMap(lambda u, k: f.grad(u), identity)
     pairs = list(_pairs(gradient, points, turns))
@@ -191,7 +191,7 @@ def _check_smooth(f: Smooth, points: State, turns: int) -> Iterator[Check]:
 
 
 def _check_prox(g: Proximable, points: State, turns: int) -> Iterator[Check]:
-    """A proximal map is firmly nonexpansive: 1/2-averaged."""
+    """Whether a proximal map is firmly nonexpansive, that is 1/2-averaged."""
     worst, count = 0.0, 0
     for length in _LENGTHS:
         for pair in _pairs(_proximal_map(g, length, points), points, turns):
@@ -210,7 +210,7 @@ def _proximal_map(g: Proximable, length: float, like: State) -> FixedPointMap:
 def _check_operator(
     operator: NumericalOperator, problem: Problem, initial: State, turns: int
 ) -> Check:
-    """D_num alone, which a contracting network could hide."""
+    """Whether D_num alone is nonexpansive; a contractive network could hide its expansion."""
     with torch.no_grad():
         bound = operator.bind(problem)
     mapping = FixedPointMap(bound.apply, bound.metric, 1.0, bound.lift, bound.readout)
@@ -252,7 +252,7 @@ def _pairs(mapping: FixedPointMap, points: State, turns: int) -> Iterator[Pair]:
 
 
 def _constraint_violation(problem: Problem, first: State) -> State:
-    """A point in the range of A, where h works."""
+    """A point in the range of A, on which h is defined."""
     assert problem.coupling is not None
     with torch.no_grad():
         return (problem.coupling.b - problem.coupling.a(first[0]),)

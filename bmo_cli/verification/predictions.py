@@ -1,4 +1,4 @@
-"""What the convergence theory predicts, measured on trajectories and on the training."""
+"""Predictions of the convergence theory, measured on trajectories and on the training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bmo_cli.verification.trajectory import Trajectory
 
 
 def assess_residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:
-    """What the residual does far beyond K."""
+    """Whether the residual goes to 0 far beyond K."""
     name, slowest = "the residual goes to 0 from every start", _slowest(trajectories, tolerance)
     trajectory = trajectories[slowest]
     behaviour, done = trajectory.behaviour(tolerance), len(trajectory.residuals)
@@ -40,7 +40,7 @@ def assess_residual(trajectories: Mapping[str, Trajectory], tolerance: float) ->
 
 
 def assess_steps(trajectories: Mapping[str, Trajectory]) -> Finding:
-    """Fejer monotonicity, which one expansion would break."""
+    """Whether steps never grow, which holds for every averaged map."""
     growths = [t.growth for t in trajectories.values() if not math.isnan(t.growth)]
     growth = max(growths, default=math.nan)
     name = "|u^{k+1} - u^k|_G never grows"
@@ -79,7 +79,7 @@ def assess_uniqueness(
 
 
 def assess_stationarity(gradients: Sequence[float] | None) -> Finding:
-    """|grad phi_K| at the end of training against its beginning."""
+    """Whether |grad phi_K| decreases from the beginning to the end of training."""
     name = "|grad phi_K| goes to 0 along training"
     if gradients is None:
         return Finding(name, "not used", None, "this method minimises another objective than phi_K")
@@ -103,7 +103,7 @@ def gradient_decay(gradients: Sequence[float]) -> float:
 
 
 def last_residual(trajectory: Trajectory) -> float:
-    """The last residual; infinite where an iterate was."""
+    """The last residual; infinite if an iterate was not finite."""
     return trajectory.residuals[-1] if trajectory.finite else math.inf
 
 
@@ -114,7 +114,7 @@ def _remaining_distance(trajectory: Trajectory) -> float:
 
 
 def slowness(trajectory: Trajectory, tolerance: float) -> tuple[bool, float]:
-    """Orders trajectories: those that run away or never met the tolerance are the slowest."""
+    """A sort key: trajectories that diverge or never reach the tolerance are the slowest."""
     if trajectory.motion.is_uniform:
         return True, math.inf
     met = trajectory.iterations_to(tolerance)
