@@ -20,13 +20,12 @@ class AveragedIterates(HyperOptimizer):
 
     def objective(self, scheme, sample, iterations):
         mapping = scheme.bind(sample.problem)
-        loss, iterates = mapping.seen(sample.loss), []
+        loss, iterates = mapping.loss_on_state(sample.loss), []
 
-        def collect(k, u, averaged):
-            iterates.append(averaged)
-            return averaged
+        def collect(k, u, following):
+            iterates.append(following)
 
-        solution = iterate(mapping, sample.initial, iterations=iterations, combine=collect)
+        solution = iterate(mapping, sample.initial, iterations=iterations, observe=collect)
         blocks = zip(*iterates[-self.last :], strict=True)
         mean = tuple(torch.stack(block).mean(0) for block in blocks)
         objective = loss.value(mean).mean() / loss.size

@@ -31,13 +31,13 @@ from bmo_cli.linear.gradient import PeriodicGradient
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.gradient_step import GradientStep
 from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.nets.network import Network, NormBound
-from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.nets.normalized_conv import NormalizedConv
 from bmo_cli.nets.unet import UNet
 from bmo_cli.solver.functions import (
     L1,

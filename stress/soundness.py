@@ -18,8 +18,8 @@ from collections import Counter, defaultdict
 import schemes
 import torch
 
-from bmo_cli.certificate.certify import Settings, Subject, certify
 from bmo_cli.errors import BmoError
+from bmo_cli.verification.certificate import Settings, Subject, certify
 
 ITERATIONS = 20
 LEAST = 0.9

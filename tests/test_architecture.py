@@ -14,7 +14,7 @@ LAYERS = [
     {"solver", "data", "metrics"},
     {"gkm"},
     {"hyper", "tasks"},
-    {"audit", "certificate", "report", "loggers"},
+    {"verification", "report", "loggers"},
     {"experiment"},
     {"training"},
     {"jobs"},

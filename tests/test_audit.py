@@ -10,8 +10,6 @@ import yaml
 from conftest import ROOT
 from test_configs import composed
 
-from bmo_cli.audit.measure import audit_gradient, audit_norm, compare
-from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.gkm.proximal import ProximalGradient
@@ -20,6 +18,8 @@ from bmo_cli.hyper.aggregation import Unrolled
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.solver.fixed_point import Status
+from bmo_cli.verification.audit import audit_gradient, audit_norm, compare
+from bmo_cli.verification.audit_problems import PROBLEMS
 
 METHODS = yaml.safe_load((config_dir() / "audit.yaml").read_text())["methods"]
 EXAMPLE = ROOT / "examples"

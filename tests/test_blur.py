@@ -4,7 +4,7 @@ import scipy.ndimage
 import torch
 
 from bmo_cli.data.splits import Embedded
-from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.linear.blur import PeriodicBlur, stack_kernels, transfer_function
 from bmo_cli.tasks.deconvolution import Deconvolution
 
 
@@ -57,7 +57,7 @@ def test_shifted_inverse_solves_the_dense_system(rng):
 def test_kernels_of_several_sizes_keep_their_centres(rng):
     several = [k.float() for k in kernels(rng, (3, 3), (5, 7), (4, 6), (1, 1))]
     image = torch.tensor(rng.random((1, 1, 16, 16)), dtype=torch.float32)
-    together = blur(image.expand(4, -1, -1, -1), centred(several))
+    together = blur(image.expand(4, -1, -1, -1), stack_kernels(several))
     for row, kernel in zip(together, several, strict=True):
         torch.testing.assert_close(row[None], blur(image, kernel[None]))
 

@@ -13,10 +13,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_configs import composed
 
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.predictions import gradient_decay, stationary, unique
-from bmo_cli.certificate.trajectory import TASK_START, Motion, Trajectory, follow, starts
 from bmo_cli.config.schema import Certify
 from bmo_cli.config.snapshot import read_snapshot, with_changes
 from bmo_cli.errors import Interrupted
@@ -27,9 +23,9 @@ from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import L1, Quadratic
@@ -39,6 +35,10 @@ from bmo_cli.solver.problem import Problem
 from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.tasks.sparse_coding import SparseCoding
 from bmo_cli.training import run as training
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.predictions import assess_stationarity, assess_uniqueness, gradient_decay
+from bmo_cli.verification.trajectory import TASK_START, Motion, Trajectory, follow, starts
 
 ONE = ScaledIdentity(torch.ones((), dtype=torch.float64))
 
@@ -277,7 +277,7 @@ def test_what_was_found_beyond_the_horizon_is_what_the_page_says():
     assert found.verdict == "certified"
     solvable, residual, unique = found.assumptions[2], found.predictions[0], found.predictions[2]
     assert [finding.verdict for finding in (solvable, residual, unique)] == ["holds"] * 3
-    needed = {name: t.met(1e-5) for name, t in found.trajectories.items()}
+    needed = {name: t.iterations_to(1e-5) for name, t in found.trajectories.items()}
     assert all(20 < count < 400 for count in needed.values())
     assert f"within {len(found.trajectories[TASK_START].residuals)} iterations" in solvable.meaning
     assert f"after {max(needed.values())} iterations" in residual.meaning
@@ -301,9 +301,9 @@ def test_ends_that_creep_are_not_taken_for_several_fixed_points():
     )
     trajectories = {TASK_START: creeping, "noise": creeping}
     assert creeping.behaviour(1e-5) == "converged"
-    assert unique(trajectories, 1e-5, 5e-3).verdict == "holds"
-    assert unique(trajectories, 1e-5, 1.2e-2).verdict == "not verifiable"
-    assert unique(trajectories, 1e-5, 5e-2).verdict == "several"
+    assert assess_uniqueness(trajectories, 1e-5, 5e-3).verdict == "holds"
+    assert assess_uniqueness(trajectories, 1e-5, 1.2e-2).verdict == "not verifiable"
+    assert assess_uniqueness(trajectories, 1e-5, 5e-2).verdict == "several"
 
 
 def test_a_minimiser_at_zero_counts_as_converged():
@@ -363,8 +363,8 @@ def test_fall():
     assert math.isnan(gradient_decay([1.0, 2.0]))
     values = [10.0] * 10 + [1.0] * 80 + [0.1] * 10
     assert gradient_decay(values) == pytest.approx(0.01)
-    assert stationary(values).verdict == "holds"
-    assert stationary([1.0] * 20).verdict == "not verifiable"
+    assert assess_stationarity(values).verdict == "holds"
+    assert assess_stationarity([1.0] * 20).verdict == "not verifiable"
 
 
 def test_starts_differ_and_a_zero_start_is_not_repeated():
@@ -497,7 +497,7 @@ def test_certify_again_and_unconstrained(lip_run, trained, bmo, tmp_path):
 
 
 PLUGIN = '''
-from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 
 
 class Expanding(ConvexPotential):

@@ -77,7 +77,10 @@ MISTAKES = [
     (["train", "train.schedule=cos"], "train.schedule must be one of"),
     (["train", "train.steps=null", "train.max_minutes=null"], "nothing would end the run"),
     (["train", "optim._target_=os.system"], "is not allowed"),
-    (["train", "net._target_=bmo_cli.nets.lip.Lip"], "bmo_cli.nets.lip has no class 'Lip'"),
+    (
+        ["train", "net._target_=bmo_cli.nets.convex_potential.Lip"],
+        "bmo_cli.nets.convex_potential has no class 'Lip'",
+    ),
     (["train", "task.noise=[5,2,1]"], "task.noise must be a number"),
     (["train", "hydra.run.dir=/dev/null/x"], "cannot create the output folder /dev/null/x"),
     (["eval"], "run is missing; give it as bmo eval run=..."),

@@ -96,8 +96,8 @@ def step(memory, iterations=12, precision=None):
     experiment.hyper.plan(experiment.scheme, sample, iterations, None)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    with experiment.scheme.executed(Execution(precision)):
-        outcome = experiment.hyper.objective(experiment.scheme, sample, iterations)
+    scheme = experiment.scheme.using(execution=Execution(precision))
+    outcome = experiment.hyper.objective(scheme, sample, iterations)
     learned = [p for p in experiment.omega.parameters() if p.requires_grad]
     gradients = torch.autograd.grad(outcome.objective, learned)
     peak = torch.cuda.max_memory_allocated() - before

@@ -16,8 +16,8 @@ from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO
+from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.problem import Charbonnier, Loss, Sample, SquaredError
 from bmo_cli.tasks.derain import Derain, SparseRain, rain_problem, smoothed_views

@@ -61,7 +61,7 @@ def test_gradients_of_parts_average_to_that_of_the_batch(words):
 
 def average(experiment, sample, count, value, expected, rounding):
     """The mean over parts is the whole; levels of a guided network are clipped or not, by a bit."""
-    parts = [gradient(experiment, sample.divided(i, count)) for i in range(count)]
+    parts = [gradient(experiment, sample.equal_part(i, count)) for i in range(count)]
     assert sum(v for v, _ in parts) / count == pytest.approx(value, rel=1e-6)
     mean = torch.stack([g for _, g in parts]).mean(0)
     assert expected.norm() > 0
@@ -77,11 +77,11 @@ def test_a_part_keeps_the_constants_of_the_whole(rng):
     blur = PeriodicBlur(transfer_function(kernels, (8, 8)), (8, 8))
     norms = [PeriodicBlur(blur.transfer[i : i + 1], (8, 8)).norm_squared for i in range(4)]
     least = norms.index(min(norms))
-    taken = LeastSquares(blur, torch.tensor(rng.random((4, 1, 8, 8)))).take(torch.tensor([least]))
+    taken = LeastSquares(blur, torch.tensor(rng.random((4, 1, 8, 8)))).select(torch.tensor([least]))
     assert taken.lipschitz == max(norms) > min(norms)
     assert taken.a.norm_squared == max(norms)
     shared = PeriodicBlur(blur.transfer[:1], (8, 8))
-    assert shared.take(torch.tensor([0, 3])) is shared
+    assert shared.select(torch.tensor([0, 3])) is shared
 
 
 def test_what_does_not_divide_says_so(rng):
@@ -105,11 +105,11 @@ def test_what_does_not_divide_says_so(rng):
 
     own = Sample(Problem(LeastSquares(Map(), x)), (x,), SquaredError(x))
     with pytest.raises(InputError, match="3 problems a step do not divide by train"):
-        own.divided(0, 2)
-    with pytest.raises(InputError, match="Map has no `take`"):
-        own.divided(0, 3)
-    with pytest.raises(InputError, match="Cubes has no `take`"):
-        Sample(Problem(), (x,), Cubes()).divided(0, 3)
+        own.equal_part(0, 2)
+    with pytest.raises(InputError, match="Map has no `select`"):
+        own.equal_part(0, 3)
+    with pytest.raises(InputError, match="Cubes has no `select`"):
+        Sample(Problem(), (x,), Cubes()).equal_part(0, 3)
 
 
 PAIR = ("train.batch=4", "train.devices=2")

@@ -49,11 +49,11 @@ def test_every_problem_ends_where_it_would_alone(posed, operator, pose):
     settings = Settings(iterations=400, tolerance=1e-6)
     problem = pose(a, y)
     ends = iterate_each(
-        lambda rows: scheme.bind(problem.take(rows)), initial, iterations=400, tolerance=1e-6
+        lambda rows: scheme.bind(problem.select(rows)), initial, iterations=400, tolerance=1e-6
     )
     alone = [
         iterate(
-            scheme.bind(problem.take(torch.tensor([i]))),
+            scheme.bind(problem.select(torch.tensor([i]))),
             (initial[0][i : i + 1],),
             iterations=400,
             tolerance=1e-6,
@@ -69,7 +69,7 @@ def test_every_problem_ends_where_it_would_alone(posed, operator, pose):
     assert found.iterations == max(one.iterations for one in alone)
     assert found.residual == pytest.approx(ends.residuals.max().item())
     for i in (0, B - 1):
-        one = solve(scheme, problem.take(torch.tensor([i])), (initial[0][i : i + 1],), settings)
+        one = solve(scheme, problem.select(torch.tensor([i])), (initial[0][i : i + 1],), settings)
         torch.testing.assert_close(found.value[0][i : i + 1], one.value[0], rtol=1e-9, atol=1e-12)
 
 

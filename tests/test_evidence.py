@@ -11,9 +11,6 @@ import torch
 from torch import nn
 
 import bmo_cli
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.certify import Subject, certify
-from bmo_cli.certificate.evidence import _is_as_written, declarers, is_own
 from bmo_cli.config.schema import Certify
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.accelerated import FISTA
@@ -26,11 +23,11 @@ from bmo_cli.linear.gradient import PeriodicGradient
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.nets.network import Network, NormBound, largest
-from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.nets.normalized_conv import NormalizedConv
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import (
     L1,
@@ -47,6 +44,9 @@ from bmo_cli.solver.metric import Metric, ScaledIdentity
 from bmo_cli.solver.nonexpansive import constant_direction, krylov_pair, worst_pair
 from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.tasks.deconvolution import blur_problem
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.evidence import _is_as_written, declarers, is_own
 
 SIZE = (8, 6)
 SEARCH = Certify(horizon=40)

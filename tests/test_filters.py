@@ -6,7 +6,6 @@ import torch
 from scipy.ndimage import convolve
 from skimage import restoration
 
-from bmo_cli.audit.measure import audit_norm
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.dpir import DPIR, gaussian_average
 from bmo_cli.gkm.filters import (
@@ -17,7 +16,7 @@ from bmo_cli.gkm.filters import (
     WienerTV,
 )
 from bmo_cli.gkm.scheme import GKM
-from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.linear.blur import PeriodicBlur, stack_kernels, transfer_function
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
@@ -25,6 +24,7 @@ from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.nonexpansive import largest_ratio
 from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.audit import audit_norm
 
 FILTERS = [Wiener(), UnsupervisedWiener(), RichardsonLucy(iterations=3), WienerTV(), WienerNLM()]
 SIZE = (24, 31)
@@ -42,7 +42,7 @@ def problem(rng, kernels):
     """Two smooth images of three channels, blurred by one kernel each, with noise of 1 %."""
     rough = torch.tensor(rng.random((2, 3, *SIZE)))
     clean = gaussian_average(2.0, rough)(rough) * 2 - 0.5
-    stack = centred([torch.tensor(kernel) for kernel in kernels]).double()
+    stack = stack_kernels([torch.tensor(kernel) for kernel in kernels]).double()
     blur = PeriodicBlur(transfer_function(stack, SIZE), SIZE)
     y = blur(clean) + 0.01 * torch.tensor(rng.standard_normal(clean.shape))
     return Problem(LeastSquares(blur, y), noise=torch.full((2,), 0.01, dtype=torch.float64))
@@ -72,7 +72,7 @@ def alone(operator, y, kernel):
     """The filter of one channel (H, W) blurred by one kernel (h, w)."""
     taps = torch.tensor(kernel)[None]
     blur = PeriodicBlur(transfer_function(taps, y.shape), y.shape)
-    return operator.restored(torch.tensor(y)[None, None], blur)[0, 0].numpy()
+    return operator.restore(torch.tensor(y)[None, None], blur)[0, 0].numpy()
 
 
 @pytest.mark.parametrize("operator", FILTERS, ids=lambda o: type(o).__name__)

@@ -105,7 +105,7 @@ def test_anderson_solves_a_linear_problem_in_as_many_steps_as_unknowns(rng):
     shift = torch.tensor(rng.normal(size=6))
     mapping = FixedPointMap(lambda u, k: (u[0] @ matrix.T + shift,), METRIC, 0.9)
     start = (torch.zeros(2, 6, dtype=torch.float64),)
-    fast = iterate(mapping, start, iterations=40, tolerance=1e-7, combine=anderson(6, 40))
+    fast = iterate(mapping, start, iterations=40, tolerance=1e-7, acceleration=anderson(6, 40))
     assert fast.status is Status.CONVERGED
     assert fast.iterations <= 10
     expected = torch.linalg.solve(torch.eye(6, dtype=torch.float64) - matrix, shift)
@@ -128,8 +128,8 @@ def test_anderson_never_ends_with_a_larger_residual(memory, iterations):
     mapping = FixedPointMap(kinked, METRIC, 0.7)
     start = (torch.randn(1, 8, generator=generator, dtype=torch.float64),)
 
-    def residual(combine):
-        u = iterate(mapping, start, iterations=iterations, combine=combine).value
+    def residual(acceleration):
+        u = iterate(mapping, start, iterations=iterations, acceleration=acceleration).value
         return (kinked(u, 0)[0] - u[0]).norm().item()
 
     assert residual(anderson(memory, iterations)) <= residual(None) * (1 + 1e-9) + 1e-14
@@ -146,7 +146,23 @@ def test_anderson_gives_up_a_point_that_is_worse():
 
     accelerate = anderson(4, 50)
     mapping = FixedPointMap(recorded, METRIC, 0.5)
-    end = iterate(mapping, START, iterations=50, combine=accelerate).value
+    end = iterate(mapping, START, iterations=50, acceleration=accelerate).value
     assert (recorded(end, 0)[0] - end[0]).norm().item() < 1e-9
     accepted = [n for i, n in enumerate(norms) if n <= min(norms[: i + 1])]
     assert len(accepted) > 5
+
+
+def test_the_observer_sees_every_step_that_is_taken():
+    mapping = FixedPointMap(lambda u, k: (0.5 * u[0],), METRIC, 0.5)
+    seen = []
+    end = iterate(
+        mapping,
+        START,
+        iterations=3,
+        update=lambda k, u, averaged: (averaged[0] + 1,),
+        observe=lambda k, u, following: seen.append((k, u, following)),
+        start=2,
+    )
+    assert [k for k, _, _ in seen] == [2, 3, 4]
+    assert seen[0][1] is START and seen[1][1] is seen[0][2] and end.value is seen[2][2]
+    torch.testing.assert_close(seen[0][2][0], 0.75 * START[0] + 1)

@@ -16,8 +16,8 @@ from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import L1, LeastSquares
@@ -131,12 +131,12 @@ def test_a_box_that_holds_the_solution_does_not_move_it(operator):
     """argmin 1/2 |x - y|^2 + 3.2 |x|_1 = soft(y, 3.2) lies in [0, 1]; the s* of DR does not."""
     f = LeastSquares(Matrix(torch.eye(3, dtype=torch.float64)), OUTSIDE)
     mapping = GKM(operator=operator(gamma=1.0), alpha=0.9).double().bind(Problem(f, L1(3.2)))
-    loss = mapping.seen(SquaredError(ONE_IMAGE))
+    loss = mapping.loss_on_state(SquaredError(ONE_IMAGE))
 
     def end(box):
-        combine = BMO(mu=1e-9, s=0.5, box=box)._combine(mapping, loss)
+        update = BMO(mu=1e-9, s=0.5, box=box)._update_rule(mapping, loss)
         start = (torch.zeros(1, 3, dtype=torch.float64),)
-        return mapping.estimate(iterate(mapping, start, iterations=400, combine=combine).value)[0]
+        return mapping.estimate(iterate(mapping, start, iterations=400, update=update).value)[0]
 
     solution = torch.tensor([[0.5, 0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(end(None), solution, rtol=0, atol=1e-6)

@@ -15,7 +15,7 @@ from bmo_cli.experiment.inputs import differing, weights_of
 from bmo_cli.nets.dncnn import DnCNN
 
 PLUGIN = """
-from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 
 
 class Mine(ConvexPotential):

@@ -8,11 +8,11 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
+from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.lip import ConvexPotential, GuidedPotential
 from bmo_cli.nets.network import Identity
-from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.nets.normalized_conv import NormalizedConv
 
 SIZE = (4, 5)
 

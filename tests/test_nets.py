@@ -7,12 +7,7 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_squared_bound
-from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.drunet import DRUNet
-from bmo_cli.nets.gradient_step import GradientStep
-from bmo_cli.nets.ista_net import ISTANet
-from bmo_cli.nets.lip import (
+from bmo_cli.nets.convex_potential import (
     ConvexPotential,
     GuidedPotential,
     _analyse,
@@ -20,8 +15,13 @@ from bmo_cli.nets.lip import (
     clip,
     dct_filters,
 )
+from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.drunet import DRUNet
+from bmo_cli.nets.gradient_step import GradientStep
+from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.network import Identity
-from bmo_cli.nets.norm_conv import NormalizedConv
+from bmo_cli.nets.normalized_conv import NormalizedConv
+from bmo_cli.nets.operator_norms import norm_squared_bound
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.nonexpansive import worst_pair

@@ -10,7 +10,7 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.linear.map import LinearMap
-from bmo_cli.nets.lip import GuidedPotential
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
 from bmo_cli.training.threads import CpuThreads
@@ -31,7 +31,7 @@ class Left(LinearMap):
 class Raising(Left):
     """Says so itself, in the two usual ways."""
 
-    def take(self, problems):
+    def select(self, problems):
         raise NotImplementedError
 
     def shifted_inverse(self, gamma):
@@ -89,8 +89,8 @@ def test_who_does_not_need_the_inverse_works(a):
 def test_what_cannot_be_divided_is_not(a):
     given = sample(a, False)
     assert CpuThreads.of(given).count == 1
-    with pytest.raises(InputError, match="has no `take`, so its batches are not divided"):
-        given.divided(0, 2)
+    with pytest.raises(InputError, match="has no `select`, so its batches are not divided"):
+        given.equal_part(0, 2)
     together = solve(GKM(operator=ProximalGradient()), given.problem, (Y,), Settings(9, 1e-3))
     assert together.iterations >= 1
 
@@ -116,7 +116,7 @@ class RaisingLoss(Loss):
     def value(self, u):
         return u[0].square().sum(1)
 
-    def take(self, problems):
+    def select(self, problems):
         raise NotImplementedError
 
 
@@ -125,12 +125,12 @@ def test_other_methods_that_are_left_out():
     for f in (Cosh(), RaisingCosh()):
         with pytest.raises(InputError, match=rf"{type(f).__name__} has no `resolvent`.*gkm=pg"):
             GKM(operator=DouglasRachford()).bind(Problem(f))
-        with pytest.raises(InputError, match=rf"{type(f).__name__} has no `take`"):
-            f.take(torch.tensor([0]))
+        with pytest.raises(InputError, match=rf"{type(f).__name__} has no `select`"):
+            f.select(torch.tensor([0]))
     with pytest.raises(InputError, match="RaisingProx has no `prox`"):
         RaisingProx().prox((Y,), gamma)
-    with pytest.raises(InputError, match="RaisingLoss has no `take`"):
-        RaisingLoss().take(torch.tensor([0]))
+    with pytest.raises(InputError, match="RaisingLoss has no `select`"):
+        RaisingLoss().select(torch.tensor([0]))
 
     def guide():
         raise NotImplementedError
@@ -147,12 +147,12 @@ def test_a_method_that_works_is_called_as_it_is():
         def shifted_inverse(self, gamma):
             return lambda v: v / (1 + 4 * gamma)
 
-        def take(self, problems):
+        def select(self, problems):
             return self
 
     v = Whole().shifted_inverse(torch.tensor(0.5))(Y)
     torch.testing.assert_close(v * (1 + 0.5 * 4), Y)
-    assert sample(Whole(), False).divided(1, 2).problem.f.y.shape == (1, 3)
+    assert sample(Whole(), False).equal_part(1, 2).problem.f.y.shape == (1, 3)
 
 
 def test_other_errors_of_such_a_method_stay_what_they_are():

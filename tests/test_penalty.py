@@ -9,8 +9,8 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.penalty import expansion, reflected_norm_squared
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError

@@ -309,7 +309,7 @@ def test_memory_that_ran_out_in_a_plugin_is_said_as_such(tmp_path):
 
 
 LAZY = """
-from bmo_cli.nets.lip import ConvexPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 
 
 class Lazy(ConvexPotential):

@@ -53,8 +53,8 @@ def built(words):
 
 def gradient(experiment, sample, precision):
     scheme = experiment.scheme
-    with scheme.executed(Execution(precision)):
-        outcome = experiment.hyper.objective(scheme, sample, 4)
+    lowered = scheme.using(execution=Execution(precision))
+    outcome = experiment.hyper.objective(lowered, sample, 4)
     learned = [p for p in experiment.omega.parameters() if p.requires_grad]
     found = torch.autograd.grad(outcome.objective, learned)
     assert all(g.dtype is torch.float32 for g in found)

@@ -17,10 +17,12 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.matrix import Matrix
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.ista_net import ISTANet
-from bmo_cli.nets.lip import ConvexPotential
 from bmo_cli.nets.network import Identity, Network
+from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Quadratic, SquaredNorm, Zero
 from bmo_cli.solver.metric import ScaledIdentity
@@ -245,12 +247,22 @@ def test_projection_reaches_the_network_of_every_stage():
 
 
 def test_evaluations_and_products_are_counted():
-    scheme = GKM(operator=ProximalGradient())
-    mapping = scheme.bind(lasso())
+    cost, scheme = Cost(), GKM(operator=ProximalGradient())
+    mapping = scheme.using(cost=cost).bind(lasso())
     end = iterate(mapping, (torch.ones(2, COLUMNS),), iterations=5).value[0]
-    assert (scheme.cost.evaluations, scheme.cost.products) == (5, 0)
+    assert (cost.evaluations, cost.vjps) == (5, 0)
     end.sum().backward()
-    assert (scheme.cost.evaluations, scheme.cost.products) == (5, 5)
+    assert (cost.evaluations, cost.vjps) == (5, 5)
+
+
+def test_a_view_shares_the_weights_and_leaves_the_scheme_alone():
+    cost, scheme = Cost(), GKM(operator=ProximalGradient())
+    view = scheme.using(cost=cost)
+    assert [*map(id, view.parameters())] == [*map(id, scheme.parameters())]
+    scheme.bind(lasso()).D((torch.ones(2, COLUMNS),), 0)
+    assert cost.evaluations == 0
+    view.using(execution=Execution(finite=True)).bind(lasso()).D((torch.ones(2, COLUMNS),), 0)
+    assert cost.evaluations == 1
 
 
 # --- pairings -------------------------------------------------------------------------------------

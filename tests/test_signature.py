@@ -273,7 +273,7 @@ def test_unknown_names_are_refused_with_the_nearest_one(folder):
 
 
 def test_classes_of_the_package_are_named_where_they_are():
-    for target in ("bmo_cli.nets.lip.Network", "bmo_cli.gkm.scheme.Tensor"):
+    for target in ("bmo_cli.nets.convex_potential.Network", "bmo_cli.gkm.scheme.Tensor"):
         with pytest.raises(InputError, match="has no class"):
             read_signature(target)
 

@@ -11,8 +11,8 @@ from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.boundary import ALIGNMENT, continue_periodically, in_tiles, interior
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import GuidedPotential
 from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.tasks.derain import Derain
 

@@ -21,9 +21,15 @@ from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
-from bmo_cli.nets.lip import GuidedPotential
-from bmo_cli.nets.mode import Behaviour, generator_states, rehearsal, seeded, training
+from bmo_cli.nets.mode import (
+    Behaviour,
+    fixed_seed,
+    generator_states,
+    preserved_state,
+    training_mode,
+)
 from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
@@ -251,14 +257,14 @@ def test_generators_are_seeded_and_put_back():
     states = generator_states(CPU)
     draws = []
     for seed in ([3, 1], [3, 1], [3, 2], [4, 1]):
-        with seeded(seed, CPU):
+        with fixed_seed(seed, CPU):
             draws.append((torch.rand(1).item(), np.random.rand(), random.random()))
         assert generator_states(CPU) == states
     assert draws[0] == draws[1]
     for i in range(3):  # every generator depends on every part of the seed
         assert len({draw[i] for draw in draws}) == 3
     assert len(set(draws[0])) == 3
-    with pytest.raises(ZeroDivisionError), seeded([0], CPU):
+    with pytest.raises(ZeroDivisionError), fixed_seed([0], CPU):
         torch.rand(1)
         raise ZeroDivisionError
     assert generator_states(CPU) == states
@@ -271,7 +277,7 @@ def test_a_rehearsal_leaves_no_trace():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     buffers = dict(net.named_buffers())
     states = generator_states(CPU)
-    with rehearsal(net, CPU), training(net):
+    with preserved_state(net, CPU), training_mode(net):
         net(torch.rand(2, 1, 5, 5)).sum().backward()
         with torch.no_grad():
             net.body[0].weight.add_(1)
@@ -368,7 +374,7 @@ def test_the_gradient_through_batch_norm_is_that_of_finite_differences():
     gradient = HyperGradient(Unrolled(), scheme, list(scheme.parameters()), iterations=3)
 
     def value():
-        with rehearsal(scheme, CPU):
+        with preserved_state(scheme, CPU):
             return gradient(given).objective.item()
 
     gradient(given)

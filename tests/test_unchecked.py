@@ -21,10 +21,10 @@ from bmo_cli.hyper.aggregation import Unrolled
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.map import LinearMap
+from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.lip import GuidedPotential
 from bmo_cli.nets.mode import Behaviour
 from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import LeastSquares, SquaredNorm

@@ -84,7 +84,7 @@ def test_anderson_takes_the_same_way_in_every_unit(rng, kind, unit):
         mapping = FixedPointMap(lambda u, k: (u[0] @ m.mT + size * b,), metric)
         start = (torch.zeros(1, 5, dtype=kind),)
         accelerated = Anderson(metric, memory=4, iterations=6)
-        return iterate(mapping, start, iterations=6, combine=accelerated).value[0]
+        return iterate(mapping, start, iterations=6, acceleration=accelerated).value[0]
 
     plain, scaled = end(1.0), end(unit)
     assert torch.equal(scaled / unit, plain)

@@ -10,8 +10,6 @@ from dataclasses import asdict, fields
 
 import torch
 
-from bmo_cli.audit.measure import GradientRecord, NormRecord, audit_gradient, audit_norm
-from bmo_cli.audit.problems import PROBLEMS
 from bmo_cli.config.commands import plugins_word
 from bmo_cli.config.compose import compose
 from bmo_cli.config.schema import AuditConfig
@@ -27,6 +25,8 @@ from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import comma_separated, markdown, text_table
+from bmo_cli.verification.audit import GradientRecord, NormRecord, audit_gradient, audit_norm
+from bmo_cli.verification.audit_problems import PROBLEMS
 
 log = logging.getLogger("bmo")
 

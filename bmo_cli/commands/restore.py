@@ -25,7 +25,7 @@ from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.boundary import (
-    aligned,
+    align_up,
     continue_periodically,
     enlargement,
     in_tiles,
@@ -100,7 +100,7 @@ def restored(
         InputError: the task changes the size otherwise.
     """
     settings, side = Settings.of(config.eval), config.tile
-    padded, margin = config.boundary == "pad", aligned(max(_SMOOTHING, *_shape(kernel)))
+    padded, margin = config.boundary == "pad", align_up(max(_SMOOTHING, *_shape(kernel)))
     around = margin if padded else 0
     wide = continue_periodically(y, around)
     periodic = padded or kernel is not None

@@ -24,7 +24,7 @@ from bmo_cli.data.kernels import KernelSet
 from bmo_cli.data.loaded import Photographs
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.errors import InputError
-from bmo_cli.linear.blur import PeriodicBlur, centred, transfer_function
+from bmo_cli.linear.blur import PeriodicBlur, stack_kernels, transfer_function
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class BlurredPhotographs(DegradedPhotographs):
         self.kernel_set = KernelSet(root=data.root, **kernel_keys)
         chosen = self.kernel_set.chosen
         self.kernel_content = self.kernel_set.content()
-        stack = centred([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
+        stack = stack_kernels([torch.tensor(k, dtype=torch.float32) for k in chosen.values()])
         self.kernels: Tensor
         self.register_buffer("kernels", stack, persistent=False)
 

@@ -17,7 +17,7 @@ from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.nets.execution import Execution
-from bmo_cli.nets.mode import Behaviour, generator_states, rehearsal, training
+from bmo_cli.nets.mode import Behaviour, generator_states, preserved_state, training_mode
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
@@ -34,11 +34,11 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
             device, is not finite, or is not the same at both calls.
     """
     with torch.no_grad():
-        with scheme.executed(Execution(finite=True)):
-            first, second, drawn = _twice(scheme, problem, initial)
+        strict = scheme.using(execution=Execution(finite=True))
+        first, second, drawn = _twice(strict, problem, initial)
         differs = _differ(first, second, _ROUNDING)
         if drawn and not differs:  # a layer that starts at zero would hide it
-            with rehearsal(scheme, initial[0].device):
+            with preserved_state(scheme, initial[0].device):
                 _move(scheme)
                 differs = _differ(*_twice(scheme, problem, initial)[:2], _ROUNDING)
     if differs:
@@ -87,7 +87,7 @@ def observe(scheme: GKM, sample: Sample) -> None:
     """
     problem, initial = sample.problem, sample.initial
     before = require_map(scheme, problem, initial)
-    with torch.no_grad(), rehearsal(scheme, initial[0].device), training(scheme):
+    with torch.no_grad(), preserved_state(scheme, initial[0].device), training_mode(scheme):
         kept = {name: buffer.clone() for name, buffer in scheme.named_buffers()}
         drawn = _twice(scheme, problem, initial)[2]
         saved = scheme.state_dict().keys() & kept.keys()
@@ -132,10 +132,10 @@ def _mixes(scheme: GKM, sample: Sample) -> bool:
         return False
     _move(scheme)
     with suppress(InputError):  # of a task that does not say how its batches are divided
-        batches, images = [sample, sample.divided(0, size)], []
+        batches, images = [sample, sample.equal_part(0, size)], []
         try:
             for batch in batches:
-                with rehearsal(scheme, sample.initial[0].device):  # from the same buffers
+                with preserved_state(scheme, sample.initial[0].device):  # from the same buffers
                     images.append(_twice(scheme, batch.problem, batch.initial)[0])
         except (RuntimeError, ValueError):  # of a network that takes no single image
             return True

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bmo_cli.certificate.evidence import declarers, parts_of_scheme
 from bmo_cli.config.schema import Config, check_allowed, plugin_files, plugin_module
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
@@ -22,6 +21,7 @@ from bmo_cli.experiment.plugins import failing_place, import_module, load_plugin
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.tasks.task import Task
+from bmo_cli.verification.evidence import declarers, parts_of_scheme
 
 Node = Mapping[str, Any]
 

@@ -13,8 +13,6 @@ from typing import Any
 
 from safetensors.torch import save
 
-from bmo_cli.certificate.certify import PATIENCE, Certificate, Subject, certify
-from bmo_cli.certificate.findings import Finding
 from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
@@ -27,6 +25,8 @@ from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Case
+from bmo_cli.verification.certificate import PATIENCE, Certificate, Subject, certify
+from bmo_cli.verification.findings import Finding
 
 log = logging.getLogger("bmo")
 
@@ -182,7 +182,7 @@ def _content(
                 "growth": t.growth,
                 "behaviour": t.behaviour(settings.tolerance),
                 "motion": asdict(t.motion),
-                "iterations_to_tolerance": t.met(settings.tolerance),
+                "iterations_to_tolerance": t.iterations_to(settings.tolerance),
                 "residuals": list(t.residuals),
             }
             for name, t in certificate.trajectories.items()

@@ -82,16 +82,20 @@ def solve(
     if settings.tolerance and not settings.anderson and _divides(problem, initial):
         return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
-    iterations, combine = settings.iterations, None
+    iterations, acceleration = settings.iterations, None
     if settings.anderson and not scheme.stationary:
         raise InputError(
             "eval.anderson accelerates one map, but this scheme changes with the iteration "
             "(FISTA, or gkm.stages > 1); use eval.anderson=0"
         )
     if settings.anderson:
-        combine = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
+        acceleration = Anderson(mapping.metric, memory=settings.anderson, iterations=iterations)
     solution = iterate(
-        mapping, initial, iterations=iterations, tolerance=settings.tolerance, combine=combine
+        mapping,
+        initial,
+        iterations=iterations,
+        tolerance=settings.tolerance,
+        acceleration=acceleration,
     )
     if solution.status is Status.NONFINITE:
         raise _diverged(solution.iterations, settings)
@@ -106,7 +110,7 @@ def _divides(problem: Problem, initial: State) -> bool:
     if len(initial[0]) == 1:
         return False
     try:
-        problem.take(torch.arange(1, device=initial[0].device))
+        problem.select(torch.arange(1, device=initial[0].device))
     except InputError:
         return False
     return True
@@ -117,7 +121,7 @@ def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Setting
     size = len(initial[0])
 
     def bind(problems: Tensor) -> FixedPointMap:
-        return scheme.bind(problem if len(problems) == size else problem.take(problems))
+        return scheme.bind(problem if len(problems) == size else problem.select(problems))
 
     ends = iterate_each(bind, initial, iterations=settings.iterations, tolerance=settings.tolerance)
     if ends.status is Status.NONFINITE:

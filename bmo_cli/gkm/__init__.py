@@ -1,1 +1,1 @@
-"""The scheme T = (1 - alpha) I + alpha D and its numerical operators."""
+"""The generalised Krasnoselskii-Mann (GKM) scheme and its numerical operators."""

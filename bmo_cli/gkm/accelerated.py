@@ -1,4 +1,4 @@
-"""FISTA: accelerated proximal gradient, the classical baseline. It is no fixed averaged map."""
+"""FISTA, accelerated proximal gradient: a classical baseline, but no fixed averaged map."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FISTA(NumericalOperator):
         y = u^k + (t_k - 1) / t_{k+1} (u^k - u^{k-1})
         u^{k+1} = prox_{gamma g}( y - gamma grad f(y) )
 
-    with t_0 = 0 and t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2, so that y = u^0 at first; the state is
+    with t_0 = 0 and t_{k+1} = (1 + sqrt(1 + 4 t_k^2)) / 2, so that y = u^0 at first. The state is
     (u^k, u^{k-1}). (Beck & Teboulle, SIAM J. Imaging Sci. 2009.)
 
     Args:
@@ -29,7 +29,7 @@ class FISTA(NumericalOperator):
     """
 
     uses_g = True
-    keeps_nonexpansive = True  # a denoiser acts in the metric I/gamma; D itself may expand
+    keeps_nonexpansive = True  # a denoiser acts in the metric I/gamma; D itself may be expansive
     stationary = False
 
     def __init__(self, *, weight: Positive = 1.0, learn_weight: bool = False) -> None:

@@ -1,9 +1,13 @@
 """Operators for a linear relation, min f(u) + g(u) + h(z) subject to A u + z = b.
 
-All three linearise |A u - b|^2 and see f through its gradient, with penalty beta (PDHG: dual step
-sigma) and tau < 1 / (beta |A|^2 + L_f / 2). ALM and PDHG are forward-backward in their metric,
-hence averaged; LADMM is nonexpansive in its metric, and converges undamped as ADMM does. The share
-of the limit of tau is the hyper-parameter, so that it cannot be left.
+The three operators are the augmented Lagrangian method (ALM), linearised ADMM (LADMM) and the
+primal-dual hybrid gradient method (PDHG). All of them linearise |A u - b|^2 and use the gradient of
+f. They have a penalty beta (PDHG: the dual step sigma) and a step
+tau < 1 / (beta |A|^2 + L_f / 2). The hyper-parameter is tau as a share of this limit, so that
+training cannot violate it.
+
+ALM and PDHG are forward-backward splittings in their metric, hence averaged. LADMM is nonexpansive
+in its metric and converges undamped, as ADMM does.
 """
 
 from __future__ import annotations
@@ -20,8 +24,8 @@ from bmo_cli.gkm.operator import (
     NumericalOperator,
     coupling_of,
     curvature,
-    inside,
     norm_squared,
+    share_of_positive,
 )
 from bmo_cli.solver.functions import AtZero
 from bmo_cli.solver.metric import BlockDiagonal, LinearizedBlock, PrimalDual, ScaledIdentity
@@ -30,21 +34,21 @@ from bmo_cli.solver.state import State
 
 
 class _Linearized(NumericalOperator):
-    """The hyper-parameters that the three have in common.
+    """The hyper-parameters of all three operators.
 
     Args:
         beta: penalty (augmented Lagrangian) or dual step (PDHG), > 0.
         share: tau as a share of its limit 1 / (beta |A|^2 + L_f / 2), in (0, 1).
         weight: factor on g, > 0.
         learn: whether beta and share are hyper-parameters.
-        learn_weight: whether the weight is one.
+        learn_weight: whether the weight is a hyper-parameter.
     """
 
     condition = "1/tau - beta |A|^2 > L_f/2"
     nonexpansive = True
     averaged = True
     uses_g = True
-    keeps_nonexpansive = False  # G is no multiple of the identity on the first block
+    keeps_nonexpansive = False  # G is not a multiple of the identity on the first block
 
     def __init__(
         self,
@@ -70,7 +74,7 @@ class _Linearized(NumericalOperator):
         coupling = coupling_of(problem, self)
         beta, tau = self._step(problem, coupling)
         inverse_limit = beta.item() * norm_squared(coupling.a) + curvature(problem.f) / 2
-        return tau.item() * inverse_limit + inside(tau) + inside(beta)
+        return tau.item() * inverse_limit + share_of_positive(tau) + share_of_positive(beta)
 
 
 @checked
@@ -107,7 +111,7 @@ class ALM(_Linearized):
 
 @checked
 class LADMM(_Linearized):
-    """Two-block linearised ADMM, on (u, z, lam); the z-step sees the new u.
+    """Two-block linearised ADMM, on (u, z, lam). The z-step uses the new u.
 
         u+   = prox_{tau g}( u - tau (grad f(u) + A^T (lam + beta (A u + z - b))) )
         z+   = prox_{h/beta}( b - A u+ - lam/beta )
@@ -116,7 +120,7 @@ class LADMM(_Linearized):
     The arguments are those of `_Linearized`. (Lin, Liu & Su, NeurIPS 2011.)
     """
 
-    averaged = False  # on arbitrary states it can circle: (z, lam) -> (-lam / beta, 0) for h = 0
+    averaged = False  # on arbitrary states it can cycle: (z, lam) -> (-lam / beta, 0) for h = 0
     converges_undamped = True
 
     def bind(self, problem: Problem) -> BoundOperator:
@@ -147,7 +151,7 @@ class PDHG(_Linearized):
         u+ = prox_{tau g}( u - tau (grad f(u) + A^T v) )
         v+ = prox_{sigma H*}( v + sigma A (2 u+ - u) ),        H(w) = h(b - w), sigma = beta
 
-    The dual step is computed by Moreau's identity from prox_h. The arguments are those of
+    Moreau's identity gives the dual step from prox_h. The arguments are those of
     `_Linearized`. (Chambolle & Pock, JMIV 2011; Condat, JOTA 2013.)
     """
 
@@ -169,5 +173,5 @@ class PDHG(_Linearized):
 
 
 def _with_zeros(u: State, blocks: int, like: Tensor) -> State:
-    """u followed by zero blocks in the range of A, up to `blocks`; a full state as it is."""
+    """u followed by zeros in the range of A, `blocks` blocks in all; a complete state itself."""
     return u if len(u) == blocks else (*u, *(torch.zeros_like(like) for _ in range(blocks - 1)))

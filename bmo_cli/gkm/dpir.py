@@ -1,4 +1,4 @@
-"""Plug-and-play with a falling noise level: half-quadratic splitting as DPIR runs it.
+"""Plug-and-play with a decreasing noise level: half-quadratic splitting as in DPIR.
 
 Zhang et al., "Plug-and-play image restoration with deep denoiser prior", IEEE TPAMI 2021.
 """
@@ -25,26 +25,26 @@ from bmo_cli.solver.state import State
 
 @checked
 class DPIR(NumericalOperator):
-    """R_{s_k}(prox_{gamma_k f}(u)) with gamma_k = (s_k / noise)^2 / weight and s_k falling.
+    """R_{s_k}(prox_{gamma_k f}(u)) with gamma_k = (s_k / noise)^2 / weight and s_k decreasing.
 
-    The denoiser R, in the place of prox_g, knows one noise level s alone. It removes another one
-    of an image that is rescaled, about a local mean m (a Gaussian average) that keeps the values
-    in the range that R has seen:
+    The denoiser R replaces prox_g. It was trained for one noise level s. To remove another level t,
+    it gets an image that is rescaled about a local mean m (a Gaussian average), which keeps the
+    values in the range of its training:
 
         R_t(v) = m + t/s (R(m + s/t (v - m)) - m)
 
-    which for R without biases and m = 0 is exact: such a network, told the level or not, commutes
-    with scaling. Levels fall in a geometric sequence and stay at the last one. A learned weight
-    and learned ends of the sequence are kept positive, and nothing more.
+    This is exact for m = 0 and an R without biases, because such a network commutes with scaling.
+    The levels decrease in a geometric sequence and then stay at the last one. A learned weight and
+    learned ends of the sequence are kept positive; there is no other condition.
 
     Args:
         first: noise level that the first iteration removes, grey levels of 255.
-        last: of iteration number `steps` and beyond.
-        steps: iterations from first to last.
-        weight: of the denoiser against the data, DPIR's lambda.
+        last: noise level of iteration number `steps` and beyond.
+        steps: number of iterations from first to last.
+        weight: weight of the denoiser relative to the data, DPIR's lambda.
         level: noise level s that the network was trained for, grey levels of 255.
         centre: standard deviation of the Gaussian average m in pixels; 0: m = 0.
-        noise: of the observation in grey levels, where the task does not say it.
+        noise: noise of the observation in grey levels, if the task does not state it.
         learn: whether first, last and weight are hyper-parameters.
     """
 
@@ -98,11 +98,11 @@ class DPIR(NumericalOperator):
             (denoised,) = problem.g.prox((m + ratio * (v - m),), gamma)
             return (m + (denoised - m) / ratio,)
 
-        one = torch.ones((), dtype=f.y.dtype, device=f.y.device)
-        return BoundOperator(apply, ScaledIdentity(one))
+        unit = torch.ones((), dtype=f.y.dtype, device=f.y.device)
+        return BoundOperator(apply, ScaledIdentity(unit))
 
     def _noise(self, problem: Problem, y: Tensor) -> Tensor:
-        """In grey levels of 255, (B, 1, 1, 1); a noise below half a grey level is taken for it."""
+        """Noise of the observation, at least half a grey level of 255, (B, 1, 1, 1)."""
         if problem.noise is not None:
             noise = 255 * problem.noise.to(y)
         elif self.noise is not None:
@@ -119,8 +119,8 @@ def gaussian_average(width: float, like: Tensor) -> Callable[[Tensor], Tensor]:
     """Convolution with a Gaussian of standard deviation `width` pixels, periodic; 0: the map to 0.
 
     Args:
-        width: at most a sixth of the image or so.
-        like: (B, C, H, W), for shape, precision and device.
+        width: at most about a sixth of the image.
+        like: (B, C, H, W), gives shape, precision and device.
     """
     if width == 0:
         return torch.zeros_like

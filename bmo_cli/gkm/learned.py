@@ -1,10 +1,11 @@
 """Operators whose matrices are learned: the LISTA family and learned linearised ADMM.
 
-Each is a numerical operator of `proximal.py` or `augmented.py` in which a matrix made from A is
-replaced by a learned one. What is learned is the difference, zero at first: an untrained LISTA is
-ISTA exactly. Weights per layer are `gkm.stages`. Nothing is promised about norms.
+Each is a numerical operator of `proximal.py` or `augmented.py` in which a learned matrix replaces
+one that is made from A. The learned parameter is the difference of the two, which starts at 0: an
+untrained LISTA is exactly ISTA. `gkm.stages` gives every layer its own weights. Nothing is promised
+about norms.
 
-Shape legend: A of m rows and n columns; thresholds are in units of what the classical operator has.
+Shape legend: A of m rows and n columns. Thresholds are relative to those of the classical operator.
 """
 
 from __future__ import annotations

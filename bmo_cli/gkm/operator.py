@@ -1,4 +1,4 @@
-"""What a numerical operator declares, and the parameters that keep it inside its condition.
+"""The interface of numerical operators, and parameters that satisfy their conditions.
 
 | operator | file | metric G | condition |
 |---|---|---|---|
@@ -33,8 +33,8 @@ from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.solver.state import State
 
 
-def unchanged(u: State) -> State:
-    """u."""
+def identity(u: State) -> State:
+    """u itself."""
     return u
 
 
@@ -43,35 +43,37 @@ class BoundOperator:
     """A numerical operator at one problem and the present hyper-parameters.
 
     Attributes:
-        apply: (u, k) -> D_num(u); operators that do not change along the iteration ignore k.
+        apply: (u, k) -> D_num(u); stationary operators ignore k.
         metric: G.
         lift, readout: see `solver.fixed_point.FixedPointMap`.
     """
 
     apply: Callable[[State, int], State]
     metric: Metric
-    lift: StateMap = unchanged
+    lift: StateMap = identity
     readout: StateMap | None = None
 
 
 class NumericalOperator(nn.Module, ABC):
     """D_num. Its parameters are the numerical hyper-parameters (step sizes, thresholds, ...).
 
-    A subclass keeps its parameters inside its condition whatever value an optimiser gives them, by
-    a reparametrisation (`Bounded`, `Exponential`), and declares what then holds. What it does not
-    declare is not promised. What a class of this package declares counts as proved where its
-    `step_share` is below 1; what another class declares is measured, and stays a declaration.
+    A subclass satisfies its step-size condition for all values of its parameters, by a
+    reparametrisation (`Bounded`, `Exponential`). It declares the properties that then hold; a
+    property that is not declared is not assumed. Declarations of this package count as proved where
+    `step_share` is below 1. Those of other classes are tested by measurements and remain
+    declarations.
 
     Attributes:
         condition: on the step sizes, in words.
         nonexpansive: |D(u) - D(v)|_G <= |u - v|_G for every convex problem and all parameters.
-        averaged: D is (1 - t) I + t N with N nonexpansive in G and t < 1: it converges undamped.
-        converges_undamped: D is nonexpansive only, and still converges with gkm.alpha=null by its
-            own theory (as ADMM does, whose iterates stay in a subset of all states).
-        uses_g: D applies prox_g. A network then follows prox_g inside D, in its place where g = 0;
-            otherwise it follows D_num, and problems with a g are refused.
-        keeps_nonexpansive: a nonexpansive network there keeps D nonexpansive; so where G is a
-            multiple of the identity on the first block and D is a composition.
+        averaged: D is (1 - t) I + t N with N nonexpansive in G and t < 1, so that it converges
+            undamped.
+        converges_undamped: D is only nonexpansive, but converges with gkm.alpha=null by its own
+            theory (such as ADMM, whose iterates stay in a subset of all states).
+        uses_g: D applies prox_g. A network then follows prox_g inside D, or replaces it where
+            g = 0. Otherwise a network follows D_num, and problems with a g are refused.
+        keeps_nonexpansive: a nonexpansive network in that place keeps D nonexpansive. This holds
+            where G is a multiple of the identity on the first block and D is a composition.
         stationary: D does not depend on the number k of the iteration.
     """
 
@@ -85,7 +87,7 @@ class NumericalOperator(nn.Module, ABC):
 
     @abstractmethod
     def bind(self, problem: Problem) -> BoundOperator:
-        """Compute once what all iterations at `problem` share.
+        """D_num at one problem, with everything that its iterations share computed once.
 
         Raises:
             InputError: the operator does not apply to this kind of problem.
@@ -94,22 +96,21 @@ class NumericalOperator(nn.Module, ABC):
     def step_share(self, problem: Problem) -> float | None:
         """The step size at a problem as a share of its limit; the condition holds below 1.
 
-        The present step, in float64, against the limit made from the constants that the problem's
-        parts compute (`computed_lipschitz`, `computed_norm_squared`), or state where they compute
-        none.
+        Step and limit are in float64. The limit uses the constants that the parts of the problem
+        compute (`computed_lipschitz`, `computed_norm_squared`), or state if they compute none.
 
         Returns:
-            None: the operator does not say.
+            None: the operator does not state its share.
         """
         return None
 
 
 class Bounded(nn.Module):
-    """A hyper-parameter in the open interval (0, high), by a sigmoid that never reaches the ends.
+    """A hyper-parameter in the open interval (0, high), by a sigmoid that never reaches its ends.
 
     Args:
-        value: initial.
-        high: upper end.
+        value: initial value.
+        high: upper end of the interval.
         learn: whether it is trained.
     """
 
@@ -132,7 +133,7 @@ class Exponential(nn.Module):
     """A positive hyper-parameter, exp(theta).
 
     Args:
-        value: initial.
+        value: initial value.
         learn: whether it is trained.
     """
 
@@ -163,13 +164,13 @@ def lipschitz_of(problem: Problem, operator: NumericalOperator) -> float | Tenso
 
 
 def curvature(f: Smooth) -> float:
-    """L_f in float64: computed where f computes it, else as stated."""
+    """L_f in float64, as f computes it or else states it."""
     computed = f.computed_lipschitz()
     return _number(f.lipschitz) if computed is None else computed
 
 
 def norm_squared(a: LinearMap) -> float:
-    """|A|^2 in float64: computed where A computes it, else as stated."""
+    """|A|^2 in float64, as A computes it or else states it."""
     computed = a.computed_norm_squared()
     return _number(a.norm_squared) if computed is None else computed
 
@@ -178,8 +179,8 @@ def _number(value: float | Tensor) -> float:
     return value.item() if isinstance(value, Tensor) else value
 
 
-def inside(step: Tensor) -> float:
-    """`step_share` of a step that may have any finite positive length."""
+def share_of_positive(step: Tensor) -> float:
+    """`step_share` where any finite positive step is allowed: 0 for these, else infinite."""
     return 0.0 if 0 < step.item() < math.inf else math.inf
 
 
@@ -187,7 +188,7 @@ def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:
     """The linear relation of a coupled problem.
 
     Raises:
-        InputError: it has none.
+        InputError: the problem has none.
     """
     if problem.coupling is None:
         raise InputError(
@@ -201,7 +202,7 @@ def least_squares_of(problem: Problem, operator: NumericalOperator) -> LeastSqua
     """The data term 1/2 |A u - y|^2 of a problem f + g.
 
     Raises:
-        InputError: f is something else.
+        InputError: f is another function.
     """
     lipschitz_of(problem, operator)
     if not isinstance(problem.f, LeastSquares):

@@ -12,8 +12,8 @@ from bmo_cli.gkm.operator import (
     Exponential,
     NumericalOperator,
     curvature,
-    inside,
     lipschitz_of,
+    share_of_positive,
 )
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.problem import Problem
@@ -28,7 +28,7 @@ class ProximalGradient(NumericalOperator):
         gamma: step size in units of 1/L_f, in (0, 2).
         weight: factor on g, > 0: with g = kappa |u|_1 the threshold is gamma weight kappa.
         learn: whether gamma is a hyper-parameter, kept in (0, 2).
-        learn_weight: whether the weight is one, kept positive.
+        learn_weight: whether the weight is a hyper-parameter, kept positive.
     """
 
     condition = "0 < gamma < 2/L_f"
@@ -62,7 +62,7 @@ class ProximalGradient(NumericalOperator):
 
     def step_share(self, problem: Problem) -> float:
         gamma: Tensor = self.gamma() / lipschitz_of(problem, self)
-        return float(gamma.item()) * curvature(problem.f) / 2 + inside(gamma)
+        return float(gamma.item()) * curvature(problem.f) / 2 + share_of_positive(gamma)
 
 
 @checked
@@ -89,28 +89,28 @@ class Resolvent(NumericalOperator):
         return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
 
     def step_share(self, problem: Problem) -> float:
-        return inside(self.gamma() / lipschitz_of(problem, self))
+        return share_of_positive(self.gamma() / lipschitz_of(problem, self))
 
 
 @checked
 class DouglasRachford(NumericalOperator):
     """s + prox_{gamma g}(2 x - s) - x with x = prox_{gamma f}(s); firmly nonexpansive in I.
 
-    The iterate is s; the estimate of u is x. (Lions & Mercier, SIAM J. Numer. Anal. 1979; Eckstein
-    & Bertsekas, Math. Programming 1992.)
+    The iterate is s, and the estimate of u is x. (Lions & Mercier, SIAM J. Numer. Anal. 1979;
+    Eckstein & Bertsekas, Math. Programming 1992.)
 
     Args:
         gamma: step size in units of 1/L_f, > 0.
         weight: factor on g, > 0.
         learn: whether gamma is a hyper-parameter, kept positive.
-        learn_weight: whether the weight is one, kept positive.
+        learn_weight: whether the weight is a hyper-parameter, kept positive.
     """
 
     condition = "gamma > 0"
     nonexpansive = True
     averaged = True
     uses_g = True
-    keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N expands
+    keeps_nonexpansive = False  # the reflection 2 N - I of a nonexpansive N may be expansive
 
     def __init__(
         self,
@@ -135,8 +135,8 @@ class DouglasRachford(NumericalOperator):
             z = problem.g.prox(reflected, length)
             return tuple(b + c - a for a, b, c in zip(x, s, z, strict=True))
 
-        one: Tensor = torch.ones_like(gamma.detach())
-        return BoundOperator(apply, ScaledIdentity(one), readout=resolvent)
+        unit: Tensor = torch.ones_like(gamma.detach())
+        return BoundOperator(apply, ScaledIdentity(unit), readout=resolvent)
 
     def step_share(self, problem: Problem) -> float:
-        return inside(self.gamma() / lipschitz_of(problem, self))
+        return share_of_positive(self.gamma() / lipschitz_of(problem, self))

@@ -1,4 +1,4 @@
-"""GKM, generalised Krasnoselskii-Mann: operators and networks as one averaged fixed-point map.
+"""The generalised Krasnoselskii-Mann (GKM) scheme: operators and networks as one averaged map.
 
 The theory is in docs/method.md, "The GKM iteration".
 
@@ -8,8 +8,8 @@ D = D_net o D_num (or D_net inside D_num, where prox_g is),     T = (1 - alpha) 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, cast
 
@@ -30,7 +30,7 @@ from bmo_cli.solver.state import State
 
 
 class _Learned(Proximable):
-    """prox_g followed by a network on the first block: what a learned regulariser puts there."""
+    """prox_g followed by a network on the first block, in the place of prox_g."""
 
     def __init__(self, g: Proximable, network: Callable[[Tensor], Tensor]) -> None:
         self.g, self.network = g, network
@@ -58,11 +58,11 @@ class Stage(nn.Module):
 
         Args:
             problem: to be solved.
-            execution: of the network's layers.
+            execution: how the layers of the network are computed.
 
         Raises:
-            InputError: the operator does not apply to this kind of problem, or a network not to its
-                iterate.
+            InputError: the operator does not apply to this kind of problem, or the network does not
+                apply to the operator's iterate.
         """
         if not self.operator.uses_g and not isinstance(problem.g, Zero):
             raise InputError(
@@ -82,11 +82,11 @@ class Stage(nn.Module):
                 "(gkm=pg, gkm=dr), in whose place the network then is"
             )
 
-        def composed(u: State, k: int) -> State:
+        def apply_both(u: State, k: int) -> State:
             first, *others = bound.apply(u, k)
             return (network(first), *others)
 
-        return BoundOperator(composed, bound.metric, bound.lift, bound.readout)
+        return BoundOperator(apply_both, bound.metric, bound.lift, bound.readout)
 
     def _guide(self, problem: Problem) -> Tensor:
         with suppress(NotImplementedError):
@@ -100,26 +100,25 @@ class Stage(nn.Module):
 
 @checked
 class GKM(nn.Module):
-    """The scheme; its parameters, and those of its parts, are omega.
+    """The scheme T. Its parameters, and those of its parts, are omega.
 
-    A scheme is in evaluation mode but in training steps, see `nets.mode`.
+    A scheme is in evaluation mode except in training steps, see `nets.mode`.
 
     Args:
         operator: D_num.
         net: D_net, see `Stage`; None: numerical operator alone.
-        layers: images that the unknown of the task is stacked from along the channels; each has a
-            network of its own: `net` is a `Layers` then, or becomes one of two copies.
+        layers: number of images that are stacked along the channels of the unknown. Each of two
+            has a network of its own: `net` is a `Layers`, or is copied into one.
         alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
-            averaged by construction or about which nothing is promised.
+            averaged by construction or promises nothing.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
             weights, which start equal, and iterations beyond the n-th use the last.
 
     Attributes:
-        cost: of what was computed.
-        behaviour: what D does in training mode beside computing a map, as far as it was observed.
+        behaviour: what D computes in training mode besides a map, as far as it was observed.
 
     Raises:
-        InputError: a combination that the theory excludes.
+        InputError: the theory excludes this combination.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class GKM(nn.Module):
             raise InputError(
                 "net=layers is for an unknown of two layers (task=derain), and this task's has one"
             )
-        if type(net) is Identity or (isinstance(net, Layers) and net.identity):
+        if type(net) is Identity or (isinstance(net, Layers) and net.is_identity):
             net = None
         if net is not None:
             _refuse_lazy_layers(net)
@@ -146,9 +145,9 @@ class GKM(nn.Module):
             _refuse_batch_norm(net)
         first = Stage(operator, net)
         self.stages = nn.ModuleList([first, *(copy.deepcopy(first) for _ in range(stages - 1))])
-        self.cost = Cost()
         self.behaviour = Behaviour()
         self._execution = AS_WRITTEN
+        self._cost: Cost | None = None
         self.alpha = 1.0 if alpha is None else alpha
         averaged = operator.averaged and (net is None or net.averaged)
         undamped = averaged or (net is None and operator.converges_undamped)
@@ -158,11 +157,11 @@ class GKM(nn.Module):
                 f"{type(operator).__name__} with {type(net).__name__} is nonexpansive only, and "
                 "undamped iterations may circle: use gkm.alpha in (0, 1)"
             )
-        self.eval()  # training steps alone compute in training mode
+        self.eval()  # only training steps use training mode
 
     @property
     def operator(self) -> NumericalOperator:
-        """D_num of the last stage: the one that iterates on."""
+        """D_num of the last stage, which all later iterations use."""
         return cast(Stage, self.stages[-1]).operator
 
     @property
@@ -172,7 +171,7 @@ class GKM(nn.Module):
 
     @property
     def title(self) -> str:
-        """The classes that D is made of."""
+        """The names of the classes of D."""
         operator = type(self.operator).__name__
         return operator if self.net is None else f"{operator} with {type(self.net).__name__}"
 
@@ -183,7 +182,7 @@ class GKM(nn.Module):
 
     @property
     def expansive_because(self) -> str | None:
-        """Why D need not be nonexpansive in its metric; None: it is, by construction."""
+        """Why D may be expansive in its metric; None: it is nonexpansive by construction."""
         operator, net = self.operator, self.net
         if len(self.stages) > 1:
             return f"gkm.stages={len(self.stages)} iterates several maps"
@@ -204,45 +203,50 @@ class GKM(nn.Module):
         return self.expansive_because is None
 
     def bind(self, problem: Problem) -> FixedPointMap:
-        """T at one problem and the present omega, with everything that is constant computed.
+        """T at one problem and the present omega, with everything constant computed once.
 
         The metric, the lift and the readout are those of the last stage.
         """
         bound = [cast(Stage, stage).bind(problem, self._execution) for stage in self.stages]
+        cost = self._cost
 
         def apply(u: State, k: int) -> State:
-            image = bound[min(k, len(bound) - 1)].apply(u, k)
-            self._require_alike(u, image)
-            return self.cost.count(image)
+            Du = bound[min(k, len(bound) - 1)].apply(u, k)
+            self._require_alike(u, Du)
+            return Du if cost is None else cost.count(Du)
 
         last = bound[-1]
         return FixedPointMap(apply, last.metric, self.alpha, last.lift, last.readout)
 
-    def _require_alike(self, u: State, image: State) -> None:
-        """Refuse an image that arithmetic with u would broadcast."""
-        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, image))
+    def _require_alike(self, u: State, Du: State) -> None:
+        """Refuse a D(u) of other shapes than u, which arithmetic would broadcast."""
+        shapes, returned = ([tuple(block.shape) for block in state] for state in (u, Du))
         if shapes != returned:
             raise InputError(
                 f"{type(self.operator).__name__} returned blocks of shapes {returned} for an "
                 f"iterate of shapes {shapes}; expected the same"
             )
 
-    @contextmanager
-    def executed(self, execution: Execution) -> Iterator[None]:
-        """Context in which schemes are bound with networks computed in this way.
-
-        Only layers of networks are concerned: iterates, numerical steps and weights stay as they
-        are.
-        """
-        before, self._execution = self._execution, execution
-        try:
-            yield
-        finally:
-            self._execution = before
-
     def bind_network(self, net: Network) -> Callable[[Tensor], Tensor]:
-        """The map of a network as the surrounding `executed` asks for it."""
+        """The map of a network, computed as `using` asks for it."""
         return self._execution.bind(net)
+
+    def using(self, *, execution: Execution | None = None, cost: Cost | None = None) -> GKM:
+        """A view of this scheme with other settings of its computation.
+
+        The view has the same parameters, buffers and modules, and the scheme itself does not
+        change. The maps that a hyper-optimiser binds from the view have these settings.
+
+        Args:
+            execution: how the layers of networks are computed; None: as in this scheme. Iterates,
+                numerical steps and weights do not change.
+            cost: counter of the evaluations of D and of their vector-Jacobian products; None: that
+                of this scheme. A new scheme has no counter.
+        """
+        view = copy.copy(self)
+        view._execution = self._execution if execution is None else execution
+        view._cost = self._cost if cost is None else cost
+        return view
 
     def project_(self) -> None:
         """Proj_Omega: bring parameters back into their set after an optimiser's step."""

@@ -1,1 +1,1 @@
-"""Hyper-optimisers: how the gradient with respect to omega is obtained."""
+"""Hyper-optimisers: methods to differentiate training with respect to omega."""

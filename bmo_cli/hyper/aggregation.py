@@ -1,4 +1,4 @@
-"""BMO, bilevel meta optimisation, and plain unrolling (docs/method.md, "The BMO iteration").
+"""Bilevel meta optimisation (BMO) and plain unrolling (docs/method.md, "The BMO iteration").
 
     v_l = T(u^k; omega),                            k = 0 ... K - 1
     v_u = u^k - s_k G^{-1} grad_u l(u^k),           s_k = s / (k + 1)
@@ -15,7 +15,7 @@ from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.reverse import ReverseMode
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap
+from bmo_cli.solver.fixed_point import FixedPointMap, UpdateRule
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.state import State, step_towards
 
@@ -33,9 +33,9 @@ class Unrolled(ReverseMode):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
-        loss = mapping.seen(sample.loss)
-        combine = self._combine(mapping, loss)
-        solution = self._iterate(scheme, mapping, sample.initial, iterations, combine=combine)
+        loss = mapping.loss_on_state(sample.loss)
+        update = self._update_rule(mapping, loss)
+        solution = self._iterate(scheme, mapping, sample.initial, iterations, update=update)
         objective = loss.value(solution.value).mean() / loss.size
         return Outcome(objective, solution.residuals[-1], solution.status)
 
@@ -48,8 +48,8 @@ class BMO(Unrolled):
         mu: aggregation weight, in [0, 1).
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
-        box: bounds (low, high) of the estimate, which the first block is projected onto after
-            every step; for operators whose iterate is the estimate. None: none.
+        box: bounds (low, high) of the estimate. The first block is projected onto them after every
+            step. Only for operators whose iterate is the estimate. None: no bounds.
         memory, memory_mib: see `ReverseMode`.
     """
 
@@ -67,7 +67,7 @@ class BMO(Unrolled):
             raise InputError(f"box must be (low, high) with low < high, got {tuple(box)}")
         self.mu, self.s, self.box = mu, s, box
 
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
+    def _update_rule(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
         metric = mapping.metric
         if self.box is not None and mapping.readout is not None:
             raise InputError(
@@ -94,12 +94,12 @@ class BMO(Unrolled):
             )
         s = self.s * limit / loss.lipschitz
 
-        def combine(k: int, u: State, averaged: State) -> State:
+        def aggregate(k: int, u: State, averaged: State) -> State:
             direction = metric.solve(loss.grad(u))
             descended = tuple(a - s / (k + 1) * d for a, d in zip(u, direction, strict=True))
             return self._project(step_towards(averaged, descended, self.mu))
 
-        return combine
+        return aggregate
 
     @property
     def step(self) -> float:

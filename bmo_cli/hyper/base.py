@@ -1,4 +1,4 @@
-"""What a hyper-optimiser does: turn training samples into a hyper-gradient."""
+"""The interface of hyper-optimisers, which turn training samples into hyper-gradients."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from bmo_cli.solver.problem import Sample
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one training step produced.
+    """The result of one training step.
 
     Attributes:
         objective: the scalar whose gradient is the hyper-gradient: the mean of phi_K over the
             batch, divided by the number of entries a state has.
         residual: |D(u) - u|_G / |u|_G at the last but one iterate, the largest of the batch.
         status: of the inner loop.
-        flags: reasons why this hyper-gradient is not what its theory promises; they are counted
-            and go into the result.
+        flags: reasons why this hyper-gradient is not what its theory promises. The run counts them
+            and writes them into its result.
     """
 
     objective: Tensor
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class HyperOptimizer(ABC):
-    """A way to differentiate training with respect to omega.
+    """A method to differentiate training with respect to omega.
 
     Attributes:
         trains: whether it takes hyper-training steps at all.
@@ -48,24 +48,31 @@ class HyperOptimizer(ABC):
 
     @abstractmethod
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
-        """Run `iterations` inner iterations; `objective.backward()` yields the hyper-gradient."""
+        """Run `iterations` inner iterations. `objective.backward()` yields the hyper-gradient.
 
-    def differentiated(self, iterations: int) -> int:
-        """Of how many of `iterations` inner iterations `objective` keeps the graph."""
+        Args:
+            scheme: its maps, from `scheme.bind`, compute networks as training asks for it and count
+                their evaluations, see `GKM.using`.
+            sample: training batch.
+            iterations: K.
+        """
+
+    def differentiated_iterations(self, iterations: int) -> int:
+        """Number of inner iterations, of `iterations`, whose graph `objective` keeps."""
         return iterations
 
     def plan(
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
-        """Decide what to keep, before training and once for all samples like this one.
+        """Decide how much of the graph to keep, before training and once for this kind of sample.
 
         Args:
-            scheme, sample, iterations: of a training step.
-            free: bytes that may be taken; None: not known.
-            parts: samples like this one that are differentiated at the same time.
+            scheme, sample, iterations: as in `objective`.
+            free: available bytes; None: unknown.
+            parts: number of such samples that are differentiated at the same time.
 
         Raises:
-            InputError: the hyper-gradient would not fit; says what would.
+            InputError: the hyper-gradient does not fit; the message says what does.
         """
         with SavedBytes() as saved:
             self.objective(scheme, sample, 1)
@@ -78,14 +85,14 @@ class HyperOptimizer(ABC):
             )
 
     def reduce_memory(self) -> bool:
-        """Keep less from now on, after memory ran out; whether there is less to keep."""
+        """Keep less of the graph from now on, after memory ran out. Returns whether it is less."""
         return False
 
     def accuracy(self, iterations: int) -> float | None:
         """Largest relative error of the hyper-gradient, against the derivative of `objective`.
 
-        This is what the method promises in float64 where it raises no flag, and what `bmo audit`
-        holds it to; None: the method is biased, and the audit shows by how much.
+        The method promises it in float64 where it raises no flag, and `bmo audit` tests it. None:
+        the method is biased, and the audit measures the bias.
         """
         return 1e-6
 
@@ -95,7 +102,7 @@ class HyperOptimizer(ABC):
         return None
 
     def check(self, scheme: GKM) -> tuple[str, ...]:
-        """What the theory of this method assumes and the scheme does not provide, in words.
+        """Assumptions of the theory of this method that the scheme does not satisfy, in words.
 
         Raises:
             InputError: the method makes no sense with this scheme.

@@ -2,8 +2,8 @@
 
 At u = D(u; omega), d phi / d omega = d l / d omega + q^T d D / d omega with
 (I - J^T) q = grad_u l, J = d D / d u. The system is not symmetric, so conjugate gradients do not
-apply; it is solved by GMRES, or by the iteration q <- J^T q + grad l, plain or with Anderson
-acceleration. (Bai et al., Deep equilibrium models, NeurIPS 2019.)
+apply. GMRES solves it, or the iteration q <- J^T q + grad l, plain or with Anderson acceleration.
+(Bai et al., Deep equilibrium models, NeurIPS 2019.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bmo_cli.solver.state import State, binary_scale, detach, inner, scale, subt
 
 UNCONVERGED = "implicit gradient at a point whose residual is above hyper.tolerance"
 UNSOLVED = "implicit gradient from a transposed system not solved to hyper.backward_tolerance"
-_MEMORY = 5  # of Anderson acceleration of the transposed system
+_MEMORY = 5  # memory of the Anderson acceleration of the transposed system
 
 Pull = Callable[[State], State]
 """q -> J^T q."""
@@ -36,13 +36,13 @@ Pull = Callable[[State], State]
 
 @checked
 class Implicit(HyperOptimizer):
-    """Implicit differentiation; the memory does not grow with K.
+    """Implicit differentiation. The memory does not grow with K.
 
     Args:
         tolerance: forward residual |D(u) - u|_G / |u|_G at which the inner loop stops. Where K
             iterations do not reach it, the formula does not hold, and the run says so.
         anderson: memory of Anderson acceleration of the inner loop; 0: none.
-        solver: of the transposed system.
+        solver: solver of the transposed system.
         backward_iterations: largest number of vector-Jacobian products.
         backward_tolerance: relative residual of the transposed system at which its solver stops.
     """
@@ -60,7 +60,7 @@ class Implicit(HyperOptimizer):
         self.backward_iterations = backward_iterations
         self.backward_tolerance = backward_tolerance
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return 1
 
     def accuracy(self, iterations: int) -> float | None:
@@ -83,37 +83,37 @@ class Implicit(HyperOptimizer):
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         self.check(scheme)
         mapping = scheme.bind(sample.problem)
-        loss = mapping.seen(sample.loss)
-        combine = None
+        loss = mapping.loss_on_state(sample.loss)
+        acceleration = None
         if self.anderson:
-            combine = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)
+            acceleration = Anderson(mapping.metric, memory=self.anderson, iterations=iterations)
         with torch.no_grad():
             solution = iterate(
                 mapping,
                 sample.initial,
                 iterations=iterations,
                 tolerance=self.tolerance,
-                combine=combine,
+                acceleration=acceleration,
             )
         if solution.status is Status.NONFINITE:
             return Outcome(torch.tensor(torch.nan), solution.residuals[-1], solution.status)
         u = tuple(a.detach().requires_grad_() for a in solution.value)
-        image = mapping.D(u, iterations)
-        residual = float(mapping.residual(u, image).max())
+        Du = mapping.D(u, iterations)
+        residual = float(mapping.residual(u, Du).max())
         value = loss.value(u).mean() / loss.size
         share = 1 / (len(u[0]) * loss.size)
         gradient = detach(scale(loss.grad(u), share))
 
         def pull(q: State) -> State:
             return torch.autograd.grad(
-                image, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
+                Du, u, q, retain_graph=True, allow_unused=True, materialize_grads=True
             )
 
         q, defect = self._solve(pull, gradient)
-        # Its value is that of phi, its derivative with respect to omega the implicit one.
-        pulled = inner(detach(q), image).sum()
+        # The value is phi, and the derivative with respect to omega the implicit one.
+        pulled = inner(detach(q), Du).sum()
         objective = value + pulled - pulled.detach()
-        unconverged = not residual <= self.tolerance  # nan is above it, too
+        unconverged = not residual <= self.tolerance  # true for nan as well
         unsolved = not defect <= self.backward_tolerance
         flags = (UNCONVERGED,) * unconverged + (UNSOLVED,) * unsolved
         return Outcome(objective, residual, solution.status, flags)
@@ -128,7 +128,7 @@ class Implicit(HyperOptimizer):
                 tolerance=self.backward_tolerance,
             )
             return _unflat(flat, right), defect
-        size = binary_scale(right)  # tiny gradients have squares that vanish
+        size = binary_scale(right)  # squares of tiny gradients underflow
         right = scale(right, 1 / size)
         metric = ScaledIdentity(torch.ones_like(right[0][(0,) * right[0].dim()]))
         mapping = _Transposed(
@@ -136,16 +136,16 @@ class Implicit(HyperOptimizer):
             metric,
             right=right,
         )
-        combine = None
+        acceleration = None
         if self.solver == "anderson":
-            combine = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
+            acceleration = Anderson(metric, memory=_MEMORY, iterations=self.backward_iterations)
         with torch.no_grad():
             solution = iterate(
                 mapping,
                 right,
                 iterations=self.backward_iterations,
                 tolerance=self.backward_tolerance,
-                combine=combine,
+                acceleration=acceleration,
             )
             q = solution.value
             return scale(q, size), float(mapping.residual(q, mapping.D(q, 0)).max())
@@ -153,18 +153,18 @@ class Implicit(HyperOptimizer):
 
 @dataclass(frozen=True)
 class _Transposed(FixedPointMap):
-    """q -> J^T q + b; its residual is relative to b, as that of a linear system is.
+    """q -> J^T q + b. Its residual is relative to b, as for a linear system.
 
-    Where q grows without bound (a singular system), the defect would drown in the rounding of q, so
-    that rounding counts as defect.
+    Where q grows without bound (a singular system), the rounding error of q hides the defect. The
+    residual therefore includes this error.
     """
 
     right: State = ()
 
-    def residual(self, u: State, image: State) -> Tensor:
-        kind = torch.finfo(image[0].dtype)
+    def residual(self, u: State, Du: State) -> Tensor:
+        kind = torch.finfo(Du[0].dtype)
         rounding = kind.eps * self.metric.norm(u)
-        defect = self.metric.norm(subtract(image, u)) + rounding
+        defect = self.metric.norm(subtract(Du, u)) + rounding
         return defect / self.metric.norm(self.right).clamp_min(kind.tiny)
 
 

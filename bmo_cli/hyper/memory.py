@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""Available memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_words(count: float) -> str:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take on a device; None: not known."""
+    """Bytes that this process may still allocate on a device; None: unknown."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -26,7 +26,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _meminfo() -> int | None:
-    """What Linux says is available, bytes."""
+    """Available bytes according to Linux."""
     try:
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -37,7 +37,7 @@ def _meminfo() -> int | None:
 
 
 def _control_group() -> int | None:
-    """What is left of a container's limit, bytes; cached files count as free."""
+    """Bytes below the limit of the container; cached files count as free."""
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text())

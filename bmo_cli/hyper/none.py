@@ -9,7 +9,7 @@ from bmo_cli.solver.problem import Sample
 
 
 class Untrained(HyperOptimizer):
-    """Evaluates the scheme as configured; a run with it takes no hyper-training step."""
+    """Evaluates the scheme as configured. A run with it takes no hyper-training step."""
 
     trains = False
 

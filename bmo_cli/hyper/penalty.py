@@ -1,4 +1,4 @@
-"""A penalty that draws a network towards firm nonexpansiveness; it proves nothing.
+"""A penalty on the expansion of a network. It lowers the expansion and proves nothing.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -21,18 +21,18 @@ _TURNS = 6
 def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
     """Mean over the batch of max(|2 J_R(x) - I|^2, 1 - 0.05), R the network, x along the iteration.
 
-    2 R - I is nonexpansive where R is firmly nonexpansive. The norm is estimated from below by
-    power iteration; x is a random mixture of the estimates at u^0 and u^K. (Pesquet, Repetti,
+    2 R - I is nonexpansive if and only if R is firmly nonexpansive. Power iteration estimates the
+    norm from below. x is a random mixture of the estimates at u^0 and u^K. (Pesquet, Repetti,
     Terris & Wiaux, "Learning maximally monotone operators for image recovery", SIAM J. Imaging Sci.
     2021.)
 
     Args:
-        scheme: with a network.
-        sample: of which the problem and the start are used, not the ground truth.
+        scheme: a scheme with a network.
+        sample: its problem and start are used, not the ground truth.
         iterations: K.
 
     Returns:
-        A scalar; 1 - 0.05 once the penalty has nothing more to ask.
+        A scalar, at least 1 - 0.05.
     """
     net, problem = scheme.net, sample.problem
     assert net is not None
@@ -52,21 +52,21 @@ def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
 def reflected_norm_squared(
     network: Callable[[Tensor], Tensor], point: Tensor, direction: Tensor, turns: int = _TURNS
 ) -> Tensor:
-    """|2 J_R(x) - I|^2 of each image, from below, differentiable in the network's weights.
+    """|2 J_R(x) - I|^2 of each image, from below; differentiable in the network's weights.
 
     Args:
         network: R.
         point: x, (B, C, H, W).
         direction: first direction of the power iteration, (B, C, H, W).
-        turns: of the power iteration on (2 J - I)^T (2 J - I).
+        turns: steps of the power iteration on (2 J - I)^T (2 J - I).
 
     Returns:
         (B,).
     """
     x = point.detach().requires_grad_()
-    image = 2 * network(x) - x
-    cotangent = torch.zeros_like(image, requires_grad=True)
-    (pulled,) = torch.autograd.grad(image, x, cotangent, create_graph=True)
+    reflected = 2 * network(x) - x
+    cotangent = torch.zeros_like(reflected, requires_grad=True)
+    (pulled,) = torch.autograd.grad(reflected, x, cotangent, create_graph=True)
 
     def push(v: Tensor, keep: bool) -> Tensor:
         """(2 J - I) v, as the derivative of the transposed product."""
@@ -77,7 +77,7 @@ def reflected_norm_squared(
 
     v = _unit(direction)
     for _ in range(turns):
-        (back,) = torch.autograd.grad(image, x, push(v, False), retain_graph=True)
+        (back,) = torch.autograd.grad(reflected, x, push(v, False), retain_graph=True)
         v = _unit(back)
     return push(v, True).square().flatten(1).sum(1)
 

@@ -1,6 +1,6 @@
-"""Reverse mode: what hyper-optimisers that differentiate through iterations share.
+"""Reverse mode, which hyper-optimisers that differentiate through iterations share.
 
-How much of the graph they keep is a choice of time against memory alone: the gradient is the same.
+How much of the graph they keep trades time for memory. The gradient is the same.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.memory import MIB, free_memory, in_words
-from bmo_cli.nets.mode import rehearsal
+from bmo_cli.nets.mode import preserved_state
 from bmo_cli.solver.cost import SavedBytes
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, iterate
+from bmo_cli.solver.fixed_point import FixedPointMap, Solution, UpdateRule, iterate
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.recompute import iterate_lean
 from bmo_cli.solver.state import State
 
 log = logging.getLogger("bmo")
 
-_PACKING = 1.6  # of segments, which are given back and taken again: at most that was measured
-_WORKING = 1.5  # graphs of an iteration that its gradients take on the way, likewise
-_SHARE = 0.8  # of the free memory that is taken for granted
+_PACKING = 1.6  # factor on segments, which are freed and allocated again: the largest measured one
+_WORKING = 1.5  # memory of gradients, in graphs of an iteration: the largest measured one
+_SHARE = 0.8  # share of the free memory that is used
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Need:
     """Bytes that a hyper-gradient takes.
 
     Attributes:
-        state: an iterate.
-        iteration: the graph of one iteration.
-        working: what its backward pass takes beside it, and everything that is there once.
+        state: bytes of one iterate.
+        iteration: bytes of the graph of one iteration.
+        working: bytes of its backward pass, and of everything that exists once.
     """
 
     state: int
     iteration: int
     working: int
 
-    def of(self, parts: int) -> Need:
-        """What several take at the same time."""
+    def for_parts(self, parts: int) -> Need:
+        """The need of several parts at the same time."""
         return Need(parts * self.state, parts * self.iteration, parts * self.working)
 
     def total(self, iterations: int, segment: int) -> int:
-        """With every `segment`-th iterate kept; `segment` = `iterations`: the whole graph."""
+        """Bytes where every `segment`-th iterate is kept; at `iterations`: the whole graph."""
         states = math.ceil(iterations / segment) - 1
         graphs = self.iteration * (_PACKING * segment if segment < iterations else iterations)
         return math.ceil(states * self.state + graphs + self.working)
 
-    def longest(self, iterations: int, budget: float) -> int | None:
-        """The longest segment that fits, and so the fewest iterations repeated; None: none does.
+    def longest_segment(self, iterations: int, budget: float) -> int | None:
+        """The longest segment that fits, which repeats the fewest iterations; None: none fits.
 
         With ceil(K / m) <= K / m + 1, m is at most the larger root of
         graph m^2 - left m + state K = 0.
@@ -65,20 +65,20 @@ class Need:
             return iterations
         left = budget - self.working
         graph = max(_PACKING * self.iteration, 1)
-        inside = left**2 - 4 * graph * self.state * iterations
-        root = (left + math.sqrt(max(inside, 0.0))) / (2 * graph)
+        discriminant = left**2 - 4 * graph * self.state * iterations
+        root = (left + math.sqrt(max(discriminant, 0.0))) / (2 * graph)
         near = (min(int(root) + 1, iterations), int(root), 1)
         return next((m for m in near if m and self.total(iterations, m) <= budget), None)
 
 
 class ReverseMode(HyperOptimizer):
-    """Differentiates the iteration.
+    """Base of methods that differentiate through the iteration.
 
     Args:
-        memory: `full` keeps the graph of every iteration; `states` the iterates alone, and repeats
-            each iteration in the backward sweep; `segments` every m-th iterate, m the square root
-            of K; `auto` the longest segments that fit.
-        memory_mib: what `auto` may take, MiB; None: 0.8 of what is free.
+        memory: `full` keeps the graph of every iteration. `states` keeps only the iterates, and
+            repeats each iteration in the backward sweep. `segments` keeps every m-th iterate, m the
+            square root of K. `auto` uses the longest segments that fit.
+        memory_mib: MiB that `auto` may use; None: 0.8 of the free memory.
     """
 
     def __init__(self, memory: Memory = "auto", memory_mib: float | None = None) -> None:
@@ -90,11 +90,11 @@ class ReverseMode(HyperOptimizer):
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
         mapping = scheme.bind(sample.problem)
-        combine = self._combine(mapping, mapping.seen(sample.loss))
-        kept = self.differentiated(iterations)
-        need = measured(mapping, sample.initial, combine).of(parts)
+        update = self._update_rule(mapping, mapping.loss_on_state(sample.loss))
+        kept = self.differentiated_iterations(iterations)
+        need = measure_need(mapping, sample.initial, update).for_parts(parts)
         key = _key(kept, mapping.lift(sample.initial))
-        self._segments[key] = self._choose(scheme, need, kept, free)
+        self._segments[key] = self._choose_segment(scheme, need, kept, free)
 
     def reduce_memory(self) -> bool:
         if (
@@ -106,8 +106,8 @@ class ReverseMode(HyperOptimizer):
         self._segments = {key: max(1, m // 2) for key, m in self._segments.items()}
         return True
 
-    def _combine(self, mapping: FixedPointMap, loss: Loss) -> Combine | None:
-        """What becomes of u^k and T(u^k); None: the step is T(u^k)."""
+    def _update_rule(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
+        """Computes u^{k+1} from u^k and T(u^k); None: u^{k+1} = T(u^k)."""
         return None
 
     def _iterate(
@@ -117,36 +117,38 @@ class ReverseMode(HyperOptimizer):
         initial: State,
         iterations: int,
         *,
-        combine: Combine | None = None,
+        update: UpdateRule | None = None,
         start: int = 0,
     ) -> Solution:
-        """`iterate`, in the memory that was chosen; chosen now where no plan was made."""
+        """`iterate` with the segments that were planned; without a plan they are chosen now."""
         initial = mapping.lift(initial)
         key = _key(iterations, initial)
         if key not in self._segments and torch.is_grad_enabled():
             device = initial[0].device
-            with rehearsal(scheme, device):
-                need = measured(mapping, initial, combine)
-            self._segments[key] = self._choose(scheme, need, iterations, free_memory(device))
+            with preserved_state(scheme, device):
+                need = measure_need(mapping, initial, update)
+            self._segments[key] = self._choose_segment(
+                scheme, need, iterations, free_memory(device)
+            )
         return iterate_lean(
             mapping,
             initial,
             iterations=iterations,
             segment=self._segments.get(key, iterations),
             parameters=scheme.parameters(),
-            combine=combine,
+            update=update,
             start=start,
         )
 
-    def _choose(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
-        """m, the number of iterations whose graph is kept at a time.
+    def _choose_segment(self, scheme: GKM, need: Need, iterations: int, free: int | None) -> int:
+        """m, the number of iterations whose graph exists at a time.
 
         Raises:
-            InputError: what was asked for does not fit, or nothing does; or iterations would be
-                repeated that are another time others.
+            InputError: the requested mode does not fit, or none fits; or iterations would be
+                repeated that give other values each time.
         """
         self._repeats = scheme.behaviour.repeatable
-        segment = self._fitting(need, iterations, free)
+        segment = self._fitting_segment(need, iterations, free)
         if self._repeats or segment == iterations:
             return segment
         takes = in_words(need.total(iterations, iterations))
@@ -156,11 +158,11 @@ class ReverseMode(HyperOptimizer):
             f"about {takes}, or hyper=truncated"
         )
 
-    def _fitting(self, need: Need, iterations: int, free: int | None) -> int:
-        """m, as the memory decides.
+    def _fitting_segment(self, need: Need, iterations: int, free: int | None) -> int:
+        """m, as the memory allows.
 
         Raises:
-            InputError: what was asked for does not fit, or nothing does.
+            InputError: the requested mode does not fit, or none fits.
         """
         wanted = {
             "full": iterations,
@@ -171,10 +173,10 @@ class ReverseMode(HyperOptimizer):
         if wanted is None:
             given = self.memory_mib
             budget = _SHARE * budget if given is None else min(given * MIB, budget)
-        segment = need.longest(iterations, budget) if wanted is None else wanted
+        segment = need.longest_segment(iterations, budget) if wanted is None else wanted
         if segment is not None and need.total(iterations, segment) <= budget:
             if wanted is None and segment < iterations and self._repeats:
-                _say(need, iterations, segment, budget)
+                _log_segments(need, iterations, segment, budget)
             return segment
         lean = need.total(iterations, 1)
         takes = f"train.iterations={iterations} needs about "
@@ -198,7 +200,7 @@ class ReverseMode(HyperOptimizer):
         )
 
 
-def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
+def _log_segments(need: Need, iterations: int, segment: int, budget: float) -> None:
     log.info(
         "memory: the graph of %d iterations takes %s, and there are %s; %s, and what lies between "
         "is repeated in the backward sweep (%s)",
@@ -210,13 +212,13 @@ def _say(need: Need, iterations: int, segment: int, budget: float) -> None:
     )
 
 
-def measured(mapping: FixedPointMap, initial: State, combine: Combine | None) -> Need:
-    """What the second of two iterations adds; the first keeps what all share as well."""
+def measure_need(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
+    """Memory that the second of two iterations adds. The first also saves what all share."""
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))
-        between = iterate(mapping, u, iterations=1, combine=combine).value
+        between = iterate(mapping, u, iterations=1, update=update).value
         first = saved.total
-        iterate(mapping, between, iterations=1, combine=combine, start=1)
+        iterate(mapping, between, iterations=1, update=update, start=1)
     iteration = saved.total - first
     shared = max(first - iteration, 0)
     working = shared + math.ceil(_WORKING * iteration)

@@ -1,4 +1,4 @@
-"""The classical two stages: fit the network as a denoiser, freeze it, run the scheme with it."""
+"""Two separate stages: fit the network as a denoiser, then run the scheme with it frozen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmo_cli.solver.problem import Sample, SquaredError
 
 @checked
 class Separate(HyperOptimizer):
-    """Plug-and-play: the network learns 1/2 |R(x + sigma n) - x|^2; the scheme is never unrolled.
+    """Plug-and-play: training minimises 1/2 |R(x + sigma n) - x|^2 and unrolls no scheme.
 
     Numerical hyper-parameters keep their initial values.
 
@@ -42,7 +42,7 @@ class Separate(HyperOptimizer):
         value = sample.loss.value((scheme.bind_network(network)(noisy),))
         return Outcome(value.mean() / sample.loss.size, float("nan"), Status.ITERATIONS)
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return 1
 
     def check(self, scheme: GKM) -> tuple[str, ...]:

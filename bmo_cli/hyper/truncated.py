@@ -36,7 +36,7 @@ class Truncated(ReverseMode):
 
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         mapping = scheme.bind(sample.problem)
-        loss = mapping.seen(sample.loss)
+        loss = mapping.loss_on_state(sample.loss)
         u, first = sample.initial, max(iterations - self.last, 0)
         if first:
             with torch.no_grad():
@@ -48,7 +48,7 @@ class Truncated(ReverseMode):
         objective = loss.value(ended.value).mean() / loss.size
         return Outcome(objective, ended.residuals[-1], ended.status)
 
-    def differentiated(self, iterations: int) -> int:
+    def differentiated_iterations(self, iterations: int) -> int:
         return min(self.last, iterations)
 
     def check(self, scheme: GKM) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.fft import rfft2
 
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.map import LinearMap
 
 
@@ -61,27 +61,27 @@ class PeriodicBlur(LinearMap):
         return float((transfer.real.square() + transfer.imag.square()).max())
 
     def __call__(self, u: Tensor) -> Tensor:
-        return filtered(u, self.transfer)
+        return multiply_spectrum(u, self.transfer)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return filtered(y, self.transfer.conj())
+        return multiply_spectrum(y, self.transfer.conj())
 
     def normal(self, u: Tensor) -> Tensor:
-        return filtered(u, self.power)
+        return multiply_spectrum(u, self.power)
 
-    def take(self, problems: Tensor) -> PeriodicBlur:
+    def select(self, problems: Tensor) -> PeriodicBlur:
         if len(self.transfer) == 1:
             return self
-        taken = PeriodicBlur(self.transfer[problems], self.size)
-        taken.norm_squared = self.norm_squared
-        return taken
+        selected = PeriodicBlur(self.transfer[problems], self.size)
+        selected.norm_squared = self.norm_squared
+        return selected
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         inverse = 1 / (1 + gamma * self.power)
-        return lambda v: filtered(v, inverse)
+        return lambda v: multiply_spectrum(v, inverse)
 
 
-def centred(kernels: list[Tensor]) -> Tensor:
+def stack_kernels(kernels: list[Tensor]) -> Tensor:
     """Stack kernels of several sizes into (n, h, w), their centres on one pixel."""
     before = [max(k.shape[i] // 2 for k in kernels) for i in (0, 1)]
     after = [max(k.shape[i] - k.shape[i] // 2 for k in kernels) for i in (0, 1)]

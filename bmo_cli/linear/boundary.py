@@ -1,4 +1,4 @@
-"""What is done at the borders of photographs: smooth continuation, and tiles with overlap.
+"""Borders of photographs: smooth periodic continuation, and tiles with overlap.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -14,21 +14,21 @@ from torch import Tensor
 from bmo_cli.errors import InputError
 
 ALIGNMENT = 16
-"""Tiles begin at multiples of this, so that networks that halve the grid see the same one."""
+"""Tiles begin at multiples of this: networks that halve the grid then use the same one."""
 
 
 def continue_periodically(y: Tensor, margin: int) -> Tensor:
     """Continue images by `margin` pixels so that opposite borders meet without a step.
 
-    A photograph is not periodic, and its jump from one border to the other would ring. Beyond a
-    border the nearest pixel is continued and blended into the one of the opposite border.
+    A photograph is not periodic: the jump between opposite borders would cause ringing. Beyond a
+    border, its nearest pixel is continued and blended into that of the opposite border.
 
     Args:
         y: (B, C, H, W).
         margin: pixels; 0: the images as they are.
 
     Returns:
-        (B, C, H + 2 margin, W + 2 margin); `interior` takes it back.
+        (B, C, H + 2 margin, W + 2 margin); `interior` reverts this.
     """
     if margin == 0:
         return y
@@ -56,13 +56,13 @@ def interior(y: Tensor, margin: int | tuple[int, int]) -> Tensor:
     return y[..., rows : height - rows, columns : width - columns]
 
 
-def aligned(pixels: int) -> int:
+def align_up(pixels: int) -> int:
     """The next multiple of `ALIGNMENT`."""
     return -(-pixels // ALIGNMENT) * ALIGNMENT
 
 
 def enlargement(given: Tensor, made: Tensor) -> tuple[int, int]:
-    """How many times more rows and columns an image has after a map.
+    """Factors by which a map enlarges the rows and the columns of an image.
 
     Args:
         given: (B, C, H, W).
@@ -72,7 +72,7 @@ def enlargement(given: Tensor, made: Tensor) -> tuple[int, int]:
         (a, b).
 
     Raises:
-        InputError: a or b is no integer, or the images are of another number.
+        InputError: a or b is no integer, or the number of images or channels changes.
     """
     shape, size_made = tuple(given.shape), tuple(made.shape)
     fits = len(size_made) == 4 and size_made[:2] == shape[:2]
@@ -94,37 +94,37 @@ def in_tiles(
 ) -> Tensor:
     """Apply a map of images tile by tile; memory then depends on the tile, not on the image.
 
-    A tile is a square of `side` pixels, seen with `margin` pixels around it, of which nothing is
-    kept. Where the map looks no farther than the margin, and is the same at every multiple of
-    `ALIGNMENT` pixels, the result is that of the whole image.
+    A tile is a square of `side` pixels. The map gets it with `margin` pixels around it, which are
+    cut off again. The result equals that of the whole image if the map looks no farther than the
+    margin and is the same at every multiple of `ALIGNMENT` pixels.
 
     Args:
-        restore: map of (B, C, h, w) into (B, C, a h, b w) with integers a and b, 1 for most. It
-            sees cuts where a tile ends inside the image: a map that is periodic should continue
-            tiles there, see `continue_periodically`.
+        restore: map of (B, C, h, w) into (B, C, a h, b w) with integers a and b, mostly 1. Its
+            argument ends at borders inside the image: a periodic map should continue tiles there,
+            see `continue_periodically`.
         y: (B, C, H, W); images of at most `side` pixels are one tile.
         side: of a tile, pixels.
         margin: pixels; both are rounded up to multiples of `ALIGNMENT`.
-        periodic: whether a tile sees the opposite side beyond a border of the image; otherwise it
-            ends there.
+        periodic: whether a tile continues at the opposite side beyond a border of the image;
+            otherwise it ends there.
 
     Returns:
         (B, C, a H, b W).
 
     Raises:
-        InputError: the map changes the size of images otherwise, or not of all tiles alike.
+        InputError: the map changes the size of images in another way, or differently by tile.
     """
     height, width = y.shape[-2:]
     if max(height, width) <= side:
         made = restore(y)
         enlargement(y, made)
         return made
-    side, margin = aligned(side), aligned(margin)
+    side, margin = align_up(side), align_up(margin)
     out, factor = None, (1, 1)
     for top, left in itertools.product(range(0, height, side), range(0, width, side)):
         bottom, right = min(height, top + side), min(width, left + side)
-        above, rows = _seen(top, bottom, margin, height, periodic)
-        before, columns = _seen(left, right, margin, width, periodic)
+        above, rows = _indices_around(top, bottom, margin, height, periodic)
+        before, columns = _indices_around(left, right, margin, width, periodic)
         tile = y[..., rows[:, None], columns]
         made = restore(tile)
         if out is None:
@@ -150,8 +150,10 @@ def _window(
     return image
 
 
-def _seen(start: int, stop: int, margin: int, length: int, periodic: bool) -> tuple[int, Tensor]:
-    """Indices of what is seen around [start, stop), after how many pixels of margin before it."""
+def _indices_around(
+    start: int, stop: int, margin: int, length: int, periodic: bool
+) -> tuple[int, Tensor]:
+    """Number of margin pixels before `start`, and the indices of [start, stop) with its margin."""
     before = margin if periodic else min(margin, start)
     after = margin if periodic else min(margin, length - stop)
     return before, torch.arange(start - before, stop + after) % length

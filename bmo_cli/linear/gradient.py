@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.map import LinearMap
 
 
@@ -49,12 +49,12 @@ class PeriodicGradient(LinearMap):
         vertical, horizontal = y.chunk(2, 1)
         return vertical.roll(1, 2) - vertical + horizontal.roll(1, 3) - horizontal
 
-    def take(self, problems: Tensor) -> PeriodicGradient:
+    def select(self, problems: Tensor) -> PeriodicGradient:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
         def solve(v: Tensor) -> Tensor:
             inverse = 1 / (1 + gamma * laplacian_symbol(self.size).to(v))
-            return filtered(v, inverse)
+            return multiply_spectrum(v, inverse)
 
         return solve

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bmo_cli.linear.fourier import filtered
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.linear.map import LinearMap
 
@@ -35,7 +35,7 @@ class SumOfLayers(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y.repeat(1, self.layers, 1, 1)
 
-    def take(self, problems: Tensor) -> SumOfLayers:
+    def select(self, problems: Tensor) -> SumOfLayers:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
@@ -45,7 +45,7 @@ class SumOfLayers(LinearMap):
 
 
 class StreakGradient(LinearMap):
-    """A (b, r) = (grad b, d r / d vertical): what is small for a clean image and upright streaks.
+    """A (b, r) = (grad b, d r / d vertical): small for a clean b and upright streaks r.
 
     (B, 2 C, H, W) -> (B, 3 C, H, W): vertical and horizontal forward differences of b, then the
     vertical ones of r; periodic.
@@ -60,7 +60,7 @@ class StreakGradient(LinearMap):
         self.norm_squared = self.computed_norm_squared()
 
     def computed_norm_squared(self) -> float:
-        return self._gradient.computed_norm_squared()  # the block of r is a part of that of b
+        return self._gradient.computed_norm_squared()  # the block of r is a part of the block of b
 
     def __call__(self, u: Tensor) -> Tensor:
         b, r = u.chunk(2, 1)
@@ -71,7 +71,7 @@ class StreakGradient(LinearMap):
         b = self._gradient.adjoint(torch.cat([vertical, horizontal], 1))
         return torch.cat([b, streaks.roll(1, 2) - streaks], 1)
 
-    def take(self, problems: Tensor) -> StreakGradient:
+    def select(self, problems: Tensor) -> StreakGradient:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
@@ -80,6 +80,8 @@ class StreakGradient(LinearMap):
 
         def solve(v: Tensor) -> Tensor:
             symbols = zip(v.chunk(2, 1), (both, vertical), strict=True)
-            return torch.cat([filtered(u, 1 / (1 + gamma * s.to(v))) for u, s in symbols], 1)
+            return torch.cat(
+                [multiply_spectrum(u, 1 / (1 + gamma * s.to(v))) for u, s in symbols], 1
+            )
 
         return solve

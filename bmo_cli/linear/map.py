@@ -14,18 +14,18 @@ NOT_DIVIDED = ", so its batches are not divided"
 
 
 def in_double(x: Tensor) -> Tensor:
-    """x in float64 with its graph; as it is on a device that has no float64 (MPS)."""
+    """x in float64 with its graph; x itself on a device without float64 (MPS)."""
     return x if x.device.type == "mps" else x.double()
 
 
 class LinearMap(Extensible, ABC):
-    """A, its adjoint, and what solvers need of A^T A.
+    """A, its adjoint, and the functions of A^T A that solvers need.
 
-    A map of one's own may leave out `take` and `shifted_inverse`.
+    A user-defined map may omit `select` and `shifted_inverse`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "shifted_inverse": ", (I + gamma A^T A)^{-1} in closed form: gkm=prox, dr and dpir need it "
         "(gkm=pg does not), and so do gkm=alm, ladmm and pdhg with hyper=bmo (hyper=unrolled does "
         "not)",
@@ -35,10 +35,10 @@ class LinearMap(Extensible, ABC):
     """|A|^2, the largest eigenvalue of A^T A over the whole batch: a number or a scalar tensor."""
 
     def computed_norm_squared(self) -> float | None:
-        """|A|^2 computed anew in float64 from what defines A, whatever `norm_squared` says.
+        """|A|^2 in float64 from the data that define A, computed independently of `norm_squared`.
 
         Returns:
-            None: the map states its norm and computes none, so that nothing rests on it as proved.
+            None: the map only states its norm, which certificates do not count as proved.
         """
         return None
 
@@ -50,14 +50,14 @@ class LinearMap(Extensible, ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y."""
 
-    def take(self, problems: Tensor) -> LinearMap:
+    def select(self, problems: Tensor) -> LinearMap:
         """A for some problems of a batch, with the norm of the whole batch.
 
         Args:
             problems: indices, (n,).
 
         Raises:
-            InputError: the map does not say how it is divided.
+            InputError: the map does not say how its batch is divided.
         """
         raise NotImplementedError
 
@@ -69,6 +69,6 @@ class LinearMap(Extensible, ABC):
         """The map (I + gamma A^T A)^{-1} for a scalar tensor gamma > -1 / |A|^2.
 
         Raises:
-            InputError: the map has none in closed form.
+            InputError: the map has no such inverse in closed form.
         """
         raise NotImplementedError

@@ -42,18 +42,18 @@ class Matrix(LinearMap):
     def adjoint(self, y: Tensor) -> Tensor:
         return y @ self.a
 
-    def take(self, problems: Tensor) -> Matrix:
+    def select(self, problems: Tensor) -> Matrix:
         return self
 
     def shifted_inverse(self, gamma: Tensor) -> Callable[[Tensor], Tensor]:
-        # In float64: for large gamma an inverse in float32 is no nonexpansive map.
+        # In float64, because the float32 inverse for large gamma is not nonexpansive.
         (rows, columns), a, kind = self.a.shape, in_double(self.a), self.a.dtype
         identity, gamma = torch.eye(min(rows, columns), dtype=a.dtype, device=a.device), gamma.to(a)
         if rows >= columns:
             inverse = torch.linalg.inv(identity + gamma * (a.mT @ a)).to(kind)
             return lambda v: v @ inverse.mT
-        # I - gamma B^T B with B = L^{-1} A, L L^T = I + gamma A A^T: on the null space of A it is
-        # the identity, and rounding is not amplified, exactly so for large gamma as well.
+        # I - gamma B^T B with B = L^{-1} A, L L^T = I + gamma A A^T. On the null space of A it is
+        # exactly the identity. Rounding errors are not amplified, even for large gamma.
         factor, _ = torch.linalg.cholesky_ex(identity + gamma * (a @ a.mT))
         b = gamma.abs().sqrt() * torch.linalg.solve_triangular(factor, a, upper=False)
         left, right = (gamma.sign() * b).to(kind), b.to(kind)

@@ -1,14 +1,14 @@
-"""Convolutions between few and many channels, for processors; on other devices, torch's own.
+"""Convolutions between few and many channels on CPUs. Other devices use torch's convolutions.
 
-A layer between few and many channels, as the first and the last of a network for images, is slow as
-a general convolution: blocks of channels stay nearly empty, and with one channel it changes the
-layout of its result. Two maps with one matrix R, adjoint to each other, do neither:
+The first and the last layer of a network for images connect few and many channels. As general
+convolutions they are slow: blocks of channels are nearly empty, and with one channel the layout of
+the result changes. Two maps with the same matrix R, adjoint to each other, avoid both:
 
     spread:  z = P(x)^T R,      P(x) the k x k patches of x, by a transposed convolution
     gather:  x = P^T(R z^T),    a product, then shifted sums
 
-Zero padding, stride 1, odd k; differentiable any number of times. Where weights have a lower
-precision the products are lowered, images are not.
+Zero padding, stride 1, odd k; differentiable any number of times. Weights of a lower precision
+lower that of the products, not that of images.
 
 Shape legend: B images, c few channels, m many channels, k x k weights, H x W pixels, N = H W.
 """
@@ -27,14 +27,14 @@ Map = Callable[[Tensor], Tensor]
 
 
 def bound_convolution(layer: nn.Conv2d) -> Map:
-    """The layer at its present weights, in whichever way is faster."""
+    """The layer at its present weights, in the faster of both forms."""
     few, many = sorted((layer.in_channels, layer.out_channels))
     if few > _FEW or many < _MANY or layer.weight.device.type != "cpu" or not _is_plain(layer):
         return layer
-    return _thin(layer)
+    return _as_matrix_product(layer)
 
 
-def _thin(layer: nn.Conv2d) -> Map:
+def _as_matrix_product(layer: nn.Conv2d) -> Map:
     spreads, bias = layer.out_channels > layer.in_channels, layer.bias
     few, many = sorted((layer.in_channels, layer.out_channels))
     k = layer.kernel_size[0]
@@ -81,12 +81,12 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, rows, kernel = ctx.saved_tensors
         to_x, to_rows, _ = ctx.needs_input_grad
-        found = None
+        grad_x = None
         if to_x and torch.is_grad_enabled():
-            found = _Gather.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
+            grad_x = _Gather.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
         elif to_x:
-            found = _gather(gradient, rows, kernel.shape[-1])
-        return found, _correlate(x, gradient, kernel.shape[-1]) if to_rows else None, None
+            grad_x = _gather(gradient, rows, kernel.shape[-1])
+        return grad_x, _correlate(x, gradient, kernel.shape[-1]) if to_rows else None, None
 
 
 class _Gather(torch.autograd.Function):
@@ -101,12 +101,12 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         z, rows, kernel = ctx.saved_tensors
         to_z, to_rows, _ = ctx.needs_input_grad
-        found = None
+        grad_z = None
         if to_z and torch.is_grad_enabled():
-            found = _Spread.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
+            grad_z = _Spread.apply(gradient, rows, kernel)  # type: ignore[no-untyped-call]
         elif to_z:
-            found = _spread(gradient, kernel)
-        return found, _correlate(gradient, z, kernel.shape[-1]) if to_rows else None, None
+            grad_z = _spread(gradient, kernel)
+        return grad_z, _correlate(gradient, z, kernel.shape[-1]) if to_rows else None, None
 
 
 def _spread(x: Tensor, kernel: Tensor) -> Tensor:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.convolution import bound_convolution
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
+from bmo_cli.nets.operator_norms import norm_bound
 from bmo_cli.nets.weights import copy_weights, read_weights
 
 
@@ -31,13 +31,13 @@ class DnCNN(Network):
         depth: number of convolutions (17 in the paper).
         width: features a layer (64 in the paper).
         padding: at the image border.
-        last_gain: factor on the last layer's initial weights; small, so that iterations start near
-            the identity.
-        bias: whether layers have one; without, the network scales with its argument (Mohan et al.,
+        last_gain: factor on the last layer's initial weights. It is small, so that iterations start
+            near the identity.
+        bias: whether layers have one. Without, the network scales with its argument (Mohan et al.,
             "Robust and interpretable blind image denoising via bias-free CNNs", ICLR 2020).
-        weights: file of trained weights, or None for initial ones. Its layers are taken by the
-            numbers in their names, so that `convs.3.weight` and the `model.6.weight` of the
-            published files (github.com/cszn/KAIR) both are the fourth convolution.
+        weights: file of trained weights, or None for initial ones. The numbers in their names order
+            its layers, so that `convs.3.weight` and the `model.6.weight` of the published files
+            (github.com/cszn/KAIR) are both the fourth convolution.
         seed: of the initial weights.
     """
 
@@ -92,7 +92,7 @@ class DnCNN(Network):
         return [conv for conv in self.convs if isinstance(conv, nn.Conv2d)]
 
     def bound(self) -> NormBound:
-        """1 + |W_1| ... |W_depth|, as ReLU is 1-Lipschitz; far above the truth for deep chains."""
+        """1 + |W_1| ... |W_depth|, as ReLU is 1-Lipschitz. Far from tight for deep chains."""
         how = "norm of the convolution on images of every size"
         weights = [p.detach() for name, p in self.convs.named_parameters() if "weight" in name]
         layers = tuple(

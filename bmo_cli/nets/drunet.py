@@ -1,4 +1,4 @@
-"""DRUNet: the U-Net denoiser of DPIR, told the noise level.
+"""DRUNet: the U-Net denoiser of DPIR, with the noise level as an input.
 
 Zhang et al., "Plug-and-play image restoration with deep denoiser prior", IEEE TPAMI 2021
 (github.com/cszn/DPIR, models/network_unet.py, UNetRes).
@@ -23,11 +23,12 @@ from bmo_cli.nets.weights import copy_weights, read_weights
 class DRUNet(Network):
     """U-Net of an image and a constant map of its noise level. Nothing is promised about its norm.
 
-    Four scales, between them 2 x 2 convolutions of stride 2 (down) and their transposes (up);
-    residual blocks x + conv(ReLU(conv(x))) of 3 x 3 convolutions; what a scale hands down is added
-    to what comes back up. No bias and zero padding throughout. The output is the image itself, not
-    its noise: with initial weights it is near zero, so train the network or load weights before
-    other parts rely on it. 32.6 million weights for gray images at the default size.
+    2 x 2 convolutions of stride 2 (down) and their transposes (up) connect four scales. Residual
+    blocks are x + conv(ReLU(conv(x))) with 3 x 3 convolutions. Skip connections add the features of
+    a scale on the way down to those on the way up. There is no bias, and padding is zero. The
+    output is the image itself, not its noise. With initial weights it is near zero, so train the
+    network or load weights before other parts rely on it. The default size has 32.6 million weights
+    for gray images.
 
     Args:
         channels: of the images, 1 or 3.
@@ -36,7 +37,7 @@ class DRUNet(Network):
         widths: features of each scale, from fine to coarse.
         blocks: residual blocks on each side of a scale.
         weights: file of trained weights (DPIR's drunet_gray.pth, drunet_color.pth or one's own), or
-            None for initial ones. Without a `log_sigma` in it, as in DPIR's, sigma is kept.
+            None for initial ones. If the file has no `log_sigma`, as DPIR's, sigma is kept.
         seed: of the initial weights.
     """
 
@@ -54,7 +55,7 @@ class DRUNet(Network):
         super().__init__()
         self.channels = channels
         self.log_sigma = nn.Parameter(torch.tensor(math.log(sigma)), requires_grad=learn_sigma)
-        # The names are those of the published files.
+        # The names of the published files.
         self.m_head = _conv(channels + 1, widths[0])
         for i, (fine, coarse) in enumerate(itertools.pairwise(widths), 1):
             down = nn.Conv2d(fine, coarse, 2, stride=2, bias=False)
@@ -89,15 +90,17 @@ class DRUNet(Network):
     def _initialise(self, seed: int) -> None:
         """Normal with standard deviation 0.2 / sqrt(fan-in).
 
-        The variance of DPIR's orthogonal weights of gain 0.2 without their QR; a residual block is
-        near the identity, so that 28 of them in a chain do not amplify.
+        This is the variance of DPIR's orthogonal weights of gain 0.2, without a QR factorisation. A
+        residual block is then near the identity, so that a chain of 28 does not amplify.
         """
         generator = torch.Generator().manual_seed(seed)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 fan_in = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
             elif isinstance(conv, nn.ConvTranspose2d):
-                fan_in = conv.in_channels  # at stride 2 a pixel sees one tap of a 2 x 2 filter
+                fan_in = (
+                    conv.in_channels
+                )  # at stride 2 a pixel depends on one tap of a 2 x 2 filter
             else:
                 continue
             conv.weight.normal_(0, 0.2 / math.sqrt(fan_in), generator=generator)

@@ -1,4 +1,4 @@
-"""How the layers of networks are computed in training: in which precision, compiled or not.
+"""How training computes the layers of networks: precision and compilation.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -20,12 +20,13 @@ Map = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Execution:
-    """What training asks of networks; evaluation asks for nothing.
+    """How networks are computed. Evaluation uses the defaults.
 
     Attributes:
-        precision: of the layers, None: that of the weights. Argument and image keep theirs.
-        compiled: whether torch.compile translates the network. A guided network is not: what it
-            computes once a problem would be computed once an iteration.
+        precision: precision of the layers; None: that of the weights. Argument and output keep
+            theirs.
+        compiled: whether torch.compile translates the network. Guided networks are not compiled:
+            what they compute once a problem would be computed in every iteration.
         finite: whether an output that is not finite is refused.
     """
 
@@ -36,15 +37,15 @@ class Execution:
     def bind(self, net: Network, guide: Tensor | None = None) -> Map:
         """The map of a network, (B, C, H, W) to the same shape; see `Network.bind`.
 
-        The map raises an `InputError` where the output is no such image.
+        The map raises an `InputError` if the output is no image of the shape of its argument.
         """
         if self.compiled and not net.guided:
             network: Map = functools.partial(_compiler(), net)
         else:
             network = net.bind(guide)
 
-        def checked(x: Tensor) -> Tensor:
-            output = require_alike(net, x, self._lowered(network, x))
+        def apply_checked(x: Tensor) -> Tensor:
+            output = require_alike(net, x, self._apply_in_precision(network, x))
             if self.finite and not _is_finite(output) and _is_finite(x):
                 raise InputError(
                     f"{type(net).__name__} returned values that are not finite for a finite image "
@@ -52,10 +53,10 @@ class Execution:
                 )
             return output
 
-        return checked
+        return apply_checked
 
-    def _lowered(self, network: Map, x: Tensor) -> Tensor:
-        """The network's output, its layers in the precision that was asked for."""
+    def _apply_in_precision(self, network: Map, x: Tensor) -> Tensor:
+        """The network's output, with its layers in the precision of this execution."""
         if self.precision is None:
             return network(x)
         with torch.autocast(x.device.type, self.precision):
@@ -68,8 +69,8 @@ AS_WRITTEN = Execution()
 
 @functools.cache
 def _compiler() -> Callable[[Network, Tensor], Tensor]:
-    """One compiled function for all networks, so that a step compiles nothing again."""
-    return torch.compile(_apply, dynamic=False)  # crops of training have one size
+    """One compiled function for all networks, so that steps do not compile again."""
+    return torch.compile(_apply, dynamic=False)  # training crops have one size
 
 
 def _apply(net: Network, x: Tensor) -> Tensor:

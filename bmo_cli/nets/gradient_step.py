@@ -20,15 +20,15 @@ class GradientStep(Network):
     """x - grad g(x) with g(x) = 1/2 |x - N(x)|^2, N a chain of 3 x 3 convolutions and ELU.
 
     grad g(x) = (I - J_N(x)^T) (x - N(x)), so that the Jacobian of the network is symmetric: it is
-    a gradient step on a potential, which need not be convex and whose gradient may have a constant
-    above 2. Nothing is promised about its norm. (Hurault, Leclaire & Papadakis, "Gradient step
-    denoiser for convergent plug-and-play", ICLR 2022.)
+    a gradient step on a potential. The potential may be nonconvex, and the Lipschitz constant of
+    its gradient may exceed 2. Nothing is promised about its norm. (Hurault, Leclaire & Papadakis,
+    "Gradient step denoiser for convergent plug-and-play", ICLR 2022.)
 
     Args:
         channels: of the images, 1 or 3.
         depth: number of convolutions.
         width: features a layer.
-        last_gain: factor on the last layer's initial weights; N starts near I, and g near 0.
+        last_gain: factor on the last layer's initial weights. N starts near I, and g near 0.
         seed: of the initial weights.
     """
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, NonNegative, Positive, Seed, checked
-from bmo_cli.nets.conv_norm import norm_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, product
+from bmo_cli.nets.operator_norms import norm_bound
 
 
 @checked
@@ -20,17 +20,17 @@ class ISTANet(Network):
 
     F(x) = B ReLU(A x) and Ft(z) = D ReLU(C z) with 3 x 3 convolutions A: C -> m, B: m -> m,
     C: m -> m, D: m -> C, zero padding and no bias; soft(z, t) = sign(z) max(|z| - t, 0), theta >= 0
-    learned. Without `residual` it is the proximal step of ISTA-Net, Ft(soft(F(x))); with it the
-    step learns what to add to x, as in ISTA-Net+, x + Ft(soft(F(x))), whose one further
-    convolution before F and one behind Ft are left out. Ft is not forced to be a left inverse of
-    F: the papers' symmetry loss |Ft(F(x)) - x|^2 belongs to training.
+    learned. Without `residual` it is the proximal step of ISTA-Net, Ft(soft(F(x))). With `residual`
+    it is x + Ft(soft(F(x))) as in ISTA-Net+, but without the further convolutions before F and
+    after Ft. Ft need not be a left inverse of F: the papers' symmetry loss |Ft(F(x)) - x|^2 belongs
+    to training.
 
     Args:
         channels: of the images, 1 or 3.
         width: m (32 in the paper).
         theta: initial threshold of the features.
         residual: whether x is added.
-        last_gain: factor on the initial D; small, so that with `residual` iterations start near
+        last_gain: factor on the initial D. With `residual`, a small one makes iterations start near
             the identity. Without, 1 keeps the scale of the features.
         seed: of the initial weights.
     """
@@ -79,7 +79,7 @@ class ISTANet(Network):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """The threshold is non-negative."""
+        """Make the threshold non-negative."""
         self.theta.clamp_min_(0)
 
 

@@ -25,11 +25,11 @@ from bmo_cli.nets.network import (
 class Layers(Network):
     """(u_1, ..., u_n) -> (R_1(u_1), ..., R_n(u_n)), on (B, n C, H, W).
 
-    It is nonexpansive, or averaged, where every R_i is, with the largest of their constants.
+    It is nonexpansive (averaged) if every R_i is, with the largest of their constants.
 
     Args:
         background: R_1.
-        rain: R_2; None: a copy of R_1, with weights of its own.
+        rain: R_2; None: a copy of R_1 with its own weights.
     """
 
     def __init__(self, *, background: Network, rain: Network | None = None) -> None:
@@ -54,12 +54,12 @@ class Layers(Network):
         return tuple(net for net in self.parts if isinstance(net, Network))
 
     @property
-    def identity(self) -> bool:
+    def is_identity(self) -> bool:
         """Whether no layer has a network."""
         return all(type(net) is Identity for net in self.networks)
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """The map with what is constant computed once; every network sees the same guide."""
+        """The map with everything constant computed once. All networks get the same guide."""
         maps = [net.bind(guide if net.guided else None) for net in self.networks]
 
         def apply(u: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class Layers(Network):
 
     def bound(self) -> NormBound | None:
         """The largest of the layers' bounds; None where one is unknown."""
-        found = [net.bound() for net in self.networks]
-        known = [bound for bound in found if bound is not None]
-        if len(known) < len(found):
+        bounds = [net.bound() for net in self.networks]
+        known = [bound for bound in bounds if bound is not None]
+        if len(known) < len(bounds):
             return None
         layers = tuple(
             LayerBound(f"{name}: {layer.layer}", layer.value, layer.how)

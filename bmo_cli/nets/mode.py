@@ -1,7 +1,7 @@
-"""Training mode: modules are in evaluation mode but in training steps.
+"""Training and evaluation mode. Modules are in training mode only in training steps.
 
-Some layers compute something else in training mode: dropout draws random numbers, batch norm takes
-the statistics of its batch and keeps running averages of them.
+Some layers compute something else in training mode: dropout draws random numbers, and batch norm
+uses the statistics of its batch and keeps running averages of them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a map computes in training mode beside its value for each problem.
+    """What a map computes in training mode besides its value for each problem.
 
     Attributes:
         random: it draws random numbers, as dropout does.
-        remembers: it changes its buffers, as the running averages of batch norm.
-        mixes: its value for a problem depends on the others of the batch, as batch norm's does.
+        remembers: it changes its buffers, such as the running averages of batch norm.
+        mixes: its value for a problem depends on the others of the batch, as with batch norm.
     """
 
     random: bool = False
@@ -33,12 +33,12 @@ class Behaviour:
 
     @property
     def repeatable(self) -> bool:
-        """Whether an iteration that is done again is the same."""
+        """Whether an iteration that is repeated gives the same values."""
         return not (self.random or self.remembers)
 
     @property
     def divisible(self) -> bool:
-        """Whether parts of a batch may be computed on their own, at the same time."""
+        """Whether parts of a batch may be computed separately and at the same time."""
         return self.repeatable and not self.mixes
 
     def __str__(self) -> str:
@@ -51,8 +51,8 @@ class Behaviour:
 
 
 @contextmanager
-def training(module: nn.Module) -> Iterator[None]:
-    """Context in which a module is in training mode; afterwards it is in evaluation mode."""
+def training_mode(module: nn.Module) -> Iterator[None]:
+    """Context in which a module is in training mode. Afterwards it is in evaluation mode."""
     module.train()
     try:
         yield
@@ -61,12 +61,12 @@ def training(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(seed: Sequence[int], device: torch.device) -> Iterator[None]:
-    """Context in which every global generator starts from a seed; afterwards all are as before.
+def fixed_seed(seed: Sequence[int], device: torch.device) -> Iterator[None]:
+    """Context in which every global generator starts from a seed. Afterwards all are as before.
 
     Args:
-        seed: of torch's generators on the CPU and on the device, NumPy's and Python's.
-        device: that is computed on.
+        seed: for torch's generators on the CPU and on the device, NumPy's and Python's.
+        device: device of the computation.
     """
     words = np.random.SeedSequence(list(seed)).generate_state(3, np.uint64)
     python, numpy, before = random.getstate(), np.random.get_state(), _torch_states(device)
@@ -82,12 +82,12 @@ def seeded(seed: Sequence[int], device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
-    """Context of passes that leave no trace: weights, buffers and generators are then as before.
+def preserved_state(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Context after which weights, buffers and global generators are as before.
 
     Args:
-        module: that computes.
-        device: it is on.
+        module: module whose state is preserved.
+        device: device of the module.
     """
     places: list[dict[str, Any]] = [
         entries for part in module.modules() for entries in (part._parameters, part._buffers)
@@ -98,17 +98,17 @@ def rehearsal(module: nn.Module, device: torch.device) -> Iterator[None]:
         for name, tensor in entries.items()
         if tensor is not None
     ]
-    with seeded([0], device):
+    with fixed_seed([0], device):
         try:
             yield
         finally:
             for entries, name, tensor, value in kept:
                 tensor.data.copy_(value)
-                entries[name] = tensor  # where another tensor took its place
+                entries[name] = tensor  # in case another tensor replaced it
 
 
 def generator_states(device: torch.device) -> tuple[Any, ...]:
-    """What the global generators hold; equal to that of before if nothing was drawn in between."""
+    """States of the global generators. They compare equal if nothing was drawn in between."""
     _, words, *numpy = np.random.get_state(legacy=True)
     drawn = tuple(state.cpu().numpy().tobytes() for state in _torch_states(device).values())
     return (*drawn, np.asarray(words).tobytes(), tuple(numpy), random.getstate())

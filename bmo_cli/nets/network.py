@@ -1,4 +1,4 @@
-"""What every network declares.
+"""The interface of networks.
 
 Shape legend: B images, C channels, H x W pixels.
 """
@@ -21,9 +21,9 @@ class LayerBound:
     """An upper bound of the Lipschitz constant of one layer, for images of every size.
 
     Attributes:
-        layer: its name.
-        value: of the bound, at the present weights.
-        how: where the bound comes from, in words.
+        layer: name of the layer.
+        value: value of the bound at the present weights.
+        how: origin of the bound, in words.
     """
 
     layer: str
@@ -36,9 +36,9 @@ class NormBound:
     """An upper bound of |R(a) - R(b)| / |a - b|, at the present weights.
 
     Attributes:
-        value: of the bound.
-        layers: what it is composed of.
-        how: the bounds are composed, in words.
+        value: value of the bound.
+        layers: bounds of the layers.
+        how: how the bounds are composed, in words.
     """
 
     value: float
@@ -52,12 +52,12 @@ def product(layers: tuple[LayerBound, ...]) -> NormBound:
 
 
 def largest(*values: float) -> float:
-    """The largest value; nan where one is nan, which Python's `max` may pass over."""
+    """The largest value; nan if one is nan, which Python's `max` may skip."""
     return math.nan if any(math.isnan(value) for value in values) else max(values)
 
 
 def open_unit(theta: Tensor) -> Tensor:
-    """A number in (0, 1) that never reaches the ends, where a sigmoid rounds to 1."""
+    """A number in (0, 1) that never reaches its ends, although a sigmoid may round to 1."""
     return 1e-6 + (1 - 2e-6) * theta.sigmoid()
 
 
@@ -65,14 +65,14 @@ class Network(nn.Module, ABC):
     """A map of images (B, C, H, W) into images of the same shape, type and device.
 
     Attributes:
-        channels: C it works on (1 gray, 3 colour).
+        channels: C of the images (1 gray, 3 colour).
         nonexpansive: whether |R(a) - R(b)| <= |a - b| holds by construction, for any parameters.
         averaged: whether R is moreover (1 - t) I + t N with N nonexpansive and t < 1, which makes
             undamped iterations converge (compositions of averaged maps are averaged).
-        numerical: names of parameters that are step sizes and levels rather than weights; they are
-            learned at the rate of the scheme's own.
-        guided: whether the map looks at a guide, see `bind`.
-        guarantee: what holds for every value of the parameters, in a line.
+        numerical: names of parameters that are step sizes and levels rather than weights. They are
+            learned at the rate of the scheme's numerical parameters.
+        guided: whether the map depends on a guide, see `bind`.
+        guarantee: property that holds for all values of the parameters, in a line.
     """
 
     nonexpansive: bool = False
@@ -83,38 +83,38 @@ class Network(nn.Module, ABC):
     channels: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map at x, shape (B, C, H, W); a network that overrides `bind` needs none."""
+        """The map at x, shape (B, C, H, W). A network that overrides `bind` needs no `forward`."""
         raise InputError(f"{type(self).__name__} has no `forward`, the map of images (B, C, H, W)")
 
     def bind(self, guide: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """The map at the present weights, with what does not depend on its argument computed once.
+        """The map at the present weights, with everything constant computed once.
 
         Args:
             guide: (B, C, H, W), a first estimate made from the observation alone. It is constant
-                along the iteration, so that a network which lets it choose among nonexpansive maps
-                is nonexpansive.
+                along the iteration. A network whose guide selects one of several nonexpansive maps
+                is therefore nonexpansive.
         """
         return self
 
     def bound(self) -> NormBound | None:
-        """An upper bound of the Lipschitz constant at the present weights; None: none is known."""
+        """An upper bound of the Lipschitz constant at the present weights; None: unknown."""
         return None
 
     def project_(self) -> None:
-        """Bring constrained parameters back into their set; nothing by default."""
+        """Project constrained parameters onto their set; nothing by default."""
 
 
 def require_alike(net: nn.Module, x: Tensor, output: object) -> Tensor:
-    """The output of a network, which must be an image as x is.
+    """The output of a network, known to be an image of the shape of x.
 
     Args:
-        net: that made it.
-        x: (B, C, H, W), what it was given.
-        output: what it returned.
+        net: network that returned the output.
+        x: (B, C, H, W), argument of the network.
+        output: returned object.
 
     Raises:
-        InputError: it is no tensor, or has another shape, type or device. Arithmetic would
-            broadcast a shape like (B, 1, 1, 1) without a word.
+        InputError: the output is no tensor, or has another shape, type or device. Arithmetic would
+            silently broadcast a shape like (B, 1, 1, 1).
     """
     name = type(net).__name__
     if not isinstance(output, Tensor):
@@ -138,7 +138,7 @@ class Identity(Network):
     """No network: the numerical operator works alone.
 
     Args:
-        channels: as the data have.
+        channels: channels of the data.
     """
 
     nonexpansive = True

@@ -19,17 +19,18 @@ from bmo_cli.nets.network import Network
 class UNet(Network):
     """x + U(x), U of residual blocks on several scales. Nothing is promised about its norm.
 
-    The first scale works at half the resolution (pixel unshuffling); between scales are 2 x 2
-    convolutions of stride 2 and their transposes, and what a scale hands down is added to what
-    comes back up. A block is z + conv(ReLU(conv(z))) with 3 x 3 convolutions. (Ronneberger, Fischer
-    & Brox, MICCAI 2015, with the additive skips of DRUNet: Zhang et al., IEEE TPAMI 2021.)
+    The first scale works at half the resolution (pixel unshuffling). 2 x 2 convolutions of stride 2
+    and their transposes connect the scales. Skip connections add the features of a scale on the way
+    down to those on the way up. A block is z + conv(ReLU(conv(z))) with 3 x 3 convolutions.
+    (Ronneberger, Fischer & Brox, MICCAI 2015, with the additive skips of DRUNet: Zhang et al., IEEE
+    TPAMI 2021.)
 
     Args:
         channels: of the images, 1 or 3.
         widths: features of each scale, from fine to coarse.
         blocks: residual blocks on each side of a scale.
-        last_gain: factor on the last convolution's initial weights; small, so that iterations start
-            near the identity.
+        last_gain: factor on the last convolution's initial weights. It is small, so that iterations
+            start near the identity.
         seed: of the initial weights.
     """
 
@@ -75,7 +76,7 @@ class UNet(Network):
         generator = torch.Generator().manual_seed(seed)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d | nn.ConvTranspose2d):
-                # A pixel sees one tap of the 2 x 2 filters of a transpose, all taps of the others.
+                # A pixel uses one tap of the 2 x 2 filters of a transpose, all taps of the others.
                 taps = 1 if isinstance(conv, nn.ConvTranspose2d) else conv.kernel_size[0] ** 2
                 fan_in = conv.in_channels * taps
                 conv.weight.normal_(0, fan_in**-0.5, generator=generator)

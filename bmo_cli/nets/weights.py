@@ -1,4 +1,4 @@
-"""Published weights: tensors read from a file into a network. No file can run code."""
+"""Published weights: tensors that are read from a file into a network, without running code."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def require_weights_file(file: str) -> Path:
-    """The file, known to be there.
+    """The path of a file that exists.
 
     Raises:
-        InputError: it is missing, or of another kind.
+        InputError: the file is missing, or of another kind.
     """
     path = Path(file).expanduser()
     if path.suffix.lower() not in SUFFIXES:
@@ -33,7 +33,7 @@ def read_weights(file: str) -> dict[str, Tensor]:
     """Tensors by name, on the CPU.
 
     Raises:
-        InputError: missing, of another kind, damaged, or more than a state dict of tensors.
+        InputError: the file is missing, of another kind, damaged, or not a plain state dict.
     """
     path = require_weights_file(file)
     content: Any
@@ -42,14 +42,14 @@ def read_weights(file: str) -> dict[str, Tensor]:
             content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise whatever they like on damaged bytes
+    except Exception as error:  # the readers raise errors of many kinds on damaged files
         raise InputError(
             f"weights {file} cannot be read: damaged, or more than a state dict of tensors, which "
             "could run code and is refused; write it with torch.save(net.state_dict(), FILE)"
         ) from error
     if not isinstance(content, Mapping) or not content:
-        found = f"a {type(content).__name__}" if content else "nothing"
-        raise InputError(f"weights {file} must hold a state dict of tensors, found {found}")
+        kind = f"a {type(content).__name__}" if content else "nothing"
+        raise InputError(f"weights {file} must hold a state dict of tensors, found {kind}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(
@@ -65,13 +65,13 @@ def copy_weights(
     """Copy `weights`, read from `file`, into the module's tensors of the same names.
 
     Args:
-        module: receives them, at its own precision and device.
-        weights: tensors by the module's names.
-        file: they come from, for messages.
-        own: names that the file need not have; they keep the module's values.
+        module: module to copy into; it keeps its precision and device.
+        weights: tensors by the names of the module.
+        file: name of their file, for messages.
+        own: names that the file may lack; they keep the values of the module.
 
     Raises:
-        InputError: tensors are missing, left over or of another shape; nothing was copied.
+        InputError: tensors are missing, unknown or of another shape; nothing was copied.
     """
     wanted = module.state_dict()
     needed = [name for name in wanted if name not in own]

@@ -1,1 +1,1 @@
-"""States, metrics, problems and the one fixed-point loop."""
+"""States, metrics, problems and the fixed-point loop."""

@@ -1,10 +1,12 @@
-"""Safeguarded Anderson acceleration of the averaged iteration.
+"""Safeguarded Anderson acceleration of the averaged iteration (type II).
 
-Of the last m residuals f_i = T(u_i) - u_i the combination of least norm is taken, and the same
-combination of the images T(u_i) is the next point (type II; Anderson, J. ACM 1965; Walker & Ni,
-SIAM J. Numer. Anal. 2011). A point whose residual is not smaller is given up: the iteration goes
-on from the averaged step that was available before, with an empty memory. The accepted residuals
-therefore decrease whenever those of T do.
+The method keeps the last m residuals f_i = T(u_i) - u_i and computes their affine combination of
+least norm. The next point is the same combination of the T(u_i). (Anderson, J. ACM 1965; Walker &
+Ni, SIAM J. Numer. Anal. 2011.)
+
+Safeguard: an accelerated point whose residual does not decrease is rejected. The iteration then
+continues from the last averaged step, with an empty memory. The accepted residuals therefore
+decrease whenever those of T do.
 
 Shape legend: B problems, n entries of a state, m points in memory.
 """
@@ -19,12 +21,13 @@ from bmo_cli.solver.state import State, binary_scale, scale, subtract
 
 
 class Anderson:
-    """A `Combine` for `solver.fixed_point.iterate`; it keeps the memory of one solve.
+    """An `Acceleration` for `solver.fixed_point.iterate`. An object serves one solve.
 
     Args:
-        metric: G, in whose norm residuals are compared.
-        memory: m, how many earlier points are combined, >= 1.
-        iterations: of the solve; the last step is not accelerated, since nothing would check it.
+        metric: G; residuals are compared in its norm.
+        memory: m, number of earlier points that are combined, >= 1.
+        iterations: number of iterations of the solve. The last step is not accelerated, because no
+            later iteration would check it.
     """
 
     def __init__(self, metric: Metric, *, memory: int, iterations: int) -> None:
@@ -34,8 +37,8 @@ class Anderson:
         self._best = torch.inf
         self._averaged: State = ()
 
-    def __call__(self, k: int, u: State, averaged: State) -> State:
-        """The next point, given u^k and T(u^k)."""
+    def accelerate(self, k: int, u: State, averaged: State) -> State:
+        """u^{k+1}, given u^k and T(u^k)."""
         step = subtract(averaged, u)
         size = binary_scale(step)
         norm = size * float(self._metric.norm(scale(step, 1 / size)).square().sum().sqrt())
@@ -53,18 +56,18 @@ class Anderson:
         return subtract(averaged, correction)
 
     def _correction(self) -> Tensor:
-        """What the least-squares combination takes from the newest image, (B, n)."""
-        images, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
-        steps = steps / binary_scale((steps,))  # the weights below do not depend on the scale
+        """Difference of the newest T(u_i) and the least-squares combination, (B, n)."""
+        values, steps = (torch.stack(rows, 1) for rows in zip(*self._points, strict=True))
+        steps = steps / binary_scale((steps,))  # the weights do not depend on the scale
         newest = steps[:, -1:]
-        step_changes, image_changes = newest - steps[:, :-1], images[:, -1:] - images[:, :-1]
+        step_changes, value_changes = newest - steps[:, :-1], values[:, -1:] - values[:, :-1]
         gram = step_changes @ step_changes.mT
         kind = torch.finfo(gram.dtype)
         size = gram.diagonal(dim1=1, dim2=2).amax(1)[:, None, None]
         damping = (10 * kind.eps * size).clamp_min(kind.tiny)
         identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
         weights = torch.linalg.solve(gram + damping * identity, step_changes @ newest.mT)
-        correction: Tensor = weights.mT @ image_changes
+        correction: Tensor = weights.mT @ value_changes
         return correction[:, 0]
 
 

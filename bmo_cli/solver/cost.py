@@ -1,4 +1,4 @@
-"""What an iteration costs, counted where it happens."""
+"""Cost of a computation: evaluations of D, vector-Jacobian products, saved bytes."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _COUNTING = threading.Lock()
 
 @dataclass
 class Cost:
-    """Counters of one scheme.
+    """Counters of the evaluations of a scheme, see `GKM.using`.
 
     Attributes:
-        evaluations: of D (as many as of T).
-        products: vector-Jacobian products with D, one for every time that a gradient was pulled
-            back through one evaluation.
+        evaluations: number of evaluations of D, which equals that of T.
+        vjps: number of vector-Jacobian products with D. Each backward pass through one evaluation
+            counts as one.
     """
 
     evaluations: int = 0
-    products: int = 0
+    vjps: int = 0
 
-    def count(self, image: State) -> State:
-        """D(u) unchanged; counts it now, and every gradient that passes it later."""
+    def count(self, Du: State) -> State:
+        """Return D(u) unchanged; count it now, and each backward pass through it later."""
         with _COUNTING:
             self.evaluations += 1
-        if not any(block.requires_grad for block in image):
-            return image
-        counted: State = _Passage.apply(self, *image)  # type: ignore[no-untyped-call]
+        if not any(block.requires_grad for block in Du):
+            return Du
+        counted: State = _CountedIdentity.apply(self, *Du)  # type: ignore[no-untyped-call]
         return counted
 
 
-class _Passage(torch.autograd.Function):
-    """The identity on a state; its backward pass counts."""
+class _CountedIdentity(torch.autograd.Function):
+    """The identity on a state. Its backward pass increments the counter."""
 
     @staticmethod
     def forward(ctx: Any, cost: Cost, *blocks: Tensor) -> State:
@@ -49,15 +49,15 @@ class _Passage(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         with _COUNTING:
-            ctx.cost.products += 1
+            ctx.cost.vjps += 1
         return (None, *gradients)
 
 
 class SavedBytes:
-    """Context that counts the memory which autograd keeps for the backward pass.
+    """Context that counts the bytes which autograd saves for the backward pass.
 
     Attributes:
-        total: bytes of distinct storages saved so far.
+        total: bytes of all distinct storages that were saved so far.
     """
 
     def __init__(self) -> None:
@@ -83,6 +83,6 @@ class SavedBytes:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())
-            self._kept.append(tensor.detach())  # so that no address is used twice
+            self._kept.append(tensor.detach())  # keeps its address from being used again
             self.total += storage.nbytes()
-        return tensor.detach()  # a result of the graph itself would keep the graph alive for ever
+        return tensor.detach()  # an output of the graph would keep the graph alive

@@ -1,8 +1,8 @@
-"""The fixed-point loop for a batch whose problems stop one by one.
+"""The fixed-point loop for a batch whose problems stop independently.
 
-A problem is at its own end when its own residual is small, so that what is found for it does not
-depend on the batch it came in, and the others do not wait for it: once a share of the batch has
-ended, the iteration goes on with the rest alone.
+A problem stops when its own residual is small. Its result therefore does not depend on the other
+problems of the batch. Once a share of the batch has stopped, the loop continues with the remaining
+problems only.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from bmo_cli.solver.fixed_point import FixedPointMap, Status, step
 from bmo_cli.solver.state import State
 
-_SHARE = 0.1  # of the batch whose end makes it worth to bind the rest anew
+_SHARE = 0.1  # share of stopped problems at which the remaining ones are bound anew
 
 
 @dataclass(frozen=True)
 class Ends:
-    """Where every problem ended.
+    """The states at which the problems stopped.
 
     Attributes:
-        value: the last states; where an iterate was lost, those before it.
+        value: the last states; where an iterate became non-finite, those before it.
         status: why the loop ended.
         iterations: evaluations of T that led to `value`, (B,).
         residuals: |D(u) - u|_G / |u|_G at `value`, (B,).
@@ -57,17 +57,19 @@ def iterate_each(
     value = tuple(block.clone() for block in u)
     counts = torch.zeros_like(left)
     residuals = torch.full(left.shape, torch.nan, dtype=u[0].dtype, device=left.device)
-    waiting = torch.ones_like(left, dtype=torch.bool)  # of the problems that are still iterated
+    waiting = torch.ones_like(left, dtype=torch.bool)  # problems that are still iterated
     for k in range(iterations + 1):
-        image = mapping.D(u, k)
-        found = mapping.residual(u, image)
-        lost = waiting & ~torch.isfinite(found) & (k < iterations)  # then it is no iterate's
-        ends = waiting if k == iterations else waiting & ((found <= tolerance) | lost)
+        Du = mapping.D(u, k)
+        current_residuals = mapping.residual(u, Du)
+        lost = (
+            waiting & ~torch.isfinite(current_residuals) & (k < iterations)
+        )  # the last D(u) is not an iterate
+        ends = waiting if k == iterations else waiting & ((current_residuals <= tolerance) | lost)
         if ends.any():
             rows = left[ends]
             for whole, block in zip(value, u, strict=True):
                 whole[rows] = block[ends]
-            counts[rows], residuals[rows] = k, found[ends]
+            counts[rows], residuals[rows] = k, current_residuals[ends]
             waiting = waiting & ~ends
         if lost.any():
             return Ends(value, Status.NONFINITE, counts, residuals)
@@ -77,8 +79,8 @@ def iterate_each(
             return Ends(value, status, counts, residuals)
         if (~waiting).sum() >= _SHARE * len(waiting):
             left = left[waiting]
-            u, image = (tuple(block[waiting] for block in state) for state in (u, image))
+            u, Du = (tuple(block[waiting] for block in state) for state in (u, Du))
             waiting = waiting[waiting]
             mapping = bind(left)
-        u = step(mapping, u, image, k, None)
+        u = step(mapping, u, Du, k)
     raise AssertionError("every problem ends at the last iteration")

@@ -1,7 +1,7 @@
 """Convex functions that problems are made of, with gradients and proximal maps in closed form.
 
-What a certificate rests on is computed anew, in float64, from what defines a function: a class that
-does not override `computed_lipschitz` and `is_convex` declares its constants and proves none.
+Certificates compute constants in float64 from the data that define a function. A class that does
+not override `computed_lipschitz` and `is_convex` declares its constants and proves none.
 
 Shape legend: see `solver.state`; n entries of a block.
 """
@@ -27,25 +27,25 @@ StateMap = Callable[[State], State]
 class Smooth(Extensible, ABC):
     """A differentiable f with a Lipschitz gradient; convex where a task does not say otherwise.
 
-    A function of one's own may leave out `take` and `resolvent`.
+    A user-defined function may omit `select` and `resolvent`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "resolvent": ", prox_{gamma f} in closed form, which gkm=prox and gkm=dr need; use gkm=pg",
     }
 
     lipschitz: float | Tensor
     """L_f, the Lipschitz constant of the gradient: a number or a scalar tensor."""
 
-    def take(self, problems: Tensor) -> Smooth:
+    def select(self, problems: Tensor) -> Smooth:
         """f for some problems of a batch, with the Lipschitz constant of the whole batch.
 
         Args:
             problems: indices, (n,).
 
         Raises:
-            InputError: the function does not say how it is divided.
+            InputError: the function does not say how its batch is divided.
         """
         raise NotImplementedError
 
@@ -54,15 +54,15 @@ class Smooth(Extensible, ABC):
         """Gradient of f at u."""
 
     def computed_lipschitz(self) -> float | None:
-        """L_f computed anew in float64, whatever `lipschitz` says; None: it is stated alone."""
+        """L_f in float64, computed independently of `lipschitz`; None: it is only stated."""
         return None
 
     def is_convex(self) -> bool | None:
-        """Whether f is convex, by what defines it; None: nothing is computed."""
+        """Whether f is convex, by its defining data; None: this is not computed."""
         return None
 
     def resolvent(self, gamma: Tensor) -> StateMap:
-        """The map prox_{gamma f}; what depends on gamma alone is computed once, here.
+        """The map prox_{gamma f}. Whatever depends on gamma alone is computed once, here.
 
         Raises:
             InputError: f has no resolvent in closed form.
@@ -73,16 +73,16 @@ class Smooth(Extensible, ABC):
 class Proximable(Extensible, ABC):
     """A convex g whose proximal map is computable.
 
-    A function of one's own may leave out `take`.
+    A user-defined function may omit `select`.
     """
 
     optional: ClassVar = {
-        "take": NOT_DIVIDED,
+        "select": NOT_DIVIDED,
         "prox": ", argmin_v g(v) + |v - u|^2 / (2 gamma), which every operator that sees it needs",
     }
 
-    def take(self, problems: Tensor) -> Proximable:
-        """g for some problems of a batch, see `Smooth.take`."""
+    def select(self, problems: Tensor) -> Proximable:
+        """g for some problems of a batch, see `Smooth.select`."""
         raise NotImplementedError
 
     @abstractmethod
@@ -90,7 +90,7 @@ class Proximable(Extensible, ABC):
         """argmin_v g(v) + |v - u|^2 / (2 gamma)."""
 
     def is_convex(self) -> bool | None:
-        """Whether g is convex, by what defines it; None: nothing is computed."""
+        """Whether g is convex, by its defining data; None: this is not computed."""
         return None
 
 
@@ -99,7 +99,7 @@ class Zero(Smooth, Proximable):
 
     lipschitz = 0.0
 
-    def take(self, problems: Tensor) -> Zero:
+    def select(self, problems: Tensor) -> Zero:
         return self
 
     def grad(self, u: State) -> State:
@@ -131,11 +131,11 @@ class LeastSquares(Smooth):
         self.lipschitz = a.norm_squared
         self._back = a.adjoint(y)
 
-    def take(self, problems: Tensor) -> LeastSquares:
-        taken = copy.copy(self)
-        taken.a, taken.y = self.a.take(problems), self.y[problems]
-        taken._back = self._back[problems]
-        return taken
+    def select(self, problems: Tensor) -> LeastSquares:
+        selected = copy.copy(self)
+        selected.a, selected.y = self.a.select(problems), self.y[problems]
+        selected._back = self._back[problems]
+        return selected
 
     def grad(self, u: State) -> State:
         """A^T (A u - y)."""
@@ -144,7 +144,8 @@ class LeastSquares(Smooth):
     def resolvent(self, gamma: Tensor) -> StateMap:
         """v -> (I + gamma A^T A)^{-1} (v + gamma A^T y).
 
-        Term by term: where gamma A^T y is large, the rounding of the sum would expand.
+        Both terms are computed separately. For large gamma A^T y, the rounding error of their sum
+        would make the map expansive.
         """
         solve = self.a.shifted_inverse(gamma)
         shift = solve(gamma * self._back)
@@ -174,7 +175,7 @@ class Quadratic(Smooth):
         self.h, self.c = h, c
         self.lipschitz = torch.linalg.matrix_norm(h, 2)
 
-    def take(self, problems: Tensor) -> Quadratic:
+    def select(self, problems: Tensor) -> Quadratic:
         return Quadratic(self.h, self.c[problems])
 
     def grad(self, u: State) -> State:
@@ -193,9 +194,9 @@ class Quadratic(Smooth):
         return float(self._eigenvalues().abs().max())
 
     def is_convex(self) -> bool | None:
-        """Whether H is symmetric positive semidefinite; None: up to the rounding of its entries.
+        """Whether H is symmetric positive semidefinite; None: undecided.
 
-        An eigenvalue of -1e-7 |H| may be one of 0 that was rounded, and still lets iterates grow.
+        An eigenvalue of -1e-7 |H| may be a rounded 0, but iterates can grow along its eigenvector.
         """
         eigenvalues = self._eigenvalues()
         lowest, size = float(eigenvalues.min()), float(eigenvalues.abs().max())
@@ -223,7 +224,7 @@ class L1(Proximable):
     def __init__(self, weight: float | Tensor) -> None:
         self.weight = weight
 
-    def take(self, problems: Tensor) -> L1:
+    def select(self, problems: Tensor) -> L1:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -246,13 +247,15 @@ class TotalVariation(Proximable):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def take(self, problems: Tensor) -> TotalVariation:
+    def select(self, problems: Tensor) -> TotalVariation:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
         (z,) = u
         squares = torch.stack(z.chunk(2, 1)).square().sum(0)
-        length = torch.where(squares > 0, squares, 1.0).sqrt()  # the root of 0 has no gradient
+        length = torch.where(
+            squares > 0, squares, 1.0
+        ).sqrt()  # the square root has no derivative at 0
         kept = (1 - gamma * self.weight / length).clamp_min(0)
         return (z * torch.cat([kept, kept], 1),)
 
@@ -261,9 +264,9 @@ class TotalVariation(Proximable):
 
 
 class SquaredNorm(Proximable):
-    """g(u) = 1/2 |u|^2: Gaussian noise, where g measures the violation of a linear relation."""
+    """g(u) = 1/2 |u|^2. As h, it models a linear relation with Gaussian noise."""
 
-    def take(self, problems: Tensor) -> SquaredNorm:
+    def select(self, problems: Tensor) -> SquaredNorm:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -274,9 +277,9 @@ class SquaredNorm(Proximable):
 
 
 class AtZero(Proximable):
-    """The indicator of {0}: a linear relation that holds exactly."""
+    """The indicator function of {0}. As h, it makes the linear relation hold exactly."""
 
-    def take(self, problems: Tensor) -> AtZero:
+    def select(self, problems: Tensor) -> AtZero:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:
@@ -287,7 +290,7 @@ class AtZero(Proximable):
 
 
 def is_weight(weight: float | Tensor) -> bool:
-    """Whether all values are finite and >= 0, as weights of norms have to be."""
+    """Whether all values are finite and >= 0, as the weight of a norm must be."""
     values = torch.as_tensor(weight)
     return bool((torch.isfinite(values) & (values >= 0)).all())
 

@@ -19,9 +19,10 @@ def gmres(
 ) -> tuple[Tensor, float]:
     """Solve A q = b without restarts.
 
-    Arnoldi with modified Gram-Schmidt; the small least-squares problem is solved afresh at every
-    step, whose cost is nothing beside a product with A. Non-finite products end in nan. Steps,
-    stopping and relative defect do not depend on the scale of b, as long as A q is representable.
+    Arnoldi process with modified Gram-Schmidt. The small least-squares problem is solved anew at
+    every step, which costs little compared with a product with A. Non-finite products lead to nan.
+    Steps, stopping and relative defect do not depend on the scale of b, as long as A q is
+    representable.
 
     Args:
         apply: q -> A q, shapes (n,).
@@ -30,8 +31,8 @@ def gmres(
         tolerance: stop at |b - A q| <= tolerance |b|.
 
     Returns:
-        q and |b - A q| / |b|, which is above the tolerance when the iterations did not suffice or
-        A is singular.
+        q and |b - A q| / |b|. The latter is above the tolerance if the iterations did not suffice
+        or A is singular.
     """
     scale = binary_scale((right,))
     scaled = right / scale
@@ -55,13 +56,13 @@ def gmres(
             hessenberg[i, j] = product.item()
             w = w - product * v
         length = w.norm()
-        # What is left of A v is rounding: the Krylov space is invariant, and nothing is gained.
+        # The rest of A v is rounding error: the Krylov space is invariant.
         invariant = length.item() <= eps * (j + 2) * before
         hessenberg[j + 1, j] = length.item()
         small, short = hessenberg[: j + 2, : j + 1], target[: j + 2]
         if not np.isfinite(small).all():
             return torch.full_like(right, torch.nan), math.inf
-        # What the precision of A cannot tell from zero is zero: a singular A ends in a finite q.
+        # Singular values below the precision of A count as 0, so that q is finite.
         rcond = eps * len(small)
         weights = np.linalg.lstsq(small, short, rcond=rcond)[0]
         defect = float(np.linalg.norm(small @ weights - short))

@@ -1,7 +1,8 @@
 """Metrics G > 0 on states: `|u|_G^2 = <u, G u>` (docs/method.md, "Numerical operators").
 
-The smallest eigenvalues are computed in float64: near the limit of a step size they are small
-differences of large numbers, and the aggregation step of BMO has to stay below them.
+The smallest eigenvalues are computed in float64. Near the limit of a step size they are small
+differences of large numbers, and the aggregation step of bilevel meta optimisation (BMO) must stay
+below them.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from bmo_cli.solver.state import State, inner, scale
 
 _Map = Callable[[Tensor], Tensor]
 _ROUNDINGS = 4
-"""errors of one rounding each that a sum over a state adds up to, relative to its terms"""
+"""number of rounding errors that a sum over a state accumulates, relative to its terms"""
 
 
-class _OfEachMode:
-    """What is computed once with its graph and once without: iterations are repeated in both."""
+class _CachePerGradMode:
+    """Caches a map twice, with its graph and without: iterations are repeated in both modes."""
 
     def __init__(self) -> None:
-        self._found: dict[bool, _Map] = {}
+        self._maps: dict[bool, _Map] = {}
 
     def __call__(self, make: Callable[[], _Map]) -> _Map:
         mode = torch.is_grad_enabled()
-        if mode not in self._found:
-            self._found[mode] = make()
-        return self._found[mode]
+        if mode not in self._maps:
+            self._maps[mode] = make()
+        return self._maps[mode]
 
 
 class Metric(ABC):
@@ -49,7 +50,7 @@ class Metric(ABC):
     @property
     @abstractmethod
     def smallest_eigenvalue(self) -> Tensor:
-        """lambda_min(G), a scalar tensor; not positive where a step size breaks its condition."""
+        """lambda_min(G), a scalar tensor; not positive if a step size violates its condition."""
 
     @property
     @abstractmethod
@@ -57,10 +58,10 @@ class Metric(ABC):
         """Whether the G-projection onto a box is the entrywise clamp."""
 
     def norm(self, u: State) -> Tensor:
-        """|u|_G for each problem, shape (B,); nan where `<u, G u> < 0`, as G is no metric then.
+        """|u|_G for each problem, shape (B,); nan where `<u, G u> < 0`: G is no metric then.
 
-        Where G is nearly singular, rounding decides the sign of `<u, G u>`. What lies within the
-        rounding of |u| |G u| counts as that much, so that no norm is taken for 0 by rounding.
+        Where G is nearly singular, rounding decides the sign of `<u, G u>`. A value within the
+        rounding error of |u| |G u| is replaced by that error, so that no norm is rounded to 0.
         """
         weighted = self.apply(u)
         square, rounding = inner(u, weighted), rounding_of(u, weighted)
@@ -104,7 +105,7 @@ class ScaledIdentity(Metric):
 
 @dataclass(frozen=True)
 class LinearizedBlock(Metric):
-    """G = I/tau - beta A^T A on one block: what linearising beta/2 |A u - b|^2 leaves.
+    """G = I/tau - beta A^T A on one block, from linearising beta/2 |A u - b|^2.
 
     Args:
         tau: step, scalar tensor with tau beta |A|^2 < 1.
@@ -126,8 +127,8 @@ class LinearizedBlock(Metric):
         return self._inverses(lambda: self.a.shifted_inverse(-self.tau * self.beta))(v)
 
     @cached_property
-    def _inverses(self) -> _OfEachMode:
-        return _OfEachMode()
+    def _inverses(self) -> _CachePerGradMode:
+        return _CachePerGradMode()
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
@@ -141,7 +142,7 @@ class LinearizedBlock(Metric):
 
 @dataclass(frozen=True)
 class BlockDiagonal(Metric):
-    """One metric a block.
+    """One metric for each block.
 
     Args:
         blocks: metrics of states of one block.
@@ -192,15 +193,15 @@ class PrimalDual(Metric):
         return self._inverses(lambda: self.a.shifted_inverse(-self.tau * self.sigma))(v)
 
     @cached_property
-    def _inverses(self) -> _OfEachMode:
-        return _OfEachMode()
+    def _inverses(self) -> _CachePerGradMode:
+        return _CachePerGradMode()
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
         """That of [[p, -|A|], [-|A|, q]], p = 1/tau, q = 1/sigma: A's singular values decouple G.
 
-        As the product of both eigenvalues, p q - |A|^2, over the larger one: their difference would
-        cancel where p and q differ much.
+        It is the product of both eigenvalues, p q - |A|^2, divided by the larger one. A difference
+        of the two would cancel where p and q differ much.
         """
         p, q, norm = 1 / in_double(self.tau), 1 / in_double(self.sigma), self.a.norm_squared
         largest = (p + q + ((p - q).square() + 4 * norm).sqrt()) / 2

@@ -1,6 +1,8 @@
-"""What a solver may know of a problem (never the ground truth), and what hyper-training minimises.
+"""Problems, which never hold the ground truth, and losses, which hyper-training minimises.
 
-    min_{u, z}  f(u) + g(u) + h(z)   subject to   A u + z = b        (the last two where coupled)
+    min_{u, z}  f(u) + g(u) + h(z)   subject to   A u + z = b
+
+h and the linear relation exist for coupled problems only.
 
 Shape legend: see `solver.state`.
 """
@@ -29,29 +31,29 @@ class Coupling:
     Attributes:
         a: A, on the first block of u.
         b: shape (B, ...) as `a` returns it.
-        h: of the violation z = b - A u.
+        h: function of the violation z = b - A u.
     """
 
     a: LinearMap
     b: Tensor
     h: Proximable
 
-    def take(self, problems: Tensor) -> Coupling:
+    def select(self, problems: Tensor) -> Coupling:
         """The relation of some problems of a batch."""
-        return Coupling(self.a.take(problems), self.b[problems], self.h.take(problems))
+        return Coupling(self.a.select(problems), self.b[problems], self.h.select(problems))
 
 
 @dataclass(frozen=True)
 class Problem:
-    """min_u f(u) + g(u) + h(b - A u), with what else is known about the observation.
+    """min_u f(u) + g(u) + h(b - A u), and what is known about the observation.
 
     Attributes:
         f: smooth part, usually the data term.
         g: proximable part.
         coupling: A, b and h; None: the problem is f + g alone.
-        noise: standard deviation of the noise in the observation, shape (B,), when it is known.
-        guide: first estimates of the first block, made from the observation alone, for networks
-            that adapt to them; called only by those.
+        noise: standard deviation of the noise in the observation, shape (B,), if it is known.
+        guide: returns first estimates of the first block, made from the observation alone. Only
+            networks that adapt to them call it.
     """
 
     f: Smooth = field(default_factory=Zero)
@@ -60,47 +62,47 @@ class Problem:
     noise: Tensor | None = None
     guide: Callable[[], Tensor] | None = None
 
-    def take(self, problems: Tensor) -> Problem:
-        """Some problems of a batch, posed as the whole: step sizes refer to the same constants.
+    def select(self, problems: Tensor) -> Problem:
+        """Some problems of a batch. Step sizes still refer to the constants of the whole batch.
 
         Args:
             problems: indices, (n,).
 
         Raises:
-            InputError: a part does not say how it is divided.
+            InputError: a part of the problem does not say how its batch is divided.
         """
         guide = self.guide
         return Problem(
-            self.f.take(problems),
-            self.g.take(problems),
-            None if self.coupling is None else self.coupling.take(problems),
+            self.f.select(problems),
+            self.g.select(problems),
+            None if self.coupling is None else self.coupling.select(problems),
             None if self.noise is None else self.noise[problems],
             None if guide is None else lambda: guide()[problems],
         )
 
 
 class Loss(Extensible, ABC):
-    """l(u): what hyper-training minimises. It may hold ground truth, so evaluation never has it.
+    """l(u), which hyper-training minimises. It may hold the ground truth: evaluation has no loss.
 
-    A loss of one's own may leave out `take`.
+    A user-defined loss may omit `select`.
     """
 
-    optional: ClassVar = {"take": NOT_DIVIDED}
+    optional: ClassVar = {"select": NOT_DIVIDED}
 
     lipschitz: float | Tensor = 1.0
     """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
     size: int = 1
-    """entries that l compares; values are reported per entry, l itself is not divided"""
+    """number of entries that l compares; reported values are divided by it, l itself is not"""
 
     @abstractmethod
     def value(self, u: State) -> Tensor:
         """l(u) for each problem, shape (B,)."""
 
-    def take(self, problems: Tensor) -> Loss:
+    def select(self, problems: Tensor) -> Loss:
         """l of some problems of a batch, with the Lipschitz constant of the whole batch.
 
         Raises:
-            InputError: the loss does not say how it is divided.
+            InputError: the loss does not say how its batch is divided.
         """
         raise NotImplementedError
 
@@ -119,7 +121,7 @@ class SquaredError(Loss):
 
     Args:
         target: x, shape (B, ...).
-        a: A, what is seen of the block; None: the block itself.
+        a: A, the part of the block that is compared; None: the block itself.
     """
 
     def __init__(self, target: Tensor, a: LinearMap | None = None) -> None:
@@ -128,8 +130,8 @@ class SquaredError(Loss):
         if a is not None:
             self.lipschitz = a.norm_squared
 
-    def take(self, problems: Tensor) -> SquaredError:
-        a = None if self.a is None else self.a.take(problems)
+    def select(self, problems: Tensor) -> SquaredError:
+        a = None if self.a is None else self.a.select(problems)
         return SquaredError(self.target[problems], a)
 
     def value(self, u: State) -> Tensor:
@@ -147,12 +149,13 @@ class SquaredError(Loss):
 class Charbonnier(Loss):
     """l(u) = sum of sqrt(e^2 + width^2) - width, e = u - x of the first block: a smooth |u - x|_1.
 
-    It asks for the median of what could have been, not for the mean, so it blurs less where much is
-    hidden. L_l = 1 / width. (Charbonnier, Blanc-Feraud, Aubert & Barlaud, ICIP 1994.)
+    Its minimiser is close to the median of the possible targets instead of their mean, which blurs
+    less where the observation hides much. L_l = 1 / width. (Charbonnier, Blanc-Feraud, Aubert &
+    Barlaud, ICIP 1994.)
 
     Args:
         target: x, shape (B, ...).
-        width: below this an error counts as its square, > 0; unit of the target.
+        width: errors below it count quadratically, > 0; in the unit of the target.
     """
 
     def __init__(self, target: Tensor, width: float = 1e-3) -> None:
@@ -160,7 +163,7 @@ class Charbonnier(Loss):
         self.size = target[0].numel()
         self.lipschitz = 1.0 / width
 
-    def take(self, problems: Tensor) -> Charbonnier:
+    def select(self, problems: Tensor) -> Charbonnier:
         return Charbonnier(self.target[problems], self.width)
 
     def value(self, u: State) -> Tensor:
@@ -174,7 +177,7 @@ class Charbonnier(Loss):
 
 
 def _difference(estimate: Tensor, target: Tensor) -> Tensor:
-    """estimate - target, which broadcasting must not make of other shapes."""
+    """estimate - target; refuses shapes that broadcasting would combine."""
     if estimate.shape != target.shape:
         raise InputError(
             f"the loss compares an estimate of shape {tuple(estimate.shape)} with a target of "
@@ -185,13 +188,13 @@ def _difference(estimate: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Sample:
-    """A batch to learn from. `loss` holds the ground truth and exists in training alone.
+    """A training batch. Its `loss` holds the ground truth; only training has samples.
 
     Attributes:
-        problem: what the scheme may see.
+        problem: the part that the scheme sees.
         initial: u^0.
         loss: l.
-        seed: of whatever the hyper-optimiser draws at random for this batch.
+        seed: of the random numbers that the hyper-optimiser draws for this batch.
         part: (i, n): the i-th of n equal parts of a batch that several processes share.
     """
 
@@ -201,11 +204,11 @@ class Sample:
     seed: int = 0
     part: tuple[int, int] = (0, 1)
 
-    def divided(self, i: int, n: int) -> Sample:
+    def equal_part(self, i: int, n: int) -> Sample:
         """The i-th of n equal parts of this batch.
 
         Raises:
-            InputError: the batch does not divide, or a part of it does not say how.
+            InputError: n does not divide the batch, or a part of it does not say how to divide it.
         """
         size = len(self.initial[0])
         if size % n:
@@ -215,13 +218,13 @@ class Sample:
         first = size // n * i
         mine = torch.arange(first, first + size // n, device=self.initial[0].device)
         blocks = tuple(block[mine] for block in self.initial)
-        part = (self.part[0] * n + i, self.part[1] * n)  # of the whole batch
-        return Sample(self.problem.take(mine), blocks, self.loss.take(mine), self.seed, part)
+        part = (self.part[0] * n + i, self.part[1] * n)  # relative to the whole batch
+        return Sample(self.problem.select(mine), blocks, self.loss.select(mine), self.seed, part)
 
     def normal(self, like: Tensor) -> Tensor:
-        """Standard normal numbers shaped like `like`, (B, ...); parts of a batch draw theirs.
+        """Standard normal numbers shaped like `like`, (B, ...); a part of a batch gets its share.
 
-        Drawn on the CPU from `seed`, so that devices agree.
+        They are drawn on the CPU from `seed`, so that all devices use the same numbers.
         """
         i, n = self.part
         generator = torch.Generator().manual_seed(self.seed)

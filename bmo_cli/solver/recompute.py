@@ -1,14 +1,14 @@
-"""Reverse mode through the iteration that keeps iterates instead of graphs.
+"""Checkpointed reverse mode through the iteration: it keeps iterates instead of graphs.
 
-The loop runs outside any graph and keeps every m-th iterate. The backward sweep goes through the
-segments between them from the last to the first, builds the graph of one at a time from the iterate
-that it began with, and pulls the cotangent back through it:
+The loop runs outside any graph and keeps every m-th iterate. The backward sweep visits the segments
+between them from the last to the first. It computes a segment again from its first iterate, now
+with the graph, and pulls the cotangent back through it:
 
     memory  K / m iterates + m graphs of an iteration,     time  one more evaluation of D each
 
-(Griewank & Walther, Evaluating Derivatives, 2008, chapter 12). The arithmetic is that of the loop,
-so that the gradient is, too. The graph of the last segment is kept from the start: the backward
-sweep needs it first.
+(Griewank & Walther, Evaluating Derivatives, 2008, chapter 12). The arithmetic equals that of the
+loop, and so does the gradient. The graph of the last segment is kept from the start, because the
+backward sweep needs it first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmo_cli.solver.fixed_point import Combine, FixedPointMap, Solution, Status, iterate, step
+from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, UpdateRule, iterate, step
 from bmo_cli.solver.state import State, detach
 
 
@@ -32,42 +32,42 @@ def iterate_lean(
     iterations: int,
     segment: int,
     parameters: Iterable[Tensor] = (),
-    combine: Combine | None = None,
+    update: UpdateRule | None = None,
     start: int = 0,
 ) -> Solution:
-    """`fixed_point.iterate`, watching the last iteration, in less memory; differentiable once.
+    """`fixed_point.iterate` with `watch="last"`, in less memory; differentiable once.
 
     Args:
-        mapping, initial, iterations, start: as there.
-        segment: m, iterations whose graph exists at a time, >= 1.
-        parameters: that some iteration may depend on. What the last segment depends on is found
-            in its graph; sets of weights that only earlier iterations use must be named.
-        combine: as there; without a memory of its own, since iterations are repeated.
+        mapping, initial, iterations, start: as in `iterate`.
+        segment: m, number of iterations whose graph exists at a time, >= 1.
+        parameters: leaves that iterations may depend on. Those of the last segment are found in its
+            graph; weights that only earlier iterations use must be given.
+        update: as in `iterate`. It must not keep a memory, because iterations are repeated.
     """
     if segment >= iterations or not torch.is_grad_enabled():
         return iterate(
-            mapping, initial, iterations=iterations, combine=combine, start=start, watch="last"
+            mapping, initial, iterations=iterations, update=update, start=start, watch="last"
         )
     stop = start + iterations
     starts = sorted({start, *range(stop - segment, start, -segment)})  # the first may be shorter
     first = mapping.lift(initial)
-    # In one piece: states between what every iteration takes and gives back would leave holes.
+    # One allocation: many small ones between temporary tensors would fragment the memory.
     kept = tuple(block.new_empty((len(starts), *block.shape)) for block in first)
     u = detach(first)
     with torch.no_grad():
         for i, (begin_at, end_at) in enumerate(itertools.pairwise([*starts, starts[-1]])):
             for whole, block in zip(kept, u, strict=True):
                 whole[i] = block
-            u = _run(mapping, combine, u, range(begin_at, end_at))
+            u = _run(mapping, update, u, range(begin_at, end_at))
     begin = _leaves(u)
     last = iterate(
-        mapping, begin, iterations=segment, combine=combine, start=starts[-1], watch="last"
+        mapping, begin, iterations=segment, update=update, start=starts[-1], watch="last"
     )
     if last.status is Status.NONFINITE:
         return last
     known = {id(p): p for p in (*_variables(last.value), *parameters) if p.requires_grad}
     omega = [p for p in known.values() if all(p is not block for block in begin)]
-    sweep = _Sweep(mapping, combine, [*starts, stop], _Graph(begin, last.value), omega)
+    sweep = _Sweep(mapping, update, [*starts, stop], _Graph(begin, last.value), omega)
     value: State = _Recomputed.apply(  # type: ignore[no-untyped-call]
         sweep, kept, *first, *omega
     )
@@ -76,7 +76,7 @@ def iterate_lean(
 
 @dataclass(frozen=True)
 class _Graph:
-    """A segment with its graph: leaves at its beginning, and what became of them."""
+    """A segment with its graph: the leaves at its beginning and the states at its end."""
 
     begin: State
     end: State
@@ -84,17 +84,17 @@ class _Graph:
 
 @dataclass
 class _Sweep:
-    """What the backward sweep needs.
+    """The data of the backward sweep.
 
     Attributes:
-        mapping, combine: of the iteration.
+        mapping, update: of the iteration.
         bounds: numbers of the iterations with which segments begin, and of the one after the last.
-        last: graph of the last segment, until it was used.
+        last: graph of the last segment; None once it was used.
         omega: leaves that iterations depend on.
     """
 
     mapping: FixedPointMap
-    combine: Combine | None
+    update: UpdateRule | None
     bounds: list[int]
     last: _Graph | None
     omega: list[Tensor]
@@ -102,7 +102,7 @@ class _Sweep:
     def pull(
         self, kept: State, cotangent: State, *, to_first: bool
     ) -> tuple[State | None, list[Tensor | None]]:
-        """Gradients with respect to u^0, where `to_first` wants it, and to omega.
+        """Gradients with respect to u^0, if `to_first`, and to omega.
 
         Args:
             kept: the states with which segments begin, blocks (number of segments, B, ...).
@@ -116,22 +116,22 @@ class _Sweep:
             blocks = graph.begin if wanted else ()
             pulled = _pull(graph.end, (*blocks, *self.omega), cotangent)
             del graph
-            for j, found in enumerate(pulled[len(blocks) :]):
-                total[j] = _added(total[j], found)
+            for j, gradient in enumerate(pulled[len(blocks) :]):
+                total[j] = _add(total[j], gradient)
             if not wanted:
                 return None, total
             cotangent = tuple(
-                torch.zeros_like(block) if found is None else found
-                for block, found in zip(state, pulled, strict=False)
+                torch.zeros_like(block) if gradient is None else gradient
+                for block, gradient in zip(state, pulled, strict=False)
             )
         return cotangent, total
 
     def _graph(self, i: int, state: State, wanted: bool) -> _Graph:
-        """Segment number i once more, now with its graph."""
+        """Segment number i, computed again with its graph."""
         begin = _leaves(state) if wanted else state
         numbers = range(self.bounds[i], self.bounds[i + 1])
         with torch.enable_grad():
-            return _Graph(begin, _run(self.mapping, self.combine, begin, numbers))
+            return _Graph(begin, _run(self.mapping, self.update, begin, numbers))
 
 
 class _Recomputed(torch.autograd.Function):
@@ -153,10 +153,10 @@ class _Recomputed(torch.autograd.Function):
         return (None, None, *(first or (None,) * blocks), *omega)
 
 
-def _run(mapping: FixedPointMap, combine: Combine | None, u: State, numbers: range) -> State:
-    """The iterations of these numbers, unwatched."""
+def _run(mapping: FixedPointMap, update: UpdateRule | None, u: State, numbers: range) -> State:
+    """The iterations with these numbers, without residuals."""
     for k in numbers:
-        u = step(mapping, u, mapping.D(u, k), k, combine)
+        u = step(mapping, u, mapping.D(u, k), k, update)
     return u
 
 
@@ -167,8 +167,8 @@ def _leaves(u: State) -> State:
 def _pull(outputs: State, inputs: Sequence[Tensor], cotangent: State) -> tuple[Tensor | None, ...]:
     """Vector-Jacobian product with a segment.
 
-    What iterations share (constants of the binding) is differentiated in every segment; its graph
-    stays, while that of the segment goes with its last reference.
+    The graph is retained, because its part that all iterations share (constants of the binding) is
+    differentiated in every segment. The part of the segment is freed with its last reference.
     """
     reached = [(a, b) for a, b in zip(outputs, cotangent, strict=True) if a.requires_grad]
     if not reached or not inputs:
@@ -177,20 +177,20 @@ def _pull(outputs: State, inputs: Sequence[Tensor], cotangent: State) -> tuple[T
     return torch.autograd.grad(ends, inputs, weights, retain_graph=True, allow_unused=True)
 
 
-def _added(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
 def _variables(outputs: State) -> list[Tensor]:
-    """Every leaf that a graph leads to."""
+    """All leaves that a graph depends on."""
     stack: list[Any] = [block.grad_fn for block in outputs if block.grad_fn is not None]
-    seen, found = set(stack), []
+    visited, variables = set(stack), []
     while stack:
         node = stack.pop()
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            variables.append(node.variable)
         for following, _ in node.next_functions:
-            if following is not None and following not in seen:
-                seen.add(following)
+            if following is not None and following not in visited:
+                visited.add(following)
                 stack.append(following)
-    return found
+    return variables

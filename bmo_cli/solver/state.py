@@ -43,10 +43,10 @@ def detach(u: State) -> State:
 
 
 def binary_scale(u: State) -> float:
-    """The power of two at or below the largest absolute entry of u; 1 for 0 and what is not finite.
+    """The power of two at or below the largest absolute entry of u; 1 for 0 and non-finite u.
 
-    Dividing by it is exact, and squares of the result neither overflow nor vanish. It is never
-    below the least normal number, so that its reciprocal is finite.
+    Division by it is exact, and squares of the result neither overflow nor underflow. It is at
+    least the smallest normal number, so that its reciprocal is finite.
     """
     largest = max(float(a.abs().max()) for a in u)
     if largest == 0 or not math.isfinite(largest):

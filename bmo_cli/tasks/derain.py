@@ -51,7 +51,7 @@ class SparseRain(Proximable):
     def __init__(self, weight: float) -> None:
         self.weight = weight
 
-    def take(self, problems: Tensor) -> SparseRain:
+    def select(self, problems: Tensor) -> SparseRain:
         return self
 
     def prox(self, u: State, gamma: Tensor) -> State:

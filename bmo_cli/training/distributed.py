@@ -68,7 +68,7 @@ class DistributedGroup(ProcessGroup):
         self._device = device if device.type == "cuda" else torch.device("cpu")
 
     def part(self, sample: Sample) -> Sample:
-        return sample.divided(self.index, self.count)
+        return sample.equal_part(self.index, self.count)
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]

@@ -15,7 +15,8 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
 from bmo_cli.hyper.penalty import expansion
 from bmo_cli.nets.execution import Execution
-from bmo_cli.nets.mode import rehearsal, seeded, training
+from bmo_cli.nets.mode import fixed_seed, preserved_state, training_mode
+from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
 from bmo_cli.training.threads import CpuThreads
@@ -69,7 +70,11 @@ class HyperGradient:
         self.seed = tuple(seed)
 
     def __call__(
-        self, sample: Sample, scale: Callable[[Tensor], Tensor] = _unscaled, step: int = 0
+        self,
+        sample: Sample,
+        scale: Callable[[Tensor], Tensor] = _unscaled,
+        step: int = 0,
+        cost: Cost | None = None,
     ) -> Outcome:
         """The outcome of a batch; no gradient is written where it is not finite.
 
@@ -77,6 +82,7 @@ class HyperGradient:
             sample: the batch.
             scale: of the objective, for precisions in which small gradients vanish.
             step: number of the hyper-training step.
+            cost: counts what is computed; None: nothing does.
 
         Raises:
             InputError: nothing that is learned reaches the loss.
@@ -87,8 +93,8 @@ class HyperGradient:
             for p in self.parameters:
                 p.grad = None
             try:
-                with training(self.scheme), seeded([*self.seed, step], device):
-                    return self._differentiate(sample, scale)
+                with training_mode(self.scheme), fixed_seed([*self.seed, step], device):
+                    return self._differentiate(sample, scale, cost)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -114,10 +120,10 @@ class HyperGradient:
             InputError: the hyper-gradient would not fit.
         """
         part, device = self.threads.parts(sample)[0], sample.initial[0].device
-        with rehearsal(self.scheme, device):
+        with preserved_state(self.scheme, device):
             self.hyper.plan(self.scheme, part, self.iterations, free, self.threads.count * sharing)
         if self.execution.compiled:
-            with rehearsal(self.scheme, device):
+            with preserved_state(self.scheme, device):
                 self.warm_up(sample)
 
     def warm_up(self, sample: Sample) -> None:
@@ -144,9 +150,12 @@ class HyperGradient:
             log.info("compile=true is not used: %s", why)
             self.execution = replace(self.execution, compiled=False)
 
-    def _differentiate(self, sample: Sample, scale: Callable[[Tensor], Tensor]) -> Outcome:
-        threads, scheme, iterations = self.threads, self.scheme, self.iterations
-        with self.profile.part("forward"), scheme.executed(self.execution):
+    def _differentiate(
+        self, sample: Sample, scale: Callable[[Tensor], Tensor], cost: Cost | None
+    ) -> Outcome:
+        threads, iterations = self.threads, self.iterations
+        scheme = self.scheme.using(execution=self.execution, cost=cost)
+        with self.profile.part("forward"):
             outcomes = threads.run(
                 lambda part: self.hyper.objective(scheme, part, iterations), threads.parts(sample)
             )
@@ -160,7 +169,9 @@ class HyperGradient:
                 "is cut off from the graph (detach, no_grad, .data, NumPy)"
             )
         if self.penalty:
-            objectives[0] = objectives[0] + self.penalty * expansion(scheme, sample, iterations)
+            objectives[0] = objectives[0] + self.penalty * expansion(
+                self.scheme.using(cost=cost), sample, iterations
+            )
         with self.profile.part("backward"):
             if threads.count == 1:
                 torch.autograd.backward(scale(objectives[0]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from bmo_cli.certificate.predictions import gradient_decay
 from bmo_cli.config.commands import command
 from bmo_cli.config.schema import Config, as_plain
 from bmo_cli.errors import Interrupted
@@ -24,6 +23,7 @@ from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.prepare import Prepared, prepare
 from bmo_cli.training.trainer import Trainer
+from bmo_cli.verification.predictions import gradient_decay
 
 log = logging.getLogger("bmo")
 

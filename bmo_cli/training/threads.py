@@ -41,7 +41,7 @@ class CpuThreads:
             return cls()
         count = math.gcd(len(sample.initial[0]), torch.get_num_threads())
         try:
-            sample.divided(0, count)
+            sample.equal_part(0, count)
         except InputError:  # of a task that does not say how
             return cls()
         return cls(count)
@@ -50,7 +50,7 @@ class CpuThreads:
         """The parts of a batch."""
         if self.count == 1:
             return [sample]
-        return [sample.divided(i, self.count) for i in range(self.count)]
+        return [sample.equal_part(i, self.count) for i in range(self.count)]
 
     def run(self, function: Callable[[Given], Found], items: Iterable[Given]) -> list[Found]:
         """function(item) for every item."""

@@ -140,10 +140,10 @@ class Trainer:
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._rate()
         self._lr = optimizer.param_groups[0]["lr"]
-        cost = experiment.scheme.cost = Cost()
+        cost = Cost()
         while True:
             try:
-                outcome = self._gradient(sample, self._scaler.scale, self.progress.step)
+                outcome = self._gradient(sample, self._scaler.scale, self.progress.step, cost)
             except DivergenceError as error:
                 self._diverged(str(error), "a learned step size grows")
             if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
@@ -157,7 +157,7 @@ class Trainer:
             if math.isfinite(norm):
                 break
         self.progress.evaluations += cost.evaluations // self._gradient.threads.count
-        self.progress.products += cost.products // self._gradient.threads.count
+        self.progress.products += cost.vjps // self._gradient.threads.count
         self.progress.scaler = self._scaler.state_dict()
         self.flags.update(self.process_group.all_of(outcome.flags))
         self.progress.flags = dict(self.flags)

@@ -1,4 +1,4 @@
-"""What the convergence theory assumes, held against a scheme and its problems."""
+"""The assumptions of the convergence theory, each with a verdict for a scheme and its problems."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bmo_cli.certificate.declared import Check
-from bmo_cli.certificate.evidence import (
-    declarers,
-    functions_of,
-    is_own,
-    known_convex,
-    parts_of_metric,
-    parts_of_network,
-    statements_of,
-)
-from bmo_cli.certificate.findings import (
-    MEASURED,
-    Bound,
-    Finding,
-    finite,
-    nan_first,
-    nan_last,
-    resting_on,
-    rounding_of,
-)
-from bmo_cli.certificate.trajectory import Trajectory
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Loss, Problem, Sample
 from bmo_cli.solver.state import State, inner, subtract
+from bmo_cli.verification.declared import Check
+from bmo_cli.verification.evidence import (
+    are_convex,
+    declarers,
+    functions_of,
+    is_own,
+    parts_of_metric,
+    parts_of_network,
+    statements_of,
+)
+from bmo_cli.verification.findings import (
+    MEASURED,
+    Bound,
+    Finding,
+    evidence_of,
+    finite_or_none,
+    nan_first,
+    nan_last,
+    rounding_of,
+)
+from bmo_cli.verification.trajectory import Trajectory
 
 
-def finite_weights(scheme: GKM) -> Finding:
-    """A bound of weights that are not finite says nothing."""
+def assess_weights(scheme: GKM) -> Finding:
+    """Whether all weights are finite, without which no bound exists."""
     name = "all weights are finite"
     tensors = [*scheme.named_parameters(), *scheme.named_buffers()]
     lost = [key for key, value in tensors if not torch.isfinite(value).all()]
@@ -47,8 +47,8 @@ def finite_weights(scheme: GKM) -> Finding:
     return Finding(name, "violated", None, f"{lost[0]}{more}: nan or infinite", "proved")
 
 
-def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
-    """A bound proves it, a pair refutes it."""
+def assess_nonexpansiveness(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """Whether D is nonexpansive: a bound can prove it, a pair can refute it."""
     name = "D is nonexpansive in G"
     kind, pair = max(pairs.items(), key=lambda item: item[1].surely)
     expands = not pair.surely <= 1 + MEASURED
@@ -88,7 +88,7 @@ def nonexpansive(bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
 
 
 def declared_bound(scheme: GKM) -> float:
-    """What the network says of its Lipschitz constant; infinite where it says nothing."""
+    """The Lipschitz constant that the network declares; infinite if it declares none."""
     net = scheme.net
     if net is None:
         return math.inf
@@ -103,7 +103,7 @@ def breaks_promise(scheme: GKM, pair: Pair) -> bool:
 
 
 def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
-    """The bound of a network from outside of the package, held against pairs of it."""
+    """The bound of a network from outside of the package, compared with measured pairs."""
     limit = declared_bound(scheme)
     by = () if scheme.net is None else declarers(parts_of_network(scheme.net))
     if not by or not math.isfinite(limit):
@@ -113,8 +113,8 @@ def checks_of_network(scheme: GKM, pairs: Sequence[Pair]) -> list[Check]:
     return [Check(f"{by[0]}: Lipschitz constant", limit, worst.ratio, broken, len(pairs))]
 
 
-def promise(scheme: GKM, pair: Pair) -> Finding:
-    """The network alone, in the Euclidean norm."""
+def assess_network(scheme: GKM, pair: Pair) -> Finding:
+    """Whether the network alone is nonexpansive in the Euclidean norm."""
     net = scheme.net
     assert net is not None
     name, bound = "the network alone is nonexpansive", net.bound()
@@ -135,8 +135,8 @@ def promise(scheme: GKM, pair: Pair) -> Finding:
     return Finding(name, "not verifiable", pair.ratio, text)
 
 
-def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
-    """By alpha < 1, or because D itself is averaged."""
+def assess_averaging(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
+    """Whether T is averaged, by alpha < 1 or because D is averaged."""
     name, alpha, net = "T is averaged", scheme.alpha, scheme.net
     theta = alpha * max(pair.averaging for pair in pairs.values())
     if not max(pair.surely for pair in pairs.values()) <= 1 + MEASURED:
@@ -162,36 +162,36 @@ def averaged(scheme: GKM, bound: Bound, pairs: Mapping[str, Pair]) -> Finding:
     return Finding(name, "not verifiable", theta, "undamped, and D is only nonexpansive")
 
 
-def positive(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
-    """lambda_min(G) > 0 at the trained omega, on every problem.
+def assess_metric(metrics: Sequence[Metric], shares: Sequence[float | None]) -> Finding:
+    """Whether lambda_min(G) > 0 at the trained omega, for every problem.
 
     Args:
-        metrics: of the problems.
-        shares: the step size as a share of its limit at each of them, see
+        metrics: metrics of the problems.
+        shares: step sizes as shares of their limits at the problems, see
             `NumericalOperator.step_share`.
     """
     lowest = min((float(metric.smallest_eigenvalue) for metric in metrics), key=nan_first)
     by = declarers(part for metric in metrics for part in parts_of_metric(metric))
-    known = [share for share in shares if share]  # 0: any step is short enough
+    known = [share for share in shares if share]  # a share of 0: any step is allowed
     used = f"; the step size is {max(known, key=nan_last):.6g} of its limit" if known else ""
     text = f"lambda_min(G) > 0: |.|_G is a norm{used}"
     text += f"; as declared by {', '.join(by)}" if by else ""
     return Finding(
         "G is positive definite",
         "holds" if 0 < lowest < math.inf else "violated",
-        finite(lowest),
+        finite_or_none(lowest),
         text,
-        resting_on(by),
+        evidence_of(by),
         by,
     )
 
 
-def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
-    """Whether f, g and h are convex: by what defines them, or as the task declares.
+def assess_convexity(declared: bool, problems: Sequence[Problem]) -> Finding:
+    """Whether f, g and h are convex, by their defining data or by declaration of the task.
 
     Args:
-        declared: by the task.
-        problems: that it poses.
+        declared: whether the task declares its problems convex.
+        problems: problems of the task.
     """
     name = "the problems are convex"
     if not declared:
@@ -202,7 +202,7 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     if concave:
         text = f"{type(concave[0]).__name__} is not convex with these values (a negative weight?)"
         return Finding(name, "violated", None, text, "proved")
-    if None in map(known_convex, problems):
+    if None in map(are_convex, problems):
         unknown = [type(f).__name__ for f in functions if is_own(f) and f.is_convex() is None]
         text = f"{unknown[0]} is not known to be, or up to the rounding of its values alone"
         return Finding(name, "not verifiable", None, text)
@@ -215,10 +215,10 @@ def convex(declared: bool, problems: Sequence[Problem]) -> Finding:
     return Finding(name, "holds", None, f"f, g and h are, by what defines them: {kinds}", "proved")
 
 
-def step(
+def assess_step(
     share: float | None, sample: Sample | None, metrics: Sequence[Metric], hyper: object
 ) -> Finding:
-    """The condition on the aggregation step, and L_l against measured gradients."""
+    """Whether the aggregation step satisfies its condition, and L_l bounds measured gradients."""
     name = "0 < s < lambda_min(G) / L_l"
     if share is None:
         return Finding(name, "not used", None, "nothing is aggregated by this hyper-optimiser")
@@ -235,13 +235,13 @@ def step(
         f"s as a share of the limit; lambda_min(G) = {limit:.5g}, L_l = {declared:.3g} "
         f"(measured {measured:.3g}) for the unnormalised loss"
         + (f"; as declared by {', '.join(by)}" if by else ""),
-        resting_on(by),
+        evidence_of(by),
         by,
     )
 
 
-def agrees(checks: Sequence[Check]) -> Finding:
-    """Whether a measurement contradicts what is declared."""
+def assess_declarations(checks: Sequence[Check]) -> Finding:
+    """Whether measurements contradict any declaration."""
     name, count = "what is declared agrees with measurements", sum(check.count for check in checks)
     broken = [check for check in checks if check.contradicts]
     if not checks:
@@ -252,14 +252,14 @@ def agrees(checks: Sequence[Check]) -> Finding:
     worst = broken[0]
     more = f" ({len(broken) - 1} more)" if len(broken) > 1 else ""
     text = f"{worst.what}: declared {worst.declared:.6g}, measured {worst.measured:.6g}{more}"
-    return Finding(name, "violated", finite(worst.measured), text, "measured")
+    return Finding(name, "violated", finite_or_none(worst.measured), text, "measured")
 
 
-def searched(weaker: Sequence[str]) -> Finding:
-    """A certificate needs a search as hard as the default one.
+def assess_search(weaker: Sequence[str]) -> Finding:
+    """Whether the search was at least as thorough as the default one.
 
     Args:
-        weaker: settings that are weaker than the defaults, as `turns=3 (20)`.
+        weaker: settings that are weaker than the defaults, such as `turns=3 (20)`.
     """
     name = "the search is as hard as the default one"
     if not weaker:
@@ -268,12 +268,12 @@ def searched(weaker: Sequence[str]) -> Finding:
     return Finding(name, "violated", None, text, "measured")
 
 
-def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
-    """Whether T has a fixed point, up to the tolerance: |D(u) - u|_G falls to nothing.
+def assess_fixed_point(searched: Sequence[Trajectory], tolerance: float) -> Finding:
+    """Whether T has a fixed point up to the tolerance, because |D(u) - u|_G decreases to it.
 
     Args:
-        searched: from the task's start, one a problem.
-        tolerance: of |D(u) - u|_G, in units of |u^0|_G or |D(u^0)|_G.
+        searched: trajectories from the task's start, one for each problem.
+        tolerance: tolerance of |D(u) - u|_G, relative to |u^0|_G or |D(u^0)|_G.
     """
     name = "T has a fixed point"
     most = max(len(trajectory.residuals) for trajectory in searched)
@@ -299,7 +299,7 @@ def solvable(searched: Sequence[Trajectory], tolerance: float) -> Finding:
         f"|D(u) - u|_G is {worst.relative:.1e} of its scale after {most} iterations from the "
         "task's start; look further with a larger certificate.horizon"
     )
-    return Finding(name, "not verifiable", finite(worst.relative), text)
+    return Finding(name, "not verifiable", finite_or_none(worst.relative), text)
 
 
 def _smoothness(sample: Sample) -> float:

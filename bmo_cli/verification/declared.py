@@ -1,9 +1,9 @@
-"""What classes from outside of the package declare, held against measurements.
+"""Declarations of classes from outside of the package, compared with measurements.
 
-A measurement contradicts a declaration or does not; it never turns one into a proof. Looked at are
-the parts of the problems that a task poses: linear maps (adjoint, linearity, norm, inverse),
-functions (Lipschitz constant, monotone gradient, firmly nonexpansive proximal map), metrics
-(symmetry, inverse, smallest eigenvalue), D_num alone, and that D is one map.
+A measurement can contradict a declaration, but it cannot prove one. The checks cover the parts of a
+task's problems: linear maps (adjoint, linearity, norm, inverse), functions (Lipschitz constant,
+monotone gradient, firmly nonexpansive proximal map), metrics (symmetry, inverse, smallest
+eigenvalue), D_num alone, and whether D is one map.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bmo_cli.certificate.evidence import functions_of, is_own, maps_of, parts_of_metric
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.linear.map import LinearMap
@@ -31,24 +30,25 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State, inner, scale, subtract
+from bmo_cli.verification.evidence import functions_of, is_own, maps_of, parts_of_metric
 
 _EQUAL = 1e-4
 """relative difference of two numbers in float32 that should be equal"""
 _DRAWS = 4
 _LENGTHS = (0.01, 1.0, 100.0)
-"""gamma at which proximal maps are looked at"""
+"""values of gamma at which proximal maps are examined"""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One declaration and what was measured.
+    """One declaration and its measurement.
 
     Attributes:
-        what: is declared, with the name of the class.
-        declared: value or bound that the declaration amounts to.
-        measured: the worst value.
-        contradicts: whether the measurement is beyond the declared value and rounding.
-        count: measurements made.
+        what: the declared property, with the name of the class.
+        declared: the declared value or bound.
+        measured: the worst measured value.
+        contradicts: whether the measured value violates the declared one by more than rounding.
+        count: number of measurements.
     """
 
     what: str
@@ -58,43 +58,43 @@ class Check:
     count: int
 
 
-def checks(
+def check_declarations(
     problem: Problem,
     initial: State,
     operator: NumericalOperator,
     mapping: FixedPointMap,
     turns: int,
 ) -> Iterator[Check]:
-    """Every declaration about one problem, measured; parts of this package declare nothing.
+    """Check every declaration about one problem. Parts of this package are not checked.
 
     Args:
-        problem: posed by the task.
+        problem: problem of the task.
         initial: its start.
         operator: D_num.
         mapping: the scheme at this problem.
-        turns: of every search.
+        turns: turns of every search.
     """
     first = initial[:1]
     for a in maps_of(problem):
         if not is_own(a):
-            yield from _of_map(a, first[0], turns)
+            yield from _check_linear_map(a, first[0], turns)
     for function in functions_of(problem):
         if isinstance(function, Smooth) and not isinstance(function, Zero) and not is_own(function):
-            yield from _of_smooth(function, first, turns)
+            yield from _check_smooth(function, first, turns)
         if isinstance(function, Proximable) and not is_own(function):
-            points = first if function is problem.g else _violation(problem, first)
-            yield from _of_proximable(function, points, turns)
+            points = first if function is problem.g else _constraint_violation(problem, first)
+            yield from _check_prox(function, points, turns)
     if not is_own(operator) and operator.nonexpansive:
-        yield _of_operator(operator, problem, initial, turns)
+        yield _check_operator(operator, problem, initial, turns)
     state = mapping.lift(initial)
     if not all(map(is_own, parts_of_metric(mapping.metric))):
-        yield from _of_metric(mapping.metric, state)
+        yield from _check_metric(mapping.metric, state)
 
 
-def stated_constants(problem: Problem) -> Iterator[Check]:
-    """Norms and Lipschitz constants that were stated for parts which compute their own.
+def check_constants(problem: Problem) -> Iterator[Check]:
+    """Check stated norms and Lipschitz constants of parts that also compute theirs.
 
-    One that is stated too small makes steps too long.
+    A constant that is stated too small makes steps too long.
     """
     for part in (*maps_of(problem), *functions_of(problem)):
         if isinstance(part, LinearMap):
@@ -108,14 +108,14 @@ def stated_constants(problem: Problem) -> Iterator[Check]:
             yield Check(f"{type(part).__name__}: {what}", value, computed, True, 1)
 
 
-def one_map(name: str, mapping: FixedPointMap, initial: State, iterations: int) -> Check:
-    """Whether D is one map: equal when it is evaluated again, and at later iterations.
+def check_one_map(name: str, mapping: FixedPointMap, initial: State, iterations: int) -> Check:
+    """Check that D is one map: equal at a second evaluation and at later iterations.
 
     Args:
-        name: of the scheme, for the message.
+        name: name of the scheme, for the message.
         mapping: D at a problem.
         initial: start of the problem.
-        iterations: numbers k of iterations up to this one are compared.
+        iterations: K; iteration numbers up to 10 K are compared.
     """
     u = mapping.lift(initial)
     with torch.no_grad():
@@ -126,23 +126,25 @@ def one_map(name: str, mapping: FixedPointMap, initial: State, iterations: int) 
     return Check(f"{name}: D is one map", 0.0, worst, not worst <= _EQUAL, len(others))
 
 
-def _of_map(a: LinearMap, like: Tensor, turns: int) -> Iterator[Check]:
-    """Adjoint and linearity by random vectors, the norm by power iteration, the inverse."""
+def _check_linear_map(a: LinearMap, like: Tensor, turns: int) -> Iterator[Check]:
+    """Adjoint, linearity and inverse on random vectors, and the norm by power iteration."""
     name = type(a).__name__
     with torch.no_grad():
         draws = list(_draws(like))
-        images = [a(u) for u in draws]
-        backs = list(_draws(images[0]))
+        outputs = [a(u) for u in draws]
+        backs = list(_draws(outputs[0]))
         gaps = []
-        for u, image, y in zip(draws, images, backs, strict=True):
-            left, right = inner((image,), (y,)), inner((u,), (a.adjoint(y),))
-            sizes = _norm(image) * _norm(y) + _norm(u) * _norm(a.adjoint(y))
+        for u, Au, y in zip(draws, outputs, backs, strict=True):
+            left, right = inner((Au,), (y,)), inner((u,), (a.adjoint(y),))
+            sizes = _norm(Au) * _norm(y) + _norm(u) * _norm(a.adjoint(y))
             gaps.append(float(((left - right).abs() / sizes.clamp_min(1e-30)).max()))
-        yield _equal(f"{name}: <A u, y> = <u, A^T y>", gaps)
+        yield _check_gaps(f"{name}: <A u, y> = <u, A^T y>", gaps)
         both = a(draws[0] - 2 * draws[1])
-        yield _equal(f"{name}: A is linear", [_apart(both, images[0] - 2 * images[1])])
-        normal = [_apart(a.normal(u), a.adjoint(a(u))) for u in draws]
-        yield _equal(f"{name}: normal(u) = A^T A u", normal)
+        yield _check_gaps(
+            f"{name}: A is linear", [_relative_distance(both, outputs[0] - 2 * outputs[1])]
+        )
+        normal = [_relative_distance(a.normal(u), a.adjoint(a(u))) for u in draws]
+        yield _check_gaps(f"{name}: normal(u) = A^T A u", normal)
         stated, largest = float(a.norm_squared), 0.0
         for start in (draws[0], torch.ones_like(like)):
             v = start
@@ -152,23 +154,23 @@ def _of_map(a: LinearMap, like: Tensor, turns: int) -> Iterator[Check]:
                 v = a.adjoint(a(v))
         beyond = not largest <= stated * (1 + _EQUAL)
         yield Check(f"{name}: |A|^2", stated, largest, beyond, 2 * turns)
-        yield from _of_inverse(a, draws[0], stated)
+        yield from _check_inverse(a, draws[0], stated)
 
 
-def _of_inverse(a: LinearMap, v: Tensor, stated: float) -> Iterator[Check]:
+def _check_inverse(a: LinearMap, v: Tensor, stated: float) -> Iterator[Check]:
     gaps = []
     for share in (-0.5, 1.0, 30.0):
         gamma = torch.tensor(share / max(stated, 1e-30)).to(v)
         try:
             x = a.shifted_inverse(gamma)(v)
         except (InputError, NotImplementedError):
-            return  # it has none, and what needs it says so
-        gaps.append(_apart(x + gamma * a.normal(x), v))
-    yield _equal(f"{type(a).__name__}: (I + gamma A^T A)^-1", gaps, tolerance=1e-3)
+            return  # the map has no inverse, and methods that need one report it
+        gaps.append(_relative_distance(x + gamma * a.normal(x), v))
+    yield _check_gaps(f"{type(a).__name__}: (I + gamma A^T A)^-1", gaps, tolerance=1e-3)
 
 
-def _of_smooth(f: Smooth, points: State, turns: int) -> Iterator[Check]:
-    """L_f by the search for the largest ratio of gradients, convexity by their monotonicity."""
+def _check_smooth(f: Smooth, points: State, turns: int) -> Iterator[Check]:
+    """L_f by a search for the largest ratio of gradients, convexity by their monotonicity."""
     name, identity = type(f).__name__, _identity(points)
     gradient = FixedPointMap(lambda u, k: f.grad(u), identity)
     pairs = list(_pairs(gradient, points, turns))
@@ -188,8 +190,8 @@ def _of_smooth(f: Smooth, points: State, turns: int) -> Iterator[Check]:
     yield Check(f"{name}: grad f is monotone", 0.0, least, beyond, len(slopes))
 
 
-def _of_proximable(g: Proximable, points: State, turns: int) -> Iterator[Check]:
-    """A proximal map is firmly nonexpansive: 1/2-averaged."""
+def _check_prox(g: Proximable, points: State, turns: int) -> Iterator[Check]:
+    """Whether a proximal map is firmly nonexpansive, that is 1/2-averaged."""
     worst, count = 0.0, 0
     for length in _LENGTHS:
         for pair in _pairs(_proximal_map(g, length, points), points, turns):
@@ -205,10 +207,10 @@ def _proximal_map(g: Proximable, length: float, like: State) -> FixedPointMap:
     return FixedPointMap(lambda u, k: g.prox(u, gamma), _identity(like))
 
 
-def _of_operator(
+def _check_operator(
     operator: NumericalOperator, problem: Problem, initial: State, turns: int
 ) -> Check:
-    """D_num alone, which a contracting network could hide."""
+    """Whether D_num alone is nonexpansive; a contractive network could hide its expansion."""
     with torch.no_grad():
         bound = operator.bind(problem)
     mapping = FixedPointMap(bound.apply, bound.metric, 1.0, bound.lift, bound.readout)
@@ -218,16 +220,16 @@ def _of_operator(
     return Check(name, 1.0, largest, not largest <= 1 + _EQUAL, len(pairs) * turns)
 
 
-def _of_metric(metric: Metric, like: State) -> Iterator[Check]:
+def _check_metric(metric: Metric, like: State) -> Iterator[Check]:
     name = type(metric).__name__
     with torch.no_grad():
         u, v = next(_states(like, 3)), next(_states(like, 4))
         gu, gv = metric.apply(u), metric.apply(v)
         sizes = (inner(gu, gu) * inner(v, v)).sqrt() + (inner(gv, gv) * inner(u, u)).sqrt()
         gap = ((inner(gu, v) - inner(u, gv)).abs() / sizes.clamp_min(1e-30)).max()
-        yield _equal(f"{name}: G is symmetric", [float(gap)])
+        yield _check_gaps(f"{name}: G is symmetric", [float(gap)])
         back = metric.solve(gu)
-        yield _equal(f"{name}: G^-1 G = I", [_length(subtract(back, u)) / _length(u)], 1e-3)
+        yield _check_gaps(f"{name}: G^-1 G = I", [_length(subtract(back, u)) / _length(u)], 1e-3)
         stated, lowest, d = float(metric.smallest_eigenvalue), math.inf, u
         for _ in range(20):
             d = scale(d, 1 / _length(d))
@@ -249,8 +251,8 @@ def _pairs(mapping: FixedPointMap, points: State, turns: int) -> Iterator[Pair]:
     yield compare(mapping, far, tuple(block + 1 for block in far))
 
 
-def _violation(problem: Problem, first: State) -> State:
-    """A point in the range of A, where h works."""
+def _constraint_violation(problem: Problem, first: State) -> State:
+    """A point in the range of A, on which h is defined."""
     assert problem.coupling is not None
     with torch.no_grad():
         return (problem.coupling.b - problem.coupling.a(first[0]),)
@@ -274,7 +276,7 @@ def _states(like: State, seed: int) -> Iterator[State]:
         )
 
 
-def _equal(what: str, gaps: list[float], tolerance: float = _EQUAL) -> Check:
+def _check_gaps(what: str, gaps: list[float], tolerance: float = _EQUAL) -> Check:
     worst = max(gaps, key=lambda gap: math.inf if math.isnan(gap) else gap)
     return Check(what, 0.0, worst, not worst <= tolerance, len(gaps))
 
@@ -283,7 +285,7 @@ def _norm(u: Tensor) -> Tensor:
     return inner((u,), (u,)).sqrt()
 
 
-def _apart(u: Tensor, v: Tensor) -> float:
+def _relative_distance(u: Tensor, v: Tensor) -> float:
     """|u - v| / |v|, the largest of the batch."""
     return float((_norm(u - v) / _norm(v).clamp_min(1e-30)).max())
 

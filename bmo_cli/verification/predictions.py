@@ -1,20 +1,20 @@
-"""What the convergence theory predicts, measured on trajectories and on the training."""
+"""Predictions of the convergence theory, measured on trajectories and on the training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from bmo_cli.certificate.findings import Finding, finite
-from bmo_cli.certificate.trajectory import Trajectory
+from bmo_cli.verification.findings import Finding, finite_or_none
+from bmo_cli.verification.trajectory import Trajectory
 
 
-def residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:
-    """What the residual does far beyond K."""
+def assess_residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Finding:
+    """Whether the residual goes to 0 far beyond K."""
     name, slowest = "the residual goes to 0 from every start", _slowest(trajectories, tolerance)
     trajectory = trajectories[slowest]
     behaviour, done = trajectory.behaviour(tolerance), len(trajectory.residuals)
-    met, motion = trajectory.met(tolerance), trajectory.motion
+    met, motion = trajectory.iterations_to(tolerance), trajectory.motion
     last = trajectory.residuals[-1] if trajectory.residuals else math.nan
     rate = f", about {trajectory.rate:.3f} an iteration" if math.isfinite(trajectory.rate) else ""
     if behaviour == "converged":
@@ -36,11 +36,11 @@ def residual(trajectories: Mapping[str, Trajectory], tolerance: float) -> Findin
         return Finding(name, "not verifiable", last, text)
     text = f"from {slowest} it {behaviour} within {done} iterations"
     text += f" (least {min(trajectory.residuals):.1e})" if trajectory.residuals else ""
-    return Finding(name, "violated", finite(last), text, "measured")
+    return Finding(name, "violated", finite_or_none(last), text, "measured")
 
 
-def steps(trajectories: Mapping[str, Trajectory]) -> Finding:
-    """Fejer monotonicity, which one expansion would break."""
+def assess_steps(trajectories: Mapping[str, Trajectory]) -> Finding:
+    """Whether steps never grow, which holds for every averaged map."""
     growths = [t.growth for t in trajectories.values() if not math.isnan(t.growth)]
     growth = max(growths, default=math.nan)
     name = "|u^{k+1} - u^k|_G never grows"
@@ -57,27 +57,29 @@ def steps(trajectories: Mapping[str, Trajectory]) -> Finding:
     )
 
 
-def unique(trajectories: Mapping[str, Trajectory], tolerance: float, apart: float) -> Finding:
+def assess_uniqueness(
+    trajectories: Mapping[str, Trajectory], tolerance: float, apart: float
+) -> Finding:
     """Whether the ends of all trajectories agree."""
     name = "all starts lead to one fixed point (the theory allows several)"
     behaviours = {t.behaviour(tolerance) for t in trajectories.values()}
     if behaviours != {"converged"}:
         text = "not all of them have converged; follow them with a larger certificate.horizon"
-        return Finding(name, "not verifiable", finite(apart), text)
+        return Finding(name, "not verifiable", finite_or_none(apart), text)
     if len(trajectories) < 2:
         return Finding(name, "not verifiable", None, "only one start")
     text = "largest relative distance of the ends"
     if apart <= max(1e-2, 100 * tolerance):
         return Finding(name, "holds", apart, text, "measured")
-    if apart <= 2 * max(_still_to_go(t) for t in trajectories.values()):
+    if apart <= 2 * max(_remaining_distance(t) for t in trajectories.values()):
         return Finding(
             name, "not verifiable", apart, f"{text}, which creep: their limits may agree"
         )
     return Finding(name, "several", apart, f"{text}: several fixed points", "measured")
 
 
-def stationary(gradients: Sequence[float] | None) -> Finding:
-    """|grad phi_K| at the end of training against its beginning."""
+def assess_stationarity(gradients: Sequence[float] | None) -> Finding:
+    """Whether |grad phi_K| decreases from the beginning to the end of training."""
     name = "|grad phi_K| goes to 0 along training"
     if gradients is None:
         return Finding(name, "not used", None, "this method minimises another objective than phi_K")
@@ -101,21 +103,21 @@ def gradient_decay(gradients: Sequence[float]) -> float:
 
 
 def last_residual(trajectory: Trajectory) -> float:
-    """The last residual; infinite where an iterate was."""
+    """The last residual; infinite if an iterate was not finite."""
     return trajectory.residuals[-1] if trajectory.finite else math.inf
 
 
-def _still_to_go(trajectory: Trajectory) -> float:
+def _remaining_distance(trajectory: Trajectory) -> float:
     """Relative distance of the end from its limit, by the geometric series of its rate."""
     rate = trajectory.rate
     return last_residual(trajectory) / max(1 - rate, 1e-30) if math.isfinite(rate) else 0.0
 
 
 def slowness(trajectory: Trajectory, tolerance: float) -> tuple[bool, float]:
-    """Orders trajectories: those that run away or never met the tolerance are the slowest."""
+    """A sort key: trajectories that diverge or never reach the tolerance are the slowest."""
     if trajectory.motion.is_uniform:
         return True, math.inf
-    met = trajectory.met(tolerance)
+    met = trajectory.iterations_to(tolerance)
     return (True, last_residual(trajectory)) if met is None else (False, met)
 
 

@@ -1,4 +1,4 @@
-"""Measurements of one method on one problem, each beside what it promises."""
+"""Measurements of hyper-gradients and operators, compared with what the methods promise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bmo_cli.audit.problems import SmallProblem, norm_problems
 from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import Bounded, Exponential, NumericalOperator
 from bmo_cli.gkm.scheme import GKM
@@ -21,25 +20,26 @@ from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.solver.cost import Cost, SavedBytes
 from bmo_cli.solver.nonexpansive import largest_ratio
 from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.audit_problems import SmallProblem, norm_problems
 
-_STEP = 1e-6  # of the central differences; truncation and rounding are then below 1e-8
+_STEP = 1e-6  # of central differences; truncation and rounding errors are then below 1e-8
 _REPEATS = 3
 
 
 @dataclass(frozen=True)
 class GradientRecord:
-    """One hyper-gradient against central finite differences of the objective it belongs to.
+    """One hyper-gradient, compared with central finite differences of its objective.
 
     Attributes:
         problem, method: names.
-        error: |g - r| / |r| with r the finite differences; nan where there is no gradient.
-        angle: between g and r, degrees.
+        error: |g - r| / |r| with r the finite differences; nan if there is no gradient.
+        angle: angle between g and r in degrees.
         bound: largest error that the method promises here; None: it promises nothing.
         note: why it promises nothing, or why it does not apply.
-        evaluations: of T.
-        products: vector-Jacobian products with D.
-        seconds: of forward and backward, median.
-        memory: bytes kept for the backward pass.
+        evaluations: number of evaluations of T.
+        products: number of vector-Jacobian products with D.
+        seconds: median time of a forward and a backward pass.
+        memory: bytes saved for the backward pass.
     """
 
     problem: str
@@ -65,11 +65,11 @@ def audit_gradient(
     """Measure one hyper-optimiser.
 
     Args:
-        name: of the problem.
-        problem: with the parameters that are learned in it.
+        name: name of the problem.
+        problem: problem with its learned parameters.
         method: name of the hyper-optimiser.
         hyper: the hyper-optimiser.
-        scheme: in float64.
+        scheme: scheme in float64.
     """
     if not hyper.trains:
         return GradientRecord(name, method, note="takes no hyper-training step")
@@ -85,18 +85,18 @@ def audit_gradient(
         seconds = []
         for _ in range(_REPEATS):
             omega.zero_grad(set_to_none=True)
-            scheme.cost = Cost()
+            cost = Cost()
+            counted = scheme.using(cost=cost)
             start = time.perf_counter()
             with SavedBytes() as saved:
-                outcome = hyper.objective(scheme, problem.sample(), iterations)
+                outcome = hyper.objective(counted, problem.sample(), iterations)
             outcome.objective.backward()  # type: ignore[no-untyped-call]
             seconds.append(time.perf_counter() - start)
     except InputError as reason:
         return GradientRecord(name, method, note=str(reason))
-    cost, scheme.cost = scheme.cost, Cost()
-    found = torch.cat([_gradient(p).flatten() for p in parameters])
+    gradient = torch.cat([_gradient(p).flatten() for p in parameters])
     expected = torch.cat([_differences(p, value).flatten() for p in parameters])
-    error, angle = compare(found, expected)
+    error, angle = compare(gradient, expected)
     promised = hyper.accuracy(iterations)
     if outcome.flags:
         note = "; ".join(outcome.flags)
@@ -112,20 +112,20 @@ def audit_gradient(
         bound=None if outcome.flags else promised,
         note="; ".join(filter(None, (note, *(() if promised is None else notes)))),
         evaluations=cost.evaluations,
-        products=cost.products,
+        products=cost.vjps,
         seconds=statistics.median(seconds),
         memory=saved.total,
     )
 
 
-def compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Relative error and angle in degrees; the error is absolute where `expected` is 0."""
+def compare(gradient: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Relative error and angle in degrees; the error is absolute if `expected` is 0."""
     size = expected.norm().item()
-    error = (found - expected).norm().item() / (size if size > 0 else 1.0)
-    if size == 0 or found.norm() == 0:
-        return error, 0.0 if size == found.norm() else 90.0
-    apart = (found / found.norm() - expected / size).norm().item()
-    return error, math.degrees(2 * math.asin(min(apart / 2, 1.0)))  # exact for small angles
+    error = (gradient - expected).norm().item() / (size if size > 0 else 1.0)
+    if size == 0 or gradient.norm() == 0:
+        return error, 0.0 if size == gradient.norm() else 90.0
+    apart = (gradient / gradient.norm() - expected / size).norm().item()
+    return error, math.degrees(2 * math.asin(min(apart / 2, 1.0)))  # accurate for small angles
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
@@ -134,26 +134,26 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 def _differences(parameter: nn.Parameter, value: Callable[[], float]) -> Tensor:
     """Central differences of `value` with respect to every entry of a parameter."""
-    found = torch.zeros_like(parameter.data)
+    differences = torch.zeros_like(parameter.data)
     for index in itertools.product(*map(range, parameter.shape)):
         kept, values = parameter.data[index].item(), []
         for sign in (1, -1):
             parameter.data[index] = kept + sign * _STEP
             values.append(value())
         parameter.data[index] = kept
-        found[index] = (values[0] - values[1]) / (2 * _STEP)
-    return found
+        differences[index] = (values[0] - values[1]) / (2 * _STEP)
+    return differences
 
 
 @dataclass(frozen=True)
 class NormRecord:
-    """How far an operator stretches in its metric.
+    """Measured expansion of an operator in its metric.
 
     Attributes:
         operator, problem: names.
-        condition: of the operator, in words.
-        inside: largest measured ratio with parameters anywhere inside the condition.
-        broken: the same when the problem declares its constants 30 % too small.
+        condition: step-size condition of the operator, in words.
+        inside: largest measured ratio over parameters that satisfy the condition.
+        broken: the same ratio if the problem states its constants 30 % too small.
         nonexpansive: whether the operator promises a ratio of at most 1.
     """
 
@@ -189,7 +189,7 @@ def audit_norm(name: str, operator: NumericalOperator) -> list[NormRecord]:
 
 
 def _worst(operator: NumericalOperator, problem: Problem) -> float:
-    """Largest ratio over radii and parameters, from one end of their range to the other."""
+    """Largest ratio over radii and over parameters from end to end of their ranges."""
     points = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ratios = []
     for share, scale in ((None, 0.0), (-30.0, -2.0), (-30.0, 2.0), (30.0, -2.0), (30.0, 2.0)):

@@ -16,34 +16,34 @@ from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
+from bmo_cli.nets.operator_norms import norm_bound, norm_squared_bound
 
 
 @checked
 class ConvexPotential(Network):
     """Composition of L steps x - rho W^T s(W x) / |W|^2, 0 < rho < 2.
 
-    s(z) = sum_j a_j clip(z, -t_j, t_j) with a_j > 0 and sum_j a_j = 1 is monotone and 1-Lipschitz,
-    so that W^T s(W x) is the gradient of a convex function (a mixture of Huber norms of the
-    filtered image) with constant |W|^2, and the step is averaged for every weight, level and rho.
-    The filters have zero mean: constant images are fixed points. |W| is bounded rigorously for
-    images of every size (`nets.conv_norm`). Borders are periodic. With L = 1 the network is one
-    gradient step on a learned convex regulariser. (Meunier et al., "A dynamical system perspective
-    for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping; Goujon et al., "A
-    neural-network-based convex regularizer for inverse problems", IEEE TCI 2023.)
+    s(z) = sum_j a_j clip(z, -t_j, t_j) with a_j > 0 and sum_j a_j = 1 is monotone and 1-Lipschitz.
+    W^T s(W x) is therefore the gradient of a convex function (a mixture of Huber norms of the
+    filtered image) with constant |W|^2. The step is averaged for every weight, level and rho. The
+    filters have zero mean, so that constant images are fixed points. |W| is bounded rigorously for
+    images of every size (`nets.operator_norms`). Borders are periodic. With L = 1 the network is
+    one gradient step on a learned convex regulariser. (Meunier et al., "A dynamical system
+    perspective for Lipschitz neural networks", ICML 2022, with ReLU instead of the clipping;
+    Goujon et al., "A neural-network-based convex regularizer for inverse problems", IEEE TCI 2023.)
 
     Args:
         channels: of the images, 1 or 3.
         depth: L, number of steps.
         width: m, filters a step.
         size: k, odd. Images have at least k // 2 pixels a side.
-        threshold: initial level t, in units of the image range; levels of more clips start at
+        threshold: initial level t, in units of the image range. Levels of further clips start at
             4 t, 16 t, ...
-        clips: J, clips that the activation is a mixture of.
-        initial: of the filters: dct, the lowest frequencies of the discrete cosine transform (what
-            is missing beyond k^2 - 1 filters a channel is random), or random.
-        seed: of the initial filters.
+        clips: J, number of clips in the activation.
+        initial: initial filters: dct, the lowest frequencies of the discrete cosine transform
+            (filters beyond k^2 - 1 a channel are random), or random.
+        seed: seed of the initial filters.
     """
 
     nonexpansive = True
@@ -69,7 +69,7 @@ class ConvexPotential(Network):
         drawn = torch.randn((depth, width, channels, size, size), generator=generator) / size
         if initial == "dct":
             known = dct_filters(channels, size)[:width]
-            drawn *= 0.05  # deeper layers start near the first one, not equal to it
+            drawn *= 0.05  # deeper layers start near the first one, but differ from it
             drawn[:, : len(known)] += known
         self.filters = nn.Parameter(drawn)
         levels = threshold * 4.0 ** torch.arange(clips)
@@ -140,14 +140,14 @@ class ConvexPotential(Network):
 class GuidedPotential(ConvexPotential):
     """`ConvexPotential` whose levels a second network chooses, for every pixel and filter.
 
-        log t(y) = log t + G(y),   G a chain of convolutions that sees the guide alone
+        log t(y) = log t + G(y),   G a chain of convolutions of the guide alone
 
-    The guide is made from the observation y and does not change along the iteration, so that for
-    every y the map is nonexpansive in x, whatever G is: strong smoothing where the guide is flat,
-    little across its edges, with the guarantee of the unguided network. G runs once an image, not
-    once an iteration. (Spatially adapted regularisation: Kofler et al., "Learning regularization
-    parameter-maps for variational image reconstruction", SIAM J. Imaging Sci. 2023; Neumayer &
-    Altekrueger, "Stability of data-dependent ridge-regularization", 2024.)
+    The guide is made from the observation y and does not change along the iteration. For every y,
+    the map is therefore nonexpansive in x, whatever G is. It can smooth strongly where the guide is
+    flat and weakly across its edges. G runs once an image, not once an iteration. (Spatially
+    adapted regularisation: Kofler et al., "Learning regularization parameter-maps for variational
+    image reconstruction", SIAM J. Imaging Sci. 2023; Neumayer & Altekrueger, "Stability of
+    data-dependent ridge-regularization", 2024.)
 
     Args:
         channels: as `ConvexPotential`.
@@ -157,10 +157,10 @@ class GuidedPotential(ConvexPotential):
         threshold: as `ConvexPotential`.
         clips: as `ConvexPotential`.
         initial: as `ConvexPotential`.
-        views: images a channel that the task's guide consists of.
-        features: of G, on a grid of half the resolution.
-        layers: convolutions of G.
-        seed: of the initial filters and of G.
+        views: number of images a channel in the guide of the task.
+        features: features of G, on a grid of half the resolution.
+        layers: number of convolutions of G.
+        seed: seed of the initial filters and of G.
     """
 
     guided = True
@@ -238,8 +238,8 @@ def dct_filters(channels: int, size: int) -> Tensor:
     """DCT-II basis of k x k patches without the constant, lowest frequencies first.
 
     Args:
-        channels: C; with 3, every frequency comes for the sum and two differences of the channels,
-            and the constant of the differences is left out as well.
+        channels: C. With 3, every frequency exists for the sum and two differences of the channels.
+            The constants of the differences are left out as well.
         size: k.
 
     Returns:
@@ -264,7 +264,7 @@ def dct_filters(channels: int, size: int) -> Tensor:
 
 
 class _Clip(torch.autograd.Function):
-    """clip(z, -t, t), with a backward pass of half the time of that of `torch.clamp`."""
+    """clip(z, -t, t), whose backward pass takes half the time of that of `torch.clamp`."""
 
     @staticmethod
     def forward(z: Tensor, t: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ def _analyse(x: Tensor, filters: Tensor) -> Tensor:
 
 
 def _synthesise(z: Tensor, filters: Tensor) -> Tensor:
-    """W^T z, the adjoint of `_analyse`: what falls beyond a border comes back at the other."""
+    """W^T z, the adjoint of `_analyse`, with periodic borders."""
     p = filters.shape[-1] // 2
     full = F.conv_transpose2d(z, filters)
     for dim in (2, 3):

@@ -1,14 +1,16 @@
 """The convergence certificate of a trained scheme: every assumption of the theory with a verdict.
 
-Theory (docs/method.md, "The GKM iteration" and "The BMO iteration"; Bauschke & Combettes, 2017,
-theorem 5.15): if D is nonexpansive in a metric G > 0 and T = (1 - alpha) I + alpha D is averaged
-and has a fixed point, then u^k -> Fix T from every start and |u^{k+1} - u^k|_G never grows; with
-0 < s < lambda_min(G) / L_l the aggregated iteration inherits this.
+The theory covers the generalised Krasnoselskii-Mann (GKM) iteration and bilevel meta optimisation
+(BMO); see docs/method.md, "The GKM iteration" and "The BMO iteration", and Bauschke & Combettes,
+2017, theorem 5.15. Suppose that D is nonexpansive in a metric G > 0, and that
+T = (1 - alpha) I + alpha D is averaged and has a fixed point. Then u^k converges to a point of
+Fix T from every start, and |u^{k+1} - u^k|_G never grows. With 0 < s < lambda_min(G) / L_l the
+aggregated iteration inherits this.
 
-What the theory assumes of all states is proved, by a bound made from the weights and from constants
-computed in float64, or declared by a class from outside of the package, or open. That T has a fixed
-point is measured, problem by problem. A measured pair can only refute; one that refutes a bound
-shows that a program does not compute what it says: then the certificate is refused.
+An assumption about all states is proved, declared or open. A proof is a bound made from the weights
+and from constants computed in float64. A declaration comes from a class outside of the package. The
+existence of a fixed point of T is measured on every problem. A measured pair can only refute. If it
+refutes a bound, the code does not compute what it declares, and the certificate is refused.
 """
 
 from __future__ import annotations
@@ -21,12 +23,6 @@ from typing import Literal
 
 import torch
 
-from bmo_cli.certificate import assumptions as assumed
-from bmo_cli.certificate import predictions as predicted
-from bmo_cli.certificate.bound import bound_of
-from bmo_cli.certificate.declared import Check, checks, one_map, stated_constants
-from bmo_cli.certificate.findings import MEASURED, Bound, Finding
-from bmo_cli.certificate.trajectory import TASK_START, Trajectory, distance, follow, starts
 from bmo_cli.config.schema import Certify as Settings
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.solver.fixed_point import FixedPointMap, iterate
@@ -40,32 +36,37 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
+from bmo_cli.verification import assumptions, predictions
+from bmo_cli.verification.bound import bound_of
+from bmo_cli.verification.declared import Check, check_constants, check_declarations, check_one_map
+from bmo_cli.verification.findings import MEASURED, Bound, Finding
+from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, follow, starts
 
 log = logging.getLogger("bmo")
 
 PATIENCE = 20
-"""times the horizon for which a fixed point is looked for, where T must reach one if it has one"""
+"""multiple of the horizon over which an averaged T is searched for a fixed point"""
 
 _FEW = 5
-"""turns that follow a constant direction, of which the first one matters most"""
+"""turns from a constant direction, of which the first one matters most"""
 
 Verdict = Literal["certified", "as declared", "not certified", "refused"]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is certified.
+    """The object of a certificate.
 
     Attributes:
-        scheme: trained.
+        scheme: trained scheme.
         convex: whether the task declares the functions of every problem convex.
         iterations: K of training.
         step: s of the aggregation as a share of its limit; None: nothing is aggregated.
-        problems: with their starts, as the solver sees them.
-        sample: a training sample, for L_l; None: not looked at.
-        gradients: |grad phi_K| along training, in order; None: phi_K was not what was minimised.
-        hyper: the hyper-optimiser, which states `step`; None where nothing is aggregated.
-        available: validation problems that there are; None: those in `problems`.
+        problems: problems and their starts, as the solver gets them.
+        sample: a training sample, for L_l; None: L_l is not examined.
+        gradients: |grad phi_K| along training, in order; None: training did not minimise phi_K.
+        hyper: the hyper-optimiser, which states `step`; None if nothing is aggregated.
+        available: number of validation problems; None: that of `problems`.
     """
 
     scheme: GKM
@@ -81,21 +82,21 @@ class Subject:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was found.
+    """The verdict, with everything that it rests on.
 
     Attributes:
-        verdict: certified: every assumption holds, and what is about all states is proved. as
-            declared: every assumption holds, but some are declared by a class from outside of the
-            package. refused: a measurement contradicts a bound or a declaration. Otherwise not
+        verdict: certified: every assumption holds, and those about all states are proved. as
+            declared: every assumption holds, but a class from outside of the package declares some
+            of them. refused: a measurement contradicts a bound or a declaration. Otherwise not
             certified.
-        assumptions: that the theory makes.
-        predictions: that it makes, held against measurements.
-        bound: of D.
-        pairs: the worst of every kind: random, data, adversarial.
+        assumptions: findings about the assumptions of the theory.
+        predictions: findings about its predictions.
+        bound: bound of D.
+        pairs: the worst pair of every kind: random, data, adversarial.
         network: the worst pair of the network alone, in I; None: there is no network.
-        trajectories: by start, the slowest of all problems.
-        checks: of what is declared.
-        problems: that were looked at.
+        trajectories: the slowest of all problems, by start.
+        checks: checks of declarations.
+        problems: number of examined problems.
     """
 
     verdict: Verdict
@@ -121,16 +122,16 @@ class Certificate:
 
     @property
     def measurements(self) -> int:
-        """How many were held against what is declared."""
+        """The number of measurements that were compared with declarations."""
         return sum(check.count for check in self.checks)
 
 
 class _Search:
-    """Measurements at one problem after the other.
+    """Measurements, accumulated over the problems.
 
     Args:
-        subject: what is certified.
-        settings: how hard to search.
+        subject: the object of the certificate.
+        settings: how thoroughly to search.
     """
 
     def __init__(self, subject: Subject, settings: Settings) -> None:
@@ -144,30 +145,32 @@ class _Search:
         self.metrics: list[Metric] = []
         self.checks: list[Check] = []
         self.maps: list[Check] = []
-        self.apart = 0.0
+        self.distance_of_ends = 0.0
 
-    def look_at(self, number: int, problem: Problem, initial: State) -> None:
-        """Follow T from several starts, and look for pairs that D pushes apart."""
+    def examine(self, number: int, problem: Problem, initial: State) -> None:
+        """Iterate T from several starts, and search for pairs whose distance D increases."""
         subject, settings, scheme = self.subject, self.settings, self.scheme
         k = max(subject.iterations - 1, 0)
         with torch.no_grad():
             mapping = scheme.bind(problem)
         self.metrics.append(mapping.metric)
         begin = starts(initial, settings.seed + number)
-        self._follow(mapping, begin)
+        self._iterate_from(mapping, begin)
         for kind, pair in _pairs(mapping, begin, k, settings).items():
             known = self.pairs.get(kind)
             if known is None or pair.surely > known.surely:
                 self.pairs[kind] = pair
         alone = _network_pairs(scheme, problem, initial, settings)
         if alone:
-            self.checks += assumed.checks_of_network(scheme, alone)
-            self.network = _worst([*alone, *([self.network] if self.network else [])])
-        self.checks += stated_constants(problem)
-        self.checks += checks(problem, initial, scheme.operator, mapping, settings.turns)
+            self.checks += assumptions.checks_of_network(scheme, alone)
+            self.network = _worst_pair([*alone, *([self.network] if self.network else [])])
+        self.checks += check_constants(problem)
+        self.checks += check_declarations(
+            problem, initial, scheme.operator, mapping, settings.turns
+        )
         if self.bound.nonexpansive:
             name = type(scheme.operator).__name__
-            self.maps.append(one_map(name, mapping, initial, subject.iterations))
+            self.maps.append(check_one_map(name, mapping, initial, subject.iterations))
         log.info(
             "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
             number + 1,
@@ -177,55 +180,59 @@ class _Search:
             max(pair.ratio for pair in self.pairs.values()),
         )
 
-    def _follow(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
+    def _iterate_from(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
         limit = self.settings.tolerance
         followed = _trajectories(mapping, begin, self.bound, self.subject.iterations, self.settings)
         self.from_task.append(followed[TASK_START])
         for name, trajectory in followed.items():
             kept = self.trajectories.get(name)
-            slower = predicted.slowness(trajectory, limit)
-            if kept is None or slower > predicted.slowness(kept, limit):
+            slower = predictions.slowness(trajectory, limit)
+            if kept is None or slower > predictions.slowness(kept, limit):
                 self.trajectories[name] = trajectory
         ends = [mapping.estimate(trajectory.end) for trajectory in followed.values()]
-        apart = distance(ends) if all(map(_finite, ends)) else math.inf
-        self.apart = max(self.apart, apart)
+        apart = distance(ends) if all(map(_is_finite, ends)) else math.inf
+        self.distance_of_ends = max(self.distance_of_ends, apart)
 
 
 def certify(subject: Subject, settings: Settings) -> Certificate:
-    """Measure and judge.
+    """Certify a scheme.
 
     Args:
-        subject: what is certified.
-        settings: how hard to search.
+        subject: the object of the certificate.
+        settings: how thoroughly to search.
     """
     search, scheme = _Search(subject, settings), subject.scheme
     for i, (problem, initial) in enumerate(subject.problems):
-        search.look_at(i, problem, initial)
+        search.examine(i, problem, initial)
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))
     available = len(problems) if subject.available is None else subject.available
-    assumptions = (
-        *([] if search.network is None else [assumed.promise(scheme, search.network)]),
-        assumed.nonexpansive(search.bound, search.pairs),
-        assumed.averaged(scheme, search.bound, search.pairs),
-        assumed.solvable(search.from_task, settings.tolerance),
-        assumed.positive(search.metrics, [scheme.operator.step_share(p) for p in problems]),
-        assumed.convex(subject.convex, problems),
-        assumed.step(subject.step, subject.sample, search.metrics, subject.hyper),
-        assumed.finite_weights(scheme),
-        assumed.agrees(declared),
-        assumed.searched(settings.weaker(available)),
+    assessed = (
+        *([] if search.network is None else [assumptions.assess_network(scheme, search.network)]),
+        assumptions.assess_nonexpansiveness(search.bound, search.pairs),
+        assumptions.assess_averaging(scheme, search.bound, search.pairs),
+        assumptions.assess_fixed_point(search.from_task, settings.tolerance),
+        assumptions.assess_metric(
+            search.metrics, [scheme.operator.step_share(p) for p in problems]
+        ),
+        assumptions.assess_convexity(subject.convex, problems),
+        assumptions.assess_step(subject.step, subject.sample, search.metrics, subject.hyper),
+        assumptions.assess_weights(scheme),
+        assumptions.assess_declarations(declared),
+        assumptions.assess_search(settings.weaker(available)),
     )
-    predictions = (
-        predicted.residual(search.trajectories, settings.tolerance),
-        predicted.steps(search.trajectories),
-        predicted.unique(search.trajectories, settings.tolerance, search.apart),
-        predicted.stationary(subject.gradients),
+    predicted = (
+        predictions.assess_residual(search.trajectories, settings.tolerance),
+        predictions.assess_steps(search.trajectories),
+        predictions.assess_uniqueness(
+            search.trajectories, settings.tolerance, search.distance_of_ends
+        ),
+        predictions.assess_stationarity(subject.gradients),
     )
     return Certificate(
-        _verdict(search, assumptions, declared),
-        assumptions,
-        predictions,
+        _verdict(search, assessed, declared),
+        assessed,
+        predicted,
         search.bound,
         search.pairs,
         search.network,
@@ -235,18 +242,18 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     )
 
 
-def _verdict(search: _Search, assumptions: Sequence[Finding], declared: Sequence[Check]) -> Verdict:
+def _verdict(search: _Search, assessed: Sequence[Finding], declared: Sequence[Check]) -> Verdict:
     largest = max(pair.surely for pair in search.pairs.values())
     network = search.network
     refuted = (
         (search.bound.nonexpansive and not largest <= 1 + MEASURED)
-        or (network is not None and assumed.breaks_promise(search.scheme, network))
+        or (network is not None and assumptions.breaks_promise(search.scheme, network))
         or any(check.contradicts for check in declared)
     )
     if refuted:
         return "refused"
-    # D decides, and not the network, which comes first where there is one.
-    needed = assumptions if network is None else assumptions[1:]
+    # D decides, not the network, whose finding is the first if there is one.
+    needed = assessed if network is None else assessed[1:]
     if not all(finding.verdict in ("holds", "not used") for finding in needed):
         return "not certified"
     is_declared = any(finding.evidence == "declared" for finding in needed)
@@ -260,10 +267,10 @@ def _trajectories(
     trained: int,
     settings: Settings,
 ) -> dict[str, Trajectory]:
-    """T from every start, over the horizon and, where that promises to end, to a fixed point.
+    """T from every start, over the horizon and, if the search is worthwhile, beyond it.
 
-    An averaged map converges if it has a fixed point, so that it is worth going on for long; from
-    the other starts only if it has one.
+    An averaged map converges if it has a fixed point. The task's start is therefore iterated for
+    long, and the other starts only if it converged.
     """
     horizon, limit = settings.horizon * trained, settings.tolerance
     search = (PATIENCE - 1) * horizon if bound.nonexpansive else 0
@@ -282,7 +289,7 @@ def _pairs(
         first = mapping.lift(begin[TASK_START])
         later = iterate(mapping, first, iterations=k + 1).value
         noise = mapping.lift(begin["noise"])
-        data = (first, later) if not _equal(first, later) else (first, noise)
+        data = (first, later) if not _are_equal(first, later) else (first, noise)
         far = tuple(100 * (block + 1) for block in noise)
         farther = tuple(block + 1 for block in far)
     turns, seed = settings.turns, settings.seed
@@ -301,12 +308,12 @@ def _pairs(
     return {
         "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=seed, k=k),
         "data": compare(mapping, *data, k=k),
-        "adversarial": _worst(adversarial),
+        "adversarial": _worst_pair(adversarial),
     }
 
 
 def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> list[Pair]:
-    """Pairs of the network alone, which the data term's contraction could hide."""
+    """Pairs of the network alone, whose expansion the data term could hide."""
     if scheme.net is None:
         return []
     identity = ScaledIdentity(torch.ones((), device=initial[0].device))
@@ -315,7 +322,7 @@ def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Sett
         network = scheme.net.bind(guide)
         point = scheme.bind(problem).lift(initial)[:1]
     mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
-    ones = constant_direction(point)  # nothing contracts a constant image
+    ones = constant_direction(point)  # constant images are not contracted
     turns, seed = settings.turns, settings.seed
     return [
         worst_pair(mapping, point, turns=_FEW, radius=0.1, direction=ones),
@@ -324,13 +331,13 @@ def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Sett
     ]
 
 
-def _worst(pairs: Sequence[Pair]) -> Pair:
+def _worst_pair(pairs: Sequence[Pair]) -> Pair:
     return max(pairs, key=lambda pair: pair.surely)
 
 
-def _finite(u: State) -> bool:
+def _is_finite(u: State) -> bool:
     return all(bool(torch.isfinite(block).all()) for block in u)
 
 
-def _equal(u: State, v: State) -> bool:
+def _are_equal(u: State, v: State) -> bool:
     return all(torch.equal(a, b) for a, b in zip(u, v, strict=True))

@@ -43,7 +43,7 @@ def norm_squared_bound(weight: Tensor, grid: int = 128) -> Tensor:
     phase = steps * (2 * math.pi * (k - 1) / grid)
     shift = torch.polar(torch.ones_like(phase), phase).to(spectrum.dtype)
     blocks = (spectrum * shift[:, None] * shift).permute(2, 3, 0, 1)
-    if not torch.isfinite(torch.view_as_real(blocks)).all():  # whose eigenvalues are an error
+    if not torch.isfinite(torch.view_as_real(blocks)).all():  # no eigenvalues exist
         lost: Tensor = blocks.real.sum() * torch.nan
         return lost
     if blocks.shape[-1] == 1:
@@ -54,7 +54,7 @@ def norm_squared_bound(weight: Tensor, grid: int = 128) -> Tensor:
 
 
 def norm_bound(weight: Tensor, grid: int = 128) -> float:
-    """Upper bound of |W| in float64, on which certificates rest; nan where a weight is not finite.
+    """Upper bound of |W| in float64, for certificates; nan if a weight is not finite.
 
     Args:
         weight: (out, in, k, k) of a convolution with stride 1.
@@ -67,8 +67,8 @@ def norm_bound(weight: Tensor, grid: int = 128) -> float:
 def periodic_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
     """|W| on periodic images of exactly H x W pixels, differentiable (Sedghi et al., ICLR 2019).
 
-    The largest singular value over the out x in matrices W(theta) at the H x W frequencies; their
-    number times out x in complex numbers have to fit in memory.
+    It is the largest singular value over the out x in matrices W(theta) at the H x W frequencies.
+    All of these matrices must fit in memory.
 
     Args:
         weight: (out, in, k, l) of a convolution with stride 1.
@@ -77,7 +77,7 @@ def periodic_norm(weight: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         A scalar tensor.
     """
-    # fft2 would cut a filter larger than the image, which wraps around: a finer grid, thinned.
+    # fft2 would cut a filter larger than the image: take a finer grid and subsample it.
     fold = [-(-k // side) for k, side in zip(weight.shape[2:], size, strict=True)]
     spectrum = torch.fft.rfft2(weight, s=[n * side for n, side in zip(fold, size, strict=True)])
     blocks = spectrum[:, :, :: fold[0], :: fold[1]].permute(2, 3, 0, 1)
@@ -90,14 +90,14 @@ def zero_padded_norm(
 ) -> Tensor:
     """|W| on images of exactly H x W pixels with zero ("same") padding, by power iteration.
 
-    |W v| for the last unit image v; it grows to |W| from below. Differentiable in the weight, with
-    v kept.
+    It is |W v| for the last unit image v, which approaches |W| from below. It is differentiable in
+    the weight for fixed v.
 
     Args:
         weight: (out, in, k, l) of a convolution with stride 1, k and l odd.
         size: (H, W).
         iterations: steps v <- W^T W v / |W^T W v|.
-        seed: of the first v.
+        seed: seed of the first v.
 
     Returns:
         A scalar tensor.

@@ -1,10 +1,11 @@
-"""Iterating far beyond the K trained with: does T converge, how fast, and to one point?
+"""Iterations far beyond the K of training: whether, how fast and to which points T converges.
 
-The residual of a run is relative to |u|, and falls as well where |u| grows for ever. What decides
-whether T has a fixed point is the least displacement d = inf_u |D(u) - u|_G: for a nonexpansive D,
-|u^{k+1} - u^k|_G falls to alpha d and |u^{k+n} - u^k|_G >= n alpha d for every start (Pazy,
-Israel J. Math. 1971; Kohlberg & Neyman, Israel J. Math. 1981). Both bound d from above; that they
-go on falling is what is measured. Where d > 0 the steps end as equal ones in one direction.
+The residual of a run is relative to |u|, so that it also decreases while |u| grows without bound.
+The least displacement d = inf_u |D(u) - u|_G decides whether T has a fixed point. For a
+nonexpansive D and every start, |u^{k+1} - u^k|_G decreases to alpha d, and
+|u^{k+n} - u^k|_G >= n alpha d (Pazy, Israel J. Math. 1971; Kohlberg & Neyman, Israel J. Math.
+1981). Both quantities bound d from above. The measurement is whether they keep decreasing. For
+d > 0 the steps become equal in length and direction.
 """
 
 from __future__ import annotations
@@ -26,28 +27,30 @@ TASK_START = "the task's start"
 Behaviour = Literal["converged", "converging", "moves on", "does not settle", "diverges"]
 
 _STRETCH = 4
-"""A trajectory is judged by the last of so many parts."""
+"""number of parts of a trajectory; the last one decides its behaviour"""
 _ALIGNED, _CONSTANT = 0.9, 0.8
-"""An iterate moves on where its steps go in one direction and have not fallen below this share:
-steps that fall as 1/k add up to an infinite way, and fall to 3/4 over the last quarter of it."""
+"""An iterate moves on if its alignment and the share that its steps keep are above these values.
+Steps of length 1/k have an infinite sum; they decrease to 3/4 over the last quarter."""
 _UNIFORM = 0.999
 _ENOUGH = 8
-"""steps whose directions are compared, at least"""
+"""least number of steps whose directions are compared"""
 _ROUNDING = 8
-"""roundings of |u|_G below which a step is none"""
+"""number of rounding errors of |u|_G below which a step counts as 0"""
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How far T still moves at the end of a trajectory, for the problem that moves most.
+    """Remaining motion at the end of a trajectory, for the problem that moves most.
 
     Attributes:
         displacement: upper bound of inf_u |D(u) - u|_G, from the last stretch.
         scale: the larger one of |u^0|_G and |D(u^0)|_G, which does not grow along the iteration.
-        alignment: |u^k - u^h|_G over the length of the way from h to k, in [0, 1]; 1: straight on.
+        alignment: |u^k - u^h|_G divided by the length of the path from h to k, in [0, 1]; 1: the
+            path is straight.
         fall: the last step as a share of the first one of the stretch.
-        rounded: whether the last step is within the rounding of the iterate, and the stretch no way
-            in one direction beyond it: small steps add up, roundings do not.
+        rounded: whether the last step is within the rounding error of the iterate, and the whole
+            stretch makes no larger progress in one direction: small steps add up, rounding errors
+            do not.
     """
 
     displacement: float
@@ -58,10 +61,10 @@ class Motion:
 
     @property
     def moves_on(self) -> bool:
-        """Whether the iterate goes on in one direction with steps that do not fall.
+        """Whether the iterate keeps moving in one direction with steps that do not decrease.
 
-        Where T has no fixed point it does so for ever. Where f, g and h are piecewise linear it
-        also does so on its way, from one kink to the next: no finite number of steps tells.
+        If T has no fixed point, it does so for ever. If f, g and h are piecewise linear, it also
+        does so between kinks. A finite number of steps cannot tell these cases apart.
         """
         constant = self.alignment > _ALIGNED and self.fall > _CONSTANT
         return constant and not self.rounded and self.displacement > 0
@@ -73,12 +76,12 @@ class Motion:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more can be seen: the iterate does not move, or by rounding alone."""
+        """Whether the iterate does not move, or only by rounding errors."""
         return self.rounded or self.displacement == 0
 
     @property
     def relative(self) -> float:
-        """The displacement in units of the scale."""
+        """The displacement relative to the scale."""
         if self.displacement == 0:
             return 0.0
         return self.displacement / self.scale if self.scale > 0 else math.inf
@@ -90,11 +93,11 @@ class Trajectory:
 
     Attributes:
         residuals: |D(u^k) - u^k|_G / |u^k|_G for k = 0, 1, ..., the largest of the batch.
-        motion: what is left of it at the end.
-        growth: largest factor by which |u^{k+1} - u^k|_G grew from one iteration to the next, by
-            more than the rounding of u; at most 1 for an averaged map.
+        motion: remaining motion at the end.
+        growth: largest factor by which |u^{k+1} - u^k|_G grew in one iteration, without the
+            rounding error of u; at most 1 for an averaged map.
         end: the last state.
-        finite: whether all iterates were.
+        finite: whether all iterates are finite.
     """
 
     residuals: tuple[float, ...]
@@ -103,21 +106,21 @@ class Trajectory:
     end: State
     finite: bool
 
-    def met(self, tolerance: float) -> int | None:
-        """Iterations after which the residual was first at most `tolerance`; None: it never was."""
+    def iterations_to(self, tolerance: float) -> int | None:
+        """Iterations after which the residual was first at most `tolerance`; None: never."""
         return next((k for k, r in enumerate(self.residuals) if r <= tolerance), None)
 
     def has_stopped(self, tolerance: float) -> bool:
-        """Whether what is left of the motion is at most `tolerance` of its scale, and falls."""
+        """Whether the remaining motion is at most `tolerance` of its scale, and decreases."""
         return self.finite and self.motion.relative <= tolerance and not self.motion.moves_on
 
     def behaviour(self, tolerance: float) -> Behaviour:
-        """What the iteration does.
+        """The behaviour of the iteration.
 
         converged: see `has_stopped`. diverges: an iterate is not finite, or the last residual is
         more than twice the least one. moves on: see `Motion.is_uniform`. converging: the residual
-        fell by at least 2 % over the last half. If it did not, it moves on after all where
-        `Motion.moves_on`, and does not settle otherwise.
+        decreased by at least 2 % over the last half. Otherwise it moves on if `Motion.moves_on`,
+        and does not settle if not.
         """
         if not self.finite:
             return "diverges"
@@ -134,9 +137,9 @@ class Trajectory:
 
     @property
     def rate(self) -> float:
-        """Factor of the residual an iteration, fitted to its logarithm over the last half.
+        """Factor of the residual in one iteration, fitted to its logarithm over the last half.
 
-        Of residuals above the rounding of float32; nan where there are fewer than three.
+        The fit uses residuals above the rounding error of float32; nan if there are fewer than 3.
         """
         kept = [r for r in self.residuals if math.isfinite(r) and r > 3e-7]
         kept = kept[len(kept) // 2 :]
@@ -155,37 +158,37 @@ def follow(
     search: int = 0,
     tolerance: float = 0.0,
 ) -> Trajectory:
-    """Iterate T and keep what the verdicts need.
+    """Iterate T and record the data of the verdicts.
 
     Args:
         mapping: D, G and alpha at one problem.
         start: u^0.
-        iterations: that are done in any case.
-        search: further ones, until the iteration has stopped, see `Trajectory.has_stopped`, and is
-            still seen to after as many iterations again: steps that fall towards a positive
-            limit look for a while like steps that fall to 0.
-        tolerance: of the search.
+        iterations: number of iterations that are always done.
+        search: number of further ones, until the iteration has stopped (see
+            `Trajectory.has_stopped`) and still has after as many iterations again: steps that
+            decrease to a positive limit look for a while like steps that decrease to 0.
+        tolerance: tolerance of the search.
     """
-    walk = _Walk(mapping, start)
-    walk.go(iterations - iterations // _STRETCH)
-    walk.go(iterations // _STRETCH)
+    iteration = _Iteration(mapping, start)
+    iteration.advance(iterations - iterations // _STRETCH)
+    iteration.advance(iterations // _STRETCH)
     stopped_at = 0
-    while walk.finite and walk.done < iterations + search + stopped_at:
-        if walk.motion.is_uniform and walk.before.is_uniform:
+    while iteration.finite and iteration.done < iterations + search + stopped_at:
+        if iteration.motion.is_uniform and iteration.before.is_uniform:
             break
-        if not walk.trajectory.has_stopped(tolerance):
+        if not iteration.trajectory.has_stopped(tolerance):
             stopped_at = 0
         elif not stopped_at:
-            stopped_at = walk.done
-        if stopped_at and (walk.motion.is_over or walk.done >= 2 * stopped_at):
+            stopped_at = iteration.done
+        if stopped_at and (iteration.motion.is_over or iteration.done >= 2 * stopped_at):
             break
-        left = iterations + search + stopped_at - walk.done
-        walk.go(min(left, max(1, walk.done // (_STRETCH - 1))))
-    return walk.trajectory
+        left = iterations + search + stopped_at - iteration.done
+        iteration.advance(min(left, max(1, iteration.done // (_STRETCH - 1))))
+    return iteration.trajectory
 
 
-class _Walk:
-    """An iteration that is continued stretch by stretch.
+class _Iteration:
+    """An iteration that continues in stretches.
 
     Args:
         mapping, start: as in `follow`.
@@ -193,8 +196,8 @@ class _Walk:
 
     def __init__(self, mapping: FixedPointMap, start: State) -> None:
         self._mapping, self._u = mapping, mapping.lift(start)
-        image = mapping.D(self._u, 0)
-        sizes = mapping.metric.norm(self._u), mapping.metric.norm(image)
+        Du = mapping.D(self._u, 0)
+        sizes = mapping.metric.norm(self._u), mapping.metric.norm(Du)
         self._scale = self._largest = torch.maximum(*sizes)
         self._steps: list[Tensor] = []
         self._residuals: tuple[float, ...] = ()
@@ -203,22 +206,22 @@ class _Walk:
 
     @property
     def done(self) -> int:
-        """Iterations so far."""
+        """Number of iterations so far."""
         return len(self._residuals)
 
     @property
     def trajectory(self) -> Trajectory:
-        """What there is so far."""
+        """The trajectory so far."""
         growth = _growth(self._steps, _rounding(self._largest, self._u))
         return Trajectory(self._residuals, self.motion, growth, self._u, self.finite)
 
-    def go(self, iterations: int) -> None:
-        """Go on for so many iterations, or until an iterate is not finite."""
+    def advance(self, iterations: int) -> None:
+        """Continue for this many iterations, or until an iterate is not finite."""
         if iterations < 1 or not self.finite:
             return
         begin, done = self._u, self.done
         solution = iterate(
-            self._mapping, begin, iterations=iterations, combine=self._watch, start=done
+            self._mapping, begin, iterations=iterations, observe=self._record, start=done
         )
         self._u, self._residuals = solution.value, self._residuals + solution.residuals
         self.finite = solution.status is not Status.NONFINITE
@@ -229,15 +232,14 @@ class _Walk:
             motion = _motion(self._mapping, begin, self._u, stretch, self._scale)
             self.before, self.motion = self.motion, motion
 
-    def _watch(self, k: int, u: State, averaged: State) -> State:
-        self._steps.append(self._mapping.metric.norm(subtract(averaged, u)))
-        return averaged
+    def _record(self, k: int, u: State, following: State) -> None:
+        self._steps.append(self._mapping.metric.norm(subtract(following, u)))
 
 
 def _motion(
     mapping: FixedPointMap, begin: State, end: State, steps: Tensor, scale: Tensor
 ) -> Motion:
-    """Of the stretch from `begin` to `end` with these steps, (n, B), in the norm of G."""
+    """Motion on the stretch from `begin` to `end` with steps of these lengths, (n, B)."""
     steps, scale = steps.double(), scale.double()
     way, last = steps.sum(0), steps[-1]
     distance = mapping.metric.norm(subtract(end, begin)).double()
@@ -245,9 +247,11 @@ def _motion(
     tiny, kind = torch.finfo(steps.dtype).tiny, torch.finfo(end[0].dtype)
     moved = torch.stack([(a != b).flatten(1).any(1) for a, b in zip(end, begin, strict=True)])
     vanishes = (displacement == 0) & moved.any(0) & (scale < math.sqrt(kind.tiny) / kind.eps)
-    displacement = torch.where(vanishes, torch.inf, displacement)  # its square does, u moves on
+    displacement = torch.where(
+        vanishes, torch.inf, displacement
+    )  # u moves, but the square of the step underflows
     rounding = _rounding(mapping.metric.norm(end), end)
-    # Few steps always seem to go straight on.
+    # A path of few steps always seems straight.
     alignment = distance / way.clamp_min(tiny) if len(steps) >= _ENOUGH else torch.zeros_like(way)
     fall = last / steps[0].clamp_min(tiny)
     goes_on = (alignment > _ALIGNED) & (distance > rounding)
@@ -261,7 +265,7 @@ def _or_infinite(value: float) -> float:
 
 
 def _rounding(size: Tensor, u: State) -> Tensor:
-    """Of |u|_G, (B,), below which a step is none."""
+    """Rounding error of |u|_G below which a step counts as 0, (B,)."""
     return _ROUNDING * torch.finfo(u[0].dtype).eps * size.double()
 
 
@@ -275,7 +279,7 @@ def _growth(steps: Sequence[Tensor], rounding: Tensor) -> float:
 
 
 def starts(initial: State, seed: int = 0) -> dict[str, State]:
-    """Where trajectories begin: the task's own start, 0, and uniform noise of the start's range."""
+    """Starts of trajectories: the task's start, 0, and uniform noise of the start's range."""
     generator = torch.Generator().manual_seed(seed)
     zero = tuple(torch.zeros_like(block) for block in initial)
     by_name: dict[str, State] = {TASK_START: initial}
@@ -289,7 +293,7 @@ def starts(initial: State, seed: int = 0) -> dict[str, State]:
 
 
 def distance(estimates: Sequence[State]) -> float:
-    """Largest relative Euclidean distance between the estimates that the starts lead to."""
+    """Largest relative Euclidean distance between the estimates of different starts."""
     first = estimates[0]
     size = inner(first, first).sqrt().clamp_min(1e-30)
     gaps = [

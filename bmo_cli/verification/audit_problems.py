@@ -1,6 +1,6 @@
-"""Small problems in float64 on which everything can be checked by brute force.
+"""Small problems in float64, for which brute force can check everything.
 
-| problem | what is special |
+| problem | property |
 |---|---|
 | strongly_convex | one lower solution, reached linearly |
 | convex | many lower solutions: I - J is singular |
@@ -31,14 +31,14 @@ from bmo_cli.tasks.toy import Toy
 
 @dataclass(frozen=True)
 class SmallProblem:
-    """A problem with what is learned in it.
+    """A problem with its learned parts.
 
     Attributes:
-        unknown: module with the learned parts of the problem itself; it may have none.
-        sample: the problem at the present parameters of `unknown`.
-        operator: D_num that suits it.
+        unknown: module with the learned parts of the problem; it may have none.
+        sample: returns the problem at the present parameters of `unknown`.
+        operator: D_num for this problem.
         net: D_net, or None.
-        iterations: K, enough to converge to rounding where there is one fixed point.
+        iterations: K, enough to converge up to rounding if there is one fixed point.
     """
 
     unknown: nn.Module
@@ -128,10 +128,10 @@ PROBLEMS: dict[str, Callable[[], SmallProblem]] = {
 
 
 def norm_problems(understated: float) -> dict[str, Problem]:
-    """Problems on which operators are measured, by the kind of function or relation.
+    """Problems for the audit of operators, by the kind of function or relation.
 
     Args:
-        understated: factor by which L_f and |A|^2 are declared too small; 1: the truth.
+        understated: factor by which L_f and |A|^2 are stated too small; 1: exact values.
     """
 
     class Declared(Matrix):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bmo_cli.nets.conv_norm import norm_squared_bound, periodic_norm, zero_padded_norm
+from bmo_cli.nets.operator_norms import norm_squared_bound, periodic_norm, zero_padded_norm
 
 SHAPES = [(1, 1, 3, 3), (4, 1, 3, 3), (3, 2, 5, 5), (2, 3, 3, 5)]
 SIZES = [(6, 9), (8, 5), (7, 7)]

@@ -1,31 +1,31 @@
-"""The upper bound of the Lipschitz constant of D in G, and on whose word it rests."""
+"""The upper bound of the Lipschitz constant of D in G, and who declares its parts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from bmo_cli.certificate.evidence import (
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.evidence import (
+    are_convex,
     declarers,
     functions_of,
-    known_convex,
     maps_of,
     parts_of_network,
     parts_of_scheme,
     statements_of,
 )
-from bmo_cli.certificate.findings import Bound, nan_last, rounding_of
-from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.problem import Problem
+from bmo_cli.verification.findings import Bound, nan_last, rounding_of
 
 
 def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bound:
     """The best upper bound that weights, step sizes and declarations give.
 
     Args:
-        scheme: at its present weights.
+        scheme: scheme at its present weights.
         convex: whether the task declares its problems convex.
-        problems: at which the step size and the functions are looked at.
+        problems: problems whose step sizes and functions are examined.
     """
     operator, net = scheme.operator, scheme.net
     name = type(operator).__name__
@@ -33,7 +33,7 @@ def bound_of(scheme: GKM, convex: bool, problems: Sequence[Problem] = ()) -> Bou
         return Bound(None, f"{len(scheme.stages)} sets of weights: there is no single map")
     if not operator.stationary:
         return Bound(None, f"{name} changes with the iteration: there is no single map")
-    known = [known_convex(problem) for problem in problems]
+    known = [are_convex(problem) for problem in problems]
     if not convex or False in known:
         return Bound(None, f"the problems are not convex, which {name} assumes")
     if None in known:

@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, OpenUnit, Repeats, Seed, checked
-from bmo_cli.nets.conv_norm import norm_bound, norm_squared_bound
 from bmo_cli.nets.network import LayerBound, Network, NormBound, open_unit
+from bmo_cli.nets.operator_norms import norm_bound, norm_squared_bound
 
-_GRID = 32  # frequencies a dimension at which norms are sampled; 2 % above the norm for 3 x 3
+_GRID = 32  # sampled frequencies a dimension; the bound is 2 % above the norm for 3 x 3
 
 
 @checked
 class NormalizedConv(Network):
     """x + theta (N(x) - x), N a chain of 3 x 3 convolutions W_i / |W_i| and ReLU, 0 < theta < 1.
 
-    |W_i| is the norm of the convolution on images of every size (`nets.conv_norm`), not the
-    spectral norm of the reshaped weight, so that |N(a) - N(b)| <= |a - b| and the mixture is
+    |W_i| is the norm of the convolution on images of every size (`nets.operator_norms`), not the
+    spectral norm of the reshaped weight. Hence |N(a) - N(b)| <= |a - b|, and the mixture is
     theta-averaged. Borders are padded with zeros. (Ryu et al., "Plug-and-play methods provably
     converge with properly trained denoisers", ICML 2019, and Pesquet et al., "Learning maximally
     monotone operators for image recovery", SIAM J. Imaging Sci. 2021, for the averaged form.)
@@ -60,7 +60,7 @@ class NormalizedConv(Network):
         for n_in, n_out in itertools.pairwise(sizes):
             weight = torch.empty(n_out, n_in, 3, 3)
             nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-            # A chain of norms of at most 1 fades: the centres start as a partial isometry.
+            # Layers of norm at most 1 attenuate, so the centre taps start as a partial isometry.
             nn.init.orthogonal_(weight[:, :, 1, 1], generator=generator)
             weight[:, :, 1, 1] *= 3
             self.weights.append(weight)

@@ -1,1 +1,0 @@
-"""Proof by measurement: hyper-gradients and operators held to what they promise."""

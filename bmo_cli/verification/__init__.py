@@ -1,0 +1,1 @@
+"""Verification of schemes: convergence certificates, and the audit of hyper-gradients."""
