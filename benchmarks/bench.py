@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from workloads import Posed, by_higher, motion
 
-from bmo_cli.commands.restore import restored
+from bmo_cli.commands.restore import Restorer
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
@@ -285,14 +285,8 @@ def restoring(device: torch.device, repeats: int) -> dict[str, dict[str, float]]
 def _tiled(side: int) -> Tensor:
     """A large photograph, restored as `bmo restore` does."""
     scheme = GKM(operator=ProximalGradient(), net=DnCNN(), alpha=None)
-    config = {
-        "task": {"channels": 1},
-        "eval": {"iterations": 8},
-        "boundary": "pad",
-        "tile": 1024,
-        "tile_margin": 256,
-    }
-    return restored(scheme, Deconvolution, torch.rand(1, 1, side, side), motion(19), config)
+    restorer = Restorer(scheme, Deconvolution, {"channels": 1}, Settings(8), "pad", 1024, 256)
+    return restorer(torch.rand(1, 1, side, side), motion(19))
 
 
 def coding(device: torch.device, repeats: int) -> dict[str, dict[str, float]]:

@@ -36,8 +36,8 @@ import bmo_cli.commands.evaluate
 import bmo_cli.experiment.certificate_report
 import bmo_cli.training.run
 from bmo_cli.config.locate import GROUPS, choices
-from bmo_cli.data.image_file import read_image, write_image
-from bmo_cli.data.photograph import Photograph
+from bmo_cli.data.images.file import read_image, write_image
+from bmo_cli.data.images.photograph import Photograph
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.nets.dncnn import DnCNN
@@ -326,7 +326,7 @@ _TARGETS = [
     {"_target_": "torch.optim.optimizer.functools.partial"},
     {"_target_": "bmo_cli.experiment.build.load_plugins", "plugins": ["evil.py"]},
     {"_target_": "bmo_cli.nets.dncnn.torch.load", "f": "evil.pt"},
-    {"_target_": "bmo_cli.data.image_file.Path.touch", "_args_": [_MARK]},
+    {"_target_": "bmo_cli.data.images.file.Path.touch", "_args_": [_MARK]},
     {"_target_": "hydra._internal.utils._locate", "path": "os.system"},
     {"_target_": "evil.Evil"},
     {"_target_": ["os.system"]},

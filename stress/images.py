@@ -31,9 +31,9 @@ import tiff_cases
 from image_case import Case
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_description import colour_space
-from bmo_cli.data.image_file import read_image, read_values, write_image
-from bmo_cli.data.photograph import Photograph
+from bmo_cli.data.images.description import colour_space
+from bmo_cli.data.images.file import read_image, read_values, write_image
+from bmo_cli.data.images.photograph import Photograph
 from bmo_cli.errors import InputError
 
 _KINDS = [*tiff_cases.CASES, *png_cases.CASES, *other_cases.CASES]

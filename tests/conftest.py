@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
-from bmo_cli.data.image_file import Photograph, write_image
+from bmo_cli.data.images.file import Photograph, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # of a worker: threads that share cores with another one wait for it
@@ -35,11 +35,16 @@ def rng():
     return np.random.default_rng(0)
 
 
-def composed(*overrides, command="train"):
-    """The configuration of a command, resolved and checked."""
+def plain_config(*overrides, command="train"):
+    """The configuration of a command, resolved, as plain data."""
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         config = compose(command, [*overrides, *(["out=out"] if command == "table" else [])])
-    return check_config(OmegaConf.to_container(config, resolve=True), command)
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def composed(*overrides, command="train"):
+    """The configuration of a command as objects."""
+    return check_config(plain_config(*overrides, command=command), command)
 
 
 def make_photos(folder):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from bmo_cli.data.image_file import Photograph, write_image
+from bmo_cli.data.images.file import Photograph, write_image
 from bmo_cli.results.files import plain
 from bmo_cli.results.run_folder import RunFolder
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.ndimage import convolve1d
 
-from bmo_cli.data.image_file import read_image
+from bmo_cli.data.images.file import read_image
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
 from bmo_cli.metrics import PROTOCOLS, protocol

@@ -5,19 +5,20 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bmo_cli.config.schema import RestoreConfig
-from bmo_cli.data.image_file import check_writable, read_image, write_image
+from bmo_cli.data.images.file import check_writable, read_image, write_image
+from bmo_cli.data.images.photograph import Photograph
+from bmo_cli.data.images.white_level import Brightness, remarks
 from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
-from bmo_cli.data.photograph import Photograph
-from bmo_cli.data.white_level import Brightness, remarks
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import choose_device, instantiate, target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
@@ -67,8 +68,17 @@ def restore(config: RestoreConfig) -> None:
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
     scheme = _trained(config, task.layers_of(config.task), device, plugins)
-    found = restored(scheme, task, y, None if kernel is None else kernel.to(device), config)
-    height, width = _write(output, photograph, found, overwrite=config.overwrite)
+    restorer = Restorer(
+        scheme,
+        task,
+        config.task,
+        Settings.of(config.eval),
+        config.boundary,
+        config.tile,
+        config.tile_margin,
+    )
+    images = restorer(y, None if kernel is None else kernel.to(device))
+    height, width = _write(output, photograph, images, overwrite=config.overwrite)
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
 
@@ -81,44 +91,60 @@ def _read(config: RestoreConfig) -> Photograph:
     return photograph
 
 
-def restored(
-    scheme: GKM, task: type[Task], y: Tensor, kernel: Tensor | None, config: RestoreConfig
-) -> Tensor:
-    """The images that a scheme makes of degraded ones, in tiles where they are larger than `tile`.
+@dataclass(frozen=True)
+class Restorer:
+    """A trained scheme that restores degraded images, in tiles where they are larger than `tile`.
 
-    Args:
+    Attributes:
         scheme: trained.
         task: whose `pose` poses the problem of a tile.
-        y: (B, C, H, W), C the channels of the scheme.
-        kernel: (h, w) blur kernel of a task that needs one.
-        config: with the sections `task` and `eval`, and `boundary`, `tile` and `tile_margin`.
-
-    Returns:
-        (B, C, a H, b W) with integers a and b, which are 1 where the task keeps the size.
-
-    Raises:
-        InputError: the task changes the size otherwise.
+        settings: the configuration's `task` section.
+        solver: how the scheme is iterated.
+        boundary: pad continues photographs smoothly beyond their borders.
+        tile: side in pixels.
+        margin: pixels that a tile sees around itself.
     """
-    settings, side = Settings.of(config.eval), config.tile
-    padded, margin = config.boundary == "pad", align_up(max(_SMOOTHING, *_shape(kernel)))
-    around = margin if padded else 0
-    wide = continue_periodically(y, around)
-    periodic = padded or kernel is not None
-    # What is periodic would wrap the cuts of a tile onto each other, if they were not continued.
-    at_cuts = margin if periodic and max(wide.shape[-2:]) > side else 0
 
-    def tile_restored(tile: Tensor) -> Tensor:
-        try:
-            posed = task.pose(tile, config.task, kernel, at_cuts)
-        except NotImplementedError as error:
-            raise _without_photographs(task) from error
-        estimate = solve(scheme, posed.problem, posed.initial, settings, check=False)
-        log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
-        return posed.image(estimate.value)
+    scheme: GKM
+    task: type[Task]
+    settings: Mapping[str, Any]
+    solver: Settings
+    boundary: Literal["periodic", "pad"] = "periodic"
+    tile: int = 1024
+    margin: int = 0
 
-    found = in_tiles(tile_restored, wide, side, config.tile_margin, periodic=periodic)
-    rows, columns = enlargement(wide, found)
-    return interior(found, (rows * around, columns * around))
+    def __call__(self, y: Tensor, kernel: Tensor | None) -> Tensor:
+        """The restored images.
+
+        Args:
+            y: (B, C, H, W), C the channels of the scheme.
+            kernel: (h, w) blur kernel of a task that needs one.
+
+        Returns:
+            (B, C, a H, b W) with integers a and b, which are 1 where the task keeps the size.
+
+        Raises:
+            InputError: the task changes the size otherwise.
+        """
+        padded, smoothing = self.boundary == "pad", align_up(max(_SMOOTHING, *_shape(kernel)))
+        around = smoothing if padded else 0
+        wide = continue_periodically(y, around)
+        periodic = padded or kernel is not None
+        # What is periodic would wrap the cuts of a tile onto each other without continuation.
+        at_cuts = smoothing if periodic and max(wide.shape[-2:]) > self.tile else 0
+
+        def restore_tile(tile: Tensor) -> Tensor:
+            try:
+                posed = self.task.pose(tile, self.settings, kernel, at_cuts)
+            except NotImplementedError as error:
+                raise _without_photographs(self.task) from error
+            estimate = solve(self.scheme, posed.problem, posed.initial, self.solver, check=False)
+            log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
+            return posed.image(estimate.value)
+
+        images = in_tiles(restore_tile, wide, self.tile, self.margin, periodic=periodic)
+        rows, columns = enlargement(wide, images)
+        return interior(images, (rows * around, columns * around))
 
 
 def _trained(

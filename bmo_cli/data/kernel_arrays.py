@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from bmo_cli.data.image_file import read_values
+from bmo_cli.data.images.file import read_values
 from bmo_cli.errors import InputError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmo_cli.data.image_file import SUFFIXES
+from bmo_cli.data.images.file import SUFFIXES
 from bmo_cli.data.kernel_arrays import Unread, read_arrays
 from bmo_cli.errors import InputError, nearest, printable
 

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bmo_cli.data.image_set import ImageSet, shared_images, similar_images
+from bmo_cli.data.images.image_set import ImageSet, shared_images, similar_images
 from bmo_cli.data.patches import Patches, as_tensor, central
 from bmo_cli.data.prefetch import prefetch
 from bmo_cli.data.splits import PhotographData, Split

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bmo_cli.config.checks import Count, Flips, Index, Positive, checked
 from bmo_cli.data.embedded import embedded_files
-from bmo_cli.data.image_set import ImageSet
+from bmo_cli.data.images.image_set import ImageSet
 from bmo_cli.data.named_sets import SETS, Files, find, require
 from bmo_cli.data.pairs import held_out_part, pairs_digest
 from bmo_cli.data.splits import PhotographData, Split

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bmo_cli.data.image_set import image_files
+from bmo_cli.data.images.image_set import image_files
 from bmo_cli.data.pairs import pair_files
 from bmo_cli.errors import InputError, nearest
 

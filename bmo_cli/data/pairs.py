@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bmo_cli.data.image_set import ImageSet, files_digest, image_files
+from bmo_cli.data.images.image_set import ImageSet, files_digest, image_files
 from bmo_cli.errors import InputError
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmo_cli.config.checks import Flips
-from bmo_cli.data.image_set import ImageSet
+from bmo_cli.data.images.image_set import ImageSet
 
 
 class Patches:

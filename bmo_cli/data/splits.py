@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from bmo_cli.config.checks import Channels, Count, Flips, Positive, Workers, checked
 from bmo_cli.data.embedded import EMBEDDED, embedded_files
-from bmo_cli.data.image_file import MAX_MEGAPIXELS, read_image
-from bmo_cli.data.image_set import ImageSet, files_digest, image_files, printable_names
+from bmo_cli.data.images.file import MAX_MEGAPIXELS, read_image
+from bmo_cli.data.images.image_set import ImageSet, files_digest, image_files, printable_names
+from bmo_cli.data.images.white_level import remarks
 from bmo_cli.data.pairs import held_out_part, pair_files, pairs_digest, require_alike
-from bmo_cli.data.white_level import remarks
 from bmo_cli.errors import InputError
 
 log = logging.getLogger(__name__)

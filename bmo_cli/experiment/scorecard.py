@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bmo_cli.config.schema import Evaluate
-from bmo_cli.data.image_file import write_image
-from bmo_cli.data.photograph import Photograph
+from bmo_cli.data.images.file import write_image
+from bmo_cli.data.images.photograph import Photograph
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import (

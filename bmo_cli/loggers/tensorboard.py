@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bmo_cli.data.image_file import read_image
+from bmo_cli.data.images.file import read_image
 from bmo_cli.errors import InputError
 from bmo_cli.loggers.logger import Logger
 from bmo_cli.results.run_folder import RunFolder

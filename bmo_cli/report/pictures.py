@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bmo_cli.data.image_file import read_image
+from bmo_cli.data.images.file import read_image
 from bmo_cli.errors import InputError
 from bmo_cli.report.entry import Entry
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.schema import Table
-from bmo_cli.data.image_file import read_image
+from bmo_cli.data.images.file import read_image
 from bmo_cli.results.result import RunResult
 from bmo_cli.tables.cell import Cell, plain_name
 from bmo_cli.tables.crops import Panel, crops_figure

@@ -1,0 +1,1 @@
+"""Image files: formats, metadata, depths, and folders of them."""
