@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, nearest, printable, wrap_os_error
+from bmo_cli.errors import (
+    BmoError,
+    InputError,
+    Interrupted,
+    SweepFailed,
+    nearest,
+    printable,
+    wrap_os_error,
+)
 
 COMMANDS = {
     "train": (
@@ -84,7 +92,7 @@ def main() -> None:
     except BrokenPipeError:
         _reader_gone()
     except (BmoError, OSError) as error:
-        if wants_traceback:
+        if wants_traceback and not isinstance(error, Interrupted | SweepFailed):
             raise
         if isinstance(error, OSError):  # of the output
             _silence()

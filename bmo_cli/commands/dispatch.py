@@ -50,10 +50,12 @@ class Job:
     Attributes:
         command: one of `cli.COMMANDS`.
         typed: overrides of this command line, without those recorded in a run.
+        started: whether a run has changed its folder.
     """
 
     command: str
     typed: tuple[str, ...]
+    started: bool = field(default=False, init=False)
     _jobs: SweepJobs | None = field(default=None, init=False)
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -123,7 +125,7 @@ class Job:
             with disk_full_in_one_line(str(path), _again(self.command, run)), exits_as_errors():
                 result = self._result(run)
         except Exception as error:
-            started = run is not None and run.state != "prepared"
+            started = self.started = run is not None and run.state != "prepared"
             if (started or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
                 about = None if run is None else run.spec.about
                 record_failure(path, error, choices, about=about, started=started)

@@ -31,10 +31,11 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--info", "-i", "--shell-completion", "-sc"),
 }
 """Hydra's flags; --experimental-rerun is left out, which would unpickle a file."""
+_PLACES = {*CONFIG_DIR_FLAGS, "--config-path", "-cp"}
 _DRY_RUN = "--dry-run"
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 _SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
-_NO_SWEEPS = {
+NO_SWEEPS = {
     "table": "bmo table runs its cells itself, without -m; see table.rows",
     "restore": "bmo restore works on one photograph at a time, without -m",
 }
@@ -86,8 +87,8 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     """
     dry_run = command != "table" and _DRY_RUN in words
     words = [word for word in words if word != _DRY_RUN or not dry_run]
-    if command in _NO_SWEEPS and _SWEEPS & set(words):
-        raise InputError(_NO_SWEEPS[command])
+    if command in NO_SWEEPS and _SWEEPS & set(words):
+        raise InputError(NO_SWEEPS[command])
     words = (_table_words if command == "table" else _flags_first)(words)
     require_free_names(words)
     words = readable(words)
@@ -136,9 +137,14 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             following = value if equals else next(rest, None)
             if not following:
                 raise InputError(f"{flag} is given without a value: {flag} VALUE")
-            word = f"{flag}={at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
+            word = f"{flag}={_place(following) if flag in _PLACES else following}"
         flags.append(word)
     return flags + overrides
+
+
+def _place(folder: str) -> str:
+    """A folder of YAML files, which Hydra would look for beside its caller."""
+    return folder if folder.startswith("pkg://") else str(Path(at_home(folder)).absolute())
 
 
 def _with_recorded(invocation: Invocation) -> Invocation:

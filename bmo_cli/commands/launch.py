@@ -28,18 +28,18 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.commands.dispatch import Job
-from bmo_cli.commands.invocation import Invocation
+from bmo_cli.commands.invocation import NO_SWEEPS, Invocation
 from bmo_cli.config.commands import command, here, quoted
 from bmo_cli.config.help import register_help
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.own_files import config_dirs
 from bmo_cli.config.paths import at_home
 from bmo_cli.errors import InputError, printable, printable_lines
 from bmo_cli.jobs.sweep_end import put_away_pickles, require_all_done
 from bmo_cli.jobs.sweep_plan import dry_run, planned
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import MadeFolder, make_unique
-from bmo_cli.results.result import FILE
 
 _BASE = "1.3"
 """Hydra's defaults that are meant"""
@@ -62,19 +62,31 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
         words.append("hydra/help=bmo_command")
     version.setbase(_BASE)
     options = get_args_parser().parse_args(words)
-    shown = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
-    if any(option not in (None, False) for option in shown) or (options.run and options.multirun):
+    shows = (options.help, options.hydra_help, options.shell_completion, options.resolve)
+    if any(shows) or options.cfg or options.info or (options.run and options.multirun):
         show(invocation.command, words)
         return
     app = _app(invocation.command, options.config_path, options.config_dir)
     name = options.config_name or invocation.command
     try:
-        if invocation.sweeps:
+        if _sweeps(app, name, options.run, invocation):
             _sweep(app, name, options.overrides, invocation)
         else:
             _run_once(app, name, options.overrides, invocation)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _sweeps(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
+    """Whether the command line or a YAML file asks for a sweep."""
+    own = config_dirs(invocation.words) or any("hydra." in word for word in invocation.words)
+    if invocation.sweeps or run or not own:  # what is shipped asks for none
+        return invocation.sweeps
+    overrides = [word for word in invocation.words if not word.startswith("-")]
+    mode = app.get_mode(name, overrides)
+    if mode == RunMode.MULTIRUN and invocation.command in NO_SWEEPS:
+        raise InputError(NO_SWEEPS[invocation.command])
+    return bool(mode == RunMode.MULTIRUN)
 
 
 def show(command: str, words: Sequence[str]) -> None:
@@ -96,7 +108,7 @@ def _runs_nothing(config: DictConfig) -> None:
 
 
 def _app(command: str, config_path: str | None, own: str | None) -> Hydra:
-    path = create_config_search_path(str(Path(config_path or config_dir()).absolute()))
+    path = create_config_search_path(config_path or str(config_dir()))
     if own is not None:
         place = f"file://{Path(own).absolute()}"
         path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
@@ -107,17 +119,17 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
     """Run the command in a folder of its own; a resumed run keeps its folder."""
     words = [*overrides, "hydra.mode=RUN"]
     config = app.compose_config(name, words, run_mode=RunMode.RUN, with_log_configuration=True)
+    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     made = None
     if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
         made = _made(config, "hydra.run.dir")
-        if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
-            (made.path / ".hydra").mkdir()
-    callbacks = Callbacks(config)
-    callbacks.on_run_start(config=config, config_name=name)
     try:
+        if made is not None and config.hydra.output_subdir == ".hydra":
+            (made.path / ".hydra").mkdir()  # by which `bmo runs` knows it from now on
+        callbacks.on_run_start(config=config, config_name=name)
         returned = run_job(
             hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
-            task_function=Job(invocation.command, invocation.typed),
+            task_function=job,
             config=config,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -126,7 +138,7 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
         if returned.status is JobStatus.FAILED:
             raise returned._return_value  # the property would print a line of Hydra's own
     except Exception:
-        if made is not None and not (made.path / FILE).exists():  # it was refused
+        if made is not None and not job.started:  # it was refused
             logging.shutdown()
             made.discard()
         raise
@@ -134,12 +146,11 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
 
 def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
     """Check all jobs of a sweep, run them, and tell of those that failed."""
-    words = list(overrides)
-    if "hydra.mode=MULTIRUN" not in words:
-        words.append("hydra.mode=MULTIRUN")
+    words = [*overrides, "hydra.mode=MULTIRUN"]
     config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
-    jobs = planned(config, invocation.typed)
+    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
+    jobs = planned(config, invocation.command, invocation.typed)
     if invocation.dry_run:
         print(printable_lines(dry_run(config, jobs)))
         return
@@ -147,7 +158,6 @@ def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocati
         _make_sweep_folder(config)
     else:
         put_away_pickles(invocation.resumed)
-    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     callbacks.on_multirun_start(config=config, config_name=name)
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config,

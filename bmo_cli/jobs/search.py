@@ -208,7 +208,7 @@ def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
             f"hydra.sweeper.direction must be maximize or minimize (or null), got "
             f"{sweeper.direction!r}"
         )
-    if config.hydra.job.config_name != "train":
+    if config.hydra.job.name != "train":
         raise InputError("hydra/sweeper=search is for bmo train: it looks at validation scores")
     space_of(overrides)
     if importlib.util.find_spec("optuna") is None:

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bmo_cli.config.commands import here
@@ -62,6 +61,9 @@ class SweepJobs:
         at_a_time = spec.config.jobs
         if at_a_time > 1:
             require_places(spec.config, self._launcher, self._sweeper)
+            if self._pool is None:
+                self._pool = JobPool(at_a_time, _record)
+            self._pool.wait_for_place()  # another process may train the job meanwhile
         spec, done = with_earlier_attempt(spec)
         if done is not None:
             if at_a_time > 1:
@@ -69,9 +71,7 @@ class SweepJobs:
                 return None
             log.info("done before: %s", spec.path)
             return done
-        if at_a_time > 1:
-            if self._pool is None:
-                self._pool = JobPool(at_a_time, _record)
+        if self._pool is not None:
             self._pool.add(spec, _train_quietly, spec, device=spec.config.device)
             _say("started", spec)
             return None
@@ -98,14 +98,16 @@ class SweepJobs:
                 pool.add(spec, train_job, spec)
                 pool.finish()
             except Interrupted as stopped:
-                raise _stopped(spec, ended, stopped) from stopped
+                raise _stopped(spec, ended, stopped.exit_code) from stopped
+        if pool.stopping:  # just before its end
+            raise _stopped(spec, ended, pool.exit_code)
         result: RunResult = ended[0].outcome()
         return result
 
 
-def _stopped(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
+def _stopped(spec: TrainSpec, ended: list[Worker], exit_code: int) -> Interrupted:
     """What to say of a job that was asked to stop."""
-    message = f"stopped; {spec.path} is done"
+    message = f"stopped; {spec.path} is done" if ended else f"stopped before {spec.path} began"
     try:
         for worker in ended:
             worker.outcome()
@@ -113,7 +115,7 @@ def _stopped(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Inte
         message = str(error)
     except Killed:
         message = "stopped before it could be saved"
-    return Interrupted(message, exit_code=stopped.exit_code)
+    return Interrupted(message, exit_code=exit_code)
 
 
 def with_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
@@ -190,4 +192,4 @@ def _record(spec: TrainSpec, worker: Worker) -> None:
 def _say(what: str, spec: TrainSpec) -> None:
     """A line on the terminal; the log is that of the job that was started last."""
     with suppress(OSError):  # nobody reads, and the jobs go on
-        print(printable(f"{what}: {here(Path(spec.path))}"), flush=True)
+        print(printable(f"{what}: {here(spec.path)}"), flush=True)

@@ -47,11 +47,12 @@ class SweepJob:
     folder: Path
 
 
-def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
+def planned(config: DictConfig, command: str, typed: Sequence[str]) -> list[SweepJob]:
     """Compose and check every job; of a sweeper that chooses values itself, those at its limits.
 
     Args:
         config: of the sweep, with Hydra's section.
+        command: that the jobs run.
         typed: overrides of the command line, without those recorded in a run.
 
     Raises:
@@ -59,21 +60,21 @@ def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
     """
     words_of_jobs, varied = job_overrides(config)
     jobs = [
-        _planned(config, typed, number, words, tuple(w for w in words if _key(w) in varied))
+        _planned(config, (command, typed), number, words, [w for w in words if _key(w) in varied])
         for number, words in enumerate(words_of_jobs)
     ]
     exact = is_basic(config.hydra.sweeper)
     if exact:
         _require_own_folders(jobs)
-    _require_files(config, jobs, exact=exact)
+    _require_files(command, jobs, exact=exact)
     return jobs
 
 
-def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
+def _require_files(command: str, jobs: Sequence[SweepJob], *, exact: bool) -> None:
     """Look for the files of every job that is not done."""
     from bmo_cli.jobs.sweep_files import SweepFiles
 
-    files = SweepFiles(str(config.hydra.job.config_name))
+    files = SweepFiles(command)
     for number, job in enumerate(jobs):
         if exact and _result_of_done(job) is not None:
             continue
@@ -119,11 +120,11 @@ def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
 
 
 def _work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.jobs.status import goes_on  # which imports torch
+    from bmo_cli.jobs.status import goes_on, is_done  # which imports torch
 
     folder, config = RunFolder(job.folder), job.config
     result = folder.read_result() if exact else None
-    done = _result_of_done(job) if exact else None
+    done = result if result is not None and is_done(result, config) else None
     if done is not None:
         state = "done"
     elif goes_on(folder, config):
@@ -191,34 +192,35 @@ def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
 
 def _planned(
     config: DictConfig,
-    typed: Sequence[str],
+    asked: tuple[str, Sequence[str]],
     number: int,
     words: Sequence[str],
-    own: tuple[str, ...],
+    own: Sequence[str],
 ) -> SweepJob:
-    command = str(config.hydra.job.config_name)
+    """A job of the command and the overrides that were `asked` for."""
     with _named(number, own):
         composed = _composed(config, words)
         folder = _folder(config, composed, number)
         choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
+        command, typed = asked
         checked = checked_config(command, composed, typed)
-        return SweepJob(own, checked.config, choices, folder)
+        return SweepJob(tuple(own), checked.config, choices, folder)
 
 
 def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
-    command, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
+    name, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
     assert hydra is not None
     try:
         return hydra.compose_config(
-            command,
+            name,
             [*as_typed(config.hydra.overrides.hydra), *words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error, words, command)) from error
+        raise InputError(one_line(error, words, name)) from error
 
 
 def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:

@@ -41,7 +41,7 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
     Args:
         config: resolved and checked.
         name: of the table; a preset and a task are added to it.
-        own_files: what a command needs to find YAML files of the user's own, see `invocation`.
+        own_files: see `config.overrides.own_files`.
 
     Raises:
         InputError: a row or column does not compose; nothing has run then.
