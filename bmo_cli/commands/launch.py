@@ -79,7 +79,7 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
 
 def _sweeps(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
     """Whether the command line or a YAML file asks for a sweep."""
-    own = config_dirs(invocation.words) or any("hydra." in word for word in invocation.words)
+    own = config_dirs(invocation.words) or any("hydra.mode" in word for word in invocation.words)
     if invocation.sweeps or run or not own:  # what is shipped asks for none
         return invocation.sweeps
     overrides = [word for word in invocation.words if not word.startswith("-")]
