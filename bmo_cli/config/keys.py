@@ -18,7 +18,7 @@ NO_NUMBER: Mapping[str, str] = {
 NO_SCORE: Mapping[str, str] = {
     **NO_NUMBER,
     "eval.images": "how many pictures are written",
-    "eval.curve": "further numbers of iterations to score at",
+    "eval.score_at": "further numbers of iterations to score at",
     "eval.test": "whether there is a test score, not which",
     "train.log_every": "which rows history.csv has",
     "profile": "whether time is measured",

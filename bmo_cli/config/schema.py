@@ -49,8 +49,8 @@ class Train:
     """learning rate over the run, from `optim.lr` to (nearly) zero"""
     warmup: Index
     """steps over which the learning rate rises linearly to `optim.lr`"""
-    numerical_lr: Positive
-    """learning rate of step sizes and thresholds, as a multiple of `optim.lr`"""
+    numerical_lr_factor: Positive
+    """factor of `optim.lr` that gives the learning rate of step sizes and thresholds"""
     clip: Positive | None
     """largest norm of the hyper-gradient; null: not clipped"""
     validate_every: Count
@@ -75,7 +75,7 @@ class Evaluate:
     """how many test images are written as pictures"""
     anderson: Index = 0
     """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
-    curve: list[Count] = field(default_factory=list)
+    score_at: list[Count] = field(default_factory=list)
     """further numbers of iterations at which the test split is scored"""
     test: bool = True
     """whether a training run ends with the test split; false: it is judged by validation alone"""

@@ -72,7 +72,7 @@ def evaluate_test(
     task = experiment.task
     scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
     metrics = averages(scores, "test")
-    counts = sorted(set(settings.curve))
+    counts = sorted(set(settings.score_at))
 
     def cases() -> Iterator[Case]:
         for case in task.cases("test") if counts else ():

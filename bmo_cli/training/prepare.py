@@ -85,7 +85,7 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
     optimizer = None
     if experiment.hyper.trains:
         optimizer = build_optimizer(
-            config.optim, config.plugins, experiment.omega, config.train.numerical_lr
+            config.optim, config.plugins, experiment.omega, config.train.numerical_lr_factor
         )
     progress = Progress()
     if config.resume is not None:

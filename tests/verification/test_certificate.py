@@ -378,7 +378,7 @@ def lip_run(tmp_path_factory):
     words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
     done = run_bmo(
         "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
-        "certify=true", "certificate.horizon=40", "gkm.operator.gamma=2", "eval.curve=[1,4]",
+        "certify=true", "certificate.horizon=40", "gkm.operator.gamma=2", "eval.score_at=[1,4]",
         cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
