@@ -10,10 +10,10 @@ from dataclasses import asdict, fields
 
 import torch
 
-from bmo_cli.config.commands import plugins_word
+from bmo_cli.config.commands import format_plugins
 from bmo_cli.config.compose import compose
 from bmo_cli.config.schema import AuditConfig
-from bmo_cli.errors import BmoError, InputError, nearest
+from bmo_cli.errors import BmoError, InputError, suggest_nearest
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.operator import NumericalOperator
@@ -102,7 +102,7 @@ def _methods(
     if config.hyper is not None:
         name = choices["hyper"] or "hyper"
         return {name: instantiate(config.hyper, "hyper", plugins, HyperOptimizer)}
-    given = [plugins_word(plugins)] if plugins else []
+    given = [format_plugins(plugins)] if plugins else []
     return {
         name: instantiate(
             compose([*overrides, *given]).config.hyper, "hyper", plugins, HyperOptimizer
@@ -119,7 +119,7 @@ def _problems(chosen: str | Sequence[str]) -> list[str]:
         raise InputError(f"problem is empty; known: all, {', '.join(PROBLEMS)}")
     for name in names:
         if name not in PROBLEMS:
-            hint = nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
+            hint = suggest_nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
             raise InputError(f"unknown problem '{name}'{hint}")
     return names
 

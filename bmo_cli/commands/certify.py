@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.experiment.behaviour import require_map_of
@@ -66,7 +66,7 @@ def _finished_result(run: RunFolder, plugins: Sequence[str]) -> RunResult:
     recorded = None if trained is None else trained.identity
     if recorded is None and (trained is None or trained.status != "ok"):
         status = "no result.json" if trained is None else trained.status
-        again = command("train", plugins=plugins, resume=run.path)
+        again = format_command("train", plugins=plugins, resume=run.path)
         raise InputError(
             f"{run.path} is not a finished run ({status}), and a certificate needs one; finish it "
             f"with '{again}'"

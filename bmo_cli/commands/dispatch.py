@@ -14,20 +14,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bmo_cli.config.commands import command as printed_command
-from bmo_cli.config.commands import here
-from bmo_cli.config.effective import Checked, checked_config
-from bmo_cli.config.names import NAMED, plain_name, recorded_names
-from bmo_cli.config.overrides import own_files
+from bmo_cli.config.commands import format_command, relative_to_cwd
+from bmo_cli.config.effective import CheckedConfig, resolve_and_check
+from bmo_cli.config.names import NAMED, choice_name_or_none, read_recorded_choices
+from bmo_cli.config.overrides import own_config_words
 from bmo_cli.config.schema import AuditConfig, Config, EvalConfig, RestoreConfig, TableConfig
-from bmo_cli.config.snapshot import with_recorded_weights
+from bmo_cli.config.snapshot import restore_weight_keys
 from bmo_cli.errors import (
     InputError,
     Interrupted,
     RunLocked,
-    disk_full_in_one_line,
-    exits_as_errors,
-    printable,
+    convert_exits,
+    escape_unprintable,
+    explain_full_disk,
 )
 from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.jobs.failures import record_failure
@@ -76,12 +75,12 @@ class Job:
         logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            with exits_as_errors():
+            with convert_exits():
                 result = self._run(config)
         except Interrupted as error:
             if not sweeps:
                 raise
-            print(f"bmo: {printable(str(error))}", file=sys.stderr)
+            print(f"bmo: {escape_unprintable(str(error))}", file=sys.stderr)
             raise SystemExit(error.exit_code) from error  # past Hydra, which would go on
         except Exception:
             if not sweeps:
@@ -105,22 +104,22 @@ class Job:
         if self.command == "restore":
             from bmo_cli.commands.restore import restore
 
-            restore(cast(RestoreConfig, checked_config("restore", config, self.typed).config))
+            restore(cast(RestoreConfig, resolve_and_check("restore", config, self.typed).config))
             return None
         if self.command == "table":
             from bmo_cli.tables.make import make_table
 
-            checked = cast(TableConfig, checked_config("table", config, self.typed).config)
-            make_table(checked, hydra.runtime.choices["table"], own_files(hydra))
+            checked = cast(TableConfig, resolve_and_check("table", config, self.typed).config)
+            make_table(checked, hydra.runtime.choices["table"], own_config_words(hydra))
             return None
         path, run, choices = Path(hydra.runtime.output_dir), None, dict[str, str | None]()
         try:
             if hydra.job.chdir:
                 raise InputError("hydra.job.chdir=true moves every relative path; leave it out")
-            checked_run = checked_config(self.command, config, self.typed)
+            checked_run = resolve_and_check(self.command, config, self.typed)
             choices = _choices(dict(hydra.runtime.choices), checked_run, self.typed)
             run = Run(_spec(self.command, checked_run, choices, path))
-            with disk_full_in_one_line(str(path), _again(self.command, run)), exits_as_errors():
+            with explain_full_disk(str(path), _again(self.command, run)), convert_exits():
                 result = self._result(run)
         except Exception as error:
             started = run is not None and run.state != "prepared"
@@ -129,7 +128,7 @@ class Job:
                 record_failure(path, error, choices, about=about, started=started)
             raise
         if result is not None:
-            log.info("results in %s", here(path))
+            log.info("results in %s", relative_to_cwd(path))
         return result
 
     def _result(self, run: Run[Any]) -> RunResult | None:
@@ -169,12 +168,12 @@ class Job:
 
 
 def _spec(
-    command: str, checked: Checked, choices: Mapping[str, str | None], path: Path
+    command: str, checked: CheckedConfig, choices: Mapping[str, str | None], path: Path
 ) -> RunSpec[Config | AuditConfig]:
     config, snapshot = cast(Config | AuditConfig, checked.config), None
     existing = _existing(config)
     if existing is not None:
-        snapshot = OmegaConf.to_yaml(with_recorded_weights(checked.composed, Path(existing)))
+        snapshot = OmegaConf.to_yaml(restore_weight_keys(checked.composed, Path(existing)))
     logging_config: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
     about = existing if command in ("eval", "certify") else None
     return RunSpec(config, choices, path, logging_config, snapshot, about)
@@ -191,12 +190,12 @@ def _again(command: str, run: Run[Any]) -> str:
     """What to do once there is room on the disk."""
     if command != "train":
         return "give the same command again"
-    resume = printed_command("train", plugins=run.config.plugins, resume=run.spec.path)
+    resume = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
     return f"go on with '{resume}'"
 
 
 def _choices(
-    composed: Mapping[str, str], checked: Checked, typed: tuple[str, ...]
+    composed: Mapping[str, str], checked: CheckedConfig, typed: tuple[str, ...]
 ) -> dict[str, str | None]:
     """Chosen option of every group; of a run that exists its own, where nothing else was typed.
 
@@ -209,7 +208,7 @@ def _choices(
         return chosen
     result = RunFolder(Path(existing)).read_result()
     recorded: Mapping[str, object] = {} if result is None else result.choices
-    if plain_name(recorded.get("task")) is None:
-        recorded = recorded_names(Path(existing)) or chosen
+    if choice_name_or_none(recorded.get("task")) is None:
+        recorded = read_recorded_choices(Path(existing)) or chosen
     new = {group for group in NAMED if any(text.startswith(f"{group}=") for text in typed)}
-    return {g: chosen[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}
+    return {g: chosen[g] if g in new else choice_name_or_none(recorded.get(g)) for g in NAMED}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.data.perceptual import look_alikes
 from bmo_cli.experiment.behaviour import require_map_of
@@ -64,7 +64,7 @@ def evaluate_run(
     recorded = trained.read_result()
     run.start()
     with StopRequest() as stop:
-        again = command("eval", plugins=config.plugins, run=trained.path)
+        again = format_command("eval", plugins=config.plugins, run=trained.path)
         testing = evaluate_test(experiment, config.eval, run.folder, again, stop)
     if recorded is not None:
         testing = replace(testing, data=_with_leaks(testing.data, recorded.data or {}))

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bmo_cli.config.commands import quoted
+from bmo_cli.config.commands import quote_value
 from bmo_cli.config.locate import choices
 from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
-from bmo_cli.config.paths import at_home
+from bmo_cli.config.paths import expand_home
 from bmo_cli.config.recorded import (
     RecordedSweep,
-    combine,
-    recorded_overrides,
-    recorded_sweep,
-    refuse_changes_of_a_sweep,
+    merge_overrides,
+    read_recorded_overrides,
+    read_recorded_sweep,
+    refuse_sweep_changes,
 )
-from bmo_cli.config.typed import readable, text_of
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.config.typed import path_of_key, quote_overrides
+from bmo_cli.errors import InputError, suggest_nearest
 from bmo_cli.results.run_folder import require_closed
 
 _FLAGS_WITH_VALUE = {
@@ -90,7 +90,7 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
         raise InputError(_NO_SWEEPS[command])
     words = (_table_words if command == "table" else _flags_first)(words)
     require_free_names(words)
-    words = readable(words)
+    words = quote_overrides(words)
     typed = tuple(word for word in words if not word.startswith("-"))
     invocation = Invocation(command, tuple(words), typed, dry_run)
     if any("=" in word for word in words):
@@ -129,14 +129,14 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             overrides.append(word)
             continue
         if word.split("=")[0] not in _FLAGS:
-            hint = nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
+            hint = suggest_nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
             raise InputError(f"unknown flag '{word}'{hint}")
         flag, equals, value = word.partition("=")
         if flag in _FLAGS_WITH_VALUE:
             following = value if equals else next(rest, None)
             if not following:
                 raise InputError(f"{flag} is given without a value: {flag} VALUE")
-            word = f"{flag}={at_home(following) if flag in CONFIG_DIR_FLAGS else following}"
+            word = f"{flag}={expand_home(following) if flag in CONFIG_DIR_FLAGS else following}"
         flags.append(word)
     return flags + overrides
 
@@ -144,13 +144,13 @@ def _flags_first(words: Sequence[str]) -> list[str]:
 def _with_recorded(invocation: Invocation) -> Invocation:
     """The invocation with what was typed for the run or the sweep that it names, if it does."""
     resumes, words = invocation.command == "train", invocation.words
-    text = text_of(words, "resume" if resumes else "run")
+    text = path_of_key(words, "resume" if resumes else "run")
     if text is None:
         return invocation
     folder, sweep = Path(text), None
     if resumes:  # the others write elsewhere
         require_closed(folder)
-        sweep = recorded_sweep(folder)
+        sweep = read_recorded_sweep(folder)
     if sweep is not None:
         return _resumed_sweep(invocation, folder, sweep)
     if resumes and invocation.sweeps:
@@ -158,15 +158,17 @@ def _with_recorded(invocation: Invocation) -> Invocation:
             f"{folder} is no sweep, and a run goes on alone: leave out -m; a sweep goes on with "
             "resume=SWEEP"
         )
-    combined = combine(recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words)
+    combined = merge_overrides(
+        read_recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words
+    )
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
-    here = [f"hydra.run.dir={quoted(text)}", "hydra.output_subdir=null"] if resumes else []
+    here = [f"hydra.run.dir={quote_value(text)}", "hydra.output_subdir=null"] if resumes else []
     return replace(invocation, words=tuple(_flags_first([*combined, *here])))
 
 
 def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
     words = invocation.words
-    refuse_changes_of_a_sweep(words)
+    refuse_sweep_changes(words)
     warnings = []
     for override in sweep.left_out:
         key = override.split("=", 1)[0]
@@ -176,10 +178,10 @@ def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -
             raise InputError(f"{folder} was started with {override}; its jobs are there: type it")
         warnings.append(f"not taken from {folder}: {override} (type it again, if you trust it)")
     typed = [word for word in words if not word.startswith("resume=")]
-    where = f"hydra.sweep.dir={quoted(folder.absolute())}"
+    where = f"hydra.sweep.dir={quote_value(folder.absolute())}"
     return replace(
         invocation,
-        words=tuple(_flags_first([*combine(sweep.overrides, typed), where, "--multirun"])),
+        words=tuple(_flags_first([*merge_overrides(sweep.overrides, typed), where, "--multirun"])),
         resumed=folder.absolute(),
         warnings=tuple(warnings),
     )

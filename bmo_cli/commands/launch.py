@@ -29,12 +29,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.commands.dispatch import Job
 from bmo_cli.commands.invocation import Invocation
-from bmo_cli.config.commands import command, here, quoted
+from bmo_cli.config.commands import format_command, quote_value, relative_to_cwd
 from bmo_cli.config.help import register_help
 from bmo_cli.config.locate import config_dir
-from bmo_cli.config.overrides import as_typed
-from bmo_cli.config.paths import at_home
-from bmo_cli.errors import InputError, printable, printable_lines
+from bmo_cli.config.overrides import list_overrides
+from bmo_cli.config.paths import expand_home
+from bmo_cli.errors import InputError, escape_unprintable, escape_unprintable_lines
 from bmo_cli.jobs.sweep_end import put_away_pickles, require_all_done
 from bmo_cli.jobs.sweep_plan import dry_run, planned
 from bmo_cli.results.files import write_atomically
@@ -141,7 +141,7 @@ def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocati
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
     jobs = planned(config, invocation.typed)
     if invocation.dry_run:
-        print(printable_lines(dry_run(config, jobs)))
+        print(escape_unprintable_lines(dry_run(config, jobs)))
         return
     if invocation.resumed is None:
         _make_sweep_folder(config)
@@ -154,7 +154,7 @@ def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocati
         hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
         task_function=job,
     )
-    sweeper.sweep(arguments=as_typed(config.hydra.overrides.task))
+    sweeper.sweep(arguments=list_overrides(config.hydra.overrides.task))
     job.finish()
     callbacks.on_multirun_end(config=config, config_name=name)
     require_all_done(config)
@@ -162,22 +162,25 @@ def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocati
 
 def _make_sweep_folder(config: DictConfig) -> None:
     """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
-    wanted = Path(at_home(str(config.hydra.sweep.dir))).absolute()
+    wanted = Path(expand_home(str(config.hydra.sweep.dir))).absolute()
     folder = _made(config, "hydra.sweep.dir").path
     if folder != wanted:
-        print(f"bmo: {printable(_elsewhere(wanted, folder))}", file=sys.stderr)
+        print(f"bmo: {escape_unprintable(_elsewhere(wanted, folder))}", file=sys.stderr)
     with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_value(folder)}")
     # Not every sweeper does so, and `resume` reads what the sweep was started with.
     write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
 def _elsewhere(wanted: Path, folder: Path) -> str:
     """A line about a folder that is not the one that was asked for."""
-    said = f"{here(wanted)} is there already, so that this sweep goes to {here(folder)}"
+    message = (
+        f"{relative_to_cwd(wanted)} is there already, so that this sweep goes to "
+        f"{relative_to_cwd(folder)}"
+    )
     if not (wanted / "multirun.yaml").is_file():
-        return said
-    return f"{said}; the one there goes on with '{command('train', resume=wanted)}'"
+        return message
+    return f"{message}; the one there goes on with '{format_command('train', resume=wanted)}'"
 
 
 def _made(config: DictConfig, key: str) -> MadeFolder:
@@ -187,7 +190,7 @@ def _made(config: DictConfig, key: str) -> MadeFolder:
         InputError: it cannot be made.
     """
     HydraConfig.instance().set_config(config)  # its name interpolates ${hydra:...}
-    wanted: Any = at_home(str(OmegaConf.select(config, key)))
+    wanted: Any = expand_home(str(OmegaConf.select(config, key)))
     try:
         if not wanted:
             raise OSError(errno.ENOENT, "its name is empty")

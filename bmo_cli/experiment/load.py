@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bmo_cli.config.paths import with_paths
+from bmo_cli.config.paths import expand_paths
 from bmo_cli.config.schema import Config, check_config
 from bmo_cli.config.snapshot import read_snapshot
 from bmo_cli.experiment.build import Experiment, build
@@ -17,7 +17,7 @@ def load_run(run: Path) -> tuple[Config, Experiment]:
     Raises:
         InputError: no run folder, or its configuration or checkpoint is not usable.
     """
-    recorded = with_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
+    recorded = expand_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
     recorded.pop("run", None)
     config = check_config(recorded)
     experiment = build(config)

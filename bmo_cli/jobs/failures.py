@@ -15,7 +15,7 @@ from bmo_cli.errors import (
     Interrupted,
     Killed,
     OutOfMemory,
-    printable,
+    escape_unprintable,
     wrap_resource_error,
 )
 from bmo_cli.results.result import RunResult, Status
@@ -47,7 +47,9 @@ def record_failure(
         before = RunResult.read(path)
         if not started and before is not None and before.status in ("ok", "interrupted"):
             if not isinstance(error, Interrupted):
-                print(f"bmo: {path} stays as it was: {printable(message)}", file=sys.stderr)
+                print(
+                    f"bmo: {path} stays as it was: {escape_unprintable(message)}", file=sys.stderr
+                )
             return
         if before is None:
             before = RunResult(status=status, choices=choices, run=about)

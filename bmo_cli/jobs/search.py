@@ -25,8 +25,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bmo_cli.config.checks import Count, Seed, check
-from bmo_cli.config.commands import command, here
-from bmo_cli.config.overrides import own_files
+from bmo_cli.config.commands import format_command, relative_to_cwd
+from bmo_cli.config.overrides import own_config_words
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
 from bmo_cli.results.files import write_atomically
@@ -138,12 +138,12 @@ class Search(Sweeper):
             return
         number = self._best()
         best, failed = self._trials[number], len(self._trials) - len(done)
-        again = command("train", *own_files(self._config.hydra), *self._words(number))
+        again = format_command("train", *own_config_words(self._config.hydra), *self._words(number))
         log.info(
             "the best of %d trials%s is trial %d, %s: %s\nin %s; train it again with '%s'",
             *(len(self._trials), f" ({failed} failed)" if failed else "", number, _shown(best)),
             " ".join(f"{d.key}={d.text(best['values'][d.key])}" for d in self._space),
-            *(here((self._folder / best["folder"]).absolute()), again),
+            *(relative_to_cwd((self._folder / best["folder"]).absolute()), again),
         )
 
     def _recorded(self) -> dict[int, dict[str, Any]]:

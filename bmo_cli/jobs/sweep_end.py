@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.overrides import as_typed, own_files
-from bmo_cli.errors import SweepFailed, printable
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.overrides import list_overrides, own_config_words
+from bmo_cli.errors import SweepFailed, escape_unprintable
 from bmo_cli.results.folders import make_unique
 from bmo_cli.results.runs import find_runs
 
@@ -32,7 +32,7 @@ def require_all_done(config: DictConfig) -> None:
     if not failed:
         return
     for job, reason in failed.items():
-        print(f"bmo: failed: {job}: {printable(reason)}", file=sys.stderr)
+        print(f"bmo: failed: {job}: {escape_unprintable(reason)}", file=sys.stderr)
     again = f"; run these again with '{resume_command(config)}'"
     raise SweepFailed(
         f"{len(failed)} of {len(jobs)} jobs failed"
@@ -50,11 +50,11 @@ def resume_command(config: DictConfig) -> str:
     given = config.hydra.overrides
     named = [
         word
-        for word in (*as_typed(given.task), *as_typed(given.hydra))
+        for word in (*list_overrides(given.task), *list_overrides(given.hydra))
         if word.startswith(("plugins=", "hydra.sweep.subdir="))
     ]
     folder = str(config.hydra.sweep.dir)
-    return command("train", *own_files(config.hydra), *named, resume=folder)
+    return format_command("train", *own_config_words(config.hydra), *named, resume=folder)
 
 
 def put_away_pickles(sweep: Path) -> None:

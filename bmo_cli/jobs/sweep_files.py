@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.schema import AnyConfig, Config, as_plain, plugin_files
+from bmo_cli.config.schema import AnyConfig, Config, plugin_files, to_plain
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.dictionary import read_dictionary
 from bmo_cli.data.kernels import GENERATED, KernelSet
@@ -63,7 +63,7 @@ class SweepFiles:
             file = task.get("dictionary")
             if isinstance(file, str) and self._is_new("dictionary", task):
                 read_dictionary(Path(file), rows=task["rows"], columns=task["columns"])
-            for _, file in weights_files(as_plain(config)):
+            for _, file in weights_files(to_plain(config)):
                 if self._is_new("weights", file):
                     require_weights_file(file)
 

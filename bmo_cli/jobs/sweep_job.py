@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import here
+from bmo_cli.config.commands import relative_to_cwd
 from bmo_cli.config.schema import Config
-from bmo_cli.errors import BmoError, InputError, Interrupted, Killed, printable
+from bmo_cli.errors import BmoError, InputError, Interrupted, Killed, escape_unprintable
 from bmo_cli.jobs.elastic import train_on_devices
 from bmo_cli.jobs.failures import record_failure
 from bmo_cli.jobs.pool import JobPool
@@ -190,4 +190,4 @@ def _record(spec: TrainSpec, worker: Worker) -> None:
 def _say(what: str, spec: TrainSpec) -> None:
     """A line on the terminal; the log is that of the job that was started last."""
     with suppress(OSError):  # nobody reads, and the jobs go on
-        print(printable(f"{what}: {here(Path(spec.path))}"), flush=True)
+        print(escape_unprintable(f"{what}: {relative_to_cwd(Path(spec.path))}"), flush=True)

@@ -17,10 +17,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.effective import checked_config
-from bmo_cli.config.messages import one_line
+from bmo_cli.config.effective import resolve_and_check
+from bmo_cli.config.messages import explain_hydra_error
 from bmo_cli.config.names import NAMED
-from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.schema import AnyConfig
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.jobs.dimension import Dimension
@@ -156,7 +156,7 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     hydra = config.hydra
     given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     parser = OverridesParser.create(config_loader=_loader())
-    overrides = parser.parse_overrides([*given, *as_typed(hydra.overrides.task)])
+    overrides = parser.parse_overrides([*given, *list_overrides(hydra.overrides.task)])
     varied = {item.get_key_element() for item in overrides if item.is_sweep_override()}
     if is_basic(hydra.sweeper):
         jobs = [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
@@ -203,7 +203,7 @@ def _planned(
         choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
-        checked = checked_config(command, composed, typed)
+        checked = resolve_and_check(command, composed, typed)
         return SweepJob(own, checked.config, choices, folder)
 
 
@@ -213,12 +213,12 @@ def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
     try:
         return hydra.compose_config(
             command,
-            [*as_typed(config.hydra.overrides.hydra), *words],
+            [*list_overrides(config.hydra.overrides.hydra), *words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error, words, command)) from error
+        raise InputError(explain_hydra_error(error, words, command)) from error
 
 
 def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bmo_cli import __version__
 from bmo_cli.config.keys import NO_NUMBER
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
@@ -122,7 +122,7 @@ class Identity:
         digest, problem = self._data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {k: _contents(v) for k, v in as_plain(config).items() if k not in NO_NUMBER}
+        counted = {k: _contents(v) for k, v in to_plain(config).items() if k not in NO_NUMBER}
         try:
             counted["task"] |= _named_kernels(config)
         except InputError as error:

@@ -18,8 +18,8 @@ from bmo_cli.errors import (
     Interrupted,
     NotStarted,
     RunLocked,
-    disk_full_in_one_line,
-    exits_as_errors,
+    convert_exits,
+    explain_full_disk,
     is_disk_full,
     wrap_resource_error,
 )
@@ -132,7 +132,7 @@ def run_cell(cell: Cell) -> str:
         Interrupted: it is saved.
         DiskFull: the next start goes on with it.
     """
-    with disk_full_in_one_line(str(cell.spec.path), ONCE_MORE):
+    with explain_full_disk(str(cell.spec.path), ONCE_MORE):
         try:
             spec, earlier = _prepared(cell)
         except RunLocked as error:  # of one cell; it must not hide the others
@@ -141,7 +141,7 @@ def run_cell(cell: Cell) -> str:
         end: tuple[Status, str] | None = None
         with _logged_to(spec.path / "run.log"):
             try:
-                with exits_as_errors():
+                with convert_exits():
                     train(Run(spec))
                 end = ("ok", "")
             except Interrupted as error:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import Table, TableConfig
-from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
+from bmo_cli.errors import BmoError, InputError, explain_full_disk
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.jobs.estimate import Work, listing
 from bmo_cli.results.files import write_atomically
@@ -60,7 +60,7 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
         works = [_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
         log.info("\n%s", listing(works, "cell", plan.unsettled, config.jobs))
         return
-    with disk_full_in_one_line(str(out), ONCE_MORE):
+    with explain_full_disk(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)
         require_closed(out)
         with _locked(out):
@@ -120,7 +120,7 @@ def _state(cell: Cell, rerun: bool) -> str:
 def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
     """What makes each cell; a root that the environment names is there when it is typed again."""
     return [
-        command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
+        format_command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
         for cell in cells
     ]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import plugins_word, quoted
+from bmo_cli.config.commands import format_plugins, quote_value
 from bmo_cli.config.compose import compose
-from bmo_cli.config.schema import Config, Preset, Table, Target, as_plain
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.config.schema import Config, Preset, Table, Target, to_plain
+from bmo_cli.errors import InputError, suggest_nearest
 from bmo_cli.experiment.build import build, instantiate, target_class
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.run import RunSpec
@@ -118,7 +118,7 @@ def require_sound(table: Table) -> None:
 def _require(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in known:
-            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
             raise InputError(f"{where}: '{name}' is not in this table{hint}")
 
 
@@ -163,7 +163,7 @@ class Plan:
         self._scaled, self._table = scaled, scaled.table
         self._out, self._root = out, root
         self._plugins = plugins
-        self._given = [plugins_word(plugins)] if plugins else []
+        self._given = [format_plugins(plugins)] if plugins else []
         self._identity = Identity(plugins)
         self._only = task
         self._tasks: list[str] = []
@@ -255,7 +255,7 @@ class Plan:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
             if (row, column) not in self._rooted:  # only now it is known whether its data take one
                 takes = self._root is not None and "root" in composed.config.data
-                given = [f"data.root={quoted(self._root)}"] if takes else []
+                given = [f"data.root={quote_value(self._root)}"] if takes else []
                 self._rooted[row, column] = given
                 composed = compose([*overrides, *given]) if takes else composed
         except InputError as error:
@@ -280,7 +280,7 @@ class Plan:
         """
         config = _without_weights(cell.spec.config)
         parts = (config.task, config.gkm, config.net, config.hyper, config.train, config.device)
-        scheme = json.dumps(as_plain(list(parts)), sort_keys=True)
+        scheme = json.dumps(to_plain(list(parts)), sort_keys=True)
         if scheme in self._fitting:
             return
         self._fitting.add(scheme)

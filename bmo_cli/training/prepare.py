@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
@@ -110,7 +110,7 @@ def _resumed(
     """Load the checkpoint from which a run goes on; one that has none starts anew."""
     folder = spec.folder
     if not _has_begun(folder, recorded):
-        require_weights(folder.path, as_plain(spec.config))
+        require_weights(folder.path, to_plain(spec.config))
         log.info("the run was stopped before its first checkpoint: starting from the beginning")
         return Progress()
     progress = load_last(folder.checkpoints, experiment.omega, optimizer)
@@ -139,7 +139,7 @@ def _require_something_left(spec: TrainSpec, recorded: RunResult | None, done: i
     if recorded is None or recorded.identity is None or steps is None or done < steps:
         return
     if recorded.certificate is not None or not spec.config.certify:
-        certify = command("certify", plugins=spec.config.plugins, run=spec.path)
+        certify = format_command("certify", plugins=spec.config.plugins, run=spec.path)
         raise InputError(
             f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
             f"or ask whether it converges with '{certify}'"
@@ -163,7 +163,7 @@ def _require_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
     """
     others = differing(recorded.data or {}, task.fingerprints())
     if recorded.weights is not None:
-        for key, digest in weights_of(as_plain(spec.config)).items():
+        for key, digest in weights_of(to_plain(spec.config)).items():
             if recorded.weights.get(key) != digest:
                 others.append(key)
     before = recorded.plugins or {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import describe_device
 from bmo_cli.experiment.certificate_report import run_identity, write_certificate
@@ -93,7 +93,7 @@ def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
         notes=experiment.notes,
         data=experiment.task.fingerprints(),
         plugins=plugin_contents(config.plugins),
-        weights=weights_of(as_plain(config)) or (before.weights if before else None) or {},
+        weights=weights_of(to_plain(config)) or (before.weights if before else None) or {},
         steps=prepared.progress.step,
         train_seconds=prepared.progress.seconds,
     )
@@ -130,7 +130,7 @@ def _trained_and_tested(prepared: Prepared, run: Run[Config], result: RunResult)
             result = replace(result, profile=trainer.profile.seconds)
         _draw_curves(prepared, run)
         if trainer.stopping:
-            again = command("train", plugins=run.config.plugins, resume=run.spec.path)
+            again = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
             raise Interrupted(
                 f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
@@ -183,7 +183,7 @@ def _tested(prepared: Prepared, run: Run[Config], stop: StopRequest) -> Testing:
         task = experiment.task
         return Testing(protocol=task.protocol, data=task.fingerprints())
     log.info("evaluating the checkpoint of step %d on the test split", step)
-    again = command("eval", plugins=config.plugins, run=run.spec.path)
+    again = format_command("eval", plugins=config.plugins, run=run.spec.path)
     return evaluate_test(experiment, config.eval, run.folder, again, stop)
 
 
@@ -192,7 +192,7 @@ def _certified(prepared: Prepared, run: Run[Config], result: RunResult) -> RunRe
     try:
         part = write_certificate(prepared.experiment, run.config, folder.read_history(), folder)
     except KeyboardInterrupt as error:
-        again = command("train", plugins=run.config.plugins, resume=folder.path)
+        again = format_command("train", plugins=run.config.plugins, resume=folder.path)
         raise Interrupted(
             "stopped during certification; training and evaluation are saved, make the "
             f"certificate with '{again}'"

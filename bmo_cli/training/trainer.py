@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 from torch.optim import Optimizer
 
-from bmo_cli.config.schema import as_plain
+from bmo_cli.config.schema import to_plain
 from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.checkpoint import BEST, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -78,7 +78,7 @@ class Trainer:
         if first:
             self._history = History(self.folder, task.metric, keep_until=self.progress.step)
         rows = self.folder.read_history()
-        self.logger.open(self.folder, as_plain(spec.config), rows, task.metric)
+        self.logger.open(self.folder, to_plain(spec.config), rows, task.metric)
 
     def run(self) -> None:
         """Train until the last step, the last minute or a stop request.

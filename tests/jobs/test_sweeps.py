@@ -17,8 +17,8 @@ import yaml
 from conftest import ROOT, composed, result
 from safetensors import safe_open
 
-from bmo_cli.config.recorded import recorded_sweep, refuse_changes_of_a_sweep
-from bmo_cli.errors import Exited, InputError, exits_as_errors
+from bmo_cli.config.recorded import read_recorded_sweep, refuse_sweep_changes
+from bmo_cli.errors import Exited, InputError, convert_exits
 from bmo_cli.jobs.pool import own_device
 from bmo_cli.jobs.sweep_end import put_away_pickles
 from bmo_cli.jobs.sweep_job import require_places
@@ -97,7 +97,7 @@ def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):
     assert "'train.steps=9' would change the jobs of the sweep" in done.stderr
     assert not (tmp_path / "sweep_1").exists()
     for word in ("resume=x", "plugins=[a.py]", "device=cpu", "hydra/launcher=joblib", "-m"):
-        refuse_changes_of_a_sweep([word])
+        refuse_sweep_changes([word])
 
 
 def test_a_strangers_sweep_brings_no_commands(tmp_path):
@@ -127,7 +127,7 @@ def test_a_strangers_sweep_brings_no_commands(tmp_path):
     task, hydra = harmless + harmful, launching + commands + of_itself
     content = {"hydra": {"overrides": {"task": task, "hydra": hydra}}}
     (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content))
-    found = recorded_sweep(tmp_path)
+    found = read_recorded_sweep(tmp_path)
     assert found.overrides == harmless + launching
     assert found.left_out == harmful + commands
 
@@ -151,8 +151,8 @@ def test_a_strangers_sweep_runs_no_code_of_a_yaml_that_it_names(bmo, tiny, tmp_p
 def test_a_damaged_sweep_is_named(tmp_path, text):
     (tmp_path / "multirun.yaml").write_text(text)
     with pytest.raises(InputError, match=r"multirun\.yaml is damaged: expected a list"):
-        recorded_sweep(tmp_path)
-    assert recorded_sweep(tmp_path / "nowhere") is None
+        read_recorded_sweep(tmp_path)
+    assert read_recorded_sweep(tmp_path / "nowhere") is None
 
 
 def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny, photos, tmp_path):
@@ -521,7 +521,7 @@ def test_an_exit_that_a_launcher_asks_for_is_none_of_a_plug_in(module):
     names = {"__name__": module}
     exec("import sys\ndef handler(): sys.exit(144)", names)
     expected = SystemExit if module.startswith("submitit.") else Exited
-    with pytest.raises(expected), exits_as_errors():
+    with pytest.raises(expected), convert_exits():
         names["handler"]()
 
 

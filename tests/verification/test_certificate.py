@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bmo_cli.config.schema import Certify, check_config
-from bmo_cli.config.snapshot import read_snapshot, with_changes
+from bmo_cli.config.snapshot import apply_changes, read_snapshot
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.certificate_report import _meaning
 from bmo_cli.experiment.checkpoint import _digest
@@ -476,11 +476,11 @@ def test_a_run_made_before_there_were_certificates_goes_on(trained):
     today = OmegaConf.create(plain_config())
     for typed in ([], ["certify=true"]):
         today.certify = bool(typed)
-        merged = with_changes(trained, today, typed)
+        merged = apply_changes(trained, today, typed)
         assert (merged.train.steps, merged.certify) == (7, bool(typed))
         assert merged.certificate.turns == 20  # today's, the run has none
     file.write_text(yaml.safe_dump(old | {"certify": True, "certificate": {**own, "turns": 3}}))
-    merged = with_changes(trained, OmegaConf.create(plain_config()), [])
+    merged = apply_changes(trained, OmegaConf.create(plain_config()), [])
     assert (merged.certify, merged.certificate.turns) == (True, 3)
 
 
