@@ -183,9 +183,9 @@ def _complete(words: Sequence[str]) -> None:
         rest = line.split(command, 1)[1].lstrip()
         os.environ["COMP_LINE"] = f"{parts[0]} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-    from bmo_cli.commands.launch import show
+    from bmo_cli.commands.launch import show_with_hydra
 
-    show(command or "train", words)
+    show_with_hydra(command or "train", words)
 
 
 def _exit_with_message(error: BmoError) -> NoReturn:

@@ -41,15 +41,15 @@ def certify_run(
         BmoError: the certificate is refused; it is written before.
     """
     config, folder = run.config, RunFolder(Path(run.config.run))
-    trained = _finished_result(folder, config.plugins)
+    trained = _require_finished(folder, config.plugins)
     experiment = build(config)
     experiment.task.prepare(["val"])
     best = folder.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
-    _require_inputs(trained, experiment.task.fingerprints())
+    _require_same_inputs(trained, experiment.task.fingerprints())
     history = folder.read_history()
     require_map_of(experiment, "val")
-    _require_plugins(trained, config.plugins)
+    _require_same_plugins(trained, config.plugins)
     run.start()
     certification = write_certificate(experiment, config, history, run.folder)
     result = RunResult(status="ok", steps=progress.step, identity=trained.identity)
@@ -60,7 +60,7 @@ def certify_run(
     return result
 
 
-def _finished_result(run: RunFolder, plugins: Sequence[str]) -> RunResult:
+def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
     """The result of a run that has ended, and whose files are those that the result is about."""
     trained, present = run.read_result(), run_identity(run)
     recorded = None if trained is None else trained.identity
@@ -86,7 +86,7 @@ def _finished_result(run: RunFolder, plugins: Sequence[str]) -> RunResult:
     return trained
 
 
-def _require_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
+def _require_same_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
     keys = ("val", "val_rain", "kernel_content", "dictionary")
     others = differing(trained.data or {}, fingerprints, keys)
     if others:
@@ -96,7 +96,7 @@ def _require_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None
         )
 
 
-def _require_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
+def _require_same_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
     """To be asked when they have computed something: what they import then is a part of them."""
     present = plugin_contents(plugins)
     for name, digest in (trained.plugins or {}).items():

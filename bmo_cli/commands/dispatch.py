@@ -117,10 +117,10 @@ class Job:
             if hydra.job.chdir:
                 raise InputError("hydra.job.chdir=true moves every relative path; leave it out")
             checked_run = resolve_and_check(self.command, config, self.typed)
-            choices = _choices(dict(hydra.runtime.choices), checked_run, self.typed)
-            run = Run(_spec(self.command, checked_run, choices, path))
-            with explain_full_disk(str(path), _again(self.command, run)), convert_exits():
-                result = self._result(run)
+            choices = _collect_choices(dict(hydra.runtime.choices), checked_run, self.typed)
+            run = Run(_build_spec(self.command, checked_run, choices, path))
+            with explain_full_disk(str(path), _recovery_hint(self.command, run)), convert_exits():
+                result = self._dispatch(run)
         except Exception as error:
             started = run is not None and run.state != "prepared"
             if (started or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
@@ -131,7 +131,7 @@ class Job:
             log.info("results in %s", relative_to_cwd(path))
         return result
 
-    def _result(self, run: Run[Any]) -> RunResult | None:
+    def _dispatch(self, run: Run[Any]) -> RunResult | None:
         """What the command returns. It imports torch only now that the configuration is good."""
         if self.command == "train":
             return self._train(run)
@@ -167,11 +167,11 @@ class Job:
         return train(run)
 
 
-def _spec(
+def _build_spec(
     command: str, checked: CheckedConfig, choices: Mapping[str, str | None], path: Path
 ) -> RunSpec[Config | AuditConfig]:
     config, snapshot = cast(Config | AuditConfig, checked.config), None
-    existing = _existing(config)
+    existing = _existing_run(config)
     if existing is not None:
         snapshot = OmegaConf.to_yaml(restore_weight_keys(checked.composed, Path(existing)))
     logging_config: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
@@ -179,14 +179,14 @@ def _spec(
     return RunSpec(config, choices, path, logging_config, snapshot, about)
 
 
-def _existing(config: object) -> str | None:
+def _existing_run(config: object) -> str | None:
     """Folder of the run that the command is about, or that goes on."""
     if isinstance(config, EvalConfig):
         return config.run
     return config.resume if isinstance(config, Config) else None
 
 
-def _again(command: str, run: Run[Any]) -> str:
+def _recovery_hint(command: str, run: Run[Any]) -> str:
     """What to do once there is room on the disk."""
     if command != "train":
         return "give the same command again"
@@ -194,7 +194,7 @@ def _again(command: str, run: Run[Any]) -> str:
     return f"go on with '{resume}'"
 
 
-def _choices(
+def _collect_choices(
     composed: Mapping[str, str], checked: CheckedConfig, typed: tuple[str, ...]
 ) -> dict[str, str | None]:
     """Chosen option of every group; of a run that exists its own, where nothing else was typed.
@@ -203,7 +203,7 @@ def _choices(
     was composed from its overrides where even that is missing.
     """
     chosen = {group: composed.get(group) for group in NAMED}
-    existing = _existing(checked.config)
+    existing = _existing_run(checked.config)
     if existing is None:
         return chosen
     result = RunFolder(Path(existing)).read_result()

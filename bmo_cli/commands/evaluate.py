@@ -67,11 +67,11 @@ def evaluate_run(
         again = format_command("eval", plugins=config.plugins, run=trained.path)
         testing = evaluate_test(experiment, config.eval, run.folder, again, stop)
     if recorded is not None:
-        testing = replace(testing, data=_with_leaks(testing.data, recorded.data or {}))
+        testing = replace(testing, data=_add_leaks(testing.data, recorded.data or {}))
     return replace(result.including(testing), peak_rss_mib=peak_rss_mib())
 
 
-def _with_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+def _add_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
     """Fingerprints in which `shared` lists the test images that the run was trained or selected on.
 
     `similar` lists near-duplicates. Both are logged.

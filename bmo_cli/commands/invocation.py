@@ -88,13 +88,13 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     words = [word for word in words if word != _DRY_RUN or not dry_run]
     if command in _NO_SWEEPS and _SWEEPS & set(words):
         raise InputError(_NO_SWEEPS[command])
-    words = (_table_words if command == "table" else _flags_first)(words)
+    words = (_rewrite_table_words if command == "table" else _move_flags_first)(words)
     require_free_names(words)
     words = quote_overrides(words)
     typed = tuple(word for word in words if not word.startswith("-"))
     invocation = Invocation(command, tuple(words), typed, dry_run)
     if any("=" in word for word in words):
-        invocation = _with_recorded(invocation)
+        invocation = _add_recorded(invocation)
     if dry_run and not invocation.sweeps:
         raise InputError(
             "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
@@ -103,9 +103,9 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     return invocation
 
 
-def _table_words(words: Sequence[str]) -> list[str]:
+def _rewrite_table_words(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
-    words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
+    words = _move_flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
     renamed = [
         f"table={word}"
         if re.fullmatch(r"\w[\w-]*", word)
@@ -119,7 +119,7 @@ def _table_words(words: Sequence[str]) -> list[str]:
     return renamed
 
 
-def _flags_first(words: Sequence[str]) -> list[str]:
+def _move_flags_first(words: Sequence[str]) -> list[str]:
     """Hydra's parser wants its flags before or after all overrides; users mix them."""
     flags: list[str] = []
     rest = iter(words)
@@ -141,7 +141,7 @@ def _flags_first(words: Sequence[str]) -> list[str]:
     return flags + overrides
 
 
-def _with_recorded(invocation: Invocation) -> Invocation:
+def _add_recorded(invocation: Invocation) -> Invocation:
     """The invocation with what was typed for the run or the sweep that it names, if it does."""
     resumes, words = invocation.command == "train", invocation.words
     text = path_of_key(words, "resume" if resumes else "run")
@@ -152,7 +152,7 @@ def _with_recorded(invocation: Invocation) -> Invocation:
         require_closed(folder)
         sweep = read_recorded_sweep(folder)
     if sweep is not None:
-        return _resumed_sweep(invocation, folder, sweep)
+        return _resume_sweep(invocation, folder, sweep)
     if resumes and invocation.sweeps:
         raise InputError(
             f"{folder} is no sweep, and a run goes on alone: leave out -m; a sweep goes on with "
@@ -163,10 +163,10 @@ def _with_recorded(invocation: Invocation) -> Invocation:
     )
     # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
     here = [f"hydra.run.dir={quote_value(text)}", "hydra.output_subdir=null"] if resumes else []
-    return replace(invocation, words=tuple(_flags_first([*combined, *here])))
+    return replace(invocation, words=tuple(_move_flags_first([*combined, *here])))
 
 
-def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
+def _resume_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
     words = invocation.words
     refuse_sweep_changes(words)
     warnings = []
@@ -181,7 +181,9 @@ def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -
     where = f"hydra.sweep.dir={quote_value(folder.absolute())}"
     return replace(
         invocation,
-        words=tuple(_flags_first([*merge_overrides(sweep.overrides, typed), where, "--multirun"])),
+        words=tuple(
+            _move_flags_first([*merge_overrides(sweep.overrides, typed), where, "--multirun"])
+        ),
         resumed=folder.absolute(),
         warnings=tuple(warnings),
     )

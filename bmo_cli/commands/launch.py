@@ -35,13 +35,13 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.paths import expand_home
 from bmo_cli.errors import InputError, escape_unprintable, escape_unprintable_lines
-from bmo_cli.jobs.sweep_end import put_away_pickles, require_all_done
-from bmo_cli.jobs.sweep_plan import dry_run, planned
+from bmo_cli.jobs.sweep_end import rename_pickles, require_all_ok
+from bmo_cli.jobs.sweep_plan import list_jobs, plan_jobs
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import MadeFolder, make_unique
 from bmo_cli.results.result import FILE
 
-_BASE = "1.3"
+_HYDRA_VERSION = "1.3"
 """Hydra's defaults that are meant"""
 
 
@@ -60,24 +60,24 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
     if invocation.wants_help:
         register_help(invocation.command, purpose, example, words)
         words.append("hydra/help=bmo_command")
-    version.setbase(_BASE)
+    version.setbase(_HYDRA_VERSION)
     options = get_args_parser().parse_args(words)
     shown = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
     if any(option not in (None, False) for option in shown) or (options.run and options.multirun):
-        show(invocation.command, words)
+        show_with_hydra(invocation.command, words)
         return
-    app = _app(invocation.command, options.config_path, options.config_dir)
+    app = _create_hydra(invocation.command, options.config_path, options.config_dir)
     name = options.config_name or invocation.command
     try:
         if invocation.sweeps:
-            _sweep(app, name, options.overrides, invocation)
+            _run_sweep(app, name, options.overrides, invocation)
         else:
             _run_once(app, name, options.overrides, invocation)
     finally:
         GlobalHydra.instance().clear()
 
 
-def show(command: str, words: Sequence[str]) -> None:
+def show_with_hydra(command: str, words: Sequence[str]) -> None:
     """Have Hydra print help, a configuration or completions.
 
     Args:
@@ -86,16 +86,16 @@ def show(command: str, words: Sequence[str]) -> None:
     """
     sys.argv = ["bmo", *words]
     main = hydra_package.main(
-        version_base=_BASE, config_path=str(config_dir()), config_name=command
+        version_base=_HYDRA_VERSION, config_path=str(config_dir()), config_name=command
     )
-    main(_runs_nothing)()
+    main(_must_not_run)()
 
 
-def _runs_nothing(config: DictConfig) -> None:
+def _must_not_run(config: DictConfig) -> None:
     raise AssertionError("Hydra was asked to show something")
 
 
-def _app(command: str, config_path: str | None, own: str | None) -> Hydra:
+def _create_hydra(command: str, config_path: str | None, own: str | None) -> Hydra:
     path = create_config_search_path(str(Path(config_path or config_dir()).absolute()))
     if own is not None:
         place = f"file://{Path(own).absolute()}"
@@ -109,7 +109,7 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
     config = app.compose_config(name, words, run_mode=RunMode.RUN, with_log_configuration=True)
     made = None
     if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
-        made = _made(config, "hydra.run.dir")
+        made = _make_folder(config, "hydra.run.dir")
         if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
             (made.path / ".hydra").mkdir()
     callbacks = Callbacks(config)
@@ -132,21 +132,21 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
         raise
 
 
-def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
+def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
     """Check all jobs of a sweep, run them, and tell of those that failed."""
     words = list(overrides)
     if "hydra.mode=MULTIRUN" not in words:
         words.append("hydra.mode=MULTIRUN")
     config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
-    jobs = planned(config, invocation.typed)
+    jobs = plan_jobs(config, invocation.typed)
     if invocation.dry_run:
-        print(escape_unprintable_lines(dry_run(config, jobs)))
+        print(escape_unprintable_lines(list_jobs(config, jobs)))
         return
     if invocation.resumed is None:
         _make_sweep_folder(config)
     else:
-        put_away_pickles(invocation.resumed)
+        rename_pickles(invocation.resumed)
     callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     callbacks.on_multirun_start(config=config, config_name=name)
     sweeper = Plugins.instance().instantiate_sweeper(
@@ -157,22 +157,22 @@ def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocati
     sweeper.sweep(arguments=list_overrides(config.hydra.overrides.task))
     job.finish()
     callbacks.on_multirun_end(config=config, config_name=name)
-    require_all_done(config)
+    require_all_ok(config)
 
 
 def _make_sweep_folder(config: DictConfig) -> None:
     """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
     wanted = Path(expand_home(str(config.hydra.sweep.dir))).absolute()
-    folder = _made(config, "hydra.sweep.dir").path
+    folder = _make_folder(config, "hydra.sweep.dir").path
     if folder != wanted:
-        print(f"bmo: {escape_unprintable(_elsewhere(wanted, folder))}", file=sys.stderr)
+        print(f"bmo: {escape_unprintable(_moved_message(wanted, folder))}", file=sys.stderr)
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_value(folder)}")
     # Not every sweeper does so, and `resume` reads what the sweep was started with.
     write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
-def _elsewhere(wanted: Path, folder: Path) -> str:
+def _moved_message(wanted: Path, folder: Path) -> str:
     """A line about a folder that is not the one that was asked for."""
     message = (
         f"{relative_to_cwd(wanted)} is there already, so that this sweep goes to "
@@ -183,7 +183,7 @@ def _elsewhere(wanted: Path, folder: Path) -> str:
     return f"{message}; the one there goes on with '{format_command('train', resume=wanted)}'"
 
 
-def _made(config: DictConfig, key: str) -> MadeFolder:
+def _make_folder(config: DictConfig, key: str) -> MadeFolder:
     """Make the folder that a key names, and put its final name there.
 
     Raises:

@@ -58,16 +58,16 @@ def restore(config: RestoreConfig) -> None:
     device, plugins = choose_device(config.device), load_plugins(config.plugins)
     task = target_class(config.task, "task", plugins, Task)
     _require_photographs(task)
-    photograph = _read(config)
+    photograph = _read_photograph(config)
     output = Path(config.output)
     check_writable(output, photograph, overwrite=config.overwrite)
-    kernel = _one_kernel(config.kernel, config.kernel_name, config.kernel_clip)
+    kernel = _read_kernel(config.kernel, config.kernel_name, config.kernel_clip)
     if kernel is not None:
-        _require_larger(photograph, kernel, config.kernel)
+        _require_fitting_kernel(photograph, kernel, config.kernel)
     channels = config.task.get("channels") or 1
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
-    scheme = _trained(config, task.layers_of(config.task), device, plugins)
+    scheme = _load_scheme(config, task.layers_of(config.task), device, plugins)
     restorer = Restorer(
         scheme,
         task,
@@ -78,12 +78,12 @@ def restore(config: RestoreConfig) -> None:
         config.tile_margin,
     )
     images = restorer(y, None if kernel is None else kernel.to(device))
-    height, width = _write(output, photograph, images, overwrite=config.overwrite)
+    height, width = _write_photograph(output, photograph, images, overwrite=config.overwrite)
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
 
 
-def _read(config: RestoreConfig) -> Photograph:
+def _read_photograph(config: RestoreConfig) -> Photograph:
     file, white = Path(config.input), config.white
     photograph = read_image(file, config.max_megapixels, "max_megapixels", white=white)
     for line in remarks([Brightness.of(str(file), photograph, white)], "white"):
@@ -126,7 +126,10 @@ class Restorer:
         Raises:
             InputError: the task changes the size otherwise.
         """
-        padded, smoothing = self.boundary == "pad", align_up(max(_SMOOTHING, *_shape(kernel)))
+        padded, smoothing = (
+            self.boundary == "pad",
+            align_up(max(_SMOOTHING, *_kernel_shape(kernel))),
+        )
         around = smoothing if padded else 0
         wide = continue_periodically(y, around)
         periodic = padded or kernel is not None
@@ -137,7 +140,7 @@ class Restorer:
             try:
                 posed = self.task.pose(tile, self.settings, kernel, at_cuts)
             except NotImplementedError as error:
-                raise _without_photographs(self.task) from error
+                raise _no_photographs_error(self.task) from error
             estimate = solve(self.scheme, posed.problem, posed.initial, self.solver, check=False)
             log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
             return posed.image(estimate.value)
@@ -147,7 +150,7 @@ class Restorer:
         return interior(images, (rows * around, columns * around))
 
 
-def _trained(
+def _load_scheme(
     config: RestoreConfig, layers: int, device: torch.device, plugins: Sequence[str]
 ) -> GKM:
     """The scheme of a run with its best weights; the task itself, and its data, are not needed."""
@@ -160,21 +163,21 @@ def _trained(
 
 def _require_photographs(task: type[Task]) -> None:
     if inspect.getattr_static(task, "pose") is inspect.getattr_static(Task, "pose"):
-        raise _without_photographs(task)
+        raise _no_photographs_error(task)
 
 
-def _without_photographs(task: type[Task]) -> InputError:
+def _no_photographs_error(task: type[Task]) -> InputError:
     return InputError(
         f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo eval, "
         "or a run of task=deconv or task=derain"
     )
 
 
-def _shape(kernel: Tensor | None) -> tuple[int, ...]:
+def _kernel_shape(kernel: Tensor | None) -> tuple[int, ...]:
     return (0,) if kernel is None else tuple(kernel.shape)
 
 
-def _require_larger(photograph: Photograph, kernel: Tensor, file: str | None) -> None:
+def _require_fitting_kernel(photograph: Photograph, kernel: Tensor, file: str | None) -> None:
     height, width = photograph.pixels.shape[:2]
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise InputError(
@@ -183,7 +186,7 @@ def _require_larger(photograph: Photograph, kernel: Tensor, file: str | None) ->
         )
 
 
-def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
+def _read_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
     if file is None:
         if name is not None:
             raise InputError(
@@ -202,7 +205,7 @@ def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor 
     return torch.tensor(next(iter(kernels.values())), dtype=torch.float32)
 
 
-def _write(
+def _write_photograph(
     output: Path, source: Photograph, restored: Tensor, *, overwrite: bool
 ) -> tuple[int, int]:
     """Write the restored photograph, its alpha channel enlarged as the picture was; its size."""

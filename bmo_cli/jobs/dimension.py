@@ -42,7 +42,7 @@ class Dimension:
         """
         key, sweep = override.get_key_element(), override.value()
         if isinstance(sweep, IntervalSweep):
-            found = cls(key, (), *_limits(sweep), log="log" in sweep.tags)
+            found = cls(key, (), *_interval_ends(sweep), log="log" in sweep.tags)
         elif isinstance(sweep, RangeSweep) and _is_whole(sweep):
             values = sorted(int(value) for value in sweep.range())
             if not values:
@@ -70,7 +70,7 @@ class Dimension:
         """Every choice, or both ends, as texts."""
         return list(self.choices) or [self.text(self.low), self.text(self.high)]
 
-    def suggested(self, trial: Any) -> Any:
+    def suggest(self, trial: Any) -> Any:
         """The value that a trial of Optuna has."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
@@ -79,7 +79,7 @@ class Dimension:
             return trial.suggest_int(self.key, low, high, step=self.step, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
-    def checked(self, value: Any) -> Any:
+    def require_valid(self, value: Any) -> Any:
         """A value that was recorded.
 
         Raises:
@@ -99,7 +99,7 @@ class Dimension:
         return value if isinstance(value, str) else repr(value)
 
 
-def _limits(sweep: IntervalSweep) -> tuple[float, float]:
+def _interval_ends(sweep: IntervalSweep) -> tuple[float, float]:
     assert sweep.start is not None and sweep.end is not None
     return sweep.start, sweep.end
 

@@ -33,11 +33,11 @@ from bmo_cli.training.run import assist, train
 
 log = logging.getLogger("bmo")
 
-_PATIENCE = timedelta(days=1)  # others wait while the first process validates
+_TIMEOUT = timedelta(days=1)  # others wait while the first process validates
 
 
 @dataclass(frozen=True)
-class Order:
+class ProcessOrder:
     """What every process is told; plain data, since it travels.
 
     Attributes:
@@ -72,9 +72,9 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     _require_devices(run.config.device, count)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the cause is said in one line, below
-    launch = elastic_launch(_launch_config(run.spec.path.name, count), _process)
+    launch = elastic_launch(_build_launch_config(run.spec.path.name, count), _run_process)
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
-        order = Order(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
+        order = ProcessOrder(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
         try:
             results: dict[int, RunResult] = launch(order)
         except (ChildFailedError, SignalException) as failure:
@@ -85,7 +85,7 @@ def train_on_devices(run: Run[Config]) -> RunResult:
                 error = _first_error(order.exchange) or stopped
             else:
                 codes = {rank: child.exitcode for rank, child in failure.failures.items()}
-                error = _cause(order.exchange, count, codes)
+                error = _find_cause(order.exchange, count, codes)
             raise error from error.__cause__
     if 0 not in results:  # it is gone as if it had done its work
         raise Killed.with_code(0, "process 0")
@@ -93,7 +93,7 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     return results[0]
 
 
-def _launch_config(name: str, count: int) -> Any:
+def _build_launch_config(name: str, count: int) -> Any:
     """Of so many processes on this machine, of which none is started again."""
     from torch.distributed.launcher.api import LaunchConfig
 
@@ -105,16 +105,16 @@ def _launch_config(name: str, count: int) -> Any:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=_PATIENCE.days * 86400,  # a step or a validation may take its time
+        shutdown_timeout=_TIMEOUT.days * 86400,  # a step or a validation may take its time
     )
 
 
-def _first_process_started(order: Order) -> bool:
+def _first_process_started(order: ProcessOrder) -> bool:
     """Whether the first process changed the run folder before one failed.
 
     It says so where it could; a process that was killed leaves a result that says `running`.
     """
-    reports = [entry for entry in _reports(order.exchange) if entry["rank"] == 0]
+    reports = [entry for entry in _read_reports(order.exchange) if entry["rank"] == 0]
     if reports:
         return bool(reports[0]["state"] != "prepared")
     result = order.spec.folder.read_result()
@@ -136,35 +136,35 @@ def _require_devices(device: str, count: int) -> None:
         raise InputError(f"train.devices={count}, but there are {there} {kind}")
 
 
-def _process(order: Order) -> RunResult | None:
+def _run_process(order: ProcessOrder) -> RunResult | None:
     """One of the processes."""
     rank = int(os.environ["LOCAL_RANK"])
     # torch lets a crash in native code print its stack; it belongs into the log of the run
     faulthandler.enable((order.exchange / f"{rank}.crash").open("w"))
     run = Run(order.spec)
     try:
-        result = _train(run, rank, order.threads)
+        result = _train_in_group(run, rank, order.threads)
     except BaseException as error:
-        _report(order.exchange, rank, run, error)
+        _write_report(order.exchange, rank, run, error)
         logging.shutdown()
-        if _lost_another(type(error).__name__, str(error)):
-            time.sleep(_AFTER_ANOTHER)
+        if _follows_from_lost_process(type(error).__name__, str(error)):
+            time.sleep(_EXIT_DELAY)
         os._exit(1)  # a group whose other processes are gone cannot be taken down in order
     dist.destroy_process_group()
     return result
 
 
-_AFTER_ANOTHER = 1.0
+_EXIT_DELAY = 1.0
 """seconds in which the launcher finds out that another process ended, and with which code"""
 
 
-def _lost_another(kind: str, message: str) -> bool:
+def _follows_from_lost_process(kind: str, message: str) -> bool:
     """Whether an error follows from the end of another process."""
     lost = kind in ("RuntimeError", "DistBackendError", "DistNetworkError")
     return lost and any(word in message for word in ("gloo", "NCCL", "Connection"))
 
 
-def _train(run: Run[Config], rank: int, threads: int) -> RunResult | None:
+def _train_in_group(run: Run[Config], rank: int, threads: int) -> RunResult | None:
     keep_freed_memory()
     if rank == 0:
         logging.config.dictConfig(dict(run.spec.logging))
@@ -176,7 +176,7 @@ def _train(run: Run[Config], rank: int, threads: int) -> RunResult | None:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(threads)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=_PATIENCE)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
     process_group = DistributedGroup(device)
     run.spec = replace(run.spec, config=replace(run.config, device=str(device)))
     if process_group.first:
@@ -185,7 +185,7 @@ def _train(run: Run[Config], rank: int, threads: int) -> RunResult | None:
     return None
 
 
-def _report(exchange: Path, rank: int, run: Run[Config], error: BaseException) -> None:
+def _write_report(exchange: Path, rank: int, run: Run[Config], error: BaseException) -> None:
     """Leave what went wrong for the process that launched this one."""
     entry = {"time": time.time(), "rank": rank, "state": run.state, **serialize_error(error)}
     partial = exchange / f"{rank}.partial"
@@ -198,14 +198,14 @@ _STOPPED = ("Interrupted", "KeyboardInterrupt")
 
 def _first_error(exchange: Path) -> Exception | None:
     """What went wrong first; an interruption is the same one everywhere."""
-    reports = _reports(exchange)
+    reports = _read_reports(exchange)
     if not reports:
         return None
     entry = min(reports, key=lambda report: (report["kind"] not in _STOPPED, report["time"]))
     return deserialize_error(entry, f"process {entry['rank']}: ")
 
 
-def _cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
+def _find_cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
     """Why processes failed: an error of one, or one that is gone without a word.
 
     Args:
@@ -213,18 +213,22 @@ def _cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
         count: of processes.
         codes: with which those ended that the launcher saw failing, by rank.
     """
-    reports = _reports(exchange)
+    reports = _read_reports(exchange)
     silent = sorted(set(range(count)) - {report["rank"] for report in reports})
-    own = [report for report in reports if not _lost_another(report["kind"], report["message"])]
+    own = [
+        report
+        for report in reports
+        if not _follows_from_lost_process(report["kind"], report["message"])
+    ]
     if silent and all(report["kind"] in _STOPPED for report in own):
         rank = next((rank for rank in silent if rank in codes), silent[0])
-        return _killed(exchange, rank, codes.get(rank))
+        return _killed_error(exchange, rank, codes.get(rank))
     error = _first_error(exchange)
     assert error is not None
     return error
 
 
-def _killed(exchange: Path, rank: int, code: int | None) -> Killed:
+def _killed_error(exchange: Path, rank: int, code: int | None) -> Killed:
     """The error of a process that is gone; where it crashed, with its stack as the cause."""
     error, stack = Killed.with_code(code, f"process {rank}"), exchange / f"{rank}.crash"
     if stack.is_file() and stack.stat().st_size:
@@ -232,5 +236,5 @@ def _killed(exchange: Path, rank: int, code: int | None) -> Killed:
     return error
 
 
-def _reports(exchange: Path) -> list[dict[str, Any]]:
+def _read_reports(exchange: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text(encoding="utf-8")) for file in exchange.glob("*.json")]

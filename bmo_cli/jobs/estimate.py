@@ -50,7 +50,9 @@ class Estimate:
     basis: str
 
     def __str__(self) -> str:
-        return self.basis if self.seconds is None else f"{self.basis} {in_words(self.seconds)}"
+        return (
+            self.basis if self.seconds is None else f"{self.basis} {format_duration(self.seconds)}"
+        )
 
 
 def estimate(work: Work, done: Sequence[Work]) -> Estimate:
@@ -77,7 +79,9 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
     rates = [
         (result.train_seconds or 0.0) / result.steps
         for other in done
-        if _step(other) == _step(work) and (result := other.result) is not None and result.steps
+        if _step_settings(other) == _step_settings(work)
+        and (result := other.result) is not None
+        and result.steps
     ]
     if work.learns and rates and train.steps is not None:
         seconds = train.steps * statistics.fmean(rates)
@@ -88,7 +92,7 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
     return Estimate(None, "unknown")
 
 
-def _step(work: Work) -> list[Any]:
+def _step_settings(work: Work) -> list[Any]:
     """What decides how long a step takes."""
     config = work.config
     assert isinstance(config, Config)
@@ -107,7 +111,7 @@ def _without_seeds(node: Any) -> Any:
     return node
 
 
-def listing(
+def list_works(
     works: Sequence[Work], what: str, unsettled: int, jobs: int, *, scale: float = 1.0
 ) -> str:
     """A line a run: what it is, where it stands, how long it will take; then the total.
@@ -129,7 +133,9 @@ def listing(
             seconds += scale * (expected.seconds or 0.0)
             limits = limits or expected.basis.startswith("at most")
         lines.append([work.name, work.state, time])
-    total = [f"{'at most' if limits else 'about'} {in_words(seconds / jobs)}"] if seconds else []
+    total = (
+        [f"{'at most' if limits else 'about'} {format_duration(seconds / jobs)}"] if seconds else []
+    )
     total += [f"{unknown} {what}s of unknown time"] if unknown else []
     ends = f" with jobs={jobs}" if jobs > 1 else ""
     ends += f" ({unsettled} {what}s depend on what tuning chooses)" if unsettled else ""
@@ -137,7 +143,7 @@ def listing(
     return f"{text_table(lines)}\n\nin all: {shown}; nothing was run or written"
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration as one reads it."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -20,7 +20,7 @@ from bmo_cli.jobs.worker import Worker
 
 Key = TypeVar("Key")
 
-_SAVING = 100.0
+_SAVE_TIMEOUT = 100.0
 """seconds in which a job can be saved; hydra/launcher=slurm has Slurm kill it after 120"""
 
 
@@ -91,7 +91,7 @@ class JobPool(Generic[Key]):
                 function,
                 *arguments,
                 threads=max(1, torch.get_num_threads() // self.size),
-                environment=own_device(device, place) if self.size > 1 else {},
+                environment=assign_device(device, place) if self.size > 1 else {},
             )
             self._running.append(_Running(key, worker, place))
 
@@ -115,12 +115,12 @@ class JobPool(Generic[Key]):
     def _wait_until_fewer_than(self, count: int) -> None:
         try:
             while len(self._running) >= count and not self.stopping:
-                self._collect()
+                self._collect_ended()
             if not self.stopping:
                 return
             self._stop_all()
             while self._running:
-                self._collect()
+                self._collect_ended()
         except KeyboardInterrupt:  # a second Ctrl-C
             for job in self._running:
                 job.worker.kill()
@@ -128,7 +128,7 @@ class JobPool(Generic[Key]):
         except BaseException:  # of `on_end`, or submitit puts this process's job into its queue
             self._stop_all()
             for job in self._running:
-                job.worker.ended(timeout=_SAVING)
+                job.worker.has_ended(timeout=_SAVE_TIMEOUT)
             raise
         raise Interrupted("stopped; what was in progress is saved", exit_code=self._stop.exit_code)
 
@@ -139,10 +139,10 @@ class JobPool(Generic[Key]):
             self._stop.signal = signal.SIGTERM
         return self._stop.signal is not None
 
-    def _collect(self) -> None:
+    def _collect_ended(self) -> None:
         """Wait for a moment, then hand on the jobs that have ended."""
         wait([job.worker.channel for job in self._running], timeout=0.2)
-        for job in [job for job in self._running if job.worker.ended()]:
+        for job in [job for job in self._running if job.worker.has_ended()]:
             self._running.remove(job)
             self._on_end(job.key, job.worker)
 
@@ -151,7 +151,7 @@ class JobPool(Generic[Key]):
             job.worker.stop()  # each is saved
 
 
-def own_device(device: str, place: int) -> dict[str, str]:
+def assign_device(device: str, place: int) -> dict[str, str]:
     """Environment in which a job sees one GPU alone, where there are several.
 
     Args:

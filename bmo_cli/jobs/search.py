@@ -74,45 +74,45 @@ class Search(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run the trials that are not done, and say which is the best."""
         parser = OverridesParser.create(config_loader=self._context.config_loader)
-        self._fixed, self._space = space_of(parser.parse_overrides(arguments))
-        self._study = _study()
-        recorded = self._recorded()
+        self._fixed, self._space = split_search_space(parser.parse_overrides(arguments))
+        self._study = _create_study()
+        recorded = self._read_record()
         self._count = max(self._count, len(recorded))  # none that is there is forgotten
         together = max(self._together, self._config.jobs)
         for first in range(0, self._count, together):
             numbers = range(first, min(first + together, self._count))
-            trials = [self._suggested(n, recorded.get(n)) for n in numbers]
+            trials = [self._suggest(n, recorded.get(n)) for n in numbers]
             self._write()
-            folders = self._launched(numbers)
+            folders = self._launch(numbers)
             for number, trial, folder in zip(numbers, trials, folders, strict=True):
                 self._tell(number, trial, folder)
             self._write()
         self._report()
 
-    def _suggested(self, number: int, values: Mapping[str, Any] | None) -> Any:
+    def _suggest(self, number: int, values: Mapping[str, Any] | None) -> Any:
         """A trial; one that an earlier session began has the values that it had."""
-        self._study.sampler = _sampler(self._seed, number)
+        self._study.sampler = _create_sampler(self._seed, number)
         if values is not None:
             self._study.enqueue_trial(dict(values))
         trial = self._study.ask()
-        chosen = {d.key: d.suggested(trial) for d in self._space}
+        chosen = {d.key: d.suggest(trial) for d in self._space}
         self._trials.append({"number": number, "values": chosen, "state": "begun", "score": None})
         return trial
 
-    def _words(self, number: int) -> list[str]:
+    def _trial_overrides(self, number: int) -> list[str]:
         values = self._trials[number]["values"]
         return [*self._fixed, *(f"{d.key}={d.text(values[d.key])}" for d in self._space)]
 
-    def _launched(self, numbers: range) -> list[Path]:
+    def _launch(self, numbers: range) -> list[Path]:
         """Run these trials; their folders."""
-        returns = self._launcher.launch([self._words(n) for n in numbers], numbers.start)
+        returns = self._launcher.launch([self._trial_overrides(n) for n in numbers], numbers.start)
         self._job.finish()
-        return [_output(returned) for returned in returns]
+        return [_job_folder(returned) for returned in returns]
 
     def _tell(self, number: int, trial: Any, folder: Path) -> None:
         from optuna.trial import TrialState
 
-        name, score, larger_is_better = _validation(folder)
+        name, score, larger_is_better = _read_validation(folder)
         place = os.path.relpath(folder, self._folder)
         record = self._trials[number] | {"folder": place, "metric": name}
         if score is None:
@@ -124,8 +124,8 @@ class Search(Sweeper):
         self._study.tell(trial, score if maximize else -score)
         self._trials[number] = record | {"state": "done", "score": score}
         best = self._trials[self._best()]
-        log.info("trial %d of %d: %s", number, self._count, _shown(self._trials[number]))
-        log.info("best so far: trial %d, %s", best["number"], _shown(best))
+        log.info("trial %d of %d: %s", number, self._count, _format_score(self._trials[number]))
+        log.info("best so far: trial %d, %s", best["number"], _format_score(best))
 
     def _best(self) -> int:
         """Number of the best trial; there is one that is done."""
@@ -138,15 +138,22 @@ class Search(Sweeper):
             return
         number = self._best()
         best, failed = self._trials[number], len(self._trials) - len(done)
-        again = format_command("train", *own_config_words(self._config.hydra), *self._words(number))
+        again = format_command(
+            "train", *own_config_words(self._config.hydra), *self._trial_overrides(number)
+        )
         log.info(
             "the best of %d trials%s is trial %d, %s: %s\nin %s; train it again with '%s'",
-            *(len(self._trials), f" ({failed} failed)" if failed else "", number, _shown(best)),
+            *(
+                len(self._trials),
+                f" ({failed} failed)" if failed else "",
+                number,
+                _format_score(best),
+            ),
             " ".join(f"{d.key}={d.text(best['values'][d.key])}" for d in self._space),
             *(relative_to_cwd((self._folder / best["folder"]).absolute()), again),
         )
 
-    def _recorded(self) -> dict[int, dict[str, Any]]:
+    def _read_record(self) -> dict[int, dict[str, Any]]:
         """Values of the trials that an earlier session began, by number.
 
         Raises:
@@ -159,7 +166,7 @@ class Search(Sweeper):
             trials = json.loads(file.read_text(encoding="utf-8"))["trials"]
             return {
                 int(trial["number"]): {
-                    d.key: d.checked(trial["values"][d.key]) for d in self._space
+                    d.key: d.require_valid(trial["values"][d.key]) for d in self._space
                 }
                 for trial in trials
             }
@@ -172,7 +179,7 @@ class Search(Sweeper):
         write_atomically(self._folder / RECORD, json.dumps(content, indent=2).encode())
 
 
-def space_of(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
+def split_search_space(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
     """Overrides that all trials have in common, and what is searched.
 
     Raises:
@@ -210,31 +217,31 @@ def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
         )
     if config.hydra.job.config_name != "train":
         raise InputError("hydra/sweeper=search is for bmo train: it looks at validation scores")
-    space_of(overrides)
+    split_search_space(overrides)
     if importlib.util.find_spec("optuna") is None:
         raise InputError("hydra/sweeper=search needs a package: pip install 'bmo-cli[optuna]'")
 
 
-def _output(returned: JobReturn) -> Path:
+def _job_folder(returned: JobReturn) -> Path:
     """Folder of a job that Hydra has run."""
     assert returned.hydra_cfg is not None
     return Path(returned.hydra_cfg.hydra.runtime.output_dir)
 
 
-def _study() -> Any:
+def _create_study() -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="maximize")
 
 
-def _sampler(seed: int, number: int) -> Any:
+def _create_sampler(seed: int, number: int) -> Any:
     from optuna.samplers import TPESampler
 
     return TPESampler(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
 
 
-def _validation(folder: Path) -> tuple[str, float | None, bool]:
+def _read_validation(folder: Path) -> tuple[str, float | None, bool]:
     """Name, value and sense of the validation score of a run; no value of one that failed."""
     result = RunResult.read_tolerantly(folder)
     if result is None or result.metric is None:
@@ -245,5 +252,5 @@ def _validation(folder: Path) -> tuple[str, float | None, bool]:
     return name, value if known else None, result.metric.larger_is_better
 
 
-def _shown(trial: Mapping[str, Any]) -> str:
+def _format_score(trial: Mapping[str, Any]) -> str:
     return f"{trial['metric']} {trial['score']:.5g}"

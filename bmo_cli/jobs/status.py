@@ -19,7 +19,7 @@ def _lacks_certificate(result: RunResult, config: AnyConfig) -> bool:
     return isinstance(config, Config) and config.certify and result.certificate is None
 
 
-def goes_on(folder: RunFolder, config: AnyConfig) -> bool:
+def can_resume(folder: RunFolder, config: AnyConfig) -> bool:
     """Whether a run that is not done goes on from its checkpoint."""
     before = folder.read_result()
     if before is None:
@@ -31,7 +31,7 @@ def goes_on(folder: RunFolder, config: AnyConfig) -> bool:
     return begun and has_last(folder.checkpoints)
 
 
-def is_of_other_code(folder: RunFolder) -> bool:
+def code_has_changed(folder: RunFolder) -> bool:
     """Whether the code has changed since the run began."""
     result = folder.read_result()
     return result is None or result.code != source_hash()

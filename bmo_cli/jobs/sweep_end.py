@@ -14,7 +14,7 @@ from bmo_cli.results.folders import make_unique
 from bmo_cli.results.runs import find_runs
 
 
-def require_all_done(config: DictConfig) -> None:
+def require_all_ok(config: DictConfig) -> None:
     """Look at every job's result; Hydra itself would stop at the first job that fails.
 
     Args:
@@ -57,7 +57,7 @@ def resume_command(config: DictConfig) -> str:
     return format_command("train", *own_config_words(config.hydra), *named, resume=folder)
 
 
-def put_away_pickles(sweep: Path) -> None:
+def rename_pickles(sweep: Path) -> None:
     """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
     left = sweep / ".submitit"
     if left.exists():

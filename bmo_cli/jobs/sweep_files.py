@@ -40,7 +40,7 @@ class SweepFiles:
 
     def __init__(self, command: str) -> None:
         self._command = command
-        self._found: set[str] = set()
+        self._checked: set[str] = set()
 
     def require(self, config: AnyConfig) -> None:
         """Refuse a configuration that names a file which is not there.
@@ -54,7 +54,7 @@ class SweepFiles:
         if not isinstance(config, Config) or self._command not in _SPLITS:
             return
         task, data = config.task, config.data
-        with _quiet():
+        with _silence_logging():
             if self._is_new("data", data, task["_target_"]) and _takes_photographs(config):
                 self._require_photographs(config)
             kind = task.get("kernels")
@@ -76,9 +76,9 @@ class SweepFiles:
     def _is_new(self, *what: Any) -> bool:
         """Whether this was not asked before."""
         key = json.dumps(what, sort_keys=True)
-        if key in self._found:
+        if key in self._checked:
             return False
-        self._found.add(key)
+        self._checked.add(key)
         return True
 
 
@@ -97,7 +97,7 @@ def _require_kernels(task: Mapping[str, Any], root: str | None) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_logging() -> Iterator[None]:
     """Context in which nothing is logged: the jobs say the same again."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

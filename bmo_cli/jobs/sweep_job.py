@@ -22,7 +22,7 @@ from bmo_cli.errors import BmoError, InputError, Interrupted, Killed, escape_unp
 from bmo_cli.jobs.elastic import train_on_devices
 from bmo_cli.jobs.failures import record_failure
 from bmo_cli.jobs.pool import JobPool
-from bmo_cli.jobs.status import goes_on, is_done, is_of_other_code, set_aside
+from bmo_cli.jobs.status import can_resume, code_has_changed, is_done, set_aside
 from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run, TrainSpec
@@ -61,23 +61,23 @@ class SweepJobs:
         """
         at_a_time = spec.config.jobs
         if at_a_time > 1:
-            require_places(spec.config, self._launcher, self._sweeper)
-        spec, done = with_earlier_attempt(spec)
+            require_pool_allowed(spec.config, self._launcher, self._sweeper)
+        spec, done = resume_earlier_attempt(spec)
         if done is not None:
             if at_a_time > 1:
-                _say("done before", spec)
+                _print_line("done before", spec)
                 return None
             log.info("done before: %s", spec.path)
             return done
         if at_a_time > 1:
             if self._pool is None:
-                self._pool = JobPool(at_a_time, _record)
+                self._pool = JobPool(at_a_time, _record_outcome)
             self._pool.add(spec, _train_quietly, spec, device=spec.config.device)
-            _say("started", spec)
+            _print_line("started", spec)
             return None
         if spec.config.train.devices > 1:
             return train_on_devices(Run(spec))
-        return self._run_alone(spec)
+        return self._run_in_worker(spec)
 
     def finish(self) -> None:
         """Wait for the jobs that still run.
@@ -88,7 +88,7 @@ class SweepJobs:
         if self._pool is not None:
             self._pool.finish()
 
-    def _run_alone(self, spec: TrainSpec) -> RunResult:
+    def _run_in_worker(self, spec: TrainSpec) -> RunResult:
         ended: list[Worker] = []
         launched = not self._launcher.endswith(_BASIC_LAUNCHER)
         with JobPool[TrainSpec](
@@ -98,12 +98,12 @@ class SweepJobs:
                 pool.add(spec, train_job, spec)
                 pool.finish()
             except Interrupted as stopped:
-                raise _stopped(spec, ended, stopped) from stopped
+                raise _describe_stop(spec, ended, stopped) from stopped
         result: RunResult = ended[0].outcome()
         return result
 
 
-def _stopped(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
+def _describe_stop(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
     """What to say of a job that was asked to stop."""
     message = f"stopped; {spec.path} is done"
     try:
@@ -116,7 +116,7 @@ def _stopped(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Inte
     return Interrupted(message, exit_code=stopped.exit_code)
 
 
-def with_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
+def resume_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
     """The spec with which a job begins or goes on, and its result where it is done.
 
     Raises:
@@ -127,8 +127,8 @@ def with_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
         before = folder.read_result()
         if before is not None and is_done(before, spec.config):
             return spec, before
-        begun = goes_on(folder, spec.config)
-        if begun and is_of_other_code(folder):
+        begun = can_resume(folder, spec.config)
+        if begun and code_has_changed(folder):
             log.info("%s goes on with code that has changed since it stopped", folder.path)
         if not begun:
             set_aside(folder)
@@ -136,7 +136,7 @@ def with_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
     return replace(spec, config=replace(spec.config, resume=resume), snapshot=None), None
 
 
-def require_places(config: Config, launcher: str, sweeper: str) -> None:
+def require_pool_allowed(config: Config, launcher: str, sweeper: str) -> None:
     """Refuse jobs at the same time where something else decides when they run.
 
     Args:
@@ -175,19 +175,19 @@ def _train_quietly(spec: TrainSpec) -> RunResult:
     )
 
 
-def _record(spec: TrainSpec, worker: Worker) -> None:
+def _record_outcome(spec: TrainSpec, worker: Worker) -> None:
     """Say how a job ended, and leave in its folder why it failed."""
     try:
         worker.outcome()
     except Exception as error:
         record_failure(spec.path, error, spec.choices)
         known = isinstance(error, BmoError)
-        _say(f"failed ({error if known else type(error).__name__})", spec)
+        _print_line(f"failed ({error if known else type(error).__name__})", spec)
     else:
-        _say("done", spec)
+        _print_line("done", spec)
 
 
-def _say(what: str, spec: TrainSpec) -> None:
+def _print_line(what: str, spec: TrainSpec) -> None:
     """A line on the terminal; the log is that of the job that was started last."""
     with suppress(OSError):  # nobody reads, and the jobs go on
         print(escape_unprintable(f"{what}: {relative_to_cwd(Path(spec.path))}"), flush=True)

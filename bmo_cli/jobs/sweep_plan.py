@@ -24,7 +24,7 @@ from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.schema import AnyConfig
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.jobs.dimension import Dimension
-from bmo_cli.jobs.estimate import Work, listing
+from bmo_cli.jobs.estimate import Work, list_works
 from bmo_cli.jobs.search import check_search
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run_folder import RunFolder
@@ -47,7 +47,7 @@ class SweepJob:
     folder: Path
 
 
-def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
+def plan_jobs(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
     """Compose and check every job; of a sweeper that chooses values itself, those at its limits.
 
     Args:
@@ -57,9 +57,9 @@ def planned(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
     Raises:
         InputError: a job cannot run; the line names its overrides.
     """
-    words_of_jobs, varied = job_overrides(config)
+    words_of_jobs, varied = combine_overrides(config)
     jobs = [
-        _planned(config, typed, number, words, tuple(w for w in words if _key(w) in varied))
+        _plan_job(config, typed, number, words, tuple(w for w in words if _key_of(w) in varied))
         for number, words in enumerate(words_of_jobs)
     ]
     exact = is_basic(config.hydra.sweeper)
@@ -75,14 +75,14 @@ def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool)
 
     files = SweepFiles(str(config.hydra.job.config_name))
     for number, job in enumerate(jobs):
-        if exact and _result_of_done(job) is not None:
+        if exact and _read_done_result(job) is not None:
             continue
-        with _named(number, job.overrides):
+        with _name_job_in_errors(number, job.overrides):
             files.require(job.config)
 
 
 @contextmanager
-def _named(number: int, own: Sequence[str]) -> Iterator[None]:
+def _name_job_in_errors(number: int, own: Sequence[str]) -> Iterator[None]:
     """Context in which a mistake says of which job it is."""
     try:
         yield
@@ -102,7 +102,7 @@ def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
             )
 
 
-def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
+def list_jobs(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
     """A line a job: its overrides, where it stands, how long it will take; then the total.
 
     Args:
@@ -110,23 +110,23 @@ def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
         jobs: of the sweep; of a search those at its limits, from which all are estimated.
     """
     exact, at_a_time = is_basic(config.hydra.sweeper), config.get("jobs", 1)
-    works = [_work(job, exact=exact) for job in jobs]
+    works = [_describe_work(job, exact=exact) for job in jobs]
     if exact:
-        return listing(works, "job", 0, at_a_time)
+        return list_works(works, "job", 0, at_a_time)
     count = config.hydra.sweeper.get("n_trials", len(works))
-    lines = listing(works, "job", 0, at_a_time, scale=count / len(works))
+    lines = list_works(works, "job", 0, at_a_time, scale=count / len(works))
     return f"{lines} (a search of {count} trials, which chooses between these limits)"
 
 
-def _work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.jobs.status import goes_on  # which imports torch
+def _describe_work(job: SweepJob, *, exact: bool) -> Work:
+    from bmo_cli.jobs.status import can_resume  # which imports torch
 
     folder, config = RunFolder(job.folder), job.config
     result = folder.read_result() if exact else None
-    done = _result_of_done(job) if exact else None
+    done = _read_done_result(job) if exact else None
     if done is not None:
         state = "done"
-    elif goes_on(folder, config):
+    elif can_resume(folder, config):
         state = "goes on"
     else:
         failed = result is not None and result.status == "failed"
@@ -135,7 +135,7 @@ def _work(job: SweepJob, *, exact: bool) -> Work:
     return Work(name, state, done is None, config, learns, done)
 
 
-def _result_of_done(job: SweepJob) -> RunResult | None:
+def _read_done_result(job: SweepJob) -> RunResult | None:
     """The result of a job that is done; None: it is not."""
     from bmo_cli.jobs.status import is_done  # which imports torch
 
@@ -143,7 +143,7 @@ def _result_of_done(job: SweepJob) -> RunResult | None:
     return result if result is not None and is_done(result, job.config) else None
 
 
-def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
+def combine_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     """The overrides of the jobs, and the keys in which they differ.
 
     Args:
@@ -155,7 +155,7 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     """
     hydra = config.hydra
     given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(config_loader=_loader())
+    parser = OverridesParser.create(config_loader=_config_loader())
     overrides = parser.parse_overrides([*given, *list_overrides(hydra.overrides.task)])
     varied = {item.get_key_element() for item in overrides if item.is_sweep_override()}
     if is_basic(hydra.sweeper):
@@ -169,7 +169,7 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
         else [item.get_value_element_as_str()]
         for item in overrides
     }
-    return list(_one_at_a_time(values)), varied
+    return list(_vary_one_at_a_time(values)), varied
 
 
 def is_basic(sweeper: Any) -> bool:
@@ -181,7 +181,7 @@ def is_basic(sweeper: Any) -> bool:
     return str(sweeper["_target_"]).endswith(".BasicSweeper")
 
 
-def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
+def _vary_one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
     first = {key: several[0] for key, several in values.items() if several}
     yield [f"{key}={value}" for key, value in first.items()]
     for key, several in values.items():
@@ -189,7 +189,7 @@ def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
             yield [f"{k}={v}" for k, v in (first | {key: value}).items()]
 
 
-def _planned(
+def _plan_job(
     config: DictConfig,
     typed: Sequence[str],
     number: int,
@@ -197,9 +197,9 @@ def _planned(
     own: tuple[str, ...],
 ) -> SweepJob:
     command = str(config.hydra.job.config_name)
-    with _named(number, own):
-        composed = _composed(config, words)
-        folder = _folder(config, composed, number)
+    with _name_job_in_errors(number, own):
+        composed = _compose_job(config, words)
+        folder = _job_folder(config, composed, number)
         choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
@@ -207,7 +207,7 @@ def _planned(
         return SweepJob(own, checked.config, choices, folder)
 
 
-def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
+def _compose_job(config: DictConfig, words: Sequence[str]) -> DictConfig:
     command, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
     assert hydra is not None
     try:
@@ -221,7 +221,7 @@ def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
         raise InputError(explain_hydra_error(error, words, command)) from error
 
 
-def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
+def _job_folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
     """Where Hydra's launchers run the job; its name may interpolate the job's number."""
     with read_write(composed.hydra), open_dict(composed.hydra.job):
         composed.hydra.job.num, composed.hydra.job.id = number, str(number)
@@ -233,11 +233,11 @@ def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
     return Path(str(config.hydra.sweep.dir)) / subdir
 
 
-def _loader() -> Any:
+def _config_loader() -> Any:
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     return hydra.config_loader
 
 
-def _key(word: str) -> str:
+def _key_of(word: str) -> str:
     return word.split("=", 1)[0]

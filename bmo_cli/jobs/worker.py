@@ -32,7 +32,7 @@ _PRELOADED = [
 ]
 """modules that the server imports once for all workers"""
 _STOPS = {signal.SIGTERM, signal.SIGUSR1}
-_PARTING = 60.0
+_EXIT_TIMEOUT = 60.0
 """seconds that a process has to end after its last word"""
 
 
@@ -60,9 +60,9 @@ class Worker:
         context.set_forkserver_preload(_PRELOADED)
         self._receiver, sender = context.Pipe(duplex=False)
         call = (function, arguments, threads, dict(environment or {}), sender)
-        self._process = context.Process(target=_live, args=call)
+        self._process = context.Process(target=_run_worker, args=call)
         try:
-            with _deaf_to_interrupts(), _deferred_stops(), _forking():
+            with _ignore_interrupts(), _block_stop_signals(), _use_forkserver():
                 self._process.start()
         except (OSError, EOFError) as error:
             self._receiver.close()
@@ -73,26 +73,26 @@ class Worker:
             ) from error
         finally:
             sender.close()
-        self._said: tuple[bool, Any] | None = None
+        self._message: tuple[bool, Any] | None = None
 
     @property
     def channel(self) -> Connection:
         """Becomes readable when the function has ended, for `multiprocessing.connection.wait`."""
         return self._receiver
 
-    def ended(self, timeout: float = 0.0) -> bool:
+    def has_ended(self, timeout: float = 0.0) -> bool:
         """Whether it has ended, after waiting for at most `timeout` seconds."""
-        if self._said is None and (self._receiver.poll(timeout) or not self._process.is_alive()):
+        if self._message is None and (self._receiver.poll(timeout) or not self._process.is_alive()):
             # A process that it forked may hold the channel open: its own end counts as well.
-            self._said = self._heard() or (False, None)
-            self._process.join(_PARTING)
+            self._message = self._receive() or (False, None)
+            self._process.join(_EXIT_TIMEOUT)
             if self._process.is_alive():  # what it had to say is said; a thread of it hangs
                 self._process.kill()
                 self._process.join()
             self._receiver.close()
-        return self._said is not None
+        return self._message is not None
 
-    def _heard(self) -> tuple[bool, Any] | None:
+    def _receive(self) -> tuple[bool, Any] | None:
         """What it has said; None: nothing, or it was killed while it spoke."""
         try:
             said: tuple[bool, Any] | None = self._receiver.recv() if self._receiver.poll() else None
@@ -117,10 +117,10 @@ class Worker:
             Killed: the process is gone without a word.
             Exception: what the function raised, see `errors.deserialize_error`.
         """
-        while not self.ended(timeout=1):
+        while not self.has_ended(timeout=1):
             pass
-        assert self._said is not None
-        good, content = self._said
+        assert self._message is not None
+        good, content = self._message
         if good:
             return content
         code = self._process.exitcode
@@ -128,7 +128,7 @@ class Worker:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _ignore_interrupts() -> Iterator[None]:
     """Context in which SIGINT is ignored, which a process inherits from its first instant on."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -141,7 +141,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _deferred_stops() -> Iterator[None]:
+def _block_stop_signals() -> Iterator[None]:
     """Context in which requests to stop wait, also in processes that are started in it.
 
     The server never takes one: what signals a whole process group would end it, and with it all
@@ -156,7 +156,7 @@ def _deferred_stops() -> Iterator[None]:
 
 
 @contextmanager
-def _forking() -> Iterator[None]:
+def _use_forkserver() -> Iterator[None]:
     """Context in which the server is the default: a new process takes over the default by name, and
     joblib's workers have one that it does not know."""
     before = multiprocessing.get_start_method(allow_none=True)
@@ -167,7 +167,7 @@ def _forking() -> Iterator[None]:
         multiprocessing.set_start_method(before, force=True)
 
 
-def _live(
+def _run_worker(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     threads: int,
@@ -188,11 +188,11 @@ def _live(
     except BaseException as error:
         said = False, serialize_error(error)
     with suppress(BrokenPipeError):  # nobody is there to hear of it
-        _say(sender, said)
+        _send(sender, said)
     sender.close()
 
 
-def _say(sender: Connection, said: tuple[bool, Any]) -> None:
+def _send(sender: Connection, said: tuple[bool, Any]) -> None:
     try:
         sender.send(said)
     except BrokenPipeError:

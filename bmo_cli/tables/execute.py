@@ -24,7 +24,7 @@ from bmo_cli.errors import (
     wrap_resource_error,
 )
 from bmo_cli.jobs.pool import JobPool
-from bmo_cli.jobs.status import goes_on, is_of_other_code
+from bmo_cli.jobs.status import can_resume, code_has_changed
 from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.result import RunResult, Status
@@ -181,8 +181,8 @@ def _prepared(cell: Cell) -> tuple[TrainSpec, float]:
         RunLocked: another process trains there.
     """
     spec, folder = cell.spec, cell.spec.folder
-    begun = goes_on(folder, spec.config)
-    if begun and is_of_other_code(folder):  # a value of a table comes from one program
+    begun = can_resume(folder, spec.config)
+    if begun and code_has_changed(folder):  # a value of a table comes from one program
         log.info("%s starts again: the code has changed since it stopped", cell.name)
         begun = False
     if spec.path.exists():

@@ -20,7 +20,7 @@ from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import Table, TableConfig
 from bmo_cli.errors import BmoError, InputError, explain_full_disk
 from bmo_cli.experiment.plugins import names_plugins
-from bmo_cli.jobs.estimate import Work, listing
+from bmo_cli.jobs.estimate import Work, list_works
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.run_folder import require_closed
 from bmo_cli.tables.cell import Cell
@@ -58,7 +58,7 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
     if config.dry_run:
         plan.choose({})
         works = [_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
-        log.info("\n%s", listing(works, "cell", plan.unsettled, config.jobs))
+        log.info("\n%s", list_works(works, "cell", plan.unsettled, config.jobs))
         return
     with explain_full_disk(str(out), ONCE_MORE):
         out.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ def test_a_process_that_cannot_be_started_is_an_error_with_a_hint(monkeypatch):
 
 
 def test_a_process_that_does_not_end_is_ended_once_it_has_said_its_word(monkeypatch):
-    monkeypatch.setattr(worker, "_PARTING", 0.2)
+    monkeypatch.setattr(worker, "_EXIT_TIMEOUT", 0.2)
     process = Worker(linger, threads=1)
     assert process.outcome() == "said"
     assert not process._process.is_alive()

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
-from bmo_cli.jobs.search import check_search, space_of
+from bmo_cli.jobs.search import check_search, split_search_space
 
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="needs pip install 'bmo-cli[optuna]'"
@@ -67,9 +67,9 @@ def test_suggestions_are_within_the_space(word):
     seen = set()
     for _ in range(60):
         trial = study.ask()
-        value = dimension.suggested(trial)
+        value = dimension.suggest(trial)
         seen.add(value)
-        assert dimension.checked(value) == value
+        assert dimension.require_valid(value) == value
         study.tell(trial, 0.0)
     if dimension.choices:
         assert seen == set(dimension.choices)
@@ -93,7 +93,7 @@ NO_SPACES = [
 @pytest.mark.parametrize(("words", "said"), NO_SPACES)
 def test_limits_that_are_none_are_refused(words, said):
     with pytest.raises(InputError, match=said):
-        space_of(parsed(*words))
+        split_search_space(parsed(*words))
 
 
 @pytest.mark.parametrize("value", ["z", 3, None, True, [1]])

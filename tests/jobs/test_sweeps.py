@@ -19,9 +19,9 @@ from safetensors import safe_open
 
 from bmo_cli.config.recorded import read_recorded_sweep, refuse_sweep_changes
 from bmo_cli.errors import Exited, InputError, convert_exits
-from bmo_cli.jobs.pool import own_device
-from bmo_cli.jobs.sweep_end import put_away_pickles
-from bmo_cli.jobs.sweep_job import require_places
+from bmo_cli.jobs.pool import assign_device
+from bmo_cli.jobs.sweep_end import rename_pickles
+from bmo_cli.jobs.sweep_job import require_pool_allowed
 from bmo_cli.results.run_folder import RunFolder
 
 FAULTY = """
@@ -459,22 +459,22 @@ BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSw
 def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweeper, said):
     config = composed("jobs=2", f"train.devices={devices}")
     with pytest.raises(InputError, match=said):
-        require_places(config, launcher, sweeper)
-    require_places(composed("jobs=2"), *BASIC)
+        require_pool_allowed(config, launcher, sweeper)
+    require_pool_allowed(composed("jobs=2"), *BASIC)
     search = "hydra_plugins.bmo_search.Search"
-    require_places(composed("jobs=2"), BASIC[0], search)
+    require_pool_allowed(composed("jobs=2"), BASIC[0], search)
 
 
 def test_every_job_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = [own_device("auto", place)["CUDA_VISIBLE_DEVICES"] for place in range(5)]
+    found = [assign_device("auto", place)["CUDA_VISIBLE_DEVICES"] for place in range(5)]
     assert found == ["0", "1", "2", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert own_device("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "6"}
-    assert own_device("cpu", 1) == own_device("cuda:1", 1) == {}
+    assert assign_device("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert assign_device("cpu", 1) == assign_device("cuda:1", 1) == {}
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert own_device("cuda", 1) == {}
+    assert assign_device("cuda", 1) == {}
 
 
 def processes(word):
@@ -529,5 +529,5 @@ def test_pickles_of_a_sweep_are_put_away(tmp_path):
     for _ in range(2):
         (tmp_path / ".submitit").mkdir()
         (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
-        put_away_pickles(tmp_path)
+        rename_pickles(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]
