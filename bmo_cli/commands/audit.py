@@ -1,4 +1,4 @@
-"""`bmo audit`: every hyper-optimiser and operator held to what it promises."""
+"""`bmo audit`: measure whether every hyper-optimiser and operator keeps what it declares."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
 def audit(
     run: Run[AuditConfig],
 ) -> RunResult:
-    """Measure, write audit.md, audit.csv and audit.png, and say what broke its promise.
+    """Measure, and write audit.md, audit.csv and audit.png.
 
     Args:
         run: of the audit.
@@ -46,9 +46,10 @@ def audit(
         The content of result.json, which the caller writes.
 
     Raises:
-        BmoError: a method or an operator broke its promise; the report is written before.
+        BmoError: a measurement contradicts the declaration of a method or an operator. The report
+            is written before.
     """
-    torch.set_num_threads(1)  # the problems are tiny: threads would only wait for one another
+    torch.set_num_threads(1)  # for such small problems several threads are slower
     config, choices = run.config, run.spec.choices
     plugins = load_plugins(config.plugins)
     methods = _build_methods(config, choices, plugins)
@@ -85,7 +86,7 @@ def audit(
 def _require_no_violation(
     gradients: Sequence[GradientRecord], norms: Sequence[NormRecord], folder: RunFolder
 ) -> None:
-    """Refuse methods and operators that broke their promise."""
+    """Raise BmoError if a measurement contradicts a declaration."""
     broken = [
         *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
         *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),

@@ -27,7 +27,7 @@ log = logging.getLogger("bmo")
 def certify_run(
     run: Run[EvalConfig],
 ) -> RunResult:
-    """Certify the best checkpoint of `config.run` on its validation problems.
+    """Certify the best checkpoint of `config.run` on the validation problems of that run.
 
     Args:
         run: of the certification.
@@ -36,9 +36,8 @@ def certify_run(
         The content of result.json, which the caller writes.
 
     Raises:
-        InputError: not a finished run, or its checkpoint, configuration and data do not belong
-            together.
-        BmoError: the certificate is refused; it is written before.
+        InputError: the run is not finished, or its checkpoint, configuration and data do not match.
+        BmoError: the certificate is refused. The certificate is written before.
     """
     config, folder = run.config, RunFolder(Path(run.config.run))
     trained = _require_finished(folder, config.plugins)
@@ -55,13 +54,13 @@ def certify_run(
     result = RunResult(status="ok", steps=progress.step, identity=trained.identity)
     result = result.including(certification)
     if result.message:
-        run.finish(result)  # a refusal is a result, too
+        run.finish(result)  # a refused certificate is a result, too
         raise BmoError(f"{result.message}; see {run.spec.path}")
     return result
 
 
 def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
-    """The result of a run that has ended, and whose files are those that the result is about."""
+    """The result of a finished run whose files have the hashes recorded in the result."""
     trained, present = run.read_result(), run_identity(run)
     recorded = None if trained is None else trained.identity
     if recorded is None and (trained is None or trained.status != "ok"):
@@ -87,6 +86,7 @@ def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
 
 
 def _require_same_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
+    """Refuse data that differ from those the run was trained with."""
     keys = ("val", "val_rain", "kernel_content", "dictionary")
     others = differing(trained.data or {}, fingerprints, keys)
     if others:
@@ -97,7 +97,11 @@ def _require_same_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) ->
 
 
 def _require_same_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
-    """To be asked when they have computed something: what they import then is a part of them."""
+    """Refuse plug-ins that changed since training.
+
+    This must be called after the plug-ins have computed something. The modules that they import
+    then count as parts of them.
+    """
     present = plugin_contents(plugins)
     for name, digest in (trained.plugins or {}).items():
         if present.get(name, digest) != digest:

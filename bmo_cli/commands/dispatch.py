@@ -1,4 +1,4 @@
-"""What Hydra calls: check the configuration, run the command, leave a result whatever happens."""
+"""The function that Hydra calls: check the configuration, run the command, record the result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ log = logging.getLogger("bmo")
 class Job:
     """A command as a function of the composed configuration: called once, or once a job of a sweep.
 
-    It can be pickled before its first call, as launchers do that run jobs elsewhere.
+    It can be pickled before its first call, which launchers do for jobs in other processes.
 
     Attributes:
         command: one of `cli.COMMANDS`.
@@ -62,17 +62,17 @@ class Job:
             config: as Hydra composed it.
 
         Returns:
-            The validation score, which Hydra's sweepers optimise, where there is one. In a sweep
-            NaN, what a sweeper takes as a failed trial, where the job failed: Hydra would stop at
-            an exception. The job's folder says why.
+            The validation score, where there is one; Hydra's sweepers optimise it. For a failed job
+            of a sweep NaN, which a sweeper takes as a failed trial: Hydra would stop the sweep at
+            an exception. The folder of the job records the reason.
 
         Raises:
-            BmoError: what went wrong. The run folder then holds a result.json that says so, except
-                when a single run was refused before it began.
-            SystemExit: a sweep was asked to stop.
+            BmoError: what went wrong. The run folder then holds a result.json with the reason,
+                except when a single run was refused before it started.
+            SystemExit: a sweep received a request to stop.
         """
         keep_freed_memory()
-        logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
+        logging.raiseExceptions = False  # a closed pipe (`bmo train | head`) is no error
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             with convert_exits():
@@ -81,7 +81,7 @@ class Job:
             if not sweeps:
                 raise
             print(f"bmo: {escape_unprintable(str(error))}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from error  # past Hydra, which would go on
+            raise SystemExit(error.exit_code) from error  # Hydra would continue after an exception
         except Exception:
             if not sweeps:
                 raise
@@ -93,13 +93,13 @@ class Job:
         """Wait for the jobs of a sweep that still run.
 
         Raises:
-            Interrupted: this process was asked to stop; every job is saved.
+            Interrupted: this process received a request to stop; every job has a checkpoint.
         """
         if self._jobs is not None:
             self._jobs.finish()
 
     def _run(self, config: DictConfig) -> RunResult | None:
-        """The result; None: of a command without one, or of a job that still runs."""
+        """The result; None for a command without a result, and for a job that still runs."""
         hydra = HydraConfig.get()
         if self.command == "restore":
             from bmo_cli.commands.restore import restore
@@ -132,7 +132,7 @@ class Job:
         return result
 
     def _dispatch(self, run: Run[Any]) -> RunResult | None:
-        """What the command returns. It imports torch only now that the configuration is good."""
+        """Call the command. Torch is imported here, after the configuration is checked."""
         if self.command == "train":
             return self._train(run)
         if self.command == "eval":
@@ -180,14 +180,14 @@ def _build_spec(
 
 
 def _existing_run(config: object) -> str | None:
-    """Folder of the run that the command is about, or that goes on."""
+    """Folder of the existing run that the command reads or resumes; None for a new run."""
     if isinstance(config, EvalConfig):
         return config.run
     return config.resume if isinstance(config, Config) else None
 
 
 def _recovery_hint(command: str, run: Run[Any]) -> str:
-    """What to do once there is room on the disk."""
+    """What the user does once there is room on the disk."""
     if command != "train":
         return "give the same command again"
     resume = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
@@ -197,10 +197,10 @@ def _recovery_hint(command: str, run: Run[Any]) -> str:
 def _collect_choices(
     composed: Mapping[str, str], checked: CheckedConfig, typed: tuple[str, ...]
 ) -> dict[str, str | None]:
-    """Chosen option of every group; of a run that exists its own, where nothing else was typed.
+    """The choice of every group. An existing run keeps its choices where nothing else was typed.
 
-    A run that was killed before its first result.json is known by what Hydra recorded, and by what
-    was composed from its overrides where even that is missing.
+    For a run that was killed before its first result.json, the choices are those that Hydra
+    recorded; where these are missing too, those composed from its overrides.
     """
     chosen = {group: composed.get(group) for group in NAMED}
     existing = _existing_run(checked.config)

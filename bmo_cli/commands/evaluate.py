@@ -38,8 +38,8 @@ def evaluate_run(
         The content of result.json, which the caller writes.
 
     Raises:
-        InputError: something cannot be used; the evaluation is still `prepared`.
-        Interrupted: this process was asked to stop.
+        InputError: an input cannot be used; the state of the evaluation is still `prepared`.
+        Interrupted: this process received a request to stop.
     """
     config = run.config
     trained = RunFolder(Path(config.run))
@@ -72,9 +72,10 @@ def evaluate_run(
 
 
 def _add_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Fingerprints in which `shared` lists the test images that the run was trained or selected on.
+    """Fingerprints of the test data, with leaks from the training and validation splits of the run.
 
-    `similar` lists near-duplicates. Both are logged.
+    `shared` lists test images that are equal to an image of these splits, `similar` lists
+    near-duplicates. Both are logged.
     """
     data: dict[str, Any] = {
         key: list(v) if key in ("shared", "similar") else v for key, v in tested.items()

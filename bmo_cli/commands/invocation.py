@@ -1,4 +1,4 @@
-"""The words of a command line as Hydra takes them. Nothing is run or written here."""
+"""Convert the words of a command line to those that Hydra takes. Nothing is run or written here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--info", "-i", "--shell-completion", "-sc"),
 }
-"""Hydra's flags; --experimental-rerun is left out, which would unpickle a file."""
+"""Allowed flags of Hydra. --experimental-rerun is excluded, because it unpickles a file."""
 _DRY_RUN = "--dry-run"
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 _SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
@@ -46,10 +46,10 @@ class Invocation:
 
     Attributes:
         command: its first word.
-        words: flags first, then overrides: those recorded in a run or sweep, and those typed.
+        words: flags first, then the recorded overrides of a run or sweep, then the typed ones.
         typed: overrides of this command line alone.
         dry_run: whether the jobs of a sweep are only listed.
-        resumed: folder of the sweep that goes on; None: it is another command.
+        resumed: folder of the resumed sweep; None for other commands.
         warnings: lines for the user.
     """
 
@@ -62,27 +62,26 @@ class Invocation:
 
     @property
     def sweeps(self) -> bool:
-        """Whether it asks for a sweep."""
+        """Whether this is a sweep."""
         return bool(_SWEEPS & set(self.words))
 
     @property
     def wants_help(self) -> bool:
-        """Whether it asks for help."""
+        """Whether the command line has a help flag."""
         return bool({"--help", "-h"} & set(self.words))
 
 
 def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     """Read the words that follow a command.
 
-    `eval`, `restore` and a resumed `train` start from what was typed for the run that they name.
+    `eval`, `restore` and a resumed `train` start from the recorded overrides of the run.
 
     Args:
         command: one of `cli.COMMANDS`.
-        words: flags, which users mix with overrides, and overrides.
+        words: flags and overrides, in any order.
 
     Raises:
-        InputError: a word cannot be read, a flag is unknown, or the run that is named cannot be
-            used.
+        InputError: a word cannot be read, a flag is unknown, or the named run cannot be used.
     """
     dry_run = command != "table" and _DRY_RUN in words
     words = [word for word in words if word != _DRY_RUN or not dry_run]
@@ -109,7 +108,7 @@ def _rewrite_table_words(words: Sequence[str]) -> list[str]:
     renamed = [
         f"table={word}"
         if re.fullmatch(r"\w[\w-]*", word)
-        else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
+        else re.sub(r"^task=", "only=", word)  # `bmo table` has no group `task`
         for word in words
     ]
     shows = any(word in _ONLY_SHOW for word in words)
@@ -120,7 +119,7 @@ def _rewrite_table_words(words: Sequence[str]) -> list[str]:
 
 
 def _move_flags_first(words: Sequence[str]) -> list[str]:
-    """Hydra's parser wants its flags before or after all overrides; users mix them."""
+    """Move flags before the overrides: Hydra's parser does not accept flags between overrides."""
     flags: list[str] = []
     rest = iter(words)
     overrides = []
@@ -142,13 +141,13 @@ def _move_flags_first(words: Sequence[str]) -> list[str]:
 
 
 def _add_recorded(invocation: Invocation) -> Invocation:
-    """The invocation with what was typed for the run or the sweep that it names, if it does."""
+    """The invocation with the recorded overrides of the run or sweep that it names, if any."""
     resumes, words = invocation.command == "train", invocation.words
     text = path_of_key(words, "resume" if resumes else "run")
     if text is None:
         return invocation
     folder, sweep = Path(text), None
-    if resumes:  # the others write elsewhere
+    if resumes:  # other commands do not write into this folder
         require_closed(folder)
         sweep = read_recorded_sweep(folder)
     if sweep is not None:
@@ -161,9 +160,9 @@ def _add_recorded(invocation: Invocation) -> Invocation:
     combined = merge_overrides(
         read_recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words
     )
-    # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
-    here = [f"hydra.run.dir={quote_value(text)}", "hydra.output_subdir=null"] if resumes else []
-    return replace(invocation, words=tuple(_move_flags_first([*combined, *here])))
+    # A resumed run keeps its folder. Its snapshot is replaced only after the run has started.
+    place = [f"hydra.run.dir={quote_value(text)}", "hydra.output_subdir=null"] if resumes else []
+    return replace(invocation, words=tuple(_move_flags_first([*combined, *place])))
 
 
 def _resume_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:

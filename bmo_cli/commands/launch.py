@@ -1,8 +1,8 @@
-"""From the words of a command line to the command: Hydra composes, then one run or a sweep.
+"""Compose the configuration with Hydra, then start one run or a sweep.
 
-This is what `hydra.main` does, written out, because Hydra's hooks get no more than the
-configuration: here a run's folder is made for it alone, all jobs of a sweep are checked before the
-first one starts, and an error comes back as itself.
+This module replaces `hydra.main`, whose hooks receive the configuration alone. Here every run gets
+a new folder, all jobs of a sweep are checked before the first one starts, and errors keep their
+type.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from bmo_cli.results.folders import MadeFolder, make_unique
 from bmo_cli.results.result import FILE
 
 _HYDRA_VERSION = "1.3"
-"""Hydra's defaults that are meant"""
+"""Version of Hydra whose defaults apply."""
 
 
 def launch(invocation: Invocation, purpose: str, example: str) -> None:
-    """Run a command as often as its command line says.
+    """Run a command once, or as a sweep.
 
     Args:
         invocation: the command line.
@@ -78,10 +78,10 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
 
 
 def show_with_hydra(command: str, words: Sequence[str]) -> None:
-    """Have Hydra print help, a configuration or completions.
+    """Let Hydra print help, a configuration or completions.
 
     Args:
-        command: whose configuration it is.
+        command: the command with this configuration.
         words: flags first, then overrides.
     """
     sys.argv = ["bmo", *words]
@@ -110,7 +110,7 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
     made = None
     if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
         made = _make_folder(config, "hydra.run.dir")
-        if config.hydra.output_subdir == ".hydra":  # by which `bmo runs` knows it from now on
+        if config.hydra.output_subdir == ".hydra":  # `bmo runs` recognises run folders by it
             (made.path / ".hydra").mkdir()
     callbacks = Callbacks(config)
     callbacks.on_run_start(config=config, config_name=name)
@@ -124,16 +124,16 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
         )
         callbacks.on_run_end(config=config, config_name=name, job_return=returned)
         if returned.status is JobStatus.FAILED:
-            raise returned._return_value  # the property would print a line of Hydra's own
+            raise returned._return_value  # the public property would print a line of Hydra
     except Exception:
-        if made is not None and not (made.path / FILE).exists():  # it was refused
+        if made is not None and not (made.path / FILE).exists():  # refused before it started
             logging.shutdown()
             made.discard()
         raise
 
 
 def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
-    """Check all jobs of a sweep, run them, and tell of those that failed."""
+    """Check all jobs of a sweep, run them, and report those that failed."""
     words = list(overrides)
     if "hydra.mode=MULTIRUN" not in words:
         words.append("hydra.mode=MULTIRUN")
@@ -161,19 +161,19 @@ def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invo
 
 
 def _make_sweep_folder(config: DictConfig) -> None:
-    """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
+    """Make the folder of a sweep, and record its name in the overrides from which jobs compose."""
     wanted = Path(expand_home(str(config.hydra.sweep.dir))).absolute()
     folder = _make_folder(config, "hydra.sweep.dir").path
     if folder != wanted:
         print(f"bmo: {escape_unprintable(_moved_message(wanted, folder))}", file=sys.stderr)
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_value(folder)}")
-    # Not every sweeper does so, and `resume` reads what the sweep was started with.
+    # Not every sweeper writes this file, from which `resume` reads the overrides of the sweep.
     write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
 def _moved_message(wanted: Path, folder: Path) -> str:
-    """A line about a folder that is not the one that was asked for."""
+    """The message about a sweep folder that differs from the requested one."""
     message = (
         f"{relative_to_cwd(wanted)} is there already, so that this sweep goes to "
         f"{relative_to_cwd(folder)}"
@@ -184,10 +184,10 @@ def _moved_message(wanted: Path, folder: Path) -> str:
 
 
 def _make_folder(config: DictConfig, key: str) -> MadeFolder:
-    """Make the folder that a key names, and put its final name there.
+    """Make the folder that a key names, and set the key to its final name.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     HydraConfig.instance().set_config(config)  # its name interpolates ${hydra:...}
     wanted: Any = expand_home(str(OmegaConf.select(config, key)))

@@ -1,4 +1,4 @@
-"""`bmo restore`: one photograph of the user's own. Writes the output file and nothing else."""
+"""`bmo restore`: restore one photograph of the user. Writes the output file and nothing else."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
 
-_SMOOTHING = 32  # pixels over which what a guided network sees has smoothed itself out
+_SMOOTHING = 32  # pixels of continuation over which the input of a guided network becomes smooth
 
 
 @names_plugins
@@ -45,15 +45,15 @@ def restore(config: RestoreConfig) -> None:
 
     ICC profile, resolution, white level and the kind of alpha are those of the input.
 
-    Colour photographs are restored channel by channel by a network for gray images, gray ones by a
-    network for colour as three equal channels. An alpha channel is kept as it is.
+    A network for gray images restores colour photographs channel by channel. A network for colour
+    restores a gray photograph as three equal channels. An alpha channel is copied.
 
     Photographs larger than `tile` are restored in tiles that see `tile_margin` pixels around
-    themselves. How far a scheme looks decides which margin that takes: docs/tutorials/restore.md.
+    themselves. docs/tutorials/restore.md explains which margin a scheme needs.
 
     Raises:
-        InputError: a file is missing, unusable or would be overwritten, the task does not restore
-            photographs, or the kernel does not fit.
+        InputError: a file is missing, cannot be used or would be overwritten, the task does not
+            restore photographs, or the kernel does not fit.
     """
     device, plugins = choose_device(config.device), load_plugins(config.plugins)
     task = target_class(config.task, "task", plugins, Task)
@@ -99,8 +99,8 @@ class Restorer:
         scheme: trained.
         task: whose `pose` poses the problem of a tile.
         settings: the configuration's `task` section.
-        solver: how the scheme is iterated.
-        boundary: pad continues photographs smoothly beyond their borders.
+        solver: settings of the iteration.
+        boundary: pad: photographs are continued smoothly beyond their borders.
         tile: side in pixels.
         margin: pixels that a tile sees around itself.
     """
@@ -133,7 +133,7 @@ class Restorer:
         around = smoothing if padded else 0
         wide = continue_periodically(y, around)
         periodic = padded or kernel is not None
-        # What is periodic would wrap the cuts of a tile onto each other without continuation.
+        # A periodic problem would wrap opposite borders of a tile onto each other.
         at_cuts = smoothing if periodic and max(wide.shape[-2:]) > self.tile else 0
 
         def restore_tile(tile: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Restorer:
 def _load_scheme(
     config: RestoreConfig, layers: int, device: torch.device, plugins: Sequence[str]
 ) -> GKM:
-    """The scheme of a run with its best weights; the task itself, and its data, are not needed."""
+    """The scheme of a run with its best weights. The task and its data are not built."""
     scheme: GKM = instantiate(config.gkm, "gkm", plugins, GKM, layers=layers)
     omega = torch.nn.ModuleDict({"scheme": scheme, "task": torch.nn.Module()})
     load_checkpoint(Path(config.run) / "checkpoints" / "best.safetensors", omega)
@@ -208,7 +208,11 @@ def _read_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor
 def _write_photograph(
     output: Path, source: Photograph, restored: Tensor, *, overwrite: bool
 ) -> tuple[int, int]:
-    """Write the restored photograph, its alpha channel enlarged as the picture was; its size."""
+    """Write the restored photograph, with the alpha channel enlarged like the image.
+
+    Returns:
+        Height and width.
+    """
     image = restored.reshape(-1, *restored.shape[-2:]).clamp(0, 1).cpu().double().numpy()
     if image.shape[0] > source.pixels.shape[2]:
         image = image.mean(0, keepdims=True)  # a colour network on a gray photograph

@@ -1,8 +1,8 @@
 """`train.devices=N`: one process a device, started by torch's elastic launcher inside the job.
 
-The launcher watches the processes and ends all where one fails. What a process has to say, a
-mistake of the user as well as a traceback, comes back through a file of its own; that of the first
-to fail is the cause. A process that is killed leaves none, and the others lose their connection.
+The launcher watches the processes and ends all of them when one fails. Each process reports its
+error, an input error as well as a traceback, in a file of its own. The earliest report is the
+cause. A killed process leaves no report, and the other processes lose their connection.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from bmo_cli.training.run import assist, train
 
 log = logging.getLogger("bmo")
 
-_TIMEOUT = timedelta(days=1)  # others wait while the first process validates
+_TIMEOUT = timedelta(days=1)  # the other processes wait while the first one validates
 
 
 @dataclass(frozen=True)
 class ProcessOrder:
-    """What every process is told; plain data, since it travels.
+    """Arguments of every process, as data that can be pickled.
 
     Attributes:
         spec: of the run.
-        exchange: folder for what goes wrong.
-        threads: of each process on a CPU.
+        exchange: folder for error reports.
+        threads: number of threads of each process on a CPU.
     """
 
     spec: TrainSpec
@@ -55,14 +55,14 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     """Train a run on `train.devices` devices of this machine.
 
     Args:
-        run: prepared; it has the state in which the first process left it, also where that failed.
+        run: prepared. Afterwards it has the state that the first process reached, also on failure.
 
     Returns:
         The content of result.json.
 
     Raises:
         InputError: there are fewer devices.
-        BmoError, RuntimeError: what went wrong in the process that failed first.
+        BmoError, RuntimeError: the error of the process that failed first.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -71,7 +71,7 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     count = run.config.train.devices
     _require_devices(run.config.device, count)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the cause is said in one line, below
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error below names the cause
     launch = elastic_launch(_build_launch_config(run.spec.path.name, count), _run_process)
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
         order = ProcessOrder(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
@@ -87,14 +87,14 @@ def train_on_devices(run: Run[Config]) -> RunResult:
                 codes = {rank: child.exitcode for rank, child in failure.failures.items()}
                 error = _find_cause(order.exchange, count, codes)
             raise error from error.__cause__
-    if 0 not in results:  # it is gone as if it had done its work
+    if 0 not in results:  # it ended with code 0 and without a result
         raise Killed.with_code(0, "process 0")
     run.state = "finished"
     return results[0]
 
 
 def _build_launch_config(name: str, count: int) -> Any:
-    """Of so many processes on this machine, of which none is started again."""
+    """The launch configuration for `count` processes on this machine, without restarts."""
     from torch.distributed.launcher.api import LaunchConfig
 
     return LaunchConfig(
@@ -110,9 +110,9 @@ def _build_launch_config(name: str, count: int) -> Any:
 
 
 def _first_process_started(order: ProcessOrder) -> bool:
-    """Whether the first process changed the run folder before one failed.
+    """Whether the first process changed the run folder before a process failed.
 
-    It says so where it could; a process that was killed leaves a result that says `running`.
+    Its report states that. A killed process leaves no report, but a result with status `running`.
     """
     reports = [entry for entry in _read_reports(order.exchange) if entry["rank"] == 0]
     if reports:
@@ -137,9 +137,9 @@ def _require_devices(device: str, count: int) -> None:
 
 
 def _run_process(order: ProcessOrder) -> RunResult | None:
-    """One of the processes."""
+    """The main function of each process."""
     rank = int(os.environ["LOCAL_RANK"])
-    # torch lets a crash in native code print its stack; it belongs into the log of the run
+    # A crash in native code writes its stack to this file, from which the log of the run gets it.
     faulthandler.enable((order.exchange / f"{rank}.crash").open("w"))
     run = Run(order.spec)
     try:
@@ -149,17 +149,17 @@ def _run_process(order: ProcessOrder) -> RunResult | None:
         logging.shutdown()
         if _follows_from_lost_process(type(error).__name__, str(error)):
             time.sleep(_EXIT_DELAY)
-        os._exit(1)  # a group whose other processes are gone cannot be taken down in order
+        os._exit(1)  # the group cannot be destroyed cleanly once other processes have ended
     dist.destroy_process_group()
     return result
 
 
 _EXIT_DELAY = 1.0
-"""seconds in which the launcher finds out that another process ended, and with which code"""
+"""Seconds after which the launcher knows the exit code of the process that was lost."""
 
 
 def _follows_from_lost_process(kind: str, message: str) -> bool:
-    """Whether an error follows from the end of another process."""
+    """Whether an error is a consequence of the end of another process."""
     lost = kind in ("RuntimeError", "DistBackendError", "DistNetworkError")
     return lost and any(word in message for word in ("gloo", "NCCL", "Connection"))
 
@@ -186,7 +186,7 @@ def _train_in_group(run: Run[Config], rank: int, threads: int) -> RunResult | No
 
 
 def _write_report(exchange: Path, rank: int, run: Run[Config], error: BaseException) -> None:
-    """Leave what went wrong for the process that launched this one."""
+    """Write an error report for the process that launched this one."""
     entry = {"time": time.time(), "rank": rank, "state": run.state, **serialize_error(error)}
     partial = exchange / f"{rank}.partial"
     partial.write_text(json.dumps(entry), encoding="utf-8")
@@ -197,7 +197,7 @@ _STOPPED = ("Interrupted", "KeyboardInterrupt")
 
 
 def _first_error(exchange: Path) -> Exception | None:
-    """What went wrong first; an interruption is the same one everywhere."""
+    """The earliest reported error. Interruptions come first: every process reports the same one."""
     reports = _read_reports(exchange)
     if not reports:
         return None
@@ -206,12 +206,12 @@ def _first_error(exchange: Path) -> Exception | None:
 
 
 def _find_cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Exception:
-    """Why processes failed: an error of one, or one that is gone without a word.
+    """Why processes failed: the error of a process, or a process that left no report.
 
     Args:
-        exchange: folder of what they reported.
-        count: of processes.
-        codes: with which those ended that the launcher saw failing, by rank.
+        exchange: folder of the reports.
+        count: number of processes.
+        codes: exit codes of the processes that the launcher saw fail, by rank.
     """
     reports = _read_reports(exchange)
     silent = sorted(set(range(count)) - {report["rank"] for report in reports})
@@ -229,7 +229,7 @@ def _find_cause(exchange: Path, count: int, codes: Mapping[int, int]) -> Excepti
 
 
 def _killed_error(exchange: Path, rank: int, code: int | None) -> Killed:
-    """The error of a process that is gone; where it crashed, with its stack as the cause."""
+    """The error of a process that left no report. After a crash its cause holds the stack."""
     error, stack = Killed.with_code(code, f"process {rank}"), exchange / f"{rank}.crash"
     if stack.is_file() and stack.stat().st_size:
         error.__cause__ = RuntimeError(stack.read_text(errors="replace"))

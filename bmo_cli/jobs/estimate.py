@@ -1,4 +1,4 @@
-"""What a table or a sweep would run, and how long that would take: `--dry-run`."""
+"""`--dry-run`: list what a table or a sweep would run, with an estimate of the time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Work:
 
     Attributes:
         name: in words.
-        state: where it stands, in words.
+        state: status in words.
         open: whether it would run.
         config: resolved.
         learns: whether its hyper-optimiser trains.
-        result: result.json of one that is done; None: it is not.
-        kind: equal for runs that take about as long, whatever their problem.
+        result: result.json of a finished run; None for others.
+        kind: equal for runs that take about the same time, whatever their problem.
         place: its problem among those of its kind.
     """
 
@@ -38,13 +38,13 @@ class Work:
 
     @property
     def tests(self) -> bool:
-        """Whether it goes on to the test split."""
+        """Whether it is scored on the test split."""
         return isinstance(self.config, Config) and self.config.eval.test
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that a run will take, None where nothing is known, and what that rests on."""
+    """Estimated seconds of a run (None: unknown), and the basis of the estimate in words."""
 
     seconds: float | None
     basis: str
@@ -56,11 +56,11 @@ class Estimate:
 
 
 def estimate(work: Work, done: Sequence[Work]) -> Estimate:
-    """From runs that are done where there are alike ones, else from the run's own limits.
+    """Estimate the time of a run from similar finished runs, else from its own limits.
 
     Args:
-        work: to run.
-        done: others that are done.
+        work: the run.
+        done: finished runs.
     """
     alike = [
         other
@@ -93,7 +93,7 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
 
 
 def _step_settings(work: Work) -> list[Any]:
-    """What decides how long a step takes."""
+    """The settings that determine how long a step takes."""
     config = work.config
     assert isinstance(config, Config)
     parts = [_without_seeds(node) for node in (config.task, config.gkm, config.net, config.hyper)]
@@ -114,14 +114,14 @@ def _without_seeds(node: Any) -> Any:
 def list_works(
     works: Sequence[Work], what: str, unsettled: int, jobs: int, *, scale: float = 1.0
 ) -> str:
-    """A line a run: what it is, where it stands, how long it will take; then the total.
+    """A line for each run with its name, status and estimated time; then the total.
 
     Args:
         works: the runs.
-        what: they are called, as `cell`.
-        unsettled: runs that are only known when others are judged.
+        what: what a run is called, such as `cell`.
+        unsettled: number of runs that depend on the scores of others.
         jobs: runs at a time.
-        scale: runs in all for each of these, where they are examples.
+        scale: where the runs are examples, the number of all runs divided by that of the examples.
     """
     done = [work for work in works if work.result is not None]
     lines, seconds, unknown, limits = [[what, "state", "time"]], 0.0, unsettled, False
@@ -144,7 +144,7 @@ def list_works(
 
 
 def format_duration(seconds: float) -> str:
-    """A duration as one reads it."""
+    """A duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,8 +1,8 @@
-"""`hydra/sweeper=search`: values of a sweep that Optuna's TPE suggests, for the best validation.
+"""`hydra/sweeper=search`: Optuna's TPE suggests values of a sweep by the validation score.
 
-What was suggested is in search.json before it runs, and trial n depends on the seed, on n and on
-the trials before it alone: a search that was stopped suggests the same again. A trial that fails
-counts as failed, and the others go on.
+Suggested values are written to search.json before their trials run. Trial n depends on the seed, on
+n and on the trials before it alone: a resumed search suggests the same values. A failed trial is
+recorded as failed, and the search continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RECORD = "search.json"
 
 
 class _Job(Protocol):
-    """What runs a job; jobs of `jobs=N` run on after the launcher has returned."""
+    """The task function. With `jobs=N`, jobs still run when the launcher has returned."""
 
     def finish(self) -> None:
         """Wait for the jobs that still run."""
@@ -48,10 +48,10 @@ class Search(Sweeper):
     """A study of Optuna, driven by asking and telling.
 
     Args:
-        n_trials: in all, those of earlier sessions included.
+        n_trials: number of all trials, including those of earlier sessions.
         direction: maximize or minimize; None: as the task's metric.
         seed: of the suggestions.
-        n_jobs: trials that are suggested together.
+        n_jobs: number of trials that are suggested together.
     """
 
     def __init__(self, n_trials: int, direction: str | None, seed: int, n_jobs: int) -> None:
@@ -72,12 +72,12 @@ class Search(Sweeper):
         self._folder = Path(str(config.hydra.sweep.dir))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that are not done, and say which is the best."""
+        """Run the trials that are not done, and report the best one."""
         parser = OverridesParser.create(config_loader=self._context.config_loader)
         self._fixed, self._space = split_search_space(parser.parse_overrides(arguments))
         self._study = _create_study()
         recorded = self._read_record()
-        self._count = max(self._count, len(recorded))  # none that is there is forgotten
+        self._count = max(self._count, len(recorded))  # recorded trials are never dropped
         together = max(self._together, self._config.jobs)
         for first in range(0, self._count, together):
             numbers = range(first, min(first + together, self._count))
@@ -90,7 +90,7 @@ class Search(Sweeper):
         self._report()
 
     def _suggest(self, number: int, values: Mapping[str, Any] | None) -> Any:
-        """A trial; one that an earlier session began has the values that it had."""
+        """Start a trial of the study. A recorded trial keeps its values."""
         self._study.sampler = _create_sampler(self._seed, number)
         if values is not None:
             self._study.enqueue_trial(dict(values))
@@ -104,7 +104,7 @@ class Search(Sweeper):
         return [*self._fixed, *(f"{d.key}={d.text(values[d.key])}" for d in self._space)]
 
     def _launch(self, numbers: range) -> list[Path]:
-        """Run these trials; their folders."""
+        """Run these trials, and return their folders."""
         returns = self._launcher.launch([self._trial_overrides(n) for n in numbers], numbers.start)
         self._job.finish()
         return [_job_folder(returned) for returned in returns]
@@ -128,7 +128,7 @@ class Search(Sweeper):
         log.info("best so far: trial %d, %s", best["number"], _format_score(best))
 
     def _best(self) -> int:
-        """Number of the best trial; there is one that is done."""
+        """Number of the best trial. At least one trial must be done."""
         return int(self._study.best_trial.number)
 
     def _report(self) -> None:
@@ -154,10 +154,10 @@ class Search(Sweeper):
         )
 
     def _read_record(self) -> dict[int, dict[str, Any]]:
-        """Values of the trials that an earlier session began, by number.
+        """Values of the trials that an earlier session started, by number.
 
         Raises:
-            InputError: the record is damaged, or of another search.
+            InputError: the record is damaged, or belongs to another search.
         """
         file = self._folder / RECORD
         if not file.is_file():
@@ -180,14 +180,16 @@ class Search(Sweeper):
 
 
 def split_search_space(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
-    """Overrides that all trials have in common, and what is searched.
+    """The overrides that all trials share, and the dimensions of the search.
 
     Raises:
-        InputError: nothing is searched, or within limits that are none.
+        InputError: there is no dimension, or the limits of one are not valid.
     """
     searched = {item.get_key_element(): item for item in overrides if item.is_sweep_override()}
     if not searched:
-        raise InputError("the search has nothing to choose: optim.lr=interval(1e-4,1e-2), say")
+        raise InputError(
+            "the search has no key to choose values for; example: optim.lr=interval(1e-4,1e-2)"
+        )
     fixed = [
         f"{item.get_key_element()}={item.get_value_element_as_str()}"
         for item in overrides
@@ -197,14 +199,14 @@ def split_search_space(overrides: Sequence[Override]) -> tuple[list[str], list[D
 
 
 def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """Refuse a search that could not begin.
+    """Check the settings of a search before it starts.
 
     Args:
         config: of the sweep, with Hydra's section.
         overrides: of the command line.
 
     Raises:
-        InputError: as said.
+        InputError: a setting is not valid, or Optuna is not installed.
     """
     sweeper = config.hydra.sweeper
     check(sweeper.n_trials, Count, "hydra.sweeper.n_trials")
@@ -216,7 +218,7 @@ def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
             f"{sweeper.direction!r}"
         )
     if config.hydra.job.config_name != "train":
-        raise InputError("hydra/sweeper=search is for bmo train: it looks at validation scores")
+        raise InputError("hydra/sweeper=search is for bmo train: it needs validation scores")
     split_search_space(overrides)
     if importlib.util.find_spec("optuna") is None:
         raise InputError("hydra/sweeper=search needs a package: pip install 'bmo-cli[optuna]'")
@@ -242,7 +244,10 @@ def _create_sampler(seed: int, number: int) -> Any:
 
 
 def _read_validation(folder: Path) -> tuple[str, float | None, bool]:
-    """Name, value and sense of the validation score of a run; no value of one that failed."""
+    """Name and value of the validation score of a run, and whether larger is better.
+
+    The value is None for a failed run.
+    """
     result = RunResult.read_tolerantly(folder)
     if result is None or result.metric is None:
         return "val/None", None, True

@@ -1,4 +1,4 @@
-"""The end of a sweep: which of its jobs failed, and the command with which it goes on."""
+"""The end of a sweep: list the failed jobs, and the command that resumes the sweep."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bmo_cli.results.runs import find_runs
 
 
 def require_all_ok(config: DictConfig) -> None:
-    """Look at every job's result; Hydra itself would stop at the first job that fails.
+    """Check the result of every job. Hydra itself would stop at the first failed job.
 
     Args:
         config: of the sweep, with Hydra's section.
 
     Raises:
-        SweepFailed: some failed; a line about each is printed before.
+        SweepFailed: jobs failed. A line about each is printed before.
     """
     jobs = {run.path: run for run in find_runs([Path(str(config.hydra.sweep.dir))])}
     failed = {
@@ -42,7 +42,7 @@ def require_all_ok(config: DictConfig) -> None:
 
 
 def resume_command(config: DictConfig) -> str:
-    """The command with which a sweep goes on.
+    """The command that resumes a sweep.
 
     Args:
         config: of the sweep, with Hydra's section.
@@ -58,7 +58,7 @@ def resume_command(config: DictConfig) -> str:
 
 
 def rename_pickles(sweep: Path) -> None:
-    """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
+    """Rename submitit's files in the folder of a sweep, because submitit would unpickle them."""
     left = sweep / ".submitit"
     if left.exists():
         left.rename(make_unique(left).path)

@@ -1,7 +1,7 @@
-"""Files that the jobs of a sweep name: looked for before the first job starts.
+"""Check that the files that the jobs of a sweep name exist, before the first job starts.
 
-A place that several jobs share is looked at once. Nothing is decoded, and no code of a plug-in
-runs: what a plug-in reads is its own.
+A file or folder that several jobs share is checked once. Nothing is decoded. No code of a plug-in
+runs, so that files which only a plug-in reads are not checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SPLITS: Mapping[str, Sequence[Split]] = {
 
 
 class SweepFiles:
-    """What was found already.
+    """Checks files, each once.
 
     Args:
         command: of the sweep.
@@ -43,13 +43,13 @@ class SweepFiles:
         self._checked: set[str] = set()
 
     def require(self, config: AnyConfig) -> None:
-        """Refuse a configuration that names a file which is not there.
+        """Refuse a configuration that names a missing file.
 
         Args:
             config: resolved and checked.
 
         Raises:
-            InputError: naming the key and the place.
+            InputError: a file is missing; the message names its key and path.
         """
         if not isinstance(config, Config) or self._command not in _SPLITS:
             return
@@ -74,7 +74,7 @@ class SweepFiles:
         data.require_files(splits)
 
     def _is_new(self, *what: Any) -> bool:
-        """Whether this was not asked before."""
+        """Whether this was not checked before."""
         key = json.dumps(what, sort_keys=True)
         if key in self._checked:
             return False
@@ -83,7 +83,7 @@ class SweepFiles:
 
 
 def _takes_photographs(config: Config) -> bool:
-    """Whether the task reads photographs, of a data set that is this package's own."""
+    """Whether the task reads photographs, from a data set of this package."""
     if not config.data["_target_"].startswith(_OWN):
         return False
     signature = read_signature(config.task["_target_"], plugin_files(config.plugins))
@@ -98,7 +98,7 @@ def _require_kernels(task: Mapping[str, Any], root: str | None) -> None:
 
 @contextmanager
 def _silence_logging() -> Iterator[None]:
-    """Context in which nothing is logged: the jobs say the same again."""
+    """Context in which nothing is logged, because the jobs will log the same."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,7 +1,7 @@
-"""Training jobs of a sweep: what is done is not done again, and nothing stops the other jobs.
+"""Training jobs of a sweep: finished jobs are not repeated, and a failed job stops no other.
 
-Every job has a process of its own, so that one which is killed, leaks memory or crashes in native
-code ends alone. Whichever launcher runs the jobs, and on whichever machine, they go through here.
+Every job has a process of its own. A job that is killed, leaks memory or crashes in native code
+does not affect the others. The jobs of every launcher run through this module.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _BASIC_LAUNCHER = ".BasicLauncher"
 class SweepJobs:
     """The jobs of a sweep that this process runs: one after the other, or `jobs=N` at a time.
 
-    Hydra's own launcher runs jobs in turn. With `jobs=N`, `run` returns as soon as its job has
-    started, so that the launcher goes on to the next, as long as there is a place for it.
+    Hydra's own launcher runs jobs one after the other. With `jobs=N`, `run` returns as soon as its
+    job has started, so that the launcher continues with the next one.
 
     Args:
         launcher, sweeper: classes that Hydra uses.
@@ -48,16 +48,16 @@ class SweepJobs:
         self._pool: JobPool[TrainSpec] | None = None
 
     def run(self, spec: TrainSpec) -> RunResult | None:
-        """Train what the job's folder lacks; it may hold an earlier attempt of the job.
+        """Train a job, or what an earlier attempt in its folder left to do.
 
         Returns:
-            The result; None: the job runs, or was done before, beside others.
+            The result. None with `jobs=N`: the job runs, or was done before.
 
         Raises:
-            RunLocked: another process trains there.
-            Interrupted: this process was asked to stop; the run is saved.
-            Killed: the job's process was.
-            Exception: what `train` raises.
+            RunLocked: another process trains in this folder.
+            Interrupted: this process received a request to stop; the run has a checkpoint.
+            Killed: the process of the job was killed.
+            Exception: an error of `train`.
         """
         at_a_time = spec.config.jobs
         if at_a_time > 1:
@@ -83,7 +83,7 @@ class SweepJobs:
         """Wait for the jobs that still run.
 
         Raises:
-            Interrupted: this process was asked to stop; every job is saved.
+            Interrupted: this process received a request to stop; every job has a checkpoint.
         """
         if self._pool is not None:
             self._pool.finish()
@@ -104,7 +104,7 @@ class SweepJobs:
 
 
 def _describe_stop(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
-    """What to say of a job that was asked to stop."""
+    """The error of a job that received a request to stop."""
     message = f"stopped; {spec.path} is done"
     try:
         for worker in ended:
@@ -117,10 +117,10 @@ def _describe_stop(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -
 
 
 def resume_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:
-    """The spec with which a job begins or goes on, and its result where it is done.
+    """The spec with which a job starts or resumes, and its result if it is done.
 
     Raises:
-        RunLocked: another process trains there.
+        RunLocked: another process trains in this folder.
     """
     folder = spec.folder
     with folder.claimed():
@@ -137,14 +137,14 @@ def resume_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None
 
 
 def require_pool_allowed(config: Config, launcher: str, sweeper: str) -> None:
-    """Refuse jobs at the same time where something else decides when they run.
+    """Refuse `jobs=N` where a launcher, a sweeper or `train.devices` excludes it.
 
     Args:
         config: of a job.
         launcher, sweeper: classes that Hydra uses.
 
     Raises:
-        InputError: as said.
+        InputError: naming what excludes it.
     """
     jobs = config.jobs
     if not launcher.endswith(_BASIC_LAUNCHER):
@@ -159,15 +159,15 @@ def require_pool_allowed(config: Config, launcher: str, sweeper: str) -> None:
 
 
 def train_job(spec: TrainSpec) -> RunResult:
-    """What a job's process does; returns the content of result.json."""
+    """The function of a job's process. Returns the content of result.json."""
     logging.config.dictConfig(dict(spec.logging))
     return train(Run(spec))
 
 
 def _train_quietly(spec: TrainSpec) -> RunResult:
-    """As `train_job`, where several processes share a terminal: what they print is in run.log."""
+    """As `train_job`, where several processes share a terminal: their output goes to run.log."""
     with (spec.path / "run.log").open("a", encoding="utf-8") as stream:
-        os.dup2(stream.fileno(), sys.stderr.fileno())  # progress bars, and what crashes say
+        os.dup2(stream.fileno(), sys.stderr.fileno())  # progress bars, and output of crashes
     root: Mapping[str, Any] = spec.logging["root"]
     handlers = [name for name in root["handlers"] if name != "console"]
     return train_job(
@@ -176,7 +176,7 @@ def _train_quietly(spec: TrainSpec) -> RunResult:
 
 
 def _record_outcome(spec: TrainSpec, worker: Worker) -> None:
-    """Say how a job ended, and leave in its folder why it failed."""
+    """Print how a job ended, and record in its folder why it failed."""
     try:
         worker.outcome()
     except Exception as error:
@@ -188,6 +188,6 @@ def _record_outcome(spec: TrainSpec, worker: Worker) -> None:
 
 
 def _print_line(what: str, spec: TrainSpec) -> None:
-    """A line on the terminal; the log is that of the job that was started last."""
-    with suppress(OSError):  # nobody reads, and the jobs go on
+    """Print a line on the terminal. The logging of this process is that of the latest job."""
+    with suppress(OSError):  # a closed terminal does not stop the jobs
         print(escape_unprintable(f"{what}: {relative_to_cwd(Path(spec.path))}"), flush=True)

@@ -1,4 +1,4 @@
-"""The jobs of a sweep before the first one starts: all are composed and checked, or listed."""
+"""Compose and check all jobs of a sweep before the first one starts, or list them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class SweepJob:
     """A job that passed its checks.
 
     Attributes:
-        overrides: its own, without those that all jobs have in common.
+        overrides: those of the job, without those that all jobs share.
         config: resolved and checked.
-        choices: chosen option of every group.
-        folder: where it runs.
+        choices: the choice of every group.
+        folder: of the job.
     """
 
     overrides: tuple[str, ...]
@@ -48,14 +48,16 @@ class SweepJob:
 
 
 def plan_jobs(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
-    """Compose and check every job; of a sweeper that chooses values itself, those at its limits.
+    """Compose and check every job.
+
+    Of a sweeper that chooses values itself, the jobs at the limits of its search space are checked.
 
     Args:
         config: of the sweep, with Hydra's section.
         typed: overrides of the command line, without those recorded in a run.
 
     Raises:
-        InputError: a job cannot run; the line names its overrides.
+        InputError: a job cannot run; the message names its overrides.
     """
     words_of_jobs, varied = combine_overrides(config)
     jobs = [
@@ -70,7 +72,7 @@ def plan_jobs(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
 
 
 def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
-    """Look for the files of every job that is not done."""
+    """Check the files of every job that is not done."""
     from bmo_cli.jobs.sweep_files import SweepFiles
 
     files = SweepFiles(str(config.hydra.job.config_name))
@@ -83,7 +85,7 @@ def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool)
 
 @contextmanager
 def _name_job_in_errors(number: int, own: Sequence[str]) -> Iterator[None]:
-    """Context in which a mistake says of which job it is."""
+    """Context that adds the job to the message of an error."""
     try:
         yield
     except BmoError as error:
@@ -103,11 +105,11 @@ def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
 
 
 def list_jobs(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
-    """A line a job: its overrides, where it stands, how long it will take; then the total.
+    """A line for each job with its overrides, status and estimated time; then the total.
 
     Args:
         config: of the sweep, with Hydra's section.
-        jobs: of the sweep; of a search those at its limits, from which all are estimated.
+        jobs: of the sweep; of a search those at its limits, from which the total is estimated.
     """
     exact, at_a_time = is_basic(config.hydra.sweeper), config.get("jobs", 1)
     works = [_describe_work(job, exact=exact) for job in jobs]
@@ -136,7 +138,7 @@ def _describe_work(job: SweepJob, *, exact: bool) -> Work:
 
 
 def _read_done_result(job: SweepJob) -> RunResult | None:
-    """The result of a job that is done; None: it is not."""
+    """The result of a job that is done, else None."""
     from bmo_cli.jobs.status import is_done  # which imports torch
 
     result = RunResult.read(job.folder)
@@ -176,7 +178,7 @@ def is_basic(sweeper: Any) -> bool:
     """Whether this is Hydra's own sweeper, which runs every combination.
 
     Args:
-        sweeper: its section of the configuration.
+        sweeper: the section `hydra.sweeper`.
     """
     return str(sweeper["_target_"]).endswith(".BasicSweeper")
 
@@ -222,7 +224,7 @@ def _compose_job(config: DictConfig, words: Sequence[str]) -> DictConfig:
 
 
 def _job_folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
-    """Where Hydra's launchers run the job; its name may interpolate the job's number."""
+    """The folder in which Hydra's launchers run a job. Its name may hold the number of the job."""
     with read_write(composed.hydra), open_dict(composed.hydra.job):
         composed.hydra.job.num, composed.hydra.job.id = number, str(number)
     HydraConfig.instance().set_config(composed)
