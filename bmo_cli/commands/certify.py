@@ -10,12 +10,12 @@ from typing import Any
 from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.behaviour import require_map_of
+from bmo_cli.experiment.behaviour import require_map_on_split
 from bmo_cli.experiment.build import build
-from bmo_cli.experiment.certificate_report import run_identity, write_certificate
+from bmo_cli.experiment.certificate_report import hash_run_files, write_certificate
 from bmo_cli.experiment.checkpoint import load_checkpoint
-from bmo_cli.experiment.inputs import differing
-from bmo_cli.experiment.plugins import names_plugins, plugin_contents
+from bmo_cli.experiment.inputs import list_changed_inputs
+from bmo_cli.experiment.plugins import hash_plugins, names_plugins
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run
 from bmo_cli.results.run_folder import RunFolder
@@ -47,7 +47,7 @@ def certify_run(
     progress = load_checkpoint(best, experiment.omega)
     _require_same_inputs(trained, experiment.task.fingerprints())
     history = folder.read_history()
-    require_map_of(experiment, "val")
+    require_map_on_split(experiment, "val")
     _require_same_plugins(trained, config.plugins)
     run.start()
     certification = write_certificate(experiment, config, history, run.folder)
@@ -61,7 +61,7 @@ def certify_run(
 
 def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
     """The result of a finished run whose files have the hashes recorded in the result."""
-    trained, present = run.read_result(), run_identity(run)
+    trained, present = run.read_result(), hash_run_files(run)
     recorded = None if trained is None else trained.identity
     if recorded is None and (trained is None or trained.status != "ok"):
         status = "no result.json" if trained is None else trained.status
@@ -88,7 +88,7 @@ def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
 def _require_same_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
     """Refuse data that differ from those the run was trained with."""
     keys = ("val", "val_rain", "kernel_content", "dictionary")
-    others = differing(trained.data or {}, fingerprints, keys)
+    others = list_changed_inputs(trained.data or {}, fingerprints, keys)
     if others:
         raise InputError(
             f"the run was trained with other data ({', '.join(others)}) than are found now; name "
@@ -102,7 +102,7 @@ def _require_same_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
     This must be called after the plug-ins have computed something. The modules that they import
     then count as parts of them.
     """
-    present = plugin_contents(plugins)
+    present = hash_plugins(plugins)
     for name, digest in (trained.plugins or {}).items():
         if present.get(name, digest) != digest:
             raise InputError(

@@ -11,9 +11,9 @@ from typing import Any
 from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.data.perceptual import look_alikes
-from bmo_cli.experiment.behaviour import require_map_of
+from bmo_cli.experiment.behaviour import require_map_on_split
 from bmo_cli.experiment.build import build, describe_device
-from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
+from bmo_cli.experiment.checkpoint import count_parameters, load_checkpoint
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
@@ -46,7 +46,7 @@ def evaluate_run(
     experiment = build(config)
     experiment.task.prepare(["test"])
     progress = load_checkpoint(trained.checkpoints / "best.safetensors", experiment.omega)
-    require_map_of(experiment, "test")
+    require_map_on_split(experiment, "test")
     result = RunResult(
         status="ok",
         choices=run.spec.choices,
@@ -56,7 +56,7 @@ def evaluate_run(
         train_seconds=progress.seconds,
         nonexpansive=experiment.nonexpansive,
         notes=experiment.notes,
-        parameters=parameter_count(experiment.omega),
+        parameters=count_parameters(experiment.omega),
         versions=versions(),
         git=git_state(),
         device=describe_device(experiment.device),

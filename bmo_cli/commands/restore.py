@@ -20,7 +20,7 @@ from bmo_cli.data.images.white_level import Brightness, remarks
 from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import choose_device, instantiate, target_class
+from bmo_cli.experiment.build import choose_device, instantiate, load_target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
@@ -56,7 +56,7 @@ def restore(config: RestoreConfig) -> None:
             restore photographs, or the kernel does not fit.
     """
     device, plugins = choose_device(config.device), load_plugins(config.plugins)
-    task = target_class(config.task, "task", plugins, Task)
+    task = load_target_class(config.task, "task", plugins, Task)
     _require_photographs(task)
     photograph = _read_photograph(config)
     output = Path(config.output)

@@ -35,12 +35,12 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
     """
     with torch.no_grad():
         strict = scheme.using(execution=Execution(finite=True))
-        first, second, drawn = _twice(strict, problem, initial)
+        first, second, drawn = _evaluate_twice(strict, problem, initial)
         differs = _differ(first, second, _ROUNDING)
         if drawn and not differs:  # a layer that starts at zero would hide it
             with preserved_state(scheme, initial[0].device):
-                _move(scheme)
-                differs = _differ(*_twice(scheme, problem, initial)[:2], _ROUNDING)
+                _perturb_weights(scheme)
+                differs = _differ(*_evaluate_twice(scheme, problem, initial)[:2], _ROUNDING)
     if differs:
         raise InputError(
             f"{scheme.title} is no map in evaluation mode: called again with the same "
@@ -50,7 +50,7 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
     return first
 
 
-def _twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State, bool]:
+def _evaluate_twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State, bool]:
     """D(u^0), D(u^0) once more, and whether random numbers were drawn for it.
 
     What a guided network draws is drawn when it is bound.
@@ -61,19 +61,19 @@ def _twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State,
     if not guided:
         states = generator_states(device)
     u = mapping.lift(initial)
-    _require_fit(problem, u[0])
+    _require_shapes(problem, u[0])
     first = mapping.D(u, 0)
     second = (scheme.bind(problem) if guided else mapping).D(u, 0)
     return first, second, generator_states(device) != states
 
 
-def require_map_of(experiment: Experiment, split: Split) -> None:
+def require_map_on_split(experiment: Experiment, split: Split) -> None:
     """See `require_map`: at the first evaluation problem of a split."""
     for case in islice(experiment.task.cases(split), 1):
         require_map(experiment.scheme, case.problem, case.initial)
 
 
-def observe(scheme: GKM, sample: Sample) -> None:
+def observe_training_mode(scheme: GKM, sample: Sample) -> None:
     """Find out what D does in training mode, and keep it as `scheme.behaviour`.
 
     Nothing changes by it: weights, buffers and generators are as before.
@@ -89,14 +89,14 @@ def observe(scheme: GKM, sample: Sample) -> None:
     before = require_map(scheme, problem, initial)
     with torch.no_grad(), preserved_state(scheme, initial[0].device), training_mode(scheme):
         kept = {name: buffer.clone() for name, buffer in scheme.named_buffers()}
-        drawn = _twice(scheme, problem, initial)[2]
+        drawn = _evaluate_twice(scheme, problem, initial)[2]
         saved = scheme.state_dict().keys() & kept.keys()
         changed = {
             name
             for name, buffer in scheme.named_buffers()
             if name not in kept or not torch.equal(buffer, kept[name])
         }
-        mixes = not drawn and _mixes(scheme, sample)
+        mixes = not drawn and _mixes_samples(scheme, sample)
     if not changed <= saved:
         raise InputError(
             f"in training {scheme.title} changes {', '.join(sorted(changed - saved))}, "
@@ -110,7 +110,7 @@ def observe(scheme: GKM, sample: Sample) -> None:
     scheme.behaviour = Behaviour(drawn, bool(changed), mixes)
 
 
-def _require_fit(problem: Problem, u: Tensor) -> None:
+def _require_shapes(problem: Problem, u: Tensor) -> None:
     """Refuse linear maps whose results arithmetic would broadcast against y or u."""
     maps = [] if problem.coupling is None else [(problem.coupling.a, problem.coupling.b)]
     if isinstance(problem.f, LeastSquares):
@@ -125,25 +125,25 @@ def _require_fit(problem: Problem, u: Tensor) -> None:
             )
 
 
-def _mixes(scheme: GKM, sample: Sample) -> bool:
+def _mixes_samples(scheme: GKM, sample: Sample) -> bool:
     """Whether the first problem of a batch has another value alone; at weights that were moved."""
     size = len(sample.initial[0])
     if size == 1:
         return False
-    _move(scheme)
+    _perturb_weights(scheme)
     with suppress(InputError):  # of a task that does not say how its batches are divided
         batches, images = [sample, sample.equal_part(0, size)], []
         try:
             for batch in batches:
                 with preserved_state(scheme, sample.initial[0].device):  # from the same buffers
-                    images.append(_twice(scheme, batch.problem, batch.initial)[0])
+                    images.append(_evaluate_twice(scheme, batch.problem, batch.initial)[0])
         except (RuntimeError, ValueError):  # of a network that takes no single image
             return True
         return _differ(tuple(block[:1] for block in images[0]), images[1], _ORDER)
     return False
 
 
-def _move(scheme: GKM) -> None:
+def _perturb_weights(scheme: GKM) -> None:
     """Change every weight, by a share of those of its tensor."""
     for p in scheme.parameters():
         size = p.square().mean().sqrt()

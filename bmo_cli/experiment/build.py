@@ -17,7 +17,7 @@ from bmo_cli.config.schema import Config, check_allowed, plugin_files, plugin_mo
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.plugins import failing_place, import_module, load_plugins, plugin_error
+from bmo_cli.experiment.plugins import import_module, load_plugins, locate_failure, plugin_error
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.tasks.task import Task
@@ -94,7 +94,7 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         kind: class that the target must be derived from.
         given: arguments that no configuration has, for constructors that take them.
     """
-    constructor = target_class(node, name, plugins, kind)
+    constructor = load_target_class(node, name, plugins, kind)
     arguments = {
         key: instantiate(value, f"{name}.{key}", plugins, nn.Module)
         if isinstance(value, Mapping) and "_target_" in value
@@ -102,7 +102,9 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         for key, value in node.items()
         if key != "_target_"
     }
-    arguments |= {key: value for key, value in given.items() if takes(constructor, key, plugins)}
+    arguments |= {
+        key: value for key, value in given.items() if takes_argument(constructor, key, plugins)
+    }
     try:
         return constructor(**arguments)
     except BmoError:
@@ -110,13 +112,13 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
     except (TypeError, ValueError) as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         hint = f" (drop it with '~{name}.{unexpected.group(1)}')" if unexpected else ""
-        place = failing_place(error, plugins)
+        place = locate_failure(error, plugins)
         if place is not None:
             raise plugin_error(error, f"{name}: {place}", hint) from error
         raise InputError(f"{name}: {error}{hint}") from error
 
 
-def takes(constructor: type, name: str, plugins: Sequence[str]) -> bool:
+def takes_argument(constructor: type, name: str, plugins: Sequence[str]) -> bool:
     """Whether a constructor takes an argument, itself or through its `**kwargs`."""
     parameters = inspect.signature(constructor).parameters
     if name in parameters or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
@@ -125,7 +127,7 @@ def takes(constructor: type, name: str, plugins: Sequence[str]) -> bool:
     return name in read_signature(target, plugin_files(plugins)).annotations
 
 
-def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
+def load_target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
     """The class that a `_target_` node names, known to be allowed and of the right kind."""
     target = str(node.get("_target_"))
     check_allowed(target, name, plugins)

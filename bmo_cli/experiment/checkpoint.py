@@ -31,7 +31,7 @@ LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safeten
 _OPTIMIZER = "optimizer."
 
 
-class Damaged(InputError):
+class DamagedCheckpoint(InputError):
     """A checkpoint that is not what was written."""
 
 
@@ -110,7 +110,7 @@ def load_last(folder: Path, omega: nn.Module, optimizer: Optimizer | None) -> Pr
     """
     try:
         return load_checkpoint(folder / LAST, omega, optimizer)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         if not (folder / PREVIOUS).is_file():
             raise
         progress = load_checkpoint(folder / PREVIOUS, omega, optimizer)
@@ -133,7 +133,7 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
     """
     tensors, meta = read_checkpoint(file)
     weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
-    _require_same(file, weights, omega.state_dict())
+    _require_same_network(file, weights, omega.state_dict())
     omega.load_state_dict(weights)
     try:
         progress = Progress(**json.loads(meta["progress"]))
@@ -153,16 +153,18 @@ def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         Damaged: missing, truncated, or not what was written.
     """
     if not file.is_file():
-        raise Damaged(f"no checkpoint {file}; the run has not trained, or it was moved")
+        raise DamagedCheckpoint(f"no checkpoint {file}; the run has not trained, or it was moved")
     try:
         with safe_open(file, framework="pt") as archive:
             tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
             meta = archive.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         detail = " ".join(str(error).split())
-        raise Damaged(f"checkpoint {file} is truncated or damaged: {detail}") from error
+        raise DamagedCheckpoint(f"checkpoint {file} is truncated or damaged: {detail}") from error
     if meta.pop("digest", None) != _digest(tensors, meta):
-        raise Damaged(f"checkpoint {file} is damaged: its content is not what was written")
+        raise DamagedCheckpoint(
+            f"checkpoint {file} is damaged: its content is not what was written"
+        )
     return tensors, meta
 
 
@@ -175,7 +177,9 @@ def _digest(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _require_same(file: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+def _require_same_network(
+    file: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
     for name, tensor in wanted.items():
         if name not in found:
             raise InputError(f"checkpoint {file} is of another network: it has no '{name}'")
@@ -204,7 +208,7 @@ def _restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def parameter_count(module: nn.Module) -> int:
+def count_parameters(module: nn.Module) -> int:
     """Learned numbers: entries of all parameters that require a gradient."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 

@@ -79,7 +79,7 @@ def solve(
         DivergenceError: an iterate became non-finite.
         InputError: Anderson acceleration of a scheme that is not one map.
     """
-    if settings.tolerance and not settings.anderson and _divides(problem, initial):
+    if settings.tolerance and not settings.anderson and _is_divisible(problem, initial):
         return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
     iterations, acceleration = settings.iterations, None
@@ -98,14 +98,14 @@ def solve(
         acceleration=acceleration,
     )
     if solution.status is Status.NONFINITE:
-        raise _diverged(solution.iterations, settings)
+        raise _divergence_error(solution.iterations, settings)
     u, done, residual = solution.value, solution.iterations, solution.residuals[-1]
     if check and solution.status is not Status.CONVERGED:
         residual = float(mapping.residual(u, mapping.D(u, done)).max())
     return Estimate(mapping.estimate(u), done, residual)
 
 
-def _divides(problem: Problem, initial: State) -> bool:
+def _is_divisible(problem: Problem, initial: State) -> bool:
     """Whether a batch of several problems says how it is divided."""
     if len(initial[0]) == 1:
         return False
@@ -125,12 +125,12 @@ def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Setting
 
     ends = iterate_each(bind, initial, iterations=settings.iterations, tolerance=settings.tolerance)
     if ends.status is Status.NONFINITE:
-        raise _diverged(int(ends.iterations.max()), settings)
+        raise _divergence_error(int(ends.iterations.max()), settings)
     estimate = scheme.bind(problem).estimate(ends.value)
     return Estimate(estimate, int(ends.iterations.max()), float(ends.residuals.max()))
 
 
-def _diverged(iterations: int, settings: Settings) -> DivergenceError:
+def _divergence_error(iterations: int, settings: Settings) -> DivergenceError:
     return DivergenceError(
         f"iterate {iterations + 1} of {settings.iterations} became non-finite: the scheme is "
         "expansive at these weights; use fewer eval.iterations or net=lip"
@@ -150,13 +150,13 @@ def solve_case(scheme: GKM, case: Case, settings: Settings) -> Estimate:
         return solve(scheme, case.problem, case.initial, settings)
     found = [solve(scheme, problem, initial, settings) for problem, initial in case.parts]
     return Estimate(
-        _joined([one.value for one in found], len(case.initial)),
+        _concatenate([one.value for one in found], len(case.initial)),
         max(one.iterations for one in found),
         max(one.residual for one in found),
     )
 
 
-def _joined(estimates: Sequence[State], blocks: int) -> State:
+def _concatenate(estimates: Sequence[State], blocks: int) -> State:
     """The first blocks of several estimates as one batch."""
     if len(estimates) == 1:
         return estimates[0]
@@ -227,12 +227,12 @@ def scores_by_iteration(
             worst = -math.inf if task.larger_is_better else math.inf
             value = worst
             if not lost:
-                value = task.score(_joined(estimates, len(case.initial)), case)[task.metric]
+                value = task.score(_concatenate(estimates, len(case.initial)), case)[task.metric]
             found[count].append(value)
     return found
 
 
-def averages(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:
+def average_scores(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:
     """Mean of every score over the images, named `prefix/score`."""
     keys = next(iter(scores.values()), {}).keys()
     return {f"{prefix}/{key}": mean([row[key] for row in scores.values()]) for key in keys}

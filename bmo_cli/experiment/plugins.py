@@ -37,7 +37,7 @@ def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
             sys.path.append(str(file.parent))
     for plugin in plugins:
         if plugin.endswith(".py"):
-            with imports_of(plugin, plugins):
+            with explain_import_errors(plugin, plugins):
                 _load_file(Path(plugin).resolve(), plugin_module(plugin))
         else:
             import_module(plugin, plugins)
@@ -50,19 +50,19 @@ def import_module(name: str, plugins: Sequence[str]) -> ModuleType:
     Raises:
         InputError, PluginError: see `load_plugins`.
     """
-    with imports_of(name, plugins):
+    with explain_import_errors(name, plugins):
         return importlib.import_module(name)
 
 
 @contextmanager
-def imports_of(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
+def explain_import_errors(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
     """Context in which a plug-in is imported; what goes wrong is said in a line."""
     try:
         yield
     except Exception as error:
         if isinstance(wrap_resource_error(error), BmoError):
             raise
-        raise _import_failure(error, plugin, plugins) from error
+        raise _explain_import_failure(error, plugin, plugins) from error
 
 
 def _load_file(file: Path, name: str) -> None:
@@ -82,7 +82,7 @@ def _load_file(file: Path, name: str) -> None:
         raise
 
 
-def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> BmoError:
+def _explain_import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> BmoError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         name, top = error.name, error.name.split(".")[0]
         if plugin_module(plugin) == name or plugin_module(plugin).startswith(f"{name}."):
@@ -94,9 +94,9 @@ def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> Bm
             return InputError(f"plug-in {plugin} needs the module {name}, which {top} has not")
         return InputError(f"plug-in {plugin} needs the package {name}, which is not installed")
     if isinstance(error, SyntaxError):
-        where = f"{_shown(error.filename or plugin)}, line {error.lineno}"
+        where = f"{_display_path(error.filename or plugin)}, line {error.lineno}"
         return InputError(f"plug-in {plugin}: {where}: not valid Python: {error.msg}")
-    return plugin_error(error, failing_place(error, plugins) or plugin)
+    return plugin_error(error, locate_failure(error, plugins) or plugin)
 
 
 class WithPlugins(Protocol):
@@ -123,7 +123,7 @@ def names_plugins(
         try:
             return command(given, *args, **kwargs)
         except Exception as error:
-            place = failing_place(error, given.plugins)
+            place = locate_failure(error, given.plugins)
             if place is None or isinstance(wrap_resource_error(error), BmoError):
                 raise
             raise plugin_error(error, place) from error
@@ -136,14 +136,14 @@ def plugin_error(error: Exception, place: str, more: str = "") -> PluginError:
 
     Args:
         error: that it raised.
-        place: see `failing_place`.
+        place: see `locate_failure`.
         more: that is to be said behind it.
     """
     said = " ".join(str(error).split())
     return PluginError(f"{place}: {type(error).__name__}{f': {said}' if said else ''}{more}")
 
 
-def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
+def locate_failure(error: BaseException, plugins: Sequence[str]) -> str | None:
     """`FILE, line N, in FUNCTION` of the innermost call of a plug-in; None: there is none.
 
     Modules in the folder of a plug-in file count as its own.
@@ -154,12 +154,12 @@ def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         code, module = frame.f_code, str(frame.f_globals.get("__name__"))
         own = any(module == name or module.startswith(f"{name}.") for name in names)
-        if own or _is_beside(Path(code.co_filename), folders):
-            place = f"{_shown(code.co_filename)}, line {line}, in {code.co_name}"
+        if own or _is_local_module(Path(code.co_filename), folders):
+            place = f"{_display_path(code.co_filename)}, line {line}, in {code.co_name}"
     return place
 
 
-def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
+def hash_plugins(plugins: Sequence[str]) -> dict[str, str]:
     """Hash of every plug-in by module name, and of what plug-in files import from their folders.
 
     Of a module in a package the whole package counts, from which it may import.
@@ -172,13 +172,15 @@ def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
     names |= packages & set(sys.modules)
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     folders = {file.parent for file in plugin_files(plugins)}
-    job_pool = {
-        name for name, file in files.items() if file is not None and _is_beside(Path(file), folders)
+    local_modules = {
+        name
+        for name, file in files.items()
+        if file is not None and _is_local_module(Path(file), folders)
     }
-    return {name: _content(sys.modules[name]) for name in sorted(names | job_pool)}
+    return {name: _hash_module(sys.modules[name]) for name in sorted(names | local_modules)}
 
 
-def _content(module: ModuleType) -> str:
+def _hash_module(module: ModuleType) -> str:
     """Hash of a module's file, of all its modules' where it is a package."""
     files = sorted(
         (file.relative_to(folder).as_posix(), file)
@@ -195,7 +197,7 @@ def _content(module: ModuleType) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_beside(file: Path, folders: set[Path]) -> bool:
+def _is_local_module(file: Path, folders: set[Path]) -> bool:
     """Whether a source file is below one of these folders and none of Python, a package or bmo."""
     if not file.is_absolute() or not any(folder in file.parents for folder in folders):
         return False
@@ -204,7 +206,7 @@ def _is_beside(file: Path, folders: set[Path]) -> bool:
     return not installed and not any(other in file.parents for other in others)
 
 
-def _shown(file: str) -> str:
+def _display_path(file: str) -> str:
     """A path as the user would write it."""
     path = Path(file)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

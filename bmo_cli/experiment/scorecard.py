@@ -18,7 +18,7 @@ from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import (
     Evaluation,
     Settings,
-    averages,
+    average_scores,
     evaluate,
     scores_by_iteration,
 )
@@ -71,7 +71,7 @@ def evaluate_test(
 
     task = experiment.task
     scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
-    metrics = averages(scores, "test")
+    metrics = average_scores(scores, "test")
     counts = sorted(set(settings.score_at))
 
     def cases() -> Iterator[Case]:
@@ -90,7 +90,7 @@ def evaluate_test(
         pictures=pictures.written,
         protocol=task.protocol,
         data=task.fingerprints(),
-        flags=_unmet(scores, settings),
+        flags=_count_unmet(scores, settings),
     )
 
 
@@ -104,7 +104,7 @@ def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None
         )
 
 
-def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
+def _count_unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
     """How often the tolerance was not reached; the values are those of the last iteration."""
     missed = sum(row["residual"] > settings.tolerance for row in scores.values())
     if settings.tolerance == 0 or missed == 0:
@@ -149,7 +149,7 @@ class _Pictures:
         if not pictures:
             return []
         folder.images.mkdir(exist_ok=True)
-        arrays = {name: _array(picture.image) for name, picture in pictures.items()}
+        arrays = {name: _to_array(picture.image) for name, picture in pictures.items()}
         for name, array in arrays.items():
             pixels = (array * 255).round().astype(np.uint8)
             write_image(folder.picture(number, case.name, name), Photograph(pixels), overwrite=True)
@@ -158,7 +158,7 @@ class _Pictures:
         return list(arrays)
 
 
-def _array(picture: Tensor) -> NDArray[Any]:
+def _to_array(picture: Tensor) -> NDArray[Any]:
     """(C, H, W) tensor as a clipped (H, W, C) array."""
     clipped: NDArray[Any] = picture.float().clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
     return clipped

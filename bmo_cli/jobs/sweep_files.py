@@ -19,7 +19,7 @@ from bmo_cli.data.dictionary import read_dictionary
 from bmo_cli.data.kernels import GENERATED, KernelSet
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.experiment.build import instantiate
-from bmo_cli.experiment.inputs import weights_files
+from bmo_cli.experiment.inputs import find_weights_files
 from bmo_cli.nets.weights import require_weights_file
 
 _OWN = "bmo_cli."
@@ -63,7 +63,7 @@ class SweepFiles:
             file = task.get("dictionary")
             if isinstance(file, str) and self._is_new("dictionary", task):
                 read_dictionary(Path(file), rows=task["rows"], columns=task["columns"])
-            for _, file in weights_files(to_plain(config)):
+            for _, file in find_weights_files(to_plain(config)):
                 if self._is_new("weights", file):
                     require_weights_file(file)
 

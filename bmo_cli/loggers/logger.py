@@ -57,17 +57,17 @@ class SafeLogger:
 
     def open(self, *arguments: Any) -> None:
         """See `Logger.open`."""
-        self._try(lambda logger: logger.open(*arguments))
+        self._call(lambda logger: logger.open(*arguments))
 
     def row(self, row: Mapping[str, float]) -> None:
         """See `Logger.row`."""
-        self._try(lambda logger: logger.row(row))
+        self._call(lambda logger: logger.row(row))
 
     def close(self, result: Mapping[str, Any]) -> None:
         """See `Logger.close`."""
-        self._try(lambda logger: logger.close(result))
+        self._call(lambda logger: logger.close(result))
 
-    def _try(self, call: Callable[[Logger], None]) -> None:
+    def _call(self, call: Callable[[Logger], None]) -> None:
         if self._logger is None:
             return
         try:
@@ -75,11 +75,11 @@ class SafeLogger:
         except Exception as error:
             kind, self._logger = type(self._logger), None
             detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            where = _place(error, kind.__module__)
+            where = _locate_failure(error, kind.__module__)
             log.warning("%s failed, the run goes on without it: %s%s", kind.__name__, where, detail)
 
 
-def _place(error: Exception, module: str) -> str:
+def _locate_failure(error: Exception, module: str) -> str:
     """`FILE, line N, in FUNCTION: ` of the innermost call of a module, or nothing."""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):

@@ -17,8 +17,8 @@ from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import instantiate, takes, target_class
-from bmo_cli.experiment.plugins import load_plugins, plugin_contents
+from bmo_cli.experiment.build import instantiate, load_target_class, takes_argument
+from bmo_cli.experiment.plugins import hash_plugins, load_plugins
 from bmo_cli.jobs.status import is_done
 from bmo_cli.results.provenance import source_hash
 from bmo_cli.results.result import RunResult
@@ -88,12 +88,12 @@ class Cell:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
+def name_cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
     """`OUT/runs/ROW--COLUMN--SEED-KEY`."""
-    return out / "runs" / f"{plain_name(row)}--{plain_name(column)}--{seed}-{key}"
+    return out / "runs" / f"{sanitize_name(row)}--{sanitize_name(column)}--{seed}-{key}"
 
 
-def plain_name(name: str) -> str:
+def sanitize_name(name: str) -> str:
     """A row's or column's name in letters that every file system takes."""
     return re.sub(r"\W+", "_", name).strip("_")[:80]
 
@@ -110,7 +110,7 @@ class Identity:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self._plugins = load_plugins(plugins)
-        self._sources = plugin_contents(self._plugins)
+        self._sources = hash_plugins(self._plugins)
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Config) -> tuple[str, str]:
@@ -119,12 +119,16 @@ class Identity:
         Args:
             config: resolved and checked.
         """
-        digest, problem = self._data(config), ""
+        digest, problem = self._digest_data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {k: _contents(v) for k, v in to_plain(config).items() if k not in NO_NUMBER}
+        counted = {
+            k: _replace_files_by_hashes(v)
+            for k, v in to_plain(config).items()
+            if k not in NO_NUMBER
+        }
         try:
-            counted["task"] |= _named_kernels(config)
+            counted["task"] |= _hash_named_kernels(config)
         except InputError as error:
             problem = problem or str(error)
         if digest is not None:
@@ -132,10 +136,10 @@ class Identity:
         text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10], problem
 
-    def _data(self, config: Config) -> str | InputError | None:
+    def _digest_data(self, config: Config) -> str | InputError | None:
         """Digest of the data of a task that takes photographs; None: it takes none."""
-        task = target_class(config.task, "task", self._plugins, Task)
-        if not takes(task, "data", self._plugins):
+        task = load_target_class(config.task, "task", self._plugins, Task)
+        if not takes_argument(task, "data", self._plugins):
             return None
         node = config.data
         where = json.dumps(node, sort_keys=True)
@@ -148,23 +152,23 @@ class Identity:
         return self._digests[where]
 
 
-def _contents(value: Any) -> Any:
+def _replace_files_by_hashes(value: Any) -> Any:
     """Names of files replaced by what is in them, so that moving one changes nothing."""
     if isinstance(value, Mapping):
-        return {key: _contents(item) for key, item in value.items()}
+        return {key: _replace_files_by_hashes(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_contents(item) for item in value]
+        return [_replace_files_by_hashes(item) for item in value]
     if isinstance(value, str) and "." in value and Path(value).is_file():
-        return _content(value)
+        return _hash_file(value)
     return value
 
 
-def _named_kernels(config: Config) -> dict[str, str]:
+def _hash_named_kernels(config: Config) -> dict[str, str]:
     """What the name of published kernels stands for, beside the data that have the root."""
     kind = config.task.get("kernels")
     file = kernels_file(kind, config.data.get("root")) if isinstance(kind, str) else None
-    return {"kernels": _content(file)} if file is not None and file.is_file() else {}
+    return {"kernels": _hash_file(file)} if file is not None and file.is_file() else {}
 
 
-def _content(file: str | Path) -> str:
+def _hash_file(file: str | Path) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

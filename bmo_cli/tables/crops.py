@@ -39,7 +39,7 @@ class Panel:
     psnr: float | None
 
 
-def detailed_square(image: Image, side: int) -> tuple[int, int]:
+def find_detailed_square(image: Image, side: int) -> tuple[int, int]:
     """Top and left of the square with the largest sum of squared differences between neighbours.
 
     Args:
@@ -56,7 +56,7 @@ def detailed_square(image: Image, side: int) -> tuple[int, int]:
     return int(top), int(left)
 
 
-def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
+def draw_crops(panels: Sequence[Panel], title: str, file: Path) -> None:
     """Draw crops at equal integer zoom, the PSNR of the whole image under each, and below them
     |restored - clean| x 4; under the clean crop the whole image with the crop's place.
 
@@ -68,7 +68,7 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
     clean = panels[0].image
     height, width = clean.shape[:2]
     side = min(height, width, max(48, min(96, min(height, width) // 4)))
-    top, left = detailed_square(clean, side)
+    top, left = find_detailed_square(clean, side)
     crop = (slice(top, top + side), slice(left, left + side))
     size = side * math.ceil(_PANEL / side)
     lines = math.ceil(len(panels) / _LONGEST)
@@ -94,16 +94,16 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
         y = _TITLE + i // columns * block + _LABEL
         name = "\n".join(textwrap.wrap(panel.name, 24)[:2])
         text(x + size / 2, y - 4, name, 7.5, ha="center", va="bottom", linespacing=1.0)
-        _show(axes(x, y), panel.image[crop])
+        _draw_image(axes(x, y), panel.image[crop])
         if panel.psnr is not None:
             text(x + size / 2, y + size + 4, f"{panel.psnr:.2f} dB", ha="center", va="top")
         below = axes(x, y + size + _NOTE)
         if i == 0:
-            _show(below, clean)
+            _draw_image(below, clean)
             place = Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.2)
             below.add_patch(place)
         else:
-            _show(below, np.abs(panel.image[crop] - clean[crop]) * _GAIN)
+            _draw_image(below, np.abs(panel.image[crop] - clean[crop]) * _GAIN)
     text(
         _GAP, total[1] - 4,
         f"{side} x {side} pixels, enlarged {size // side} times; PSNR of the whole image; below: "
@@ -113,7 +113,7 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
     save_figure(figure, file, _DPI)
 
 
-def _show(axis: Axes, image: Image) -> None:
+def _draw_image(axis: Axes, image: Image) -> None:
     shown = image.clip(0, 1)
     axis.imshow(
         shown if shown.shape[2] == 3 else shown[..., 0],

@@ -32,7 +32,7 @@ class ConvergenceRun:
     minimises_phi: bool = True
 
 
-def convergence_figure(courses: Sequence[ConvergenceRun], task: str, file: Path) -> None:
+def draw_convergence(courses: Sequence[ConvergenceRun], task: str, file: Path) -> None:
     """Draw phi_K and |grad phi_K| against t, the residual against k, and min phi_K against K.
 
     phi_K is each method's own: that of bmo is taken at the end of the aggregated iteration.
@@ -117,7 +117,7 @@ class TradeoffRun:
 _STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
 
 
-def tradeoff_figure(prices: Sequence[TradeoffRun], file: Path) -> None:
+def draw_tradeoff(prices: Sequence[TradeoffRun], file: Path) -> None:
     """Draw PSNR far beyond K on the left, and against the constant of D on the right.
 
     Colours are networks, line styles and markers methods; runs of several seeds look alike.

@@ -35,7 +35,7 @@ from bmo_cli.training.run import train
 log = logging.getLogger("bmo")
 
 
-ONCE_MORE = "give the same command again"
+RUN_AGAIN = "give the same command again"
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
@@ -53,9 +53,9 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
         DiskFull: what is done stays usable.
     """
     failures = _Failures()
-    able = failures.without_problem(cells)
+    able = failures.exclude_problems(cells)
     pool: JobPool[Cell] = JobPool(
-        jobs, lambda cell, worker: failures.look_at(cell, worker, pool.stopping)
+        jobs, lambda cell, worker: failures.record_end(cell, worker, pool.stopping)
     )
     try:
         with pool:
@@ -87,7 +87,7 @@ class _Failures:
         self.reasons: dict[Path, str] = {}
         self.ended = 0
 
-    def without_problem(self, cells: Sequence[Cell]) -> list[Cell]:
+    def exclude_problems(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells that can run; the others are named."""
         self.reasons |= {cell.spec.path: cell.problem for cell in cells if cell.problem}
         for problem in dict.fromkeys(self.reasons.values()):  # missing data stop many at once
@@ -101,7 +101,7 @@ class _Failures:
         self.reasons[cell.spec.path] = reason
         log.warning("failed: %s: %s", cell.name, reason)
 
-    def look_at(self, cell: Cell, worker: Worker, stopping: bool) -> None:
+    def record_end(self, cell: Cell, worker: Worker, stopping: bool) -> None:
         """A cell has ended.
 
         Raises:
@@ -132,14 +132,14 @@ def run_cell(cell: Cell) -> str:
         Interrupted: it is saved.
         DiskFull: the next start goes on with it.
     """
-    with explain_full_disk(str(cell.spec.path), ONCE_MORE):
+    with explain_full_disk(str(cell.spec.path), RUN_AGAIN):
         try:
-            spec, earlier = _prepared(cell)
+            spec, earlier = _prepare_folder(cell)
         except RunLocked as error:  # of one cell; it must not hide the others
             return str(error)
         started = time.monotonic()
         end: tuple[Status, str] | None = None
-        with _logged_to(spec.path / "run.log"):
+        with _log_to(spec.path / "run.log"):
             try:
                 with convert_exits():
                     train(Run(spec))
@@ -157,11 +157,11 @@ def run_cell(cell: Cell) -> str:
                 log.exception("the cell failed")
             finally:
                 if end is not None:
-                    _record(spec, *end, earlier + time.monotonic() - started)
+                    _record_attempt(spec, *end, earlier + time.monotonic() - started)
     return "" if end is None else end[1]
 
 
-def _record(spec: TrainSpec, status: Status, message: str, seconds: float) -> None:
+def _record_attempt(spec: TrainSpec, status: Status, message: str, seconds: float) -> None:
     """Add to the result of a cell how its attempt ended, and how long it has taken in all."""
     result = RunResult.read(spec.path) or RunResult(status=status, choices=spec.choices)
     if status != "ok":
@@ -174,7 +174,7 @@ def _record(spec: TrainSpec, status: Status, message: str, seconds: float) -> No
         raise
 
 
-def _prepared(cell: Cell) -> tuple[TrainSpec, float]:
+def _prepare_folder(cell: Cell) -> tuple[TrainSpec, float]:
     """Make the run folder; the spec with which the cell starts or goes on, and its seconds so far.
 
     Raises:
@@ -200,7 +200,7 @@ def _prepared(cell: Cell) -> tuple[TrainSpec, float]:
 
 
 @contextmanager
-def _logged_to(file: Path) -> Iterator[None]:
+def _log_to(file: Path) -> Iterator[None]:
     root = logging.getLogger()
     kept, level, handler = root.handlers[:], root.level, logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

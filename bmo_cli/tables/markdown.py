@@ -9,25 +9,28 @@ from bmo_cli.tables.summary import (
     Mark,
     Section,
     Sheet,
+    assign_marks,
     compare,
-    marks,
 )
 
 _MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
 
-def markdown_document(sheet: Sheet) -> str:
+def format_markdown(sheet: Sheet) -> str:
     """A section for every column, with methods as lines and scores as columns; then the rest."""
-    parts = [f"# {sheet.title}\n", *(f"{remark}\n" for remark in (_legend(sheet),) if remark)]
-    parts += [_section(sheet, section) for section in sheet.sections]
+    parts = [
+        f"# {sheet.title}\n",
+        *(f"{remark}\n" for remark in (_format_legend(sheet),) if remark),
+    ]
+    parts += [_format_section(sheet, section) for section in sheet.sections]
     if sheet.published:
-        parts.append(_published(sheet))
+        parts.append(_format_published(sheet))
     parts += [f"{remark}\n" for remark in sheet.remarks]
     listing = "\n".join(f"    {command}" for command in sheet.commands)
     return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
 
 
-def _legend(sheet: Sheet) -> str:
+def _format_legend(sheet: Sheet) -> str:
     count = len(sheet.seeds)
     said = (
         [f"Mean and 95 % interval (Student t) over {count} seeds; without one: a single run."]
@@ -38,10 +41,10 @@ def _legend(sheet: Sheet) -> str:
     return " ".join(said)
 
 
-def _section(sheet: Sheet, section: Section) -> str:
+def _format_section(sheet: Sheet, section: Section) -> str:
     scores = section.scores(sheet.scores)
     marked = {
-        score: marks(section, score, layout, sheet.best[score])
+        score: assign_marks(section, score, layout, sheet.best[score])
         for score, layout in scores.items()
         if score in sheet.best
     }
@@ -49,7 +52,7 @@ def _section(sheet: Sheet, section: Section) -> str:
         [
             line.name,
             *(
-                cell(line, score, layout, marked[score][i] if marked.get(score) else "")
+                format_cell(line, score, layout, marked[score][i] if marked.get(score) else "")
                 for score, layout in scores.items()
             ),
             line.chosen,
@@ -60,11 +63,11 @@ def _section(sheet: Sheet, section: Section) -> str:
     header = ["", *scores, "chosen by validation", "failed because"]
     kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
     table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    said = [*_protocols(section), *section.remarks]
+    said = [*_format_protocols(section), *section.remarks]
     return "\n\n".join([f"## {section.name}", table, *said]) + "\n"
 
 
-def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
+def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     """Mean over the seeds, marked, and the 95 % interval where there are several."""
     values = line.values.get(score, ())
     if not values:
@@ -72,10 +75,10 @@ def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     mean, interval = mean_and_interval(values)
     text = _MARKED[mark].format(format(mean, layout))
     spread = "" if interval is None else f"± {format(interval, layout)}"
-    return " ".join(filter(None, (text, spread, line.lacks(score))))
+    return " ".join(filter(None, (text, spread, line.missing_runs_note(score))))
 
 
-def _protocols(section: Section) -> list[str]:
+def _format_protocols(section: Section) -> list[str]:
     found = section.protocols
     if len(found) < 2:
         return [f"Protocol: {protocol}." for protocol in found]
@@ -83,7 +86,7 @@ def _protocols(section: Section) -> list[str]:
     return [f"**The protocols differ: these rows do not compare.**\n\n{listed}"]
 
 
-def _published(sheet: Sheet) -> str:
+def _format_published(sheet: Sheet) -> str:
     rows = [
         [
             *(c.entry.row, c.entry.column, c.entry.score, c.ours, c.published, c.difference),

@@ -13,10 +13,10 @@ from bmo_cli.config.commands import format_plugins, quote_value
 from bmo_cli.config.compose import compose
 from bmo_cli.config.schema import Config, Preset, Table, Target, to_plain
 from bmo_cli.errors import InputError, suggest_nearest
-from bmo_cli.experiment.build import build, instantiate, target_class
+from bmo_cli.experiment.build import build, instantiate, load_target_class
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.run import RunSpec
-from bmo_cli.tables.cell import Cell, Identity, cell_folder
+from bmo_cli.tables.cell import Cell, Identity, name_cell_folder
 from bmo_cli.tasks.task import Task
 
 
@@ -42,16 +42,22 @@ class ScaledTable:
         adjusted = table.adjust.get(row, {}).get(column, ())
         return [
             *(*table.common, *table.columns[column], *table.rows[row], *adjusted),
-            *(*preset.common, *_named(preset.columns, column), *_named(preset.rows, row)),
+            *(
+                *preset.common,
+                *_overrides_of(preset.columns, column),
+                *_overrides_of(preset.rows, row),
+            ),
         ]
 
 
-def _named(entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str) -> Sequence[str]:
+def _overrides_of(
+    entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str
+) -> Sequence[str]:
     """The overrides of a row or column in a preset, which may just list those that it wants."""
     return entries.get(name, ()) if isinstance(entries, Mapping) else ()
 
 
-def scaled(table: Table, preset: str | None) -> ScaledTable:
+def scale_table(table: Table, preset: str | None) -> ScaledTable:
     """The table at the scale of one of its presets.
 
     Args:
@@ -68,21 +74,21 @@ def scaled(table: Table, preset: str | None) -> ScaledTable:
         has = f"it has {known}" if known else "it has none: leave preset= away"
         raise InputError(f"preset={preset} is not one of this table; {has}")
     wanted = table.presets[preset]
-    rows = _wanted(table.rows, wanted.rows, f"table.presets.{preset}.rows")
-    columns = _wanted(table.columns, wanted.columns, f"table.presets.{preset}.columns")
+    rows = _select_entries(table.rows, wanted.rows, f"table.presets.{preset}.rows")
+    columns = _select_entries(table.columns, wanted.columns, f"table.presets.{preset}.columns")
     seeds = wanted.seeds or table.seeds
     return ScaledTable(replace(table, rows=rows, columns=columns, seeds=seeds), wanted)
 
 
-def _wanted(
+def _select_entries(
     entries: Mapping[str, list[str]], names: Iterable[str] | None, where: str
 ) -> dict[str, list[str]]:
     wanted = list(entries if names is None else names)
-    _require(wanted, entries, where)
+    _require_known(wanted, entries, where)
     return {name: entries[name] for name in wanted}
 
 
-def require_sound(table: Table) -> None:
+def check_table(table: Table) -> None:
     """Refuse what would only be noticed after hours of running.
 
     Raises:
@@ -98,15 +104,15 @@ def require_sound(table: Table) -> None:
             raise InputError(
                 f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
             ) from error
-    _require(table.skip, table.rows, "table.skip")
-    _require(table.adjust, table.rows, "table.adjust")
+    _require_known(table.skip, table.rows, "table.skip")
+    _require_known(table.adjust, table.rows, "table.adjust")
     for row, places in table.adjust.items():
-        _require(places, table.columns, f"table.adjust.{row}")
-    _require(table.tune, table.rows, "table.tune")
-    _require(table.best, table.scores, "table.best")
+        _require_known(places, table.columns, f"table.adjust.{row}")
+    _require_known(table.tune, table.rows, "table.tune")
+    _require_known(table.best, table.scores, "table.best")
     for i, entry in enumerate(table.published):
-        _require([entry.column], table.columns, f"table.published[{i}].column")
-        _require([entry.score], table.scores, f"table.published[{i}].score")
+        _require_known([entry.column], table.columns, f"table.published[{i}].column")
+        _require_known([entry.score], table.scores, f"table.published[{i}].score")
     if table.input in table.rows:
         raise InputError(f"table.input: '{table.input}' is the name of a row; choose another")
     for row, keys in table.tune.items():
@@ -115,7 +121,7 @@ def require_sound(table: Table) -> None:
                 raise InputError(f"table.tune.{row}.{key} is empty")
 
 
-def _require(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
+def _require_known(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in known:
             hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
@@ -173,7 +179,7 @@ class Plan:
             place
             for column in self._table.columns
             for row in self._table.rows
-            if (place := self._place(row, column)) is not None
+            if (place := self._plan_place(row, column)) is not None
         ]
         if task is not None and task not in self._tasks:
             has = ", ".join(dict.fromkeys(self._tasks))
@@ -201,11 +207,12 @@ class Plan:
             failures: why runs failed, by folder.
         """
         self.places = [
-            place if place.cells else self._settled(place, failures) for place in self.places
+            place if place.cells else self._choose_candidate(place, failures)
+            for place in self.places
         ]
 
-    def _place(self, row: str, column: str) -> Place | None:
-        first = self._cell(row, column, self._table.seeds[0])
+    def _plan_place(self, row: str, column: str) -> Place | None:
+        first = self._plan_cell(row, column, self._table.seeds[0])
         seeds = self._seeds(first)
         task = str(first.spec.choices["task"])
         self._tasks.append(task)
@@ -214,20 +221,22 @@ class Plan:
             return None
         if not first.problem:
             self._require_fit(first)
-        tried = list(combinations(self._table.tune.get(row, {})))
+        tried = list(combine_values(self._table.tune.get(row, {})))
         candidates = tuple(
-            self._cell(row, column, seeds[0], values, judged=True) for values in tried
+            self._plan_cell(row, column, seeds[0], values, judged=True) for values in tried
         )
         if candidates:
             return Place(row, column, candidates, ())
-        return Place(row, column, (), (first, *(self._cell(row, column, s) for s in seeds[1:])))
+        return Place(
+            row, column, (), (first, *(self._plan_cell(row, column, s) for s in seeds[1:]))
+        )
 
-    def _settled(self, place: Place, failures: Mapping[Path, str]) -> Place:
+    def _choose_candidate(self, place: Place, failures: Mapping[Path, str]) -> Place:
         done = [cell for cell in place.candidates if cell.result is not None]
         lost = {c.spec.path: failures.get(c.spec.path, c.problem) for c in place.candidates}
         if any(cell.result is None and not lost[cell.spec.path] for cell in place.candidates):
             return place
-        judged = [(cell, _validation(cell, self._plugins)) for cell in done]
+        judged = [(cell, _validation_score(cell, self._plugins)) for cell in done]
         ranked = [(value, cell) for cell, value in judged if value is not None]
         if not ranked:
             reasons = "; ".join(dict.fromkeys(filter(None, lost.values())))
@@ -235,10 +244,10 @@ class Plan:
             return replace(place, cells=(failed,))
         best = max(ranked, key=lambda pair: pair[0])[1]
         seeds = self._seeds(best)
-        cells = (self._cell(place.row, place.column, seed, best.chosen) for seed in seeds)
+        cells = (self._plan_cell(place.row, place.column, seed, best.chosen) for seed in seeds)
         return replace(place, cells=tuple(cells))
 
-    def _cell(
+    def _plan_cell(
         self,
         row: str,
         column: str,
@@ -250,7 +259,7 @@ class Plan:
         chosen = chosen or {}
         tuned = [f"{key}={value}" for key, value in chosen.items()]
         overrides = [*self._scaled.overrides(row, column), *tuned, *self._given, f"seed={seed}"]
-        overrides = last_of_each([*overrides, *(["eval.test=false"] if judged else [])])
+        overrides = drop_overridden([*overrides, *(["eval.test=false"] if judged else [])])
         try:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
             if (row, column) not in self._rooted:  # only now it is known whether its data take one
@@ -261,7 +270,7 @@ class Plan:
         except InputError as error:
             raise InputError(f"row '{row}', column '{column}': {error}") from error
         key, problem = self._identity.key(composed.config)
-        path = cell_folder(self._out, row, column, seed, key)
+        path = name_cell_folder(self._out, row, column, seed, key)
         spec = RunSpec(composed.config, composed.choices, path, snapshot=composed.text)
         placed = tuple(self._rooted[row, column])
         return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed)
@@ -269,7 +278,7 @@ class Plan:
     def _seeds(self, cell: Cell) -> list[int]:
         """Of the runs of a cell's place: one is enough where nothing is trained."""
         node = cell.spec.config.hyper
-        trains = target_class(node, "hyper", self._plugins, HyperOptimizer).trains
+        trains = load_target_class(node, "hyper", self._plugins, HyperOptimizer).trains
         seeds = self._table.seeds
         return seeds if trains else seeds[:1]
 
@@ -286,7 +295,7 @@ class Plan:
         self._fitting.add(scheme)
         try:
             data = instantiate(config.data, "data", self._plugins, object)
-            kind = target_class(config.task, "task", self._plugins, Task)
+            kind = load_target_class(config.task, "task", self._plugins, Task)
             instantiate(config.task, "task", self._plugins, kind, data=data, seed=0)
         except InputError:
             return  # a file that the task needs is missing
@@ -314,24 +323,24 @@ def _without_weights(config: Config) -> Config:
     )
 
 
-def last_of_each(overrides: Sequence[str]) -> list[str]:
+def drop_overridden(overrides: Sequence[str]) -> list[str]:
     """Without the plain `key=value` of a key that comes again: the last one counts."""
     keys = [text.split("=", 1)[0] for text in overrides]
     return [text for i, text in enumerate(overrides) if keys[i] not in keys[i + 1 :]]
 
 
-def combinations(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
+def combine_values(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
     """Every choice of one value a key, as overrides take them; none where nothing is tuned."""
     for values in itertools.product(*tune.values()) if tune else ():
-        yield dict(zip(tune, map(_as_override, values), strict=True))
+        yield dict(zip(tune, map(_format_value, values), strict=True))
 
 
-def _as_override(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _validation(cell: Cell, plugins: Sequence[str]) -> float | None:
+def _validation_score(cell: Cell, plugins: Sequence[str]) -> float | None:
     """Its validation score, signed so that larger is better."""
-    kind = target_class(cell.spec.config.task, "task", plugins, Task)
+    kind = load_target_class(cell.spec.config.task, "task", plugins, Task)
     value = cell.score(f"val/{kind.metric}")
     return value if value is None or kind.larger_is_better else -value

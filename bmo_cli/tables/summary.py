@@ -41,7 +41,7 @@ class Line:
     competes: bool = True
     runs: int = 1
 
-    def lacks(self, score: str) -> str:
+    def missing_runs_note(self, score: str) -> str:
         """How many of its runs have a value, in words, where some have none and others do."""
         known = len(self.values.get(score, ()))
         return f"({known} of {self.runs} runs)" if 0 < known < self.runs else ""
@@ -110,7 +110,7 @@ class Comparison:
     protocol: str
 
 
-def marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:
+def assign_marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:
     """Which line has the best and which the second value; what prints equal is equal.
 
     A line that lacks a run is not compared: the runs that diverged would have been its worst.
@@ -127,7 +127,7 @@ def marks(section: Section, score: str, layout: str, direction: str) -> list[Mar
     means = {
         i: statistics.fmean(line.values[score])
         for i, line in enumerate(section.lines)
-        if line.competes and line.values.get(score) and not line.lacks(score)
+        if line.competes and line.values.get(score) and not line.missing_runs_note(score)
     }
     ordered = sorted(means, key=lambda i: means[i], reverse=direction == "max")
     texts = list(dict.fromkeys(format(means[i], layout) for i in ordered))
@@ -158,7 +158,7 @@ def _compare(sheet: Sheet, entry: Published) -> Comparison:
     difference = mean - entry.value
     sign = "+" if difference > 0 else ""
     protocol = entry.protocol
-    if not all(same_protocol(entry.protocol, own) for own in line.protocols):
+    if not all(is_same_protocol(entry.protocol, own) for own in line.protocols):
         verdict = "protocol differs"
         protocol = f"published: {entry.protocol}; ours: {'; '.join(line.protocols)}"
     else:
@@ -170,7 +170,7 @@ def _compare(sheet: Sheet, entry: Published) -> Comparison:
     )
 
 
-def same_protocol(published: str, ours: str) -> bool:
+def is_same_protocol(published: str, ours: str) -> bool:
     """Equal texts, or `published` is the name that `ours` begins with, before its first colon."""
     wanted, found = (" ".join(text.casefold().split()) for text in (published, ours))
     return wanted in (found, found.partition(":")[0])

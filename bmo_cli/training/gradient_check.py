@@ -55,7 +55,7 @@ class GradientCheck:
         self._looked += 1
         remarks = []
         if self._looked == 1:
-            remarks += self._missing()
+            remarks += self._find_missing()
         self._vanished += bool(self._network) and all(map(self._vanishes, self._network))
         if self._vanished == _STEPS:
             remarks.append(
@@ -64,7 +64,7 @@ class GradientCheck:
             )
         return remarks
 
-    def _missing(self) -> list[str]:
+    def _find_missing(self) -> list[str]:
         missing = [name for name, ps in self._weights.items() if all(p.grad is None for p in ps)]
         if not missing:
             return []

@@ -27,7 +27,7 @@ log = logging.getLogger("bmo")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _unscaled(objective: Tensor) -> Tensor:
+def _keep_scale(objective: Tensor) -> Tensor:
     return objective
 
 
@@ -72,7 +72,7 @@ class HyperGradient:
     def __call__(
         self,
         sample: Sample,
-        scale: Callable[[Tensor], Tensor] = _unscaled,
+        scale: Callable[[Tensor], Tensor] = _keep_scale,
         step: int = 0,
         cost: Cost | None = None,
     ) -> Outcome:
@@ -159,7 +159,7 @@ class HyperGradient:
             outcomes = threads.run(
                 lambda part: self.hyper.objective(scheme, part, iterations), threads.parts(sample)
             )
-        merged = _merged(outcomes)
+        merged = _merge_outcomes(outcomes)
         if merged.status is Status.NONFINITE or not torch.isfinite(merged.objective):
             return merged
         objectives = [outcome.objective for outcome in outcomes]
@@ -191,7 +191,7 @@ class HyperGradient:
         return merged
 
 
-def _merged(outcomes: Sequence[Outcome]) -> Outcome:
+def _merge_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of a batch from those of its equal parts."""
     objective = torch.stack([outcome.objective.detach() for outcome in outcomes]).mean()
     lost = any(outcome.status is Status.NONFINITE for outcome in outcomes)

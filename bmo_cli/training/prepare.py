@@ -12,18 +12,18 @@ from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
+from bmo_cli.experiment.behaviour import observe_training_mode, require_map, require_map_on_split
 from bmo_cli.experiment.build import Experiment, build, instantiate
 from bmo_cli.experiment.checkpoint import (
     BEST,
-    Damaged,
+    DamagedCheckpoint,
     Progress,
     has_last,
     load_last,
     read_checkpoint,
 )
-from bmo_cli.experiment.inputs import differing, weights_of
-from bmo_cli.experiment.plugins import plugin_contents
+from bmo_cli.experiment.inputs import hash_weights, list_changed_inputs
+from bmo_cli.experiment.plugins import hash_plugins
 from bmo_cli.hyper.memory import free_memory
 from bmo_cli.loggers.logger import Logger, SafeLogger
 from bmo_cli.results.result import RunResult
@@ -42,7 +42,7 @@ log = logging.getLogger("bmo")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TrainingSetup:
     """What a run trains with, and where training starts.
 
     Attributes:
@@ -62,7 +62,7 @@ class Prepared:
     process_group: ProcessGroup
 
 
-def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
+def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
     """Build a run and check all that can be checked before any time is spent on training.
 
     Args:
@@ -78,7 +78,7 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
     task.prepare(["train", "val", "test"] if config.eval.test else ["train", "val"])
     recorded = folder.read_result() if config.resume is not None else None
     if recorded is not None:
-        _require_inputs(recorded, spec, task)
+        _require_same_inputs(recorded, spec, task)
     logger = Logger()
     if process_group.first and config.logger is not None:
         logger = instantiate(config.logger, "logger", config.plugins, Logger)
@@ -89,22 +89,24 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
         )
     progress = Progress()
     if config.resume is not None:
-        progress = _resumed(spec, recorded, experiment, optimizer)
+        progress = _resume(spec, recorded, experiment, optimizer)
     _require_network_where_needed(config, experiment)
-    config, experiment = _in_usable_precision(config, experiment, process_group)
-    first = process_group.part(_first_sample(experiment, config.train.batch))
+    config, experiment = _avoid_slow_bfloat16(config, experiment, process_group)
+    first = process_group.part(_draw_first_sample(experiment, config.train.batch))
     _require_images(experiment, first)
-    require_map_of(experiment, "val")
-    threads = _shared(experiment, first, process_group)
-    gradient = _gradient(experiment, optimizer, config, threads, process_group)
+    require_map_on_split(experiment, "val")
+    threads = _choose_threads(experiment, first, process_group)
+    gradient = _build_gradient(experiment, optimizer, config, threads, process_group)
     if experiment.hyper.trains:
         sharing = process_group.count if experiment.device.type == "cpu" else 1
         gradient.prepare(first, free_memory(experiment.device), sharing)
     process_group.largest(0.0)  # nothing is written before every process has passed its checks
-    return Prepared(experiment, optimizer, progress, gradient, SafeLogger(logger), process_group)
+    return TrainingSetup(
+        experiment, optimizer, progress, gradient, SafeLogger(logger), process_group
+    )
 
 
-def _resumed(
+def _resume(
     spec: TrainSpec, recorded: RunResult | None, experiment: Experiment, optimizer: Optimizer | None
 ) -> Progress:
     """Load the checkpoint from which a run goes on; one that has none starts anew."""
@@ -114,7 +116,7 @@ def _resumed(
         log.info("the run was stopped before its first checkpoint: starting from the beginning")
         return Progress()
     progress = load_last(folder.checkpoints, experiment.omega, optimizer)
-    _require_whole_best(folder, progress)
+    _check_best(folder, progress)
     _require_something_left(spec, recorded, progress.step)
     log.info("going on after step %d", progress.step)
     return progress
@@ -146,28 +148,28 @@ def _require_something_left(spec: TrainSpec, recorded: RunResult | None, done: i
         )
 
 
-def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
+def _check_best(folder: RunFolder, progress: Progress) -> None:
     """Where the best checkpoint is damaged, the best validation from now on counts."""
     try:
         read_checkpoint(folder.checkpoints / BEST)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         log.warning("%s; the best one from now on takes its place", error)
         progress.best = math.nan
 
 
-def _require_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
+def _require_same_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
     """A run goes on with what it began with: another input would make another experiment.
 
     Raises:
         InputError: naming what was exchanged.
     """
-    others = differing(recorded.data or {}, task.fingerprints())
+    others = list_changed_inputs(recorded.data or {}, task.fingerprints())
     if recorded.weights is not None:
-        for key, digest in weights_of(to_plain(spec.config)).items():
+        for key, digest in hash_weights(to_plain(spec.config)).items():
             if recorded.weights.get(key) != digest:
                 others.append(key)
     before = recorded.plugins or {}
-    for name, digest in plugin_contents(spec.config.plugins).items():
+    for name, digest in hash_plugins(spec.config.plugins).items():
         if before.get(name, digest) != digest:
             others.append(f"plug-in {name}")
     if others:
@@ -195,7 +197,7 @@ def _require_network_where_needed(config: Config, experiment: Experiment) -> Non
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
 
 
-def _in_usable_precision(
+def _avoid_slow_bfloat16(
     config: Config, experiment: Experiment, process_group: ProcessGroup
 ) -> tuple[Config, Experiment]:
     """The same, with float32 and a note where bfloat16 would be slow."""
@@ -211,7 +213,7 @@ def _in_usable_precision(
     return replace(config, precision="fp32"), replace(experiment, notes=(*experiment.notes, note))
 
 
-def _first_sample(experiment: Experiment, batch: int) -> Sample:
+def _draw_first_sample(experiment: Experiment, batch: int) -> Sample:
     """The batch of the first step.
 
     Raises:
@@ -238,7 +240,9 @@ def _require_images(experiment: Experiment, sample: Sample) -> None:
         )
 
 
-def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup) -> CpuThreads:
+def _choose_threads(
+    experiment: Experiment, sample: Sample, process_group: ProcessGroup
+) -> CpuThreads:
     """The threads that share a batch; one, where a network does not let batches be divided.
 
     Raises:
@@ -248,7 +252,7 @@ def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup)
     if not experiment.hyper.trains:
         require_map(scheme, sample.problem, sample.initial)
         return threads
-    observe(scheme, sample)
+    observe_training_mode(scheme, sample)
     if scheme.behaviour.divisible or threads.count * process_group.count == 1:
         return threads
     what = f"in training {scheme.title} {scheme.behaviour}"
@@ -259,7 +263,7 @@ def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup)
     return CpuThreads()
 
 
-def _gradient(
+def _build_gradient(
     experiment: Experiment,
     optimizer: Optimizer | None,
     config: Config,

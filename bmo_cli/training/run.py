@@ -9,10 +9,10 @@ from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import describe_device
-from bmo_cli.experiment.certificate_report import run_identity, write_certificate
-from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
-from bmo_cli.experiment.inputs import weights_of
-from bmo_cli.experiment.plugins import names_plugins, plugin_contents
+from bmo_cli.experiment.certificate_report import hash_run_files, write_certificate
+from bmo_cli.experiment.checkpoint import count_parameters, load_checkpoint
+from bmo_cli.experiment.inputs import hash_weights
+from bmo_cli.experiment.plugins import hash_plugins, names_plugins
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.results.figures import curves
@@ -21,7 +21,7 @@ from bmo_cli.results.result import RunResult, Score, Testing, Training
 from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
-from bmo_cli.training.prepare import Prepared, prepare
+from bmo_cli.training.prepare import TrainingSetup, prepare
 from bmo_cli.training.trainer import Trainer
 from bmo_cli.verification.predictions import gradient_decay
 
@@ -47,14 +47,14 @@ def train(run: Run[Config], process_group: ProcessGroup = SINGLE_PROCESS) -> Run
     """
     with run.folder.claimed():
         prepared = prepare(run.spec, process_group)
-        first = _first_result(prepared, run)
+        first = _build_initial_result(prepared, run)
         _announce(prepared, run.spec, first)
         run.start(first)  # what is killed from here on goes on from its last checkpoint
         try:
-            result = _trained_and_tested(prepared, run, first)
+            result = _train_and_test(prepared, run, first)
             if run.config.certify:
                 run.write(result)  # a certificate that fails does not undo the training
-                result = _certified(prepared, run, result)
+                result = _certify(prepared, run, result)
             run.finish(result)
         finally:
             prepared.logger.close((run.written or first).content())
@@ -74,7 +74,7 @@ def assist(spec: TrainSpec, process_group: ProcessGroup) -> None:
         Trainer(prepared, spec, stop).run()
 
 
-def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
+def _build_initial_result(prepared: TrainingSetup, run: Run[Config]) -> RunResult:
     """What is known before the first step."""
     experiment, config = prepared.experiment, run.config
     before = run.folder.read_result()
@@ -82,8 +82,8 @@ def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
         status="running",
         choices=run.spec.choices,
         seed=config.seed,
-        metric=_score(experiment.task),
-        parameters=parameter_count(experiment.omega),
+        metric=_describe_score(experiment.task),
+        parameters=count_parameters(experiment.omega),
         versions=versions(),
         git=git_state(),
         code=source_hash(),
@@ -92,18 +92,18 @@ def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
         nonexpansive=experiment.nonexpansive,
         notes=experiment.notes,
         data=experiment.task.fingerprints(),
-        plugins=plugin_contents(config.plugins),
-        weights=weights_of(to_plain(config)) or (before.weights if before else None) or {},
+        plugins=hash_plugins(config.plugins),
+        weights=hash_weights(to_plain(config)) or (before.weights if before else None) or {},
         steps=prepared.progress.step,
         train_seconds=prepared.progress.seconds,
     )
 
 
-def _score(task: Task) -> Score:
+def _describe_score(task: Task) -> Score:
     return Score(task.metric, task.unit, task.larger_is_better, dict(task.columns))
 
 
-def _announce(prepared: Prepared, spec: TrainSpec, result: RunResult) -> None:
+def _announce(prepared: TrainingSetup, spec: TrainSpec, result: RunResult) -> None:
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
         *(spec.choices.get(group) for group in ("task", "hyper", "gkm", "net")),
@@ -115,18 +115,18 @@ def _announce(prepared: Prepared, spec: TrainSpec, result: RunResult) -> None:
         log.info("note: %s", note)
 
 
-def _trained_and_tested(prepared: Prepared, run: Run[Config], result: RunResult) -> RunResult:
+def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     progress, earlier = prepared.progress, prepared.progress.seconds
     with StopRequest() as stop:
         trainer = Trainer(prepared, run.spec, stop)
         try:
             trainer.run()
         finally:  # what is known is on disk, however the run ends
-            result = result.including(_training(prepared))
+            result = result.including(_build_training(prepared))
             run.write(result)
         if run.config.profile:
             spent = sum(trainer.profile.seconds.values())
-            log.info(trainer.profile.words(max(spent, progress.seconds - earlier)))
+            log.info(trainer.profile.describe(max(spent, progress.seconds - earlier)))
             result = replace(result, profile=trainer.profile.seconds)
         _draw_curves(prepared, run)
         if trainer.stopping:
@@ -136,17 +136,17 @@ def _trained_and_tested(prepared: Prepared, run: Run[Config], result: RunResult)
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, prepared.experiment.omega)
-        result = result.including(_tested(prepared, run, stop))
-    result = result.including(_ended(prepared, run, trainer))
+        result = result.including(_evaluate_test_split(prepared, run, stop))
+    result = result.including(_summarize_training(prepared, run, trainer))
     for flag, count in trainer.flags.items():
-        if flag not in trainer.said:
+        if flag not in trainer.logged_flags:
             log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     return replace(
-        result, status="ok", peak_rss_mib=peak_rss_mib(), identity=run_identity(run.folder)
+        result, status="ok", peak_rss_mib=peak_rss_mib(), identity=hash_run_files(run.folder)
     )
 
 
-def _training(prepared: Prepared) -> Training:
+def _build_training(prepared: TrainingSetup) -> Training:
     """How far training is."""
     progress = prepared.progress
     return Training(
@@ -157,7 +157,7 @@ def _training(prepared: Prepared) -> Training:
     )
 
 
-def _ended(prepared: Prepared, run: Run[Config], trainer: Trainer) -> Training:
+def _summarize_training(prepared: TrainingSetup, run: Run[Config], trainer: Trainer) -> Training:
     """What training has come to."""
     progress, history = prepared.progress, run.folder.read_history()
     metrics = {f"val/{prepared.experiment.task.metric}": progress.best}
@@ -165,17 +165,20 @@ def _ended(prepared: Prepared, run: Run[Config], trainer: Trainer) -> Training:
         metrics["train/loss"] = history[-1]["loss"]
         metrics["train/gradient_fall"] = gradient_decay([row["hypergrad_norm"] for row in history])
     return replace(
-        _training(prepared), best_step=progress.best_step, metrics=metrics, flags=trainer.flags
+        _build_training(prepared),
+        best_step=progress.best_step,
+        metrics=metrics,
+        flags=trainer.flags,
     )
 
 
-def _draw_curves(prepared: Prepared, run: Run[Config]) -> None:
+def _draw_curves(prepared: TrainingSetup, run: Run[Config]) -> None:
     task, folder = prepared.experiment.task, run.folder
     label = f"{task.metric} {task.unit}".strip()
     curves(folder.read_history(), label, folder.path / "curves.png")
 
 
-def _tested(prepared: Prepared, run: Run[Config], stop: StopRequest) -> Testing:
+def _evaluate_test_split(prepared: TrainingSetup, run: Run[Config], stop: StopRequest) -> Testing:
     """The test split with the best checkpoint, where it is asked for."""
     experiment, config, step = prepared.experiment, run.config, prepared.progress.best_step
     if not config.eval.test:
@@ -187,7 +190,7 @@ def _tested(prepared: Prepared, run: Run[Config], stop: StopRequest) -> Testing:
     return evaluate_test(experiment, config.eval, run.folder, again, stop)
 
 
-def _certified(prepared: Prepared, run: Run[Config], result: RunResult) -> RunResult:
+def _certify(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     folder = run.folder
     try:
         part = write_certificate(prepared.experiment, run.config, folder.read_history(), folder)

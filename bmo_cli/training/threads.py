@@ -19,8 +19,8 @@ import torch
 from bmo_cli.errors import InputError
 from bmo_cli.solver.problem import Sample
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 
 class CpuThreads:
@@ -52,17 +52,17 @@ class CpuThreads:
             return [sample]
         return [sample.equal_part(i, self.count) for i in range(self.count)]
 
-    def run(self, function: Callable[[Given], Found], items: Iterable[Given]) -> list[Found]:
+    def run(self, function: Callable[[Item], Output], items: Iterable[Item]) -> list[Output]:
         """function(item) for every item."""
         if self.count == 1:
             return [function(item) for item in items]
         if self._pool is None:
-            self._pool = self._started()
+            self._pool = self._start_pool()
         waiting = [self._pool.submit(function, item) for item in items]
         wait(waiting)  # for all of them, so that nothing still runs where one has failed
         return [one.result() for one in waiting]
 
-    def _started(self) -> ThreadPoolExecutor:
+    def _start_pool(self) -> ThreadPoolExecutor:
         """Threads with their share of torch's threads, which each thread has for itself."""
         whole = torch.get_num_threads()
         all_set = threading.Barrier(self.count + 1)

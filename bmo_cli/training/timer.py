@@ -39,7 +39,7 @@ class Profile:
         finally:
             self.seconds[name] += self._now() - start
 
-    def words(self, total: float) -> str:
+    def describe(self, total: float) -> str:
         """Where `total` seconds of training went, largest part first."""
         shares = {name: spent / max(total, 1e-9) for name, spent in self.seconds.items()}
         shares["the rest"] = max(1 - sum(shares.values()), 0.0)
