@@ -1,4 +1,4 @@
-"""A cell of a table: one run, known again by its configuration, its data and this version."""
+"""A cell of a table: one run, identified by its configuration, its data and this version."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bmo_cli.results.run import TrainSpec
 from bmo_cli.tasks.task import Task
 
 _PLACES = ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
-"""Keys of `data` that say where images are and how they are read, not which: the digest does."""
+"""Keys of `data` that say where images are and how they are read. The digest identifies them."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Cell:
     Attributes:
         row, column: names.
         seed: of the run.
-        overrides: what `bmo train` is given.
-        spec: of the run; its snapshot is what the folder's config.yaml will say.
+        overrides: of `bmo train`.
+        spec: of the run; its snapshot becomes config.yaml of the run folder.
         chosen: tuned values.
-        problem: why it cannot run, or nothing.
+        problem: why the cell cannot run; empty if it can.
         placed: overrides that say where its data are.
     """
 
@@ -62,12 +62,12 @@ class Cell:
 
     @property
     def tests(self) -> bool:
-        """Whether its run goes on to the test split; a candidate of tuning does not."""
+        """Whether its run is scored on the test split. Candidates of tuning are not."""
         return self.spec.config.eval.test
 
     @property
     def result(self) -> RunResult | None:
-        """Of a cell that is done; None: to be run."""
+        """The result of a cell that is done; None for others."""
         result = self.spec.folder.read_result()
         if result is None or self.problem or not is_done(result, self.spec.config):
             return None
@@ -75,12 +75,12 @@ class Cell:
 
     @property
     def stale(self) -> bool:
-        """Whether it is done, by other code than the present."""
+        """Whether the cell was computed by other code than the present."""
         result = self.result
         return result is not None and result.code != source_hash()
 
     def score(self, name: str) -> float | None:
-        """A finite number of a cell that is done: one of its metrics, or of the result itself."""
+        """A finite number of a cell that is done: a metric, or another entry of its result."""
         result = self.result
         if result is None:
             return None
@@ -94,15 +94,15 @@ def name_cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> P
 
 
 def sanitize_name(name: str) -> str:
-    """A row's or column's name in letters that every file system takes."""
+    """The name of a row or column with characters that every file system accepts."""
     return re.sub(r"\W+", "_", name).strip("_")[:80]
 
 
 class Identity:
-    """Keys of cells: equal for runs that would compute the same.
+    """Computes keys of cells, which are equal for runs that would compute the same.
 
     Args:
-        plugins: files and modules of the user's own; their content counts.
+        plugins: plug-in files and modules; their content is a part of the key.
 
     Raises:
         InputError: a plug-in cannot be imported.
@@ -114,7 +114,7 @@ class Identity:
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Config) -> tuple[str, str]:
-        """The key, and what is wrong with the data or the kernels, or nothing.
+        """The key, and what is wrong with the data or the kernels (empty: nothing).
 
         Args:
             config: resolved and checked.
@@ -137,7 +137,10 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()[:10], problem
 
     def _digest_data(self, config: Config) -> str | InputError | None:
-        """Digest of the data of a task that takes photographs; None: it takes none."""
+        """Hash of the data of a task that takes photographs; None for other tasks.
+
+        Returns the error where the data cannot be read.
+        """
         task = load_target_class(config.task, "task", self._plugins, Task)
         if not takes_argument(task, "data", self._plugins):
             return None
@@ -153,7 +156,10 @@ class Identity:
 
 
 def _replace_files_by_hashes(value: Any) -> Any:
-    """Names of files replaced by what is in them, so that moving one changes nothing."""
+    """A value with names of files replaced by hashes of their content.
+
+    Moving a file therefore does not change the key.
+    """
     if isinstance(value, Mapping):
         return {key: _replace_files_by_hashes(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -164,7 +170,7 @@ def _replace_files_by_hashes(value: Any) -> Any:
 
 
 def _hash_named_kernels(config: Config) -> dict[str, str]:
-    """What the name of published kernels stands for, beside the data that have the root."""
+    """The hash of the kernels that have a name, which lie in the root of the data."""
     kind = config.task.get("kernels")
     file = kernels_file(kind, config.data.get("root")) if isinstance(kind, str) else None
     return {"kernels": _hash_file(file)} if file is not None and file.is_file() else {}

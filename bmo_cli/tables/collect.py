@@ -1,4 +1,4 @@
-"""The cells of a table as a sheet, and as lines of a CSV file."""
+"""Collect the cells of a table into a sheet and into a CSV file."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def build_sheet(
     commands: Sequence[str],
     candidates: Sequence[Cell] = (),
 ) -> Sheet:
-    """What the documents say.
+    """The content of the documents of a table.
 
     Args:
-        table: at its scale.
+        table: at the scale of its preset.
         cells: those that the table shows.
         failures: why cells failed, by folder.
-        commands: that make the cells.
-        candidates: runs that were judged by validation.
+        commands: that compute the cells.
+        candidates: runs among which validation chose.
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
@@ -71,7 +71,7 @@ def _build_section(
 
 
 def _leak_remarks(cells: Sequence[Cell]) -> list[str]:
-    """Images that the runs of a column saw in two splits."""
+    """Remarks about images that occur in two splits of the runs of a column."""
     results = [result for cell in cells if (result := cell.result) is not None]
     leaks = dict.fromkeys(
         line
@@ -105,7 +105,7 @@ def _format_chosen(cell: Cell) -> str:
 
 
 def format_csv(table: Table, cells: Sequence[Cell]) -> str:
-    """A line a run."""
+    """The cells as CSV, a line for each run."""
     end = ["protocol", "chosen", "status", "message", "folder"]
     rows = []
     for cell in cells:

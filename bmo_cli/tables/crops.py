@@ -1,4 +1,4 @@
-"""The same crop of a test image as every row of a table restored it, and what each got wrong."""
+"""A figure with the same crop of a test image for every row of a table, and its errors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _GAIN = 4
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of the figure.
+    """An image of the figure.
 
     Attributes:
-        name: its row.
+        name: of its row.
         image: (H, W, C) in [0, 1].
         psnr: of the whole image in dB; None: not shown.
     """
@@ -57,12 +57,14 @@ def find_detailed_square(image: Image, side: int) -> tuple[int, int]:
 
 
 def draw_crops(panels: Sequence[Panel], title: str, file: Path) -> None:
-    """Draw crops at equal integer zoom, the PSNR of the whole image under each, and below them
-    |restored - clean| x 4; under the clean crop the whole image with the crop's place.
+    """Draw crops of all images, with the PSNR of the whole image and |restored - clean| x 4 below.
+
+    All crops have the same integer zoom. Below the clean crop is the whole image, on which a
+    rectangle marks the crop.
 
     Args:
-        panels: the clean image first; at most some 14, in lines of 7.
-        title: above it all.
+        panels: the clean image first; about 14 at most, in lines of 7.
+        title: of the figure.
         file: to write.
     """
     clean = panels[0].image
@@ -78,7 +80,7 @@ def draw_crops(panels: Sequence[Panel], title: str, file: Path) -> None:
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI)
 
     def axes(x: int, y: int) -> Axes:
-        """A square of `size` pixels whose upper left corner is (x, y) from the figure's."""
+        """Axes of `size` x `size` pixels, with the upper left corner at (x, y) of the figure."""
         area = (x / total[0], 1 - (y + size) / total[1], size / total[0], size / total[1])
         axis = figure.add_axes(area)
         axis.set_xticks([])

@@ -1,4 +1,4 @@
-"""The pictures of a table, drawn from the cells that are done."""
+"""Draw the figures of a table from the cells that are done."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bmo_cli.tables.curves import ConvergenceRun, TradeoffRun, draw_convergence,
 
 
 def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
-    """Draw what the table asks for.
+    """Draw the figures of a table.
 
     Args:
-        table: at its scale.
+        table: at the scale of its preset.
         cells: those that it shows.
-        stem: file name to begin with, without suffix.
+        stem: start of the file names, without suffix.
 
     Yields:
         Every file that was drawn.
@@ -50,7 +50,7 @@ def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Pa
 
 
 def _build_convergence_run(cell: Cell) -> ConvergenceRun:
-    """What the convergence figure shows of a cell."""
+    """The data of a cell in the convergence figure."""
     certificate = json.loads((cell.spec.path / "certificate.json").read_text(encoding="utf-8"))
     first = next(iter(certificate["trajectories"].values()))
     return ConvergenceRun(
@@ -63,7 +63,7 @@ def _build_convergence_run(cell: Cell) -> ConvergenceRun:
 
 
 def _build_tradeoff_run(cell: Cell) -> TradeoffRun:
-    """What the tradeoff figure shows of a cell."""
+    """The data of a cell in the tradeoff figure."""
     metrics = _require_result(cell).metrics
     counted = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
     scores = {int(match[1]): metrics[match[0]] for match in counted if match}
@@ -81,7 +81,7 @@ _OBSERVED = ("degraded", "rainy", "observed", "noisy")
 
 
 def _collect_panels(cells: Sequence[Cell], observed: str) -> tuple[list[Panel], str]:
-    """The first test image that every row has pictures of, and what each row made of it."""
+    """The first test image with pictures in every row, as panels, and its name."""
     firsts = list({cell.row: cell for cell in reversed(cells)}.values())[::-1]
     firsts = [cell for cell in firsts if _find_pictures(cell)]
     shared = [set(_find_pictures(cell)) for cell in firsts]
@@ -105,7 +105,7 @@ def _collect_panels(cells: Sequence[Cell], observed: str) -> tuple[list[Panel], 
 
 
 def _find_pictures(cell: Cell) -> dict[str, dict[str, Path]]:
-    """Files of pictures by kind, of every test image that has a clean and a restored one."""
+    """Files of pictures by kind, for every test image with a clean and a restored picture."""
     pictured = {}
     for number, name in enumerate(_require_result(cell).images or {}, 1):
         kinds = ("clean", "restored", *_OBSERVED)

@@ -1,4 +1,4 @@
-"""A sheet as LaTeX tables of the package booktabs."""
+"""Format a sheet as LaTeX tables, with the package booktabs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from bmo_cli.tables.summary import (
 
 _MARKED = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
 _MAX_COLUMNS = 8
-"""Columns of numbers that fit beside each other on a page; a table with more is split."""
+"""Columns of numbers that fit on a page. A wider table is split."""
 
 
 def format_latex(sheet: Sheet, name: str) -> str:
-    """One table where it fits on a page, otherwise one for every column; then the published values.
+    """One table if it fits on a page, otherwise one for every column; then the published values.
 
     Args:
-        sheet: what to write.
+        sheet: content.
         name: of the table, for labels.
     """
     together = sum(len(s.scores(sheet.scores)) for s in sheet.sections) <= _MAX_COLUMNS
@@ -76,16 +76,16 @@ def _format_cells(sheet: Sheet, section: Section, name: str) -> list[str]:
     at = next((i for i, line in enumerate(section.lines) if line.name == name), None)
     if at is None:
         return ["--"] * len(scores)
-    found = []
+    cells = []
     for score, layout in scores.items():
         direction = sheet.best.get(score)
         mark: Mark = assign_marks(section, score, layout, direction)[at] if direction else ""
-        found.append(format_cell(section.lines[at], score, layout, mark))
-    return found
+        cells.append(format_cell(section.lines[at], score, layout, mark))
+    return cells
 
 
 def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
-    """Mean over the seeds, marked, and the 95 % interval where there are several, as LaTeX."""
+    """The mean over the seeds with its mark, and for several seeds the 95 % interval, as LaTeX."""
     values = line.values.get(score, ())
     if not values:
         return "--"
@@ -104,12 +104,12 @@ def _format_header(sheet: Sheet, score: str) -> str:
 
 
 def _format_caption(sheet: Sheet, sections: Sequence[Section]) -> str:
-    said = [sheet.title.rstrip(".") + "."]
+    sentences = [sheet.title.rstrip(".") + "."]
     if len(sections) == 1 and len(sheet.sections) > 1:
-        said.append(f"{sections[0].name}.")
+        sentences.append(f"{sections[0].name}.")
     if len(sheet.seeds) > 1:
-        said.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
-    text = latex_escaped(" ".join(said))
+        sentences.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
+    text = latex_escaped(" ".join(sentences))
     if sheet.best:
         text += r" Best value \textbf{bold}, second \underline{underlined}."
     protocols = list(dict.fromkeys(p for section in sections for p in section.protocols))

@@ -1,8 +1,8 @@
-"""`bmo table NAME`: rows and columns of runs; what is missing runs, what is there is read.
+"""`bmo table NAME`: run the missing cells of a table, read the others, write the table.
 
-A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`, whose key is made from its
-resolved configuration, its data, the plug-ins and this program's version. An interrupted cell goes
-on.
+A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`. The key is a hash of its
+resolved configuration, its data, the plug-ins and the version of this program. An interrupted cell
+resumes.
 """
 
 from __future__ import annotations
@@ -36,16 +36,17 @@ log = logging.getLogger("bmo")
 
 @names_plugins
 def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) -> None:
-    """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
+    """Run the missing cells, then write OUT/NAME.md, .csv, .tex and figures.
 
     Args:
         config: resolved and checked.
-        name: of the table; a preset and a task are added to it.
-        own_files: what a command needs to find YAML files of the user's own, see `invocation`.
+        name: of the table; the names of preset and task are added to it.
+        own_files: words with which a command finds the user's YAML files, see
+            `config.overrides.own_config_words`.
 
     Raises:
-        InputError: a row or column does not compose; nothing has run then.
-        BmoError: cells failed; the table is written, with the reasons in it.
+        InputError: a row or column does not compose. Nothing has run.
+        BmoError: cells failed. The table is written, with the reasons in it.
     """
     check_table(config.table)
     at_scale, out = scale_table(config.table, config.preset), Path(config.out)
@@ -73,17 +74,21 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
 
 
 def _run_missing(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[Path, str]:
-    """Candidates first, then the cells that are shown; returns why some failed."""
-    judged: dict[Path, str] = {}
+    """Run the candidates, choose among them, and run the cells of the table.
+
+    Returns:
+        Why cells failed, by folder.
+    """
+    failed_candidates: dict[Path, str] = {}
     if plan.candidates:
         missing = _select_missing(plan.candidates, config.stale)
         count = len(plan.candidates)
         log.info("%s: %d candidates to judge, %d to run, in %s", name, count, len(missing), out)
-        judged = run_cells(missing, config.jobs)
-    plan.choose(judged)
+        failed_candidates = run_cells(missing, config.jobs)
+    plan.choose(failed_candidates)
     missing = _select_missing(plan.cells, config.stale)
     log.info("%s: %d cells, %d to run, in %s", name, len(plan.cells), len(missing), out)
-    return judged | run_cells(missing, config.jobs)
+    return failed_candidates | run_cells(missing, config.jobs)
 
 
 def _select_missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
@@ -91,7 +96,7 @@ def _select_missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
 
 
 def _describe_work(cell: Cell, rerun: bool) -> Work:
-    """A cell for the estimate; `rerun`: whether one by other code runs again."""
+    """A cell for the estimate. `rerun`: whether a cell of other code runs again."""
     state = _describe_state(cell, rerun)
     spec = cell.spec
     return Work(
@@ -118,7 +123,7 @@ def _describe_state(cell: Cell, rerun: bool) -> str:
 
 
 def _format_commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
-    """What makes each cell; a root that the environment names is there when it is typed again."""
+    """The command of each cell. A root that BMO_DATA names is not a part of it."""
     return [
         format_command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
         for cell in cells
@@ -149,7 +154,7 @@ def _write_documents(
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Two processes must not work on one table: each would take the other's cells for abandoned."""
+    """Context with a lock on the table: a second process would restart cells that run."""
     try:
         with FileLock(out / ".lock", timeout=0):
             yield

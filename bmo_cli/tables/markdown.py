@@ -1,4 +1,4 @@
-"""A sheet as a Markdown document."""
+"""Format a sheet as a Markdown document."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
 
 def format_markdown(sheet: Sheet) -> str:
-    """A section for every column, with methods as lines and scores as columns; then the rest."""
+    """A section for every column of the table, then published values, remarks and commands."""
     parts = [
         f"# {sheet.title}\n",
         *(f"{remark}\n" for remark in (_format_legend(sheet),) if remark),
@@ -32,13 +32,13 @@ def format_markdown(sheet: Sheet) -> str:
 
 def _format_legend(sheet: Sheet) -> str:
     count = len(sheet.seeds)
-    said = (
+    sentences = (
         [f"Mean and 95 % interval (Student t) over {count} seeds; without one: a single run."]
         if count > 1
         else []
     )
-    said += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
-    return " ".join(said)
+    sentences += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
+    return " ".join(sentences)
 
 
 def _format_section(sheet: Sheet, section: Section) -> str:
@@ -63,12 +63,12 @@ def _format_section(sheet: Sheet, section: Section) -> str:
     header = ["", *scores, "chosen by validation", "failed because"]
     kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
     table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    said = [*_format_protocols(section), *section.remarks]
-    return "\n\n".join([f"## {section.name}", table, *said]) + "\n"
+    remarks = [*_format_protocols(section), *section.remarks]
+    return "\n\n".join([f"## {section.name}", table, *remarks]) + "\n"
 
 
 def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
-    """Mean over the seeds, marked, and the 95 % interval where there are several."""
+    """The mean over the seeds with its mark, and for several seeds the 95 % interval."""
     values = line.values.get(score, ())
     if not values:
         return "-"
@@ -79,10 +79,10 @@ def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
 
 
 def _format_protocols(section: Section) -> list[str]:
-    found = section.protocols
-    if len(found) < 2:
-        return [f"Protocol: {protocol}." for protocol in found]
-    listed = "\n".join(f"- {', '.join(names)}: {protocol}" for protocol, names in found.items())
+    protocols = section.protocols
+    if len(protocols) < 2:
+        return [f"Protocol: {protocol}." for protocol in protocols]
+    listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in protocols.items())
     return [f"**The protocols differ: these rows do not compare.**\n\n{listed}"]
 
 

@@ -1,4 +1,4 @@
-"""Which runs a table is made of: presets, rows, columns, seeds, and candidates to choose among."""
+"""Plan the runs of a table: presets, rows, columns, seeds, and candidates of tuning."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class ScaledTable:
     """A table at the scale of a preset.
 
     Attributes:
-        table: with the rows, columns and seeds that are wanted.
-        preset: whose overrides count after those of the table.
+        table: with the rows, columns and seeds of the preset.
+        preset: its overrides count after those of the table.
     """
 
     table: Table
     preset: Preset = field(default_factory=Preset)
 
     def overrides(self, row: str, column: str) -> list[str]:
-        """Of every run in a place: those of the table, then those of its preset.
+        """The overrides of a row in a column: those of the table, then those of the preset.
 
         Args:
             row, column: names.
@@ -53,7 +53,7 @@ class ScaledTable:
 def _overrides_of(
     entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str
 ) -> Sequence[str]:
-    """The overrides of a row or column in a preset, which may just list those that it wants."""
+    """The overrides of a row or column in a preset; none if the preset only lists names."""
     return entries.get(name, ()) if isinstance(entries, Mapping) else ()
 
 
@@ -89,10 +89,10 @@ def _select_entries(
 
 
 def check_table(table: Table) -> None:
-    """Refuse what would only be noticed after hours of running.
+    """Check the keys of a table before hours of running.
 
     Raises:
-        InputError: naming the key.
+        InputError: a key is not valid; the message names it.
     """
     for key in ("rows", "columns", "scores", "seeds"):
         if not getattr(table, key):
@@ -134,7 +134,7 @@ class Place:
 
     Attributes:
         row, column: names.
-        candidates: runs that are judged by validation alone; the best one's values are taken.
+        candidates: runs that are scored on validation alone. The values of the best are chosen.
         cells: the runs that the table shows; empty before a candidate is chosen.
     """
 
@@ -148,25 +148,26 @@ class Plan:
     """The runs of a table.
 
     Args:
-        scaled: the table, sound.
-        out: where runs go.
-        plugins: files of the user's own.
-        root: folder of the named data sets, given to data that take one.
+        scaled_table: the table, checked.
+        out: folder of the runs.
+        plugins: plug-in files and modules.
+        root: folder of the named data sets, for data that take one.
         task: only columns of this task; None: all.
 
     Raises:
-        InputError: a row does not compose with a column, or does not fit it; both are named.
+        InputError: a row does not compose with a column, or does not fit it. The message names
+            both.
     """
 
     def __init__(
         self,
-        scaled: ScaledTable,
+        scaled_table: ScaledTable,
         out: Path,
         plugins: Sequence[str],
         root: str | None,
         task: str | None = None,
     ) -> None:
-        self._scaled, self._table = scaled, scaled.table
+        self._scaled, self._table = scaled_table, scaled_table.table
         self._out, self._root = out, root
         self._plugins = plugins
         self._given = [format_plugins(plugins)] if plugins else []
@@ -187,21 +188,21 @@ class Plan:
 
     @property
     def candidates(self) -> list[Cell]:
-        """Runs to choose among."""
+        """The candidates of tuning."""
         return [cell for place in self.places for cell in place.candidates]
 
     @property
     def cells(self) -> list[Cell]:
-        """Runs that the table shows, as far as they are known."""
+        """The runs that the table shows, as far as candidates are chosen."""
         return [cell for place in self.places for cell in place.cells]
 
     @property
     def unsettled(self) -> int:
-        """How many runs are only known when candidates are judged."""
+        """Number of runs that depend on the choice among candidates."""
         return sum(len(self._seeds(p.candidates[0])) for p in self.places if not p.cells)
 
     def choose(self, failures: Mapping[Path, str]) -> None:
-        """Settle the places whose candidates are all done or failed.
+        """Choose the best candidate of every place whose candidates are all done or failed.
 
         Args:
             failures: why runs failed, by folder.
@@ -262,7 +263,7 @@ class Plan:
         overrides = drop_overridden([*overrides, *(["eval.test=false"] if judged else [])])
         try:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
-            if (row, column) not in self._rooted:  # only now it is known whether its data take one
+            if (row, column) not in self._rooted:  # only the composed data say if they take a root
                 takes = self._root is not None and "root" in composed.config.data
                 given = [f"data.root={quote_value(self._root)}"] if takes else []
                 self._rooted[row, column] = given
@@ -276,16 +277,16 @@ class Plan:
         return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed)
 
     def _seeds(self, cell: Cell) -> list[int]:
-        """Of the runs of a cell's place: one is enough where nothing is trained."""
+        """The seeds of a cell's place. One is enough where nothing is trained."""
         node = cell.spec.config.hyper
         trains = load_target_class(node, "hyper", self._plugins, HyperOptimizer).trains
         seeds = self._table.seeds
         return seeds if trains else seeds[:1]
 
     def _require_fit(self, cell: Cell) -> None:
-        """Refuse a scheme that its hyper-optimiser or its task cannot go with.
+        """Refuse a scheme that does not fit its hyper-optimiser or its task.
 
-        Files of weights are left out: one that is missing is that cell's own failure.
+        Files of weights are left out, because a missing file fails its own cell alone.
         """
         config = _without_weights(cell.spec.config)
         parts = (config.task, config.gkm, config.net, config.hyper, config.train, config.device)
@@ -298,7 +299,7 @@ class Plan:
             kind = load_target_class(config.task, "task", self._plugins, Task)
             instantiate(config.task, "task", self._plugins, kind, data=data, seed=0)
         except InputError:
-            return  # a file that the task needs is missing
+            return  # the task needs a file that is missing; the cell reports it
         try:
             build(config)
         except InputError as error:
@@ -308,29 +309,29 @@ class Plan:
 def _without_weights(config: Config) -> Config:
     """A configuration whose groups name no files of weights."""
 
-    def stripped(value: Any) -> Any:
+    def strip(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: None if k == "weights" else stripped(v) for k, v in value.items()}
+            return {k: None if k == "weights" else strip(v) for k, v in value.items()}
         return value
 
     return replace(
         config,
-        task=Target(stripped(config.task)),
-        gkm=Target(stripped(config.gkm)),
-        net=Target(stripped(config.net)),
-        hyper=Target(stripped(config.hyper)),
-        data=Target(stripped(config.data)),
+        task=Target(strip(config.task)),
+        gkm=Target(strip(config.gkm)),
+        net=Target(strip(config.net)),
+        hyper=Target(strip(config.hyper)),
+        data=Target(strip(config.data)),
     )
 
 
 def drop_overridden(overrides: Sequence[str]) -> list[str]:
-    """Without the plain `key=value` of a key that comes again: the last one counts."""
+    """Overrides without those whose key occurs again later: the last override of a key counts."""
     keys = [text.split("=", 1)[0] for text in overrides]
     return [text for i, text in enumerate(overrides) if keys[i] not in keys[i + 1 :]]
 
 
 def combine_values(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
-    """Every choice of one value a key, as overrides take them; none where nothing is tuned."""
+    """Every combination of one value for each key, as texts; none where nothing is tuned."""
     for values in itertools.product(*tune.values()) if tune else ():
         yield dict(zip(tune, map(_format_value, values), strict=True))
 
@@ -340,7 +341,7 @@ def _format_value(value: Any) -> str:
 
 
 def _validation_score(cell: Cell, plugins: Sequence[str]) -> float | None:
-    """Its validation score, signed so that larger is better."""
+    """The validation score of a cell, with its sign changed where smaller is better."""
     kind = load_target_class(cell.spec.config.task, "task", plugins, Task)
     value = cell.score(f"val/{kind.metric}")
     return value if value is None or kind.larger_is_better else -value
