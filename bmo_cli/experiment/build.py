@@ -1,4 +1,4 @@
-"""Objects from a configuration: only allowed targets, every error in one line."""
+"""Build objects from a configuration: only allowed targets, and every error in one line."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built, on its device and in evaluation mode."""
+    """The objects of a configuration, on their device and in evaluation mode."""
 
     task: Task
     scheme: GKM
     hyper: HyperOptimizer
     device: torch.device
     notes: tuple[str, ...]
-    """what the theory assumes and this configuration does not provide"""
+    """assumptions of the theory that this configuration does not meet"""
 
     @property
     def nonexpansive(self) -> bool:
         """Whether D is nonexpansive by construction on the problems of the task.
 
-        What a class from outside of the package declares does not count.
+        Declarations of classes from outside of the package do not count.
         """
         own = not declarers((*parts_of_scheme(self.scheme), self.task))
         return own and self.scheme.nonexpansive and self.task.convex
@@ -56,7 +56,7 @@ def build(config: Config) -> Experiment:
     """Build task, scheme and hyper-optimiser.
 
     Raises:
-        InputError: a target, an argument, a file or the device is not usable.
+        InputError: a target, an argument, a file or the device cannot be used.
     """
     device = choose_device(config.device)
     plugins = load_plugins(config.plugins)
@@ -83,16 +83,16 @@ def build(config: Config) -> Experiment:
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:
-    """The object that a `_target_` node describes, its nested nodes built first.
+    """Build the object of a `_target_` node, after its nested nodes.
 
-    Nothing is called before it is known to be a class of the right kind.
+    A target is called only if the allow-list holds it and it is a class of the right kind.
 
     Args:
         node: `_target_` and the arguments of its constructor.
         name: of the node in the configuration, for messages.
-        plugins: what the command line allows beside this package and torch.optim.
-        kind: class that the target must be derived from.
-        given: arguments that no configuration has, for constructors that take them.
+        plugins: plug-ins that the command line adds to the allow-list.
+        kind: base class that the target must have.
+        given: further arguments, for constructors that take them.
     """
     constructor = load_target_class(node, name, plugins, kind)
     arguments = {
@@ -128,7 +128,7 @@ def takes_argument(constructor: type, name: str, plugins: Sequence[str]) -> bool
 
 
 def load_target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
-    """The class that a `_target_` node names, known to be allowed and of the right kind."""
+    """The class that a `_target_` node names, if it is allowed and has the base class `kind`."""
     target = str(node.get("_target_"))
     check_allowed(target, name, plugins)
     module, _, attribute = target.rpartition(".")

@@ -1,4 +1,4 @@
-"""`bmo certify`: the convergence certificate of a trained run, as JSON, a page and a picture."""
+"""Write the convergence certificate of a trained run as JSON, as Markdown and as a figure."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def write_certificate(
     history: Sequence[Mapping[str, float]],
     folder: RunFolder,
 ) -> Certification:
-    """Certify an experiment at its present weights and write certificate.{json,md,png}.
+    """Certify an experiment with its present weights, and write certificate.{json,md,png}.
 
     Args:
         experiment: trained.
         config: its configuration.
         history: rows of history.csv.
-        folder: where the certificate goes.
+        folder: in which the certificate is written.
 
     Returns:
-        The verdict, and why it is refused, if it is.
+        The verdict, and why the certificate is refused, if it is.
     """
     settings = config.certificate or Certify()
     task, k = experiment.task, config.train.iterations
@@ -111,7 +111,7 @@ def _build_subject(
 
 
 def _write_worst_pair(certificate: Certificate, folder: RunFolder) -> None:
-    """The pair of states that D stretches most, for who wants to measure it again."""
+    """Write the pair of states with the largest ratio, so that it can be measured again."""
     worst = max(certificate.pairs.values(), key=lambda pair: pair.surely)
     tensors = {
         f"{name}.{i}": block.contiguous().cpu()
@@ -131,7 +131,7 @@ def _explain_refusal(certificate: Certificate) -> str:
 
 
 def hash_run_files(run: RunFolder) -> dict[str, str]:
-    """Hashes of the files of a run that belong together."""
+    """Hashes of the checkpoint and the configuration of a run."""
     files = {
         "checkpoint": run.checkpoints / "best.safetensors",
         "config": run.path / ".hydra" / "config.yaml",
@@ -144,7 +144,7 @@ def hash_run_files(run: RunFolder) -> dict[str, str]:
 
 
 def _draw_training_sample(experiment: Experiment) -> Sample | None:
-    """A training sample where the training data are at hand."""
+    """A training sample, if the training data are available."""
     if experiment.hyper.step is None:
         return None
     try:
@@ -247,7 +247,7 @@ def _format_constants(certificate: Certificate) -> str:
 
 
 def _format_declarations(certificate: Certificate) -> str:
-    """The table of declarations beside measurements."""
+    """The table of declared and measured values."""
     rows = [
         [
             check.what,
@@ -282,7 +282,7 @@ def _format_title(certificate: Certificate) -> str:
 
 
 def _explain_verdict(certificate: Certificate) -> str:
-    """What the verdict says, in words."""
+    """The meaning of the verdict in words."""
     if certificate.verdict == "certified":
         (averaged,) = (f for f in certificate.assumptions if f.name == "T is averaged")
         damped = averaged.verdict == "holds"
@@ -316,7 +316,7 @@ def _explain_verdict(certificate: Certificate) -> str:
 
 
 def _describe_search(certificate: Certificate, k: int, settings: Certify) -> str:
-    """How far the iteration was followed."""
+    """How many problems and iterations were examined, in words."""
     text = f"Looked at: {certificate.problems} of the validation problems. Followed for "
     text += f"{settings.horizon * k} iterations (certificate.horizon={settings.horizon} times "
     text += f"K = {k}) from every start"

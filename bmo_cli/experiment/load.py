@@ -1,4 +1,4 @@
-"""A finished run as objects, for analysis from Python."""
+"""Load a finished run from Python."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def load_run(run: Path) -> tuple[Config, Experiment]:
     """Configuration and experiment of a run folder, with the weights of its best checkpoint.
 
     Raises:
-        InputError: no run folder, or its configuration or checkpoint is not usable.
+        InputError: this is no run folder, or its configuration or checkpoint cannot be used.
     """
     recorded = expand_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
     recorded.pop("run", None)

@@ -1,4 +1,4 @@
-"""Plug-ins: loading them, and naming their place where one of them fails."""
+"""Load plug-ins, and report errors in them with file, line and function."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _R = TypeVar("_R")
 
 
 def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
-    """Import what the command line names: a file under the name of its stem, or a module.
+    """Import the plug-ins of the command line: a file under the name of its stem, or a module.
 
-    Files may import one another and modules beside them, in any order.
+    Files may import one another and modules of their folders, in any order.
 
     Raises:
-        InputError: a plug-in is missing, needs something that is, or is not valid Python.
-        PluginError: its own code fails.
+        InputError: a plug-in is missing, needs a missing module, or is not valid Python.
+        PluginError: the code of a plug-in fails.
     """
     for file in plugin_files(plugins):
         if str(file.parent) not in sys.path:
@@ -45,7 +45,7 @@ def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
 
 
 def import_module(name: str, plugins: Sequence[str]) -> ModuleType:
-    """A module that is a plug-in, or is in a package that is one.
+    """Import a module that is a plug-in, or lies in a package that is one.
 
     Raises:
         InputError, PluginError: see `load_plugins`.
@@ -56,7 +56,7 @@ def import_module(name: str, plugins: Sequence[str]) -> ModuleType:
 
 @contextmanager
 def explain_import_errors(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
-    """Context in which a plug-in is imported; what goes wrong is said in a line."""
+    """Context that converts errors of importing a plug-in to one line."""
     try:
         yield
     except Exception as error:
@@ -78,7 +78,7 @@ def _load_file(file: Path, name: str) -> None:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]  # half of it would be found by the next import
+        del sys.modules[name]  # else the next import would return the incomplete module
         raise
 
 
@@ -104,7 +104,7 @@ class WithPlugins(Protocol):
 
     @property
     def plugins(self) -> Sequence[str]:
-        """Files and modules of the user's own."""
+        """Plug-in files and modules."""
 
 
 _W = TypeVar("_W", bound=WithPlugins)
@@ -113,9 +113,9 @@ _W = TypeVar("_W", bound=WithPlugins)
 def names_plugins(
     command: Callable[Concatenate[_W, _P], _R],
 ) -> Callable[Concatenate[_W, _P], _R]:
-    """Decorator of a function of a run: errors in a plug-in say file, line and function.
+    """Decorator of a function of a run: errors in a plug-in name file, line and function.
 
-    Errors that one line explains already, and those of disk and memory, stay what they are.
+    Errors that are one line already, and those of disk and memory, do not change.
     """
 
     @functools.wraps(command)
@@ -132,21 +132,21 @@ def names_plugins(
 
 
 def plugin_error(error: Exception, place: str, more: str = "") -> PluginError:
-    """The line about an error in a plug-in.
+    """The error about a failure in a plug-in.
 
     Args:
-        error: that it raised.
+        error: raised in the plug-in.
         place: see `locate_failure`.
-        more: that is to be said behind it.
+        more: end of the message.
     """
-    said = " ".join(str(error).split())
-    return PluginError(f"{place}: {type(error).__name__}{f': {said}' if said else ''}{more}")
+    detail = " ".join(str(error).split())
+    return PluginError(f"{place}: {type(error).__name__}{f': {detail}' if detail else ''}{more}")
 
 
 def locate_failure(error: BaseException, plugins: Sequence[str]) -> str | None:
     """`FILE, line N, in FUNCTION` of the innermost call of a plug-in; None: there is none.
 
-    Modules in the folder of a plug-in file count as its own.
+    Modules in the folder of a plug-in file count as parts of the plug-in.
     """
     names = {plugin_module(plugin) for plugin in plugins}
     folders = {Path(plugin).resolve().parent for plugin in plugins if plugin.endswith(".py")}
@@ -160,12 +160,15 @@ def locate_failure(error: BaseException, plugins: Sequence[str]) -> str | None:
 
 
 def hash_plugins(plugins: Sequence[str]) -> dict[str, str]:
-    """Hash of every plug-in by module name, and of what plug-in files import from their folders.
+    """Hashes of every plug-in and of the modules that plug-in files import from their folders.
 
-    Of a module in a package the whole package counts, from which it may import.
+    For a module in a package the whole package is hashed, because the module may import from it.
 
     Args:
-        plugins: that are loaded, see `load_plugins`.
+        plugins: plug-ins that are loaded, see `load_plugins`.
+
+    Returns:
+        The hashes by name of the module.
     """
     names = {plugin_module(plugin) for plugin in plugins}
     packages = {name.partition(".")[0] for name in names} - {bmo_cli.__name__}
@@ -181,7 +184,7 @@ def hash_plugins(plugins: Sequence[str]) -> dict[str, str]:
 
 
 def _hash_module(module: ModuleType) -> str:
-    """Hash of a module's file, of all its modules' where it is a package."""
+    """Hash of a module's file; for a package, of all files of its modules."""
     files = sorted(
         (file.relative_to(folder).as_posix(), file)
         for folder in getattr(module, "__path__", ())
@@ -198,7 +201,7 @@ def _hash_module(module: ModuleType) -> str:
 
 
 def _is_local_module(file: Path, folders: set[Path]) -> bool:
-    """Whether a source file is below one of these folders and none of Python, a package or bmo."""
+    """Whether a source file is in one of these folders, and not in Python, a package or bmo."""
     if not file.is_absolute() or not any(folder in file.parents for folder in folders):
         return False
     installed = {"site-packages", "dist-packages"} & set(file.parts)
@@ -207,6 +210,6 @@ def _is_local_module(file: Path, folders: set[Path]) -> bool:
 
 
 def _display_path(file: str) -> str:
-    """A path as the user would write it."""
+    """A path relative to the current folder if it lies below, else unchanged."""
     path = Path(file)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

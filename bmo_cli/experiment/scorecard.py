@@ -1,4 +1,4 @@
-"""The test split of a run: scores, pictures, and the table that ends the console output."""
+"""Evaluate the test split of a run: scores, pictures, and the table on the console."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def evaluate_test(
 
     Args:
         experiment: with the weights to evaluate.
-        settings: the configuration's `eval` section.
-        folder: where pictures go.
-        again: the command that evaluates the same weights, for who stops the evaluation.
+        settings: the section `eval` of the configuration.
+        folder: in which pictures are written.
+        again: the command that evaluates the same weights, shown if the evaluation is stopped.
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
@@ -95,7 +95,7 @@ def evaluate_test(
 
 
 def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None:
-    """Warn where the estimates are worse than what they were made from."""
+    """Warn if the estimates are worse than the observations."""
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:
         log.warning(
@@ -105,7 +105,7 @@ def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None
 
 
 def _count_unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
-    """How often the tolerance was not reached; the values are those of the last iteration."""
+    """A flag with the number of cases that did not reach the tolerance, if any."""
     missed = sum(row["residual"] > settings.tolerance for row in scores.values())
     if settings.tolerance == 0 or missed == 0:
         return {}
@@ -118,15 +118,15 @@ def _count_unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) 
 
 
 class _Pictures:
-    """Pictures of the first test cases.
+    """Writes pictures of the first test cases.
 
     Args:
-        experiment: whose task draws them.
+        experiment: its task draws the pictures.
         folder: of the run.
-        count: of cases.
+        count: number of cases.
 
     Attributes:
-        written: names of the pictures of a case, in order.
+        written: names of the pictures of every case, in order.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder, count: int) -> None:
@@ -140,7 +140,7 @@ class _Pictures:
         names = self.written.setdefault(evaluation.case.name, [])
         try:
             names += self._write(evaluation, len(self.written))
-        except (OSError, ValueError) as error:  # a picture is not worth a finished run
+        except (OSError, ValueError) as error:  # a failed picture must not fail the run
             log.warning("no picture of %s: %s", evaluation.case.name, error)
 
     def _write(self, evaluation: Evaluation, number: int) -> list[str]:

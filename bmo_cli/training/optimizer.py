@@ -1,4 +1,4 @@
-"""The optimiser of a configuration."""
+"""Build the optimiser of hyper-training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Before a training run starts: everything is built, loaded and checked; nothing is written."""
+"""Prepare a training run: build, load and check everything. Nothing is written."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ log = logging.getLogger("bmo")
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a run trains with, and where training starts.
+    """The objects of a training run, and where training starts.
 
     Attributes:
         experiment: on its device.
         optimizer: over omega; None for a hyper-optimiser that does not train.
-        progress: a fresh one, or that of the checkpoint from which the run goes on.
-        gradient: of a batch, with its clock.
-        logger: is told of every row of the history.
+        progress: empty, or that of the checkpoint from which the run resumes.
+        gradient: computes hyper-gradients of batches.
+        logger: receives every row of the history.
         process_group: processes that share the batch.
     """
 
@@ -63,14 +63,14 @@ class TrainingSetup:
 
 
 def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
-    """Build a run and check all that can be checked before any time is spent on training.
+    """Build a run, and check everything that can be checked before training.
 
     Args:
         spec: of the run.
-        process_group: processes that share the batch, of which this is one.
+        process_group: processes that share the batch, including this one.
 
     Raises:
-        InputError: something cannot be used, or does not fit.
+        InputError: an input cannot be used, or parts do not fit together.
     """
     config, folder = spec.config, spec.folder
     experiment = build(config)
@@ -109,7 +109,7 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
 def _resume(
     spec: TrainSpec, recorded: RunResult | None, experiment: Experiment, optimizer: Optimizer | None
 ) -> Progress:
-    """Load the checkpoint from which a run goes on; one that has none starts anew."""
+    """Load the checkpoint from which a run resumes. A run without one starts from the beginning."""
     folder = spec.folder
     if not _has_begun(folder, recorded):
         require_weights(folder.path, to_plain(spec.config))
@@ -123,7 +123,7 @@ def _resume(
 
 
 def _has_begun(folder: RunFolder, recorded: RunResult | None) -> bool:
-    """Whether there is, or ought to be, a checkpoint."""
+    """Whether there is a checkpoint, or the result says that there must be one."""
     if has_last(folder.checkpoints):
         return True
     if recorded is None:
@@ -132,10 +132,10 @@ def _has_begun(folder: RunFolder, recorded: RunResult | None) -> bool:
 
 
 def _require_something_left(spec: TrainSpec, recorded: RunResult | None, done: int) -> None:
-    """A run that has had all its steps may lack its evaluation or its certificate.
+    """Refuse to resume a finished run. A run with all steps may still lack its evaluation.
 
     Raises:
-        InputError: it lacks nothing.
+        InputError: steps, evaluation and the requested certificate are done.
     """
     steps = spec.config.train.steps
     if recorded is None or recorded.identity is None or steps is None or done < steps:
@@ -149,7 +149,7 @@ def _require_something_left(spec: TrainSpec, recorded: RunResult | None, done: i
 
 
 def _check_best(folder: RunFolder, progress: Progress) -> None:
-    """Where the best checkpoint is damaged, the best validation from now on counts."""
+    """Forget the best score if its checkpoint is damaged, so that a new one is written."""
     try:
         read_checkpoint(folder.checkpoints / BEST)
     except DamagedCheckpoint as error:
@@ -158,10 +158,10 @@ def _check_best(folder: RunFolder, progress: Progress) -> None:
 
 
 def _require_same_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
-    """A run goes on with what it began with: another input would make another experiment.
+    """Require the inputs with which the run started: others would make another experiment.
 
     Raises:
-        InputError: naming what was exchanged.
+        InputError: inputs differ; the message names them.
     """
     others = list_changed_inputs(recorded.data or {}, task.fingerprints())
     if recorded.weights is not None:
@@ -180,7 +180,7 @@ def _require_same_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> No
 
 
 def _require_network_where_needed(config: Config, experiment: Experiment) -> None:
-    """Refuse keys about networks where there is none, and fp16 where it does not work."""
+    """Refuse keys about networks where there is no network, and fp16 without CUDA."""
     if config.precision == "fp16" and experiment.device.type != "cuda":
         raise InputError(
             f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
@@ -200,7 +200,7 @@ def _require_network_where_needed(config: Config, experiment: Experiment) -> Non
 def _avoid_slow_bfloat16(
     config: Config, experiment: Experiment, process_group: ProcessGroup
 ) -> tuple[Config, Experiment]:
-    """The same, with float32 and a note where bfloat16 would be slow."""
+    """Configuration and experiment, with float32 and a note where bfloat16 would be slow."""
     if config.precision != "bf16" or experiment.device.type != "cpu":
         return config, experiment
     slowdown = process_group.largest(bfloat16_slowdown())
@@ -217,7 +217,7 @@ def _draw_first_sample(experiment: Experiment, batch: int) -> Sample:
     """The batch of the first step.
 
     Raises:
-        InputError: its unknowns alone do not fit into memory.
+        InputError: the unknowns of a batch do not fit into memory.
     """
     task, free = experiment.task, free_memory(experiment.device)
     single = next(iter(task.samples(range(1), 1)))
@@ -231,7 +231,7 @@ def _draw_first_sample(experiment: Experiment, batch: int) -> Sample:
 
 
 def _require_images(experiment: Experiment, sample: Sample) -> None:
-    """Refuse a network where the task's unknown is no image."""
+    """Refuse a network if the unknown of the task is no image."""
     net, shape = experiment.scheme.net, tuple(sample.initial[0].shape)
     if net is not None and len(shape) != 4:
         raise InputError(
@@ -243,7 +243,7 @@ def _require_images(experiment: Experiment, sample: Sample) -> None:
 def _choose_threads(
     experiment: Experiment, sample: Sample, process_group: ProcessGroup
 ) -> CpuThreads:
-    """The threads that share a batch; one, where a network does not let batches be divided.
+    """The threads that share a batch; one thread if the network does not allow divided batches.
 
     Raises:
         InputError: an operator or a network does not fit the task's problems, or is no map.

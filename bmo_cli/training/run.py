@@ -1,4 +1,4 @@
-"""`bmo train`: build, train, evaluate the best checkpoint, leave a complete run folder."""
+"""`bmo train`: build, train, evaluate the best checkpoint, write the run folder."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ log = logging.getLogger("bmo")
 
 @names_plugins
 def train(run: Run[Config], process_group: ProcessGroup = SINGLE_PROCESS) -> RunResult:
-    """Train a run, evaluate it, certify it where that is asked for.
+    """Train a run and evaluate it. With `certify=true`, certify it.
 
     Args:
         run: prepared.
-        process_group: processes that share the batch, of which this is the first; see `assist`.
+        process_group: processes that share the batch. This is the first; see `assist`.
 
     Returns:
         The content of result.json, which is written.
 
     Raises:
         RunLocked: another process works in this folder.
-        InputError: something cannot be used; the run is still `prepared`.
-        Interrupted: this process was asked to stop; what was learned is saved.
+        InputError: an input cannot be used; the state of the run is still `prepared`.
+        Interrupted: this process received a request to stop; the run has a checkpoint.
         DivergenceError: the loss or an iterate became non-finite.
     """
     with run.folder.claimed():
         prepared = prepare(run.spec, process_group)
         first = _build_initial_result(prepared, run)
         _announce(prepared, run.spec, first)
-        run.start(first)  # what is killed from here on goes on from its last checkpoint
+        run.start(first)  # a run that is killed after this resumes from its last checkpoint
         try:
             result = _train_and_test(prepared, run, first)
             if run.config.certify:
-                run.write(result)  # a certificate that fails does not undo the training
+                run.write(result)  # a failure of the certificate keeps the trained result
                 result = _certify(prepared, run, result)
             run.finish(result)
         finally:
@@ -75,7 +75,7 @@ def assist(spec: TrainSpec, process_group: ProcessGroup) -> None:
 
 
 def _build_initial_result(prepared: TrainingSetup, run: Run[Config]) -> RunResult:
-    """What is known before the first step."""
+    """The result before the first step."""
     experiment, config = prepared.experiment, run.config
     before = run.folder.read_result()
     return RunResult(
@@ -121,7 +121,7 @@ def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult
         trainer = Trainer(prepared, run.spec, stop)
         try:
             trainer.run()
-        finally:  # what is known is on disk, however the run ends
+        finally:  # progress is recorded, however the run ends
             result = result.including(_build_training(prepared))
             run.write(result)
         if run.config.profile:
@@ -147,7 +147,7 @@ def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult
 
 
 def _build_training(prepared: TrainingSetup) -> Training:
-    """How far training is."""
+    """Progress of training, for result.json."""
     progress = prepared.progress
     return Training(
         steps=progress.step,
@@ -158,7 +158,7 @@ def _build_training(prepared: TrainingSetup) -> Training:
 
 
 def _summarize_training(prepared: TrainingSetup, run: Run[Config], trainer: Trainer) -> Training:
-    """What training has come to."""
+    """The outcome of training, for result.json."""
     progress, history = prepared.progress, run.folder.read_history()
     metrics = {f"val/{prepared.experiment.task.metric}": progress.best}
     if history:
@@ -179,7 +179,7 @@ def _draw_curves(prepared: TrainingSetup, run: Run[Config]) -> None:
 
 
 def _evaluate_test_split(prepared: TrainingSetup, run: Run[Config], stop: StopRequest) -> Testing:
-    """The test split with the best checkpoint, where it is asked for."""
+    """Evaluate the best checkpoint on the test split, unless eval.test=false."""
     experiment, config, step = prepared.experiment, run.config, prepared.progress.best_step
     if not config.eval.test:
         log.info("eval.test=false: the checkpoint of step %d is not tested", step)

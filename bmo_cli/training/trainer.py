@@ -39,14 +39,14 @@ class Trainer:
     """Trains one experiment.
 
     Args:
-        prepared: what to train with, and where to start.
+        prepared: the objects of the run, and where to start.
         spec: of the run.
         stop: when it holds a signal, training ends after the step.
 
     Attributes:
-        flags: what training steps remarked, and how often.
-        said: flags that were logged when they came up.
-        stopping: whether training ended because a process was asked to stop.
+        flags: remarks of training steps, with their counts.
+        logged_flags: flags that were logged when they occurred.
+        stopping: whether training ended because a process received a request to stop.
         profile: clock of the parts of a step.
     """
 
@@ -84,8 +84,8 @@ class Trainer:
         """Train until the last step, the last minute or a stop request.
 
         Raises:
-            DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints
-                are those of the last validation before it.
+            DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints of
+                the last validation before it are kept.
         """
         try:
             self._run()
@@ -111,7 +111,7 @@ class Trainer:
             ends = progress.step == last or self._fraction_done() >= 1
             if ends or progress.step % settings.validate_every == 0:
                 score = self._validate()
-                self._record_row(score)  # first: a checkpoint never lacks its row
+                self._record_row(score)  # before the checkpoint, which must not lack its row
                 self._save(score)
             elif progress.step % settings.log_every == 0:
                 self._record_row(math.nan)
@@ -129,12 +129,16 @@ class Trainer:
         return self.folder.checkpoints / BEST
 
     def _must_stop(self) -> bool:
-        """Whether any process was asked to stop; all then stop after the same step."""
+        """Whether any process received a request to stop. All then stop after the same step."""
         self.stopping = self.process_group.largest(float(self.stop.signal is not None)) > 0
         return self.stopping
 
     def _step(self, sample: Sample) -> tuple[float, float, float]:
-        """One hyper-training step; returns loss, norm of the hyper-gradient and residual."""
+        """One hyper-training step.
+
+        Returns:
+            Loss, norm of the hyper-gradient and residual.
+        """
         experiment, optimizer = self.experiment, self.optimizer
         assert optimizer is not None
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
@@ -168,13 +172,17 @@ class Trainer:
         return loss, norm, self.process_group.largest(outcome.residual)
 
     def _descend(self, optimizer: Optimizer) -> float:
-        """One step of the optimiser, but where fp16 overflowed; the norm of the hyper-gradient."""
+        """One step of the optimiser, which is skipped where fp16 overflowed.
+
+        Returns:
+            The norm of the hyper-gradient.
+        """
         self.process_group.average_gradients(self._parameters)
         if self._scaler.is_enabled():
             self._scaler.unscale_(optimizer)
         limit = self.settings.clip if self.settings.clip is not None else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 unless it is fp16
+        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # always 1 without fp16
             self._raise_divergence(
                 "the hyper-gradient became non-finite", "it explodes through K steps"
             )
@@ -194,7 +202,7 @@ class Trainer:
         )
 
     def _fraction_done(self) -> float:
-        """Share of the run that is done: by steps where they are given, and by time at its end."""
+        """The fraction of the run that is done: by steps if they are given, 1 once time is up."""
         steps, minutes = self.settings.steps, self.settings.max_minutes
         by_time = self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
         if steps is None:
@@ -202,7 +210,7 @@ class Trainer:
         return 1.0 if by_time >= 1 else self.progress.step / steps
 
     def _learning_rate_factor(self) -> float:
-        """Factor on the learning rate at this step."""
+        """The factor of the learning rate at this step."""
         return learning_rate_factor(
             self.settings.schedule,
             self._fraction_done(),
@@ -211,7 +219,7 @@ class Trainer:
         )
 
     def _validate(self) -> float:
-        """Mean validation score."""
+        """Compute the mean validation score."""
         if not all_finite(self.experiment.omega):
             self._raise_divergence(
                 "a weight became non-finite", "the hyper-gradient is not clipped"
@@ -229,7 +237,7 @@ class Trainer:
         return mean([row[task.metric] for row in scores.values()])
 
     def _save(self, score: float) -> None:
-        """A checkpoint to go on from, and the best one by validation."""
+        """Write the last checkpoint, and the best one if the validation score has improved."""
         with self.profile.part("writing"):
             self._write(score)
 
@@ -249,7 +257,7 @@ class Trainer:
         return score > best if task.larger_is_better else score < best
 
     def _record_row(self, score: float) -> None:
-        """A row of history.csv: averages since the last row."""
+        """Write a row of history.csv: averages since the last row."""
         columns = list(zip(*self.progress.window, strict=True))
         loss, norm, residual = (sum(column) / len(column) for column in columns)
         self.progress.window.clear()
@@ -270,20 +278,20 @@ class Trainer:
 
 
 def _build_score_format(task: Task) -> Callable[[float], str]:
-    """The validation score as text."""
+    """A function that formats the validation score of a task."""
     layout = task.columns.get(task.metric, ".4g")
     return lambda score: f"{score:{layout}} {task.unit}".strip()
 
 
 def learning_rate_factor(schedule: str, fraction: float, step: int, warmup: int) -> float:
-    """Factor on the learning rate.
+    """The factor of the learning rate.
 
     Args:
         schedule: constant; linear to 0; cosine, (1 + cos(pi f)) / 2 (Loshchilov & Hutter, SGDR,
             ICLR 2017, without restarts).
-        fraction: f, share of the run that is done, in [0, 1].
-        step: hyper-training steps done.
-        warmup: steps of linear rise.
+        fraction: f, the fraction of the run that is done, in [0, 1].
+        step: number of hyper-training steps done.
+        warmup: number of steps of linear rise.
     """
     rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
     if schedule == "cosine":
