@@ -73,9 +73,9 @@ class Killed(BmoError):
     def with_code(cls, code: int | None, who: str = "its process") -> Killed:
         """The error of a process that ended with this exit code; None: the code is unknown."""
         if code is None:
-            return cls(f"{who} ended without a word (out of memory?)")
+            return cls(f"{who} ended without an error message (out of memory?)")
         if code >= 0:
-            return cls(f"{who} ended with code {code} and no word")
+            return cls(f"{who} ended with code {code} and no error message")
         names = {item.value: item.name for item in signal.Signals}
         name = names.get(-code, f"signal {-code}")
         hint = " (out of memory?)" if name == "SIGKILL" else ""

@@ -112,7 +112,7 @@ def test_what_it_returns_and_raises_is_heard():
 
 
 ENDS = [
-    (leave_word_less, Killed, "its process ended with code 7 and no word"),
+    (leave_word_less, Killed, "its process ended with code 7 and no error message"),
     (leave, Exited, r"sys\.exit\('enough'\) was called"),
     (raise_unspeakable, RuntimeError, "Unspeakable: an error without a message"),
     (return_unspeakable, RuntimeError, "cannot pickle '_thread.lock' object"),
