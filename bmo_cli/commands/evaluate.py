@@ -83,11 +83,11 @@ def _add_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[st
     test = data.get("test", {})
     for split in ("train", "val"):
         known = trained.get(split, {})
-        seen = {entry["hash"]: name for name, entry in known.get("files", {}).items()}
+        names_by_hash = {entry["hash"]: name for name, entry in known.get("files", {}).items()}
         equal = {}
         for name, entry in test.get("files", {}).items():
-            if entry["hash"] in seen:
-                equal[name] = seen[entry["hash"]]
+            if entry["hash"] in names_by_hash:
+                equal[name] = names_by_hash[entry["hash"]]
                 line = f"{equal[name]} ({split} of the run) = {name} (test)"
                 data["shared"].append(line)
                 log.warning("the same image is in two splits: %s", line)

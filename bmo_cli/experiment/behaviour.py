@@ -135,14 +135,14 @@ def _mixes_samples(scheme: GKM, sample: Sample) -> bool:
         return False
     _perturb_weights(scheme)
     with suppress(InputError):  # the problems of the task cannot be divided
-        batches, images = [sample, sample.equal_part(0, size)], []
+        batches, values = [sample, sample.equal_part(0, size)], []
         try:
             for batch in batches:
                 with preserved_state(scheme, sample.initial[0].device):  # from the same buffers
-                    images.append(_evaluate_twice(scheme, batch.problem, batch.initial)[0])
+                    values.append(_evaluate_twice(scheme, batch.problem, batch.initial)[0])
         except (RuntimeError, ValueError):  # the network does not accept a single image
             return True
-        return _differ(tuple(block[:1] for block in images[0]), images[1], _ORDER)
+        return _differ(tuple(block[:1] for block in values[0]), values[1], _ORDER)
     return False
 
 

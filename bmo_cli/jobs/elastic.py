@@ -84,7 +84,7 @@ def train_on_devices(run: Run[Config]) -> RunResult:
                 stopped = Interrupted("stopped", exit_code=128 + int(failure.sigval))
                 error = _first_error(order.exchange) or stopped
             else:
-                codes = {rank: child.exitcode for rank, child in failure.failures.items()}
+                codes = {rank: process.exitcode for rank, process in failure.failures.items()}
                 error = _find_cause(order.exchange, count, codes)
             raise error from error.__cause__
     if 0 not in results:  # it ended with code 0 and without a result

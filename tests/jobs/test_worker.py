@@ -1,4 +1,4 @@
-"""A function in a process of its own: what it says is heard, however the process ends."""
+"""Workers: the parent receives the result or the error, however the process ends."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bmo_cli.errors import Exited, InputError, Killed, NotStarted, OutOfMemory
-from bmo_cli.jobs import worker as worker
+from bmo_cli.jobs import worker
 from bmo_cli.jobs.worker import Worker
 
 
