@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.evaluation import Settings, averages, evaluate
+from bmo_cli.experiment.evaluation import Settings, average_scores, evaluate
 from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.filters import Filter, RichardsonLucy, UnsupervisedWiener, Wiener
 from bmo_cli.gkm.scheme import GKM
@@ -55,9 +55,9 @@ def main() -> None:
     for name, candidates in CANDIDATES.items():
         setting, scheme = tuned(task, candidates)
         scores = evaluate(scheme, task, "test", ONCE)
-        rows[f"{name} {setting}".strip()] = averages(scores, "test")
+        rows[f"{name} {setting}".strip()] = average_scores(scores, "test")
     ours = evaluate(experiment.scheme, task, "test", Settings.of(config.eval))
-    last = averages(ours, "test")
+    last = average_scores(ours, "test")
     print(f"{run}: test images {', '.join(ours)}\n\n| method | PSNR (dB) | SSIM |\n|---|---|---|")
     print(f"| degraded | {last['test/psnr_input']:.2f} | {last['test/ssim_input']:.4f} |")
     for name, row in {**rows, f"bmo: {run.name}": last}.items():

@@ -21,7 +21,7 @@ run() { # NAME OVERRIDE...
     [ -f "$out/$name/result.json" ] || "$bmo" train "${common[@]}" "$@" \
         hydra.run.dir="$out/$name"
 }
-ends=(certify=true "eval.curve=[1,3,8,10,20,30,60,100,300]")
+ends=(certify=true "eval.score_at=[1,3,8,10,20,30,60,100,300]")
 free=(net=dncnn hyper=bmo train.iterations=8 train.steps=null train.max_minutes=5
     train.validate_every=200 certificate.horizon=37)
 for name in $names; do

@@ -17,7 +17,7 @@ run() { # NAME OVERRIDE...: one training run, unless it is there
 }
 
 if [ -z "$data" ]; then
-    curve="eval.curve=[1,2,4,8,16,32,64,256,1024]"
+    curve="eval.score_at=[1,2,4,8,16,32,64,256,1024]"
     for method in ista fista; do run $method method=$method "$curve"; done
     run alista method=alista train.steps=2500 optim.lr=1e-2 train.max_minutes=9 train.validate_every=250
     run dladmm method=dladmm train.steps=2500 train.max_minutes=9 train.validate_every=250
@@ -34,7 +34,7 @@ fi
 photographs=(data=folder "data.train='$data/bsd400_gray/test_[0-2]*.png'"
     "data.val='$data/bsd400_gray/test_39?.png'" "data.test=$data/set12/08.png")
 run dladmm task=patch_coding method=dladmm "${photographs[@]}" gkm.stages=15 \
-    train.iterations=15 train.batch=128 train.numerical_lr=30 train.warmup=50 \
+    train.iterations=15 train.batch=128 train.numerical_lr_factor=30 train.warmup=50 \
     train.steps=3000 train.max_minutes=8 train.validate_every=250
 learned="$out/dictionary.npy" # of that run, so that the others need not learn it again
 [ -f "$learned" ] || "$here/../.venv/bin/python" - "$out/dladmm/checkpoints/best.safetensors" \
@@ -52,7 +52,7 @@ for stride in 8 4; do
 done
 for hyper in bmo unrolled; do
     run tied-$hyper task=patch_coding method=dladmm hyper=$hyper gkm.stages=1 \
-        "${photographs[@]}" task.dictionary="$learned" train.iterations=15 train.batch=128 train.numerical_lr=10 \
+        "${photographs[@]}" task.dictionary="$learned" train.iterations=15 train.batch=128 train.numerical_lr_factor=10 \
         train.warmup=50 train.steps=500 train.max_minutes=4 train.validate_every=250
 done
 # LADMM by hand: the grid's best by the validation photographs (val/psnr in result.json) counts.

@@ -1,7 +1,7 @@
-"""The console script `bmo`: the first word chooses the command, everything after it is Hydra.
+"""The console script `bmo`: the first word chooses the command, Hydra reads the others.
 
-Nothing here imports torch or Hydra before it is needed: `bmo --help` is instant and a mistake in
-a configuration is reported without waiting for either.
+Nothing here imports torch or Hydra before it is needed. `bmo --help` is therefore instant, and a
+mistake in a configuration is reported without waiting for the imports.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bmo_cli.errors import (
     InputError,
     Interrupted,
     SweepFailed,
-    nearest,
-    printable,
+    escape_unprintable,
+    suggest_nearest,
     wrap_os_error,
 )
 
@@ -46,7 +46,7 @@ COMMANDS = {
         "bmo audit problem=convex",
     ),
     "table": (
-        "run what a table of methods and problems lacks, then write it",
+        "run the cells that a table of methods and problems lacks, then write the table",
         "bmo table toy preset=cpu root=DATA jobs=2     (first with dry_run=true: how long?)",
     ),
 }
@@ -56,7 +56,7 @@ RUN_COMMANDS = {
         "bmo runs outputs status=failed,killed     (--csv: all metrics)",
     ),
     "compare": (
-        "means, intervals, differences of equal seeds, effects of what was swept, cost",
+        "means, intervals, differences over equal seeds, effects of the swept keys, cost",
         "bmo compare outputs/DATE/SWEEP against=hyper=unrolled     (--csv)",
     ),
     "report": (
@@ -64,12 +64,12 @@ RUN_COMMANDS = {
         "bmo report outputs/DATE/SWEEP output=report.html",
     ),
 }
-"""Commands about runs that are there: folders and filters, without Hydra."""
+"""Commands that read existing runs. They take folders and filters, without Hydra."""
 SHELLS = ("bash", "zsh", "fish")
 
 
 def usage() -> str:
-    """What `bmo` and `bmo --help` print."""
+    """The text that `bmo` and `bmo --help` print."""
     lines = ["bmo: an experiment runner for optimisation-derived learning", ""]
     lines += ["usage: bmo COMMAND [KEY=VALUE ...]", "", "commands"]
     for name, (purpose, example) in {**COMMANDS, **RUN_COMMANDS}.items():
@@ -87,38 +87,38 @@ def main() -> None:
     """Entry point of the console script."""
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        _command(sys.argv[1:])
+        _dispatch(sys.argv[1:])
         sys.stdout.flush()
     except BrokenPipeError:
-        _reader_gone()
+        _exit_on_broken_pipe()
     except (BmoError, OSError) as error:
         if wants_traceback and not isinstance(error, Interrupted | SweepFailed):
             raise
-        if isinstance(error, OSError):  # of the output
-            _silence()
+        if isinstance(error, OSError):  # of writing to stdout
+            _discard_output()
             error = wrap_os_error(error)
-        _stop(error)
+        _exit_with_message(error)
 
 
-def _command(words: Sequence[str]) -> None:
+def _dispatch(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
     elif words[0] in ("-V", "--version"):
         print(f"bmo {__version__}")
     elif words[0] in ("-sc", "--shell-completion", "--shell_completion"):
-        _completion(words)
+        _complete(words)
     elif words[0] in COMMANDS:
-        _run(words[0], words[1:])
+        _run_with_hydra(words[0], words[1:])
     elif words[0] in RUN_COMMANDS:
-        print(_answer(words[0], words[1:]))
+        print(_query_runs(words[0], words[1:]))
     else:
         known = [*COMMANDS, *RUN_COMMANDS]
-        hint = nearest(words[0], known) or f"; commands: {', '.join(known)}"
+        hint = suggest_nearest(words[0], known) or f"; commands: {', '.join(known)}"
         raise InputError(f"unknown command '{words[0]}'{hint}")
 
 
-def _answer(command: str, words: Sequence[str]) -> str:
-    """What a command about runs answers."""
+def _query_runs(command: str, words: Sequence[str]) -> str:
+    """The output of a command that reads existing runs."""
     if command == "runs":
         from bmo_cli.results import runs
 
@@ -136,24 +136,24 @@ def _wants_help(words: Sequence[str]) -> bool:
     return bool({"--help", "-h"} & set(words))
 
 
-def _reader_gone() -> NoReturn:
-    """`bmo ... | head`: leave quietly."""
-    _silence()
+def _exit_on_broken_pipe() -> NoReturn:
+    """Exit with 141 and no message, as in `bmo ... | head`."""
+    _discard_output()
     raise SystemExit(141) from None
 
 
-def _silence() -> None:
-    """What is still to be printed has no place; Python would complain of it at its end."""
+def _discard_output() -> None:
+    """Discard buffered output: nobody reads it, and Python would report an error when it exits."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _run(command: str, words: Sequence[str]) -> None:
-    # Idle OpenMP threads otherwise spin for milliseconds, which hurts every other job on the
-    # machine; not spinning at all makes each operation wait until its threads have woken up.
+def _run_with_hydra(command: str, words: Sequence[str]) -> None:
+    # Idle OpenMP threads spin for milliseconds by default, which slows other jobs on the machine.
+    # Without any spinning, every operation would wait until its threads have woken up.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    logging.raiseExceptions = False  # a log that cannot be written is no reason to stop
-    # Makes Hydra hand its exceptions to us, instead of printing a traceback of its own.
+    logging.raiseExceptions = False  # a log that cannot be written does not end the command
+    # Hydra then raises its exceptions instead of printing a traceback and exiting.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     overrides = tuple(words)
     try:
@@ -162,7 +162,7 @@ def _run(command: str, words: Sequence[str]) -> None:
         invocation = read_invocation(command, words)
         overrides = invocation.words
         for line in invocation.warnings:
-            print(f"bmo: {printable(line)}", file=sys.stderr)
+            print(f"bmo: {escape_unprintable(line)}", file=sys.stderr)
         from bmo_cli.commands.launch import launch
 
         launch(invocation, *COMMANDS[command])
@@ -172,13 +172,13 @@ def _run(command: str, words: Sequence[str]) -> None:
     except (BmoError, BrokenPipeError):
         raise
     except Exception as error:
-        from bmo_cli.config.messages import as_bmo_error
+        from bmo_cli.config.messages import convert_to_bmo_error
 
-        raise as_bmo_error(error, overrides, command) from error
+        raise convert_to_bmo_error(error, overrides, command) from error
 
 
-def _completion(words: Sequence[str]) -> None:
-    """Hydra completes `bmo KEY=VALUE`; the command in between is taken out of the line it sees."""
+def _complete(words: Sequence[str]) -> None:
+    """Complete words. Hydra completes `bmo KEY=VALUE`, so the command is removed from its line."""
     line = os.environ.get("COMP_LINE", "")
     parts = line.split(maxsplit=2)
     command = parts[1] if len(parts) > 1 and parts[1] in COMMANDS else None
@@ -191,11 +191,11 @@ def _completion(words: Sequence[str]) -> None:
         rest = line.split(command, 1)[1].lstrip()
         os.environ["COMP_LINE"] = f"{parts[0]} {rest}"
         os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-    from bmo_cli.commands.launch import show
+    from bmo_cli.commands.launch import show_with_hydra
 
-    show(command or "train", words)
+    show_with_hydra(command or "train", words)
 
 
-def _stop(error: BmoError) -> NoReturn:
-    print(f"bmo: {printable(str(error))}", file=sys.stderr)
+def _exit_with_message(error: BmoError) -> NoReturn:
+    print(f"bmo: {escape_unprintable(str(error))}", file=sys.stderr)
     raise SystemExit(error.exit_code)

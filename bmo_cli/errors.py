@@ -1,8 +1,7 @@
-"""What can go wrong in a way the user can mend, and the exit code each kind has.
+"""Errors that the user can correct, and the exit code of each kind.
 
-A `BmoError` carries one clear line: what was wrong, what was expected, what to try. The command
-line prints that line and exits with `exit_code`; with HYDRA_FULL_ERROR=1 the
-traceback is shown.
+A `BmoError` carries one line: what was wrong, what was expected, what to try. The command line
+prints that line and exits with `exit_code`. HYDRA_FULL_ERROR=1 shows the traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 
 
 class BmoError(Exception):
-    """An error that one line explains."""
+    """Base of all errors whose message is one line for the user."""
 
     exit_code: int = 1
 
@@ -39,7 +38,7 @@ class DivergenceError(BmoError):
 
 
 class Interrupted(BmoError):
-    """The user stopped the run (Ctrl-C: 130, SIGTERM: 143). What was learned is saved."""
+    """The user stopped the run (exit code 130 for Ctrl-C, 143 for SIGTERM). A checkpoint exists."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message)
@@ -51,13 +50,13 @@ class RunLocked(InputError):
 
 
 class DiskFull(BmoError):
-    """No space is left; what is done stays usable."""
+    """No space is left on the disk; files that are complete stay usable."""
 
     exit_code = 4
 
 
 class OutOfMemory(InputError):
-    """Memory ran out; a run goes on from its last checkpoint where there is more of it."""
+    """Memory ran out; a run resumes from its last checkpoint on a machine with more memory."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(
@@ -68,15 +67,15 @@ class OutOfMemory(InputError):
 
 
 class Killed(BmoError):
-    """A process ended without a word: a signal, or the system was out of memory."""
+    """A process ended without reporting an error: a signal, or the system was out of memory."""
 
     @classmethod
     def with_code(cls, code: int | None, who: str = "its process") -> Killed:
-        """For a process that ended with this code; None: it is not known."""
+        """The error of a process that ended with this exit code; None: the code is unknown."""
         if code is None:
-            return cls(f"{who} ended without a word (out of memory?)")
+            return cls(f"{who} ended without an error message (out of memory?)")
         if code >= 0:
-            return cls(f"{who} ended with code {code} and no word")
+            return cls(f"{who} ended with code {code} and no error message")
         names = {item.value: item.name for item in signal.Signals}
         name = names.get(-code, f"signal {-code}")
         hint = " (out of memory?)" if name == "SIGKILL" else ""
@@ -84,11 +83,11 @@ class Killed(BmoError):
 
 
 class NotStarted(BmoError):
-    """The system does not allow another process."""
+    """The system refused to start another process."""
 
 
 class SweepFailed(BmoError):
-    """Jobs of a sweep failed; the exit code is their number."""
+    """Jobs of a sweep failed; the exit code is the number of failed jobs."""
 
     def __init__(self, message: str, count: int) -> None:
         super().__init__(message)
@@ -96,7 +95,7 @@ class SweepFailed(BmoError):
 
 
 class Exited(BmoError):
-    """Something that the program called asked Python to end it."""
+    """A plug-in or a library called `sys.exit`."""
 
 
 _KINDS = {
@@ -106,21 +105,21 @@ _KINDS = {
         *(Killed, NotStarted, Exited),
     )
 }
-"""errors that a process may tell another one of, by name"""
+"""Errors that one process may report to another, by name."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether the system says that no space is left, or none that one may use."""
+    """Whether the disk is full, or the user's quota is used up."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
-    """Turn the error of a full disk into a line.
+def explain_full_disk(what: str, then: str) -> Iterator[None]:
+    """Context that turns the error of a full disk into one line.
 
     Args:
-        what: was being written.
-        then: what to do once there is room.
+        what: file or folder that was being written.
+        then: what the user does once there is room.
 
     Raises:
         DiskFull: no space is left.
@@ -137,84 +136,83 @@ def disk_full_in_one_line(what: str, then: str) -> Iterator[None]:
 
 
 @contextmanager
-def exits_as_errors() -> Iterator[None]:
-    """Context of what others may have written: an exit that they ask for is an error.
+def convert_exits() -> Iterator[None]:
+    """Context that turns `sys.exit` of a plug-in or a library into an error.
 
-    An exit that a launcher asks for is none: submitit leaves that way where it has put the job back
-    into its queue.
+    SystemExit of submitit passes: submitit raises it after it has put the job back into the queue.
 
     Raises:
-        Exited: there was one.
+        Exited: `sys.exit` was called.
     """
     try:
         yield
     except SystemExit as error:
-        if _asked_by(error, _LAUNCHER):
+        if _is_raised_in(error, _SUBMITIT):
             raise
         raise wrap_resource_error(error) from error
 
 
-_LAUNCHER = "submitit."
-"""Start of the names of its modules; its signal handler may be called anywhere."""
+_SUBMITIT = "submitit."
+"""Prefix of submitit's module names. Its signal handler may run at any point of the program."""
 
 
-def _asked_by(error: BaseException, start: str) -> bool:
-    """Whether the innermost call that led to an error is of a module whose name begins so."""
-    place, name = error.__traceback__, ""
-    while place is not None:
-        name, place = str(place.tb_frame.f_globals.get("__name__")), place.tb_next
-    return name.startswith(start)
+def _is_raised_in(error: BaseException, prefix: str) -> bool:
+    """Whether the innermost call of the traceback is in a module whose name has this prefix."""
+    frame, module = error.__traceback__, ""
+    while frame is not None:
+        module, frame = str(frame.tb_frame.f_globals.get("__name__")), frame.tb_next
+    return module.startswith(prefix)
 
 
 def wrap_os_error(error: OSError) -> BmoError:
-    """An error of the operating system that nobody foresaw, in a line."""
-    found = wrap_resource_error(error)
-    if isinstance(found, BmoError):
-        return found
+    """An unexpected error of the operating system as one line."""
+    wrapped = wrap_resource_error(error)
+    if isinstance(wrapped, BmoError):
+        return wrapped
     where = f"{error.filename}: " if error.filename else ""
     return InputError(f"{where}{error.strerror or error}")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on a GPU or in main memory; torch is not imported for it."""
+    """Whether an allocation failed, on a GPU or in main memory. Does not import torch."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def is_overflow(error: BaseException) -> bool:
-    """Whether torch could not take a number into its type."""
+    """Whether torch could not convert a number because it is too large for the type."""
     return isinstance(error, RuntimeError) and "without overflow" in str(error)
 
 
 def wrap_resource_error(error: BaseException) -> BaseException:
-    """The same error, or what it says about disk, memory, numbers or an exit as one of ours."""
-    found: BmoError | None = None
+    """A full disk, lack of memory, an overflow or an exit as a `BmoError`; others unchanged."""
+    wrapped: BmoError | None = None
     if is_disk_full(error):
-        found = DiskFull(
+        wrapped = DiskFull(
             "no space left on the disk; what is done stays usable: make room and start it again"
         )
     elif is_out_of_memory(error):
-        found = OutOfMemory()
+        wrapped = OutOfMemory()
     elif is_overflow(error):
-        found = DivergenceError(
+        wrapped = DivergenceError(
             "a number became too large for float32, which ends at 3.4e38; use smaller learning "
             "rates, step sizes or weights in the configuration"
         )
     elif isinstance(error, SystemExit):
-        found = Exited(f"sys.exit({error.code!r}) was called, by a plug-in or a library")
-    if found is None:
+        wrapped = Exited(f"sys.exit({error.code!r}) was called, by a plug-in or a library")
+    if wrapped is None:
         return error
-    found.__cause__ = error
-    return found.with_traceback(error.__traceback__)
+    wrapped.__cause__ = error
+    return wrapped.with_traceback(error.__traceback__)
 
 
 def serialize_error(error: BaseException) -> dict[str, Any]:
-    """An error as plain data, to tell another process of it."""
+    """An error as plain data, to send it to another process."""
     error = wrap_resource_error(error)
     try:
         message = str(error)
-    except Exception:  # of an error class that cannot say it
+    except Exception:  # __str__ of the error class fails
         message = "an error without a message"
     return {
         "kind": type(error).__name__,
@@ -225,10 +223,14 @@ def serialize_error(error: BaseException) -> dict[str, Any]:
 
 
 def deserialize_error(entry: Mapping[str, Any], where: str = "") -> Exception:
-    """What another process serialized: the same error of this module, or a RuntimeError.
+    """The error that another process serialized: of the same class in this module, or RuntimeError.
 
-    `where` says which process it was, in front of everything but a mistake in the input, which is
-    one of all processes. The cause shows the traceback of the other process.
+    The cause holds the traceback of the other process.
+
+    Args:
+        entry: from `serialize_error`.
+        where: names the process at the start of the message. An input error has no such prefix,
+            because all processes have it.
     """
     message, kind = entry["message"], _KINDS.get(entry["kind"])
     error: Exception
@@ -239,25 +241,25 @@ def deserialize_error(entry: Mapping[str, Any], where: str = "") -> Exception:
         error = kind(message if kind in (InputError, RunLocked) else f"{where}{message}")
     else:
         error = RuntimeError(f"{where}{entry['kind']}: {message}")
-    error.__cause__ = _Elsewhere(entry["traceback"])
+    error.__cause__ = _RemoteTraceback(entry["traceback"])
     return error
 
 
-class _Elsewhere(Exception):
+class _RemoteTraceback(Exception):
     """The traceback of another process."""
 
 
-def printable(text: str) -> str:
-    """One line without control characters; names of files and values may hold any."""
+def escape_unprintable(text: str) -> str:
+    """One line without control characters, which names of files and values may hold."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def printable_lines(text: str) -> str:
-    """As `printable`, for text of several lines."""
-    return "\n".join(map(printable, text.split("\n")))
+def escape_unprintable_lines(text: str) -> str:
+    """As `escape_unprintable`, for text of several lines."""
+    return "\n".join(map(escape_unprintable, text.split("\n")))
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the choice most like `word`, or nothing when none is close."""
-    found = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean '{found[0]}'?" if found else ""
+def suggest_nearest(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the choice most similar to `word`; empty where none is similar."""
+    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

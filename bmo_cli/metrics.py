@@ -1,10 +1,10 @@
-"""Image quality by named protocols, so that a number is never without the rules it was made by.
+"""Image quality by named protocols, so that every number states how it was computed.
 
 A protocol says which channels are compared (all, or a luminance), whether the estimate is rounded
-to 8 bit as a saved picture would be, and how wide a border is left out. SSIM is that of Wang et
-al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004:
+to 8 bit as in a saved picture, and how wide a border is left out. SSIM is that of Wang et al.,
+"Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004: a
 Gaussian window of 11 x 11 with sigma 1.5, averaged over channels and over the window positions that
-lie inside the image, by scikit-image.
+lie inside the image. scikit-image computes it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 Array = NDArray[np.float64]
 COLUMNS = {"psnr_input": ".2f", "psnr": ".2f", "ssim_input": ".4f", "ssim": ".4f"}
-"""Scores of an image task with the formats they are shown in."""
+"""Scores of an image task, with their formats."""
 
 MATLAB = (np.array([65.481, 128.553, 24.966]) / 255, 16 / 255)
 """Luminance of MATLAB's rgb2ycbcr (ITU-R BT.601, studio range 16 to 235): weights, offset."""
@@ -37,9 +37,9 @@ class Protocol:
 
     Attributes:
         name: of the protocol.
-        channels: all: every channel alike. matlab, full_range: a luminance of colour images; gray
-            images are compared as they are.
-        quantise: what becomes of the estimate's 8-bit values; none: floating point.
+        channels: all: every channel with equal weight. matlab, full_range: a luminance of colour
+            images; gray images are compared as they are.
+        quantise: how the estimate is converted to 8 bit; none: it stays floating point.
         border: pixels left out at each side.
     """
 
@@ -50,7 +50,7 @@ class Protocol:
 
     @property
     def text(self) -> str:
-        """The protocol in words, to stand beside every number."""
+        """The protocol in words, as it is recorded with every score."""
         shown = {
             "all": "all channels",
             "matlab": "luminance of MATLAB's rgb2ycbcr",
@@ -71,15 +71,18 @@ class Protocol:
             reference: (C, H, W) in [0, 1].
 
         Raises:
-            InputError: nothing is left without the border.
+            InputError: no pixel is left once the border is removed.
         """
-        a, b = self._compared(self._saved(_plain(estimate))), self._compared(_plain(reference))
+        a, b = (
+            self._select_pixels(self._quantise(_to_float64(estimate))),
+            self._select_pixels(_to_float64(reference)),
+        )
         error = float(np.square(a - b).mean())
         psnr = math.inf if error == 0 else -10 * math.log10(error)
         return {"psnr": psnr, "ssim": _ssim(a, b)}
 
-    def _saved(self, image: Array) -> Array:
-        """The estimate as a file of 8 bit would hold it."""
+    def _quantise(self, image: Array) -> Array:
+        """The estimate with the values that an 8-bit file would hold."""
         image = image.clip(0, 1)
         if self.quantise == "none":
             return image
@@ -87,7 +90,8 @@ class Protocol:
             return np.round(image * 255) / 255
         return np.floor(image * 255 + 1e-4) / 255  # k / 255 in float32 may lie just below
 
-    def _compared(self, image: Array) -> Array:
+    def _select_pixels(self, image: Array) -> Array:
+        """The channels and pixels that the protocol compares."""
         if self.channels != "all" and len(image) == 3:
             weights, offset = MATLAB if self.channels == "matlab" else FULL_RANGE
             image = np.tensordot(weights, image, 1)[None] + offset
@@ -123,7 +127,9 @@ def protocol(name: str) -> Protocol:
     """
     if name not in PROTOCOLS:
         known = ", ".join(PROTOCOLS)
-        raise InputError(f"no protocol '{name}'{nearest(name, PROTOCOLS)}; there are {known}")
+        raise InputError(
+            f"no protocol '{name}'{suggest_nearest(name, PROTOCOLS)}; there are {known}"
+        )
     return PROTOCOLS[name]
 
 
@@ -158,10 +164,10 @@ def _ssim(a: Array, b: Array) -> float:
     )
 
 
-def _plain(image: Tensor) -> Array:
-    """float64 on the CPU; some devices have no float64."""
-    plain: Array = image.detach().cpu().double().numpy()
-    return plain
+def _to_float64(image: Tensor) -> Array:
+    """A float64 array on the CPU; some devices have no float64."""
+    array: Array = image.detach().cpu().double().numpy()
+    return array
 
 
 def mean(values: list[float]) -> float:

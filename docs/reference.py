@@ -354,7 +354,7 @@ def section_rows(
     said, hints = field_comments(section), typing.get_type_hints(section, include_extras=True)
     for name, hint in hints.items():
         key = f"{prefix}{name}"
-        nested = schema._group(hint) or hint
+        nested = schema._group_type(hint) or hint
         if nested is schema.Table:
             yield "| `table` | | a group | the table: `bmo table NAME`, see [`table`](table.md) |"
         elif nested is schema.Target:

@@ -79,7 +79,7 @@ def composed(command, words):
     words = [word for word in words if word not in {"--cfg", "job", *searched}]
     words = [word for word in words if not word.startswith("-")]
     if command == "table":
-        words = [*invocation._table_words(words), "out=OUT"]
+        words = [*invocation._rewrite_table_words(words), "out=OUT"]
     jobs = list(itertools.product(*map(values, OverridesParser.create().parse_overrides(words))))
     extra = [f"hydra.searchpath=[file://{ROOT / folder}]" for folder in searched]
     for job in {jobs[0], jobs[-1]}:

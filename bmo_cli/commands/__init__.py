@@ -1,1 +1,1 @@
-"""A file for each command of `bmo`, and the dispatch from a composed configuration to it."""
+"""A module for each command of `bmo`, and the dispatch from a composed configuration to it."""

@@ -1,4 +1,4 @@
-"""`bmo audit`: every hyper-optimiser and operator held to what it promises."""
+"""`bmo audit`: measure whether every hyper-optimiser and operator keeps what it declares."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import asdict, fields
 
 import torch
 
-from bmo_cli.config.commands import plugins_word
+from bmo_cli.config.commands import format_plugins
 from bmo_cli.config.compose import compose
 from bmo_cli.config.schema import AuditConfig
-from bmo_cli.errors import BmoError, InputError, nearest
+from bmo_cli.errors import BmoError, InputError, suggest_nearest
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
 from bmo_cli.gkm.operator import NumericalOperator
@@ -37,7 +37,7 @@ OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
 def audit(
     run: Run[AuditConfig],
 ) -> RunResult:
-    """Measure, write audit.md, audit.csv and audit.png, and say what broke its promise.
+    """Measure, and write audit.md, audit.csv and audit.png.
 
     Args:
         run: of the audit.
@@ -46,29 +46,30 @@ def audit(
         The content of result.json, which the caller writes.
 
     Raises:
-        BmoError: a method or an operator broke its promise; the report is written before.
+        BmoError: a measurement contradicts the declaration of a method or an operator. The report
+            is written before.
     """
-    torch.set_num_threads(1)  # the problems are tiny: threads would only wait for one another
+    torch.set_num_threads(1)  # for such small problems several threads are slower
     config, choices = run.config, run.spec.choices
     plugins = load_plugins(config.plugins)
-    methods = _methods(config, choices, plugins)
+    methods = _build_methods(config, choices, plugins)
     scheme = None
     if config.gkm is not None:
         scheme = instantiate(config.gkm, "gkm", plugins, GKM)
-    problems = _problems(config.problem)
+    problems = _choose_problems(config.problem)
     run.start()
     gradients = [
-        _gradient(problem, method, hyper, scheme)
+        _audit_gradient(problem, method, hyper, scheme)
         for problem in problems
         for method, hyper in methods.items()
     ]
     if config.hyper is None:
-        operators = _operators(choices["gkm"], scheme)
+        operators = _build_operators(choices["gkm"], scheme)
         norms = [record for name, part in operators.items() for record in audit_norm(name, part)]
     else:
         norms = []
-    _report(run.folder, gradients, norms)
-    _require_kept(gradients, norms, run.folder)
+    _write_report(run.folder, gradients, norms)
+    _require_no_violation(gradients, norms, run.folder)
     return RunResult(
         status="ok",
         metrics={
@@ -82,10 +83,10 @@ def audit(
     )
 
 
-def _require_kept(
+def _require_no_violation(
     gradients: Sequence[GradientRecord], norms: Sequence[NormRecord], folder: RunFolder
 ) -> None:
-    """Refuse methods and operators that broke their promise."""
+    """Raise BmoError if a measurement contradicts a declaration."""
     broken = [
         *(f"{r.method} on {r.problem}: error {r.error:.1e}" for r in gradients if r.failed),
         *(f"{r.operator} on {r.problem}: ratio {r.inside:.8f}" for r in norms if r.failed),
@@ -96,13 +97,13 @@ def _require_kept(
     log.info("%d promises hold, none is broken", len(kept))
 
 
-def _methods(
+def _build_methods(
     config: AuditConfig, choices: Mapping[str, str | None], plugins: Sequence[str]
 ) -> dict[str, HyperOptimizer]:
     if config.hyper is not None:
         name = choices["hyper"] or "hyper"
         return {name: instantiate(config.hyper, "hyper", plugins, HyperOptimizer)}
-    given = [plugins_word(plugins)] if plugins else []
+    given = [format_plugins(plugins)] if plugins else []
     return {
         name: instantiate(
             compose([*overrides, *given]).config.hyper, "hyper", plugins, HyperOptimizer
@@ -111,7 +112,7 @@ def _methods(
     }
 
 
-def _problems(chosen: str | Sequence[str]) -> list[str]:
+def _choose_problems(chosen: str | Sequence[str]) -> list[str]:
     names = [chosen] if isinstance(chosen, str) else list(chosen)
     if names == ["all"]:
         return list(PROBLEMS)
@@ -119,12 +120,14 @@ def _problems(chosen: str | Sequence[str]) -> list[str]:
         raise InputError(f"problem is empty; known: all, {', '.join(PROBLEMS)}")
     for name in names:
         if name not in PROBLEMS:
-            hint = nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
+            hint = suggest_nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
             raise InputError(f"unknown problem '{name}'{hint}")
     return names
 
 
-def _gradient(name: str, method: str, hyper: HyperOptimizer, given: GKM | None) -> GradientRecord:
+def _audit_gradient(
+    name: str, method: str, hyper: HyperOptimizer, given: GKM | None
+) -> GradientRecord:
     problem = PROBLEMS[name]()
     operator = problem.operator if given is None else copy.deepcopy(given.operator)
     undamped = given is not None and given.alpha == 1
@@ -139,7 +142,7 @@ def _gradient(name: str, method: str, hyper: HyperOptimizer, given: GKM | None) 
     return record
 
 
-def _operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperator]:
+def _build_operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperator]:
     if given is not None:
         return {name or "gkm": given.operator}
     return {
@@ -148,16 +151,16 @@ def _operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperat
     }
 
 
-def _report(
+def _write_report(
     folder: RunFolder, gradients: Sequence[GradientRecord], norms: Sequence[NormRecord]
 ) -> None:
     gradient_header = [
         *("problem", "method", "relative error", "angle (deg)", "bound", "T", "J^T v"),
         *("seconds", "graph (KiB)", "note"),
     ]
-    gradient_rows = [_gradient_row(record) for record in gradients]
+    gradient_rows = [_format_gradient_row(record) for record in gradients]
     norm_header = ["operator", "problem", "condition", "inside", "30 % beyond", "promise"]
-    norm_rows = [_norm_row(record) for record in norms]
+    norm_rows = [_format_norm_row(record) for record in norms]
     text = "# Audit\n\nHyper-gradients against central finite differences of their own objective, "
     text += "float64.\n\n" + markdown(gradient_header, gradient_rows) + "\n"
     if norms:
@@ -179,7 +182,7 @@ def _report(
     log.info("\n%s\n", text_table([gradient_header[:-1], *(row[:-1] for row in gradient_rows)]))
 
 
-def _gradient_row(record: GradientRecord) -> list[str]:
+def _format_gradient_row(record: GradientRecord) -> list[str]:
     if math.isnan(record.error):
         return [record.problem, record.method, *["-"] * 7, record.note]
     bound = "-" if record.bound is None else f"{record.bound:.0e}"
@@ -197,7 +200,7 @@ def _gradient_row(record: GradientRecord) -> list[str]:
     ]
 
 
-def _norm_row(record: NormRecord) -> list[str]:
+def _format_norm_row(record: NormRecord) -> list[str]:
     promise = "nonexpansive" if record.nonexpansive else "none"
     return [
         record.operator,

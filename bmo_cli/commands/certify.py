@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.behaviour import require_map_of
+from bmo_cli.experiment.behaviour import require_map_on_split
 from bmo_cli.experiment.build import build
-from bmo_cli.experiment.certificate_report import run_identity, write_certificate
+from bmo_cli.experiment.certificate_report import hash_run_files, write_certificate
 from bmo_cli.experiment.checkpoint import load_checkpoint
-from bmo_cli.experiment.inputs import differing
-from bmo_cli.experiment.plugins import names_plugins, plugin_contents
+from bmo_cli.experiment.inputs import list_changed_inputs
+from bmo_cli.experiment.plugins import hash_plugins, names_plugins
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run
 from bmo_cli.results.run_folder import RunFolder
@@ -27,7 +27,7 @@ log = logging.getLogger("bmo")
 def certify_run(
     run: Run[EvalConfig],
 ) -> RunResult:
-    """Certify the best checkpoint of `config.run` on its validation problems.
+    """Certify the best checkpoint of `config.run` on the validation problems of that run.
 
     Args:
         run: of the certification.
@@ -36,37 +36,36 @@ def certify_run(
         The content of result.json, which the caller writes.
 
     Raises:
-        InputError: not a finished run, or its checkpoint, configuration and data do not belong
-            together.
-        BmoError: the certificate is refused; it is written before.
+        InputError: the run is not finished, or its checkpoint, configuration and data do not match.
+        BmoError: the certificate is refused. The certificate is written before.
     """
     config, folder = run.config, RunFolder(Path(run.config.run))
-    trained = _finished_result(folder, config.plugins)
+    trained = _require_finished(folder, config.plugins)
     experiment = build(config)
     experiment.task.prepare(["val"])
     best = folder.checkpoints / "best.safetensors"
     progress = load_checkpoint(best, experiment.omega)
-    _require_inputs(trained, experiment.task.fingerprints())
+    _require_same_inputs(trained, experiment.task.fingerprints())
     history = folder.read_history()
-    require_map_of(experiment, "val")
-    _require_plugins(trained, config.plugins)
+    require_map_on_split(experiment, "val")
+    _require_same_plugins(trained, config.plugins)
     run.start()
     certification = write_certificate(experiment, config, history, run.folder)
     result = RunResult(status="ok", steps=progress.step, identity=trained.identity)
     result = result.including(certification)
     if result.message:
-        run.finish(result)  # a refusal is a result, too
+        run.finish(result)  # a refused certificate is a result, too
         raise BmoError(f"{result.message}; see {run.spec.path}")
     return result
 
 
-def _finished_result(run: RunFolder, plugins: Sequence[str]) -> RunResult:
-    """The result of a run that has ended, and whose files are those that the result is about."""
-    trained, present = run.read_result(), run_identity(run)
+def _require_finished(run: RunFolder, plugins: Sequence[str]) -> RunResult:
+    """The result of a finished run whose files have the hashes recorded in the result."""
+    trained, present = run.read_result(), hash_run_files(run)
     recorded = None if trained is None else trained.identity
     if recorded is None and (trained is None or trained.status != "ok"):
         status = "no result.json" if trained is None else trained.status
-        again = command("train", plugins=plugins, resume=run.path)
+        again = format_command("train", plugins=plugins, resume=run.path)
         raise InputError(
             f"{run.path} is not a finished run ({status}), and a certificate needs one; finish it "
             f"with '{again}'"
@@ -86,9 +85,10 @@ def _finished_result(run: RunFolder, plugins: Sequence[str]) -> RunResult:
     return trained
 
 
-def _require_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
+def _require_same_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None:
+    """Refuse data that differ from those the run was trained with."""
     keys = ("val", "val_rain", "kernel_content", "dictionary")
-    others = differing(trained.data or {}, fingerprints, keys)
+    others = list_changed_inputs(trained.data or {}, fingerprints, keys)
     if others:
         raise InputError(
             f"the run was trained with other data ({', '.join(others)}) than are found now; name "
@@ -96,9 +96,13 @@ def _require_inputs(trained: RunResult, fingerprints: Mapping[str, Any]) -> None
         )
 
 
-def _require_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
-    """To be asked when they have computed something: what they import then is a part of them."""
-    present = plugin_contents(plugins)
+def _require_same_plugins(trained: RunResult, plugins: Sequence[str]) -> None:
+    """Refuse plug-ins that changed since training.
+
+    This must be called after the plug-ins have computed something. The modules that they import
+    then count as parts of them.
+    """
+    present = hash_plugins(plugins)
     for name, digest in (trained.plugins or {}).items():
         if present.get(name, digest) != digest:
             raise InputError(

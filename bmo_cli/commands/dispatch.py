@@ -1,4 +1,4 @@
-"""What Hydra calls: check the configuration, run the command, leave a result whatever happens."""
+"""The function that Hydra calls: check the configuration, run the command, record the result."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from bmo_cli.config.commands import command as printed_command
-from bmo_cli.config.commands import here
-from bmo_cli.config.effective import Checked, checked_config
-from bmo_cli.config.names import NAMED, plain_name, recorded_names
-from bmo_cli.config.overrides import own_files
+from bmo_cli.config.commands import format_command, relative_to_cwd
+from bmo_cli.config.effective import CheckedConfig, resolve_and_check
+from bmo_cli.config.names import NAMED, choice_name_or_none, read_recorded_choices
+from bmo_cli.config.overrides import own_config_words
 from bmo_cli.config.schema import AuditConfig, Config, EvalConfig, RestoreConfig, TableConfig
-from bmo_cli.config.snapshot import with_recorded_weights
+from bmo_cli.config.snapshot import restore_weight_keys
 from bmo_cli.errors import (
     InputError,
     Interrupted,
     RunLocked,
-    disk_full_in_one_line,
-    exits_as_errors,
-    printable,
+    convert_exits,
+    escape_unprintable,
+    explain_full_disk,
 )
 from bmo_cli.jobs.allocator import keep_freed_memory
 from bmo_cli.jobs.failures import record_failure
@@ -45,7 +44,7 @@ log = logging.getLogger("bmo")
 class Job:
     """A command as a function of the composed configuration: called once, or once a job of a sweep.
 
-    It can be pickled before its first call, as launchers do that run jobs elsewhere.
+    It can be pickled before its first call, which launchers do for jobs in other processes.
 
     Attributes:
         command: one of `cli.COMMANDS`.
@@ -65,26 +64,26 @@ class Job:
             config: as Hydra composed it.
 
         Returns:
-            The validation score, which Hydra's sweepers optimise, where there is one. In a sweep
-            NaN, what a sweeper takes as a failed trial, where the job failed: Hydra would stop at
-            an exception. The job's folder says why.
+            The validation score, where there is one; Hydra's sweepers optimise it. For a failed job
+            of a sweep NaN, which a sweeper takes as a failed trial: Hydra would stop the sweep at
+            an exception. The folder of the job records the reason.
 
         Raises:
-            BmoError: what went wrong. The run folder then holds a result.json that says so, except
-                when a single run was refused before it began.
-            SystemExit: a sweep was asked to stop.
+            BmoError: what went wrong. The run folder then holds a result.json with the reason,
+                except when a single run was refused before it started.
+            SystemExit: a sweep received a request to stop.
         """
         keep_freed_memory()
-        logging.raiseExceptions = False  # a reader that went away (`bmo train | head`) is no error
+        logging.raiseExceptions = False  # a closed pipe (`bmo train | head`) is no error
         sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
-            with exits_as_errors():
+            with convert_exits():
                 result = self._run(config)
         except Interrupted as error:
             if not sweeps:
                 raise
-            print(f"bmo: {printable(str(error))}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from error  # past Hydra, which would go on
+            print(f"bmo: {escape_unprintable(str(error))}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from error  # Hydra would continue after an exception
         except Exception:
             if not sweeps:
                 raise
@@ -96,34 +95,34 @@ class Job:
         """Wait for the jobs of a sweep that still run.
 
         Raises:
-            Interrupted: this process was asked to stop; every job is saved.
+            Interrupted: this process received a request to stop; every job has a checkpoint.
         """
         if self._jobs is not None:
             self._jobs.finish()
 
     def _run(self, config: DictConfig) -> RunResult | None:
-        """The result; None: of a command without one, or of a job that still runs."""
+        """The result; None for a command without a result, and for a job that still runs."""
         hydra = HydraConfig.get()
         if self.command == "restore":
             from bmo_cli.commands.restore import restore
 
-            restore(cast(RestoreConfig, checked_config("restore", config, self.typed).config))
+            restore(cast(RestoreConfig, resolve_and_check("restore", config, self.typed).config))
             return None
         if self.command == "table":
             from bmo_cli.tables.make import make_table
 
-            checked = cast(TableConfig, checked_config("table", config, self.typed).config)
-            make_table(checked, hydra.runtime.choices["table"], own_files(hydra))
+            checked = cast(TableConfig, resolve_and_check("table", config, self.typed).config)
+            make_table(checked, hydra.runtime.choices["table"], own_config_words(hydra))
             return None
         path, run, choices = Path(hydra.runtime.output_dir), None, dict[str, str | None]()
         try:
             if hydra.job.chdir:
                 raise InputError("hydra.job.chdir=true moves every relative path; leave it out")
-            checked_run = checked_config(self.command, config, self.typed)
-            choices = _choices(dict(hydra.runtime.choices), checked_run, self.typed)
-            run = Run(_spec(self.command, checked_run, choices, path))
-            with disk_full_in_one_line(str(path), _again(self.command, run)), exits_as_errors():
-                result = self._result(run)
+            checked_run = resolve_and_check(self.command, config, self.typed)
+            choices = _collect_choices(dict(hydra.runtime.choices), checked_run, self.typed)
+            run = Run(_build_spec(self.command, checked_run, choices, path))
+            with explain_full_disk(str(path), _recovery_hint(self.command, run)), convert_exits():
+                result = self._dispatch(run)
         except Exception as error:
             started = self.started = run is not None and run.state != "prepared"
             if (started or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
@@ -131,11 +130,11 @@ class Job:
                 record_failure(path, error, choices, about=about, started=started)
             raise
         if result is not None:
-            log.info("results in %s", here(path))
+            log.info("results in %s", relative_to_cwd(path))
         return result
 
-    def _result(self, run: Run[Any]) -> RunResult | None:
-        """What the command returns. It imports torch only now that the configuration is good."""
+    def _dispatch(self, run: Run[Any]) -> RunResult | None:
+        """Call the command. Torch is imported here, after the configuration is checked."""
         if self.command == "train":
             return self._train(run)
         if self.command == "eval":
@@ -170,48 +169,48 @@ class Job:
         return train(run)
 
 
-def _spec(
-    command: str, checked: Checked, choices: Mapping[str, str | None], path: Path
+def _build_spec(
+    command: str, checked: CheckedConfig, choices: Mapping[str, str | None], path: Path
 ) -> RunSpec[Config | AuditConfig]:
     config, snapshot = cast(Config | AuditConfig, checked.config), None
-    existing = _existing(config)
+    existing = _existing_run(config)
     if existing is not None:
-        snapshot = OmegaConf.to_yaml(with_recorded_weights(checked.composed, Path(existing)))
+        snapshot = OmegaConf.to_yaml(restore_weight_keys(checked.composed, Path(existing)))
     logging_config: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
     about = existing if command in ("eval", "certify") else None
     return RunSpec(config, choices, path, logging_config, snapshot, about)
 
 
-def _existing(config: object) -> str | None:
-    """Folder of the run that the command is about, or that goes on."""
+def _existing_run(config: object) -> str | None:
+    """Folder of the existing run that the command reads or resumes; None for a new run."""
     if isinstance(config, EvalConfig):
         return config.run
     return config.resume if isinstance(config, Config) else None
 
 
-def _again(command: str, run: Run[Any]) -> str:
-    """What to do once there is room on the disk."""
+def _recovery_hint(command: str, run: Run[Any]) -> str:
+    """What the user does once there is room on the disk."""
     if command != "train":
         return "give the same command again"
-    resume = printed_command("train", plugins=run.config.plugins, resume=run.spec.path)
+    resume = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
     return f"go on with '{resume}'"
 
 
-def _choices(
-    composed: Mapping[str, str], checked: Checked, typed: tuple[str, ...]
+def _collect_choices(
+    composed: Mapping[str, str], checked: CheckedConfig, typed: tuple[str, ...]
 ) -> dict[str, str | None]:
-    """Chosen option of every group; of a run that exists its own, where nothing else was typed.
+    """The choice of every group. An existing run keeps its choices where nothing else was typed.
 
-    A run that was killed before its first result.json is known by what Hydra recorded, and by what
-    was composed from its overrides where even that is missing.
+    For a run that was killed before its first result.json, the choices are those that Hydra
+    recorded; where these are missing too, those composed from its overrides.
     """
     chosen = {group: composed.get(group) for group in NAMED}
-    existing = _existing(checked.config)
+    existing = _existing_run(checked.config)
     if existing is None:
         return chosen
     result = RunFolder(Path(existing)).read_result()
     recorded: Mapping[str, object] = {} if result is None else result.choices
-    if plain_name(recorded.get("task")) is None:
-        recorded = recorded_names(Path(existing)) or chosen
+    if choice_name_or_none(recorded.get("task")) is None:
+        recorded = read_recorded_choices(Path(existing)) or chosen
     new = {group for group in NAMED if any(text.startswith(f"{group}=") for text in typed)}
-    return {g: chosen[g] if g in new else plain_name(recorded.get(g)) for g in NAMED}
+    return {g: chosen[g] if g in new else choice_name_or_none(recorded.get(g)) for g in NAMED}

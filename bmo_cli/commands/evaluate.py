@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
 from bmo_cli.data.perceptual import look_alikes
-from bmo_cli.experiment.behaviour import require_map_of
+from bmo_cli.experiment.behaviour import require_map_on_split
 from bmo_cli.experiment.build import build, describe_device
-from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
+from bmo_cli.experiment.checkpoint import count_parameters, load_checkpoint
 from bmo_cli.experiment.plugins import names_plugins
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
@@ -38,15 +38,15 @@ def evaluate_run(
         The content of result.json, which the caller writes.
 
     Raises:
-        InputError: something cannot be used; the evaluation is still `prepared`.
-        Interrupted: this process was asked to stop.
+        InputError: an input cannot be used; the state of the evaluation is still `prepared`.
+        Interrupted: this process received a request to stop.
     """
     config = run.config
     trained = RunFolder(Path(config.run))
     experiment = build(config)
     experiment.task.prepare(["test"])
     progress = load_checkpoint(trained.checkpoints / "best.safetensors", experiment.omega)
-    require_map_of(experiment, "test")
+    require_map_on_split(experiment, "test")
     result = RunResult(
         status="ok",
         choices=run.spec.choices,
@@ -56,7 +56,7 @@ def evaluate_run(
         train_seconds=progress.seconds,
         nonexpansive=experiment.nonexpansive,
         notes=experiment.notes,
-        parameters=parameter_count(experiment.omega),
+        parameters=count_parameters(experiment.omega),
         versions=versions(),
         git=git_state(),
         device=describe_device(experiment.device),
@@ -64,17 +64,18 @@ def evaluate_run(
     recorded = trained.read_result()
     run.start()
     with StopRequest() as stop:
-        again = command("eval", plugins=config.plugins, run=trained.path)
+        again = format_command("eval", plugins=config.plugins, run=trained.path)
         testing = evaluate_test(experiment, config.eval, run.folder, again, stop)
     if recorded is not None:
-        testing = replace(testing, data=_with_leaks(testing.data, recorded.data or {}))
+        testing = replace(testing, data=_add_leaks(testing.data, recorded.data or {}))
     return replace(result.including(testing), peak_rss_mib=peak_rss_mib())
 
 
-def _with_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Fingerprints in which `shared` lists the test images that the run was trained or selected on.
+def _add_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprints of the test data, with leaks from the training and validation splits of the run.
 
-    `similar` lists near-duplicates. Both are logged.
+    `shared` lists test images that are equal to an image of these splits, `similar` lists
+    near-duplicates. Both are logged.
     """
     data: dict[str, Any] = {
         key: list(v) if key in ("shared", "similar") else v for key, v in tested.items()
@@ -82,11 +83,11 @@ def _with_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[s
     test = data.get("test", {})
     for split in ("train", "val"):
         known = trained.get(split, {})
-        seen = {entry["hash"]: name for name, entry in known.get("files", {}).items()}
+        names_by_hash = {entry["hash"]: name for name, entry in known.get("files", {}).items()}
         equal = {}
         for name, entry in test.get("files", {}).items():
-            if entry["hash"] in seen:
-                equal[name] = seen[entry["hash"]]
+            if entry["hash"] in names_by_hash:
+                equal[name] = names_by_hash[entry["hash"]]
                 line = f"{equal[name]} ({split} of the run) = {name} (test)"
                 data["shared"].append(line)
                 log.warning("the same image is in two splits: %s", line)

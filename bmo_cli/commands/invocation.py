@@ -1,4 +1,4 @@
-"""The words of a command line as Hydra takes them. Nothing is run or written here."""
+"""Convert the words of a command line to those that Hydra takes. Nothing is run or written here."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bmo_cli.config.commands import quoted
+from bmo_cli.config.commands import quote_value
 from bmo_cli.config.locate import choices
 from bmo_cli.config.own_files import CONFIG_DIR_FLAGS, config_dirs, require_free_names
-from bmo_cli.config.paths import at_home
+from bmo_cli.config.paths import expand_home
 from bmo_cli.config.recorded import (
     RecordedSweep,
-    combine,
-    recorded_overrides,
-    recorded_sweep,
-    refuse_changes_of_a_sweep,
+    merge_overrides,
+    read_recorded_overrides,
+    read_recorded_sweep,
+    refuse_sweep_changes,
 )
-from bmo_cli.config.typed import readable, text_of
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.config.typed import path_of_key, quote_overrides
+from bmo_cli.errors import InputError, suggest_nearest
 from bmo_cli.results.run_folder import require_closed
 
 _FLAGS_WITH_VALUE = {
@@ -30,8 +30,8 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"),
     *("--info", "-i", "--shell-completion", "-sc"),
 }
-"""Hydra's flags; --experimental-rerun is left out, which would unpickle a file."""
-_PLACES = {*CONFIG_DIR_FLAGS, "--config-path", "-cp"}
+"""Allowed flags of Hydra. --experimental-rerun is excluded, because it unpickles a file."""
+_FOLDERS = {*CONFIG_DIR_FLAGS, "--config-path", "-cp"}
 _DRY_RUN = "--dry-run"
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 _SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
@@ -47,10 +47,10 @@ class Invocation:
 
     Attributes:
         command: its first word.
-        words: flags first, then overrides: those recorded in a run or sweep, and those typed.
+        words: flags first, then the recorded overrides of a run or sweep, then the typed ones.
         typed: overrides of this command line alone.
         dry_run: whether the jobs of a sweep are only listed.
-        resumed: folder of the sweep that goes on; None: it is another command.
+        resumed: folder of the resumed sweep; None for other commands.
         warnings: lines for the user.
     """
 
@@ -63,39 +63,38 @@ class Invocation:
 
     @property
     def sweeps(self) -> bool:
-        """Whether it asks for a sweep."""
+        """Whether this is a sweep."""
         return bool(_SWEEPS & set(self.words))
 
     @property
     def wants_help(self) -> bool:
-        """Whether it asks for help."""
+        """Whether the command line has a help flag."""
         return bool({"--help", "-h"} & set(self.words))
 
 
 def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     """Read the words that follow a command.
 
-    `eval`, `restore` and a resumed `train` start from what was typed for the run that they name.
+    `eval`, `restore` and a resumed `train` start from the recorded overrides of the run.
 
     Args:
         command: one of `cli.COMMANDS`.
-        words: flags, which users mix with overrides, and overrides.
+        words: flags and overrides, in any order.
 
     Raises:
-        InputError: a word cannot be read, a flag is unknown, or the run that is named cannot be
-            used.
+        InputError: a word cannot be read, a flag is unknown, or the named run cannot be used.
     """
     dry_run = command != "table" and _DRY_RUN in words
     words = [word for word in words if word != _DRY_RUN or not dry_run]
     if command in NO_SWEEPS and _SWEEPS & set(words):
         raise InputError(NO_SWEEPS[command])
-    words = (_table_words if command == "table" else _flags_first)(words)
+    words = (_rewrite_table_words if command == "table" else _move_flags_first)(words)
     require_free_names(words)
-    words = readable(words)
+    words = quote_overrides(words)
     typed = tuple(word for word in words if not word.startswith("-"))
     invocation = Invocation(command, tuple(words), typed, dry_run)
     if any("=" in word for word in words):
-        invocation = _with_recorded(invocation)
+        invocation = _add_recorded(invocation)
     if dry_run and not invocation.sweeps:
         raise InputError(
             "--dry-run lists the jobs of a sweep (-m, or resume=SWEEP) or the cells of a table; "
@@ -104,13 +103,13 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     return invocation
 
 
-def _table_words(words: Sequence[str]) -> list[str]:
+def _rewrite_table_words(words: Sequence[str]) -> list[str]:
     """`bmo table NAME task=TASK` as Hydra's `table=NAME only=TASK`."""
-    words = _flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
+    words = _move_flags_first(["dry_run=true" if word == _DRY_RUN else word for word in words])
     renamed = [
         f"table={word}"
         if re.fullmatch(r"\w[\w-]*", word)
-        else re.sub(r"^task=", "only=", word)  # a group of its own, which a table has not
+        else re.sub(r"^task=", "only=", word)  # `bmo table` has no group `task`
         for word in words
     ]
     shows = any(word in _ONLY_SHOW for word in words)
@@ -120,8 +119,8 @@ def _table_words(words: Sequence[str]) -> list[str]:
     return renamed
 
 
-def _flags_first(words: Sequence[str]) -> list[str]:
-    """Hydra's parser wants its flags before or after all overrides; users mix them."""
+def _move_flags_first(words: Sequence[str]) -> list[str]:
+    """Move flags before the overrides: Hydra's parser does not accept flags between overrides."""
     flags: list[str] = []
     rest = iter(words)
     overrides = []
@@ -130,49 +129,51 @@ def _flags_first(words: Sequence[str]) -> list[str]:
             overrides.append(word)
             continue
         if word.split("=")[0] not in _FLAGS:
-            hint = nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
+            hint = suggest_nearest(word, {*_FLAGS, _DRY_RUN}) or "; see bmo --help"
             raise InputError(f"unknown flag '{word}'{hint}")
         flag, equals, value = word.partition("=")
         if flag in _FLAGS_WITH_VALUE:
             following = value if equals else next(rest, None)
             if not following:
                 raise InputError(f"{flag} is given without a value: {flag} VALUE")
-            word = f"{flag}={_place(following) if flag in _PLACES else following}"
+            word = f"{flag}={_absolute_folder(following) if flag in _FOLDERS else following}"
         flags.append(word)
     return flags + overrides
 
 
-def _place(folder: str) -> str:
-    """A folder of YAML files, which Hydra would look for beside its caller."""
-    return folder if folder.startswith("pkg://") else str(Path(at_home(folder)).absolute())
+def _absolute_folder(folder: str) -> str:
+    """A folder of YAML files; Hydra would look for a relative one beside its caller."""
+    return folder if folder.startswith("pkg://") else str(Path(expand_home(folder)).absolute())
 
 
-def _with_recorded(invocation: Invocation) -> Invocation:
-    """The invocation with what was typed for the run or the sweep that it names, if it does."""
+def _add_recorded(invocation: Invocation) -> Invocation:
+    """The invocation with the recorded overrides of the run or sweep that it names, if any."""
     resumes, words = invocation.command == "train", invocation.words
-    text = text_of(words, "resume" if resumes else "run")
+    text = path_of_key(words, "resume" if resumes else "run")
     if text is None:
         return invocation
     folder, sweep = Path(text), None
-    if resumes:  # the others write elsewhere
+    if resumes:  # other commands do not write into this folder
         require_closed(folder)
-        sweep = recorded_sweep(folder)
+        sweep = read_recorded_sweep(folder)
     if sweep is not None:
-        return _resumed_sweep(invocation, folder, sweep)
+        return _resume_sweep(invocation, folder, sweep)
     if resumes and invocation.sweeps:
         raise InputError(
             f"{folder} is no sweep, and a run goes on alone: leave out -m; a sweep goes on with "
             "resume=SWEEP"
         )
-    combined = combine(recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words)
-    # A resumed run goes on in its folder; its snapshot is only replaced once it is known to work.
-    here = [f"hydra.run.dir={quoted(text)}", "hydra.output_subdir=null"] if resumes else []
-    return replace(invocation, words=tuple(_flags_first([*combined, *here])))
+    combined = merge_overrides(
+        read_recorded_overrides(folder, all_of_them=bool(config_dirs(words))), words
+    )
+    # A resumed run keeps its folder. Its snapshot is replaced only after the run has started.
+    place = [f"hydra.run.dir={quote_value(text)}", "hydra.output_subdir=null"] if resumes else []
+    return replace(invocation, words=tuple(_move_flags_first([*combined, *place])))
 
 
-def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
+def _resume_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -> Invocation:
     words = invocation.words
-    refuse_changes_of_a_sweep(words)
+    refuse_sweep_changes(words)
     warnings = []
     for override in sweep.left_out:
         key = override.split("=", 1)[0]
@@ -182,10 +183,12 @@ def _resumed_sweep(invocation: Invocation, folder: Path, sweep: RecordedSweep) -
             raise InputError(f"{folder} was started with {override}; its jobs are there: type it")
         warnings.append(f"not taken from {folder}: {override} (type it again, if you trust it)")
     typed = [word for word in words if not word.startswith("resume=")]
-    where = f"hydra.sweep.dir={quoted(folder.absolute())}"
+    where = f"hydra.sweep.dir={quote_value(folder.absolute())}"
     return replace(
         invocation,
-        words=tuple(_flags_first([*combine(sweep.overrides, typed), where, "--multirun"])),
+        words=tuple(
+            _move_flags_first([*merge_overrides(sweep.overrides, typed), where, "--multirun"])
+        ),
         resumed=folder.absolute(),
         warnings=tuple(warnings),
     )

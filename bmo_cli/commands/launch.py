@@ -1,8 +1,8 @@
-"""From the words of a command line to the command: Hydra composes, then one run or a sweep.
+"""Compose the configuration with Hydra, then start one run or a sweep.
 
-This is what `hydra.main` does, written out, because Hydra's hooks get no more than the
-configuration: here a run's folder is made for it alone, all jobs of a sweep are checked before the
-first one starts, and an error comes back as itself.
+This module replaces `hydra.main`, whose hooks receive the configuration alone. Here every run gets
+a new folder, all jobs of a sweep are checked before the first one starts, and errors keep their
+type.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.commands.dispatch import Job
 from bmo_cli.commands.invocation import NO_SWEEPS, Invocation
-from bmo_cli.config.commands import command, here, quoted
+from bmo_cli.config.commands import format_command, quote_value, relative_to_cwd
 from bmo_cli.config.help import register_help
 from bmo_cli.config.locate import config_dir
-from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.own_files import config_dirs
-from bmo_cli.config.paths import at_home
-from bmo_cli.errors import InputError, printable, printable_lines
-from bmo_cli.jobs.sweep_end import put_away_pickles, require_all_done
-from bmo_cli.jobs.sweep_plan import dry_run, planned
+from bmo_cli.config.paths import expand_home
+from bmo_cli.errors import InputError, escape_unprintable, escape_unprintable_lines
+from bmo_cli.jobs.sweep_end import rename_pickles, require_all_ok
+from bmo_cli.jobs.sweep_plan import list_jobs, plan_jobs
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import MadeFolder, make_unique
 
-_BASE = "1.3"
-"""Hydra's defaults that are meant"""
+_HYDRA_VERSION = "1.3"
+"""Version of Hydra whose defaults apply."""
 
 
 def launch(invocation: Invocation, purpose: str, example: str) -> None:
-    """Run a command as often as its command line says.
+    """Run a command once, or as a sweep.
 
     Args:
         invocation: the command line.
@@ -60,27 +60,27 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
     if invocation.wants_help:
         register_help(invocation.command, purpose, example, words)
         words.append("hydra/help=bmo_command")
-    version.setbase(_BASE)
+    version.setbase(_HYDRA_VERSION)
     options = get_args_parser().parse_args(words)
     shows = (options.help, options.hydra_help, options.shell_completion, options.resolve)
     if any(shows) or options.cfg or options.info or (options.run and options.multirun):
-        show(invocation.command, words)
+        show_with_hydra(invocation.command, words)
         return
-    app = _app(invocation.command, options.config_path, options.config_dir)
+    app = _create_hydra(invocation.command, options.config_path, options.config_dir)
     name = options.config_name or invocation.command
     try:
-        if _sweeps(app, name, options.run, invocation):
-            _sweep(app, name, options.overrides, invocation)
+        if _asks_for_sweep(app, name, options.run, invocation):
+            _run_sweep(app, name, options.overrides, invocation)
         else:
             _run_once(app, name, options.overrides, invocation)
     finally:
         GlobalHydra.instance().clear()
 
 
-def _sweeps(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
+def _asks_for_sweep(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
     """Whether the command line or a YAML file asks for a sweep."""
     own = config_dirs(invocation.words) or any("hydra.mode" in word for word in invocation.words)
-    if invocation.sweeps or run or not own:  # what is shipped asks for none
+    if invocation.sweeps or run or not own:  # the shipped YAML files ask for none
         return invocation.sweeps
     overrides = [word for word in invocation.words if not word.startswith("-")]
     mode = app.get_mode(name, overrides)
@@ -89,25 +89,25 @@ def _sweeps(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
     return bool(mode == RunMode.MULTIRUN)
 
 
-def show(command: str, words: Sequence[str]) -> None:
-    """Have Hydra print help, a configuration or completions.
+def show_with_hydra(command: str, words: Sequence[str]) -> None:
+    """Let Hydra print help, a configuration or completions.
 
     Args:
-        command: whose configuration it is.
+        command: the command with this configuration.
         words: flags first, then overrides.
     """
     sys.argv = ["bmo", *words]
     main = hydra_package.main(
-        version_base=_BASE, config_path=str(config_dir()), config_name=command
+        version_base=_HYDRA_VERSION, config_path=str(config_dir()), config_name=command
     )
-    main(_runs_nothing)()
+    main(_must_not_run)()
 
 
-def _runs_nothing(config: DictConfig) -> None:
+def _must_not_run(config: DictConfig) -> None:
     raise AssertionError("Hydra was asked to show something")
 
 
-def _app(command: str, config_path: str | None, own: str | None) -> Hydra:
+def _create_hydra(command: str, config_path: str | None, own: str | None) -> Hydra:
     path = create_config_search_path(config_path or str(config_dir()))
     if own is not None:
         place = f"file://{Path(own).absolute()}"
@@ -122,10 +122,10 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
     callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     made = None
     if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
-        made = _made(config, "hydra.run.dir")
+        made = _make_folder(config, "hydra.run.dir")
     try:
         if made is not None and config.hydra.output_subdir == ".hydra":
-            (made.path / ".hydra").mkdir()  # by which `bmo runs` knows it from now on
+            (made.path / ".hydra").mkdir()  # `bmo runs` recognises run folders by it
         callbacks.on_run_start(config=config, config_name=name)
         returned = run_job(
             hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
@@ -136,68 +136,71 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
         )
         callbacks.on_run_end(config=config, config_name=name, job_return=returned)
         if returned.status is JobStatus.FAILED:
-            raise returned._return_value  # the property would print a line of Hydra's own
+            raise returned._return_value  # the public property would print a line of Hydra
     except Exception:
-        if made is not None and not job.started:  # it was refused
+        if made is not None and not job.started:  # refused
             logging.shutdown()
             made.discard()
         raise
 
 
-def _sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
-    """Check all jobs of a sweep, run them, and tell of those that failed."""
+def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
+    """Check all jobs of a sweep, run them, and report those that failed."""
     words = [*overrides, "hydra.mode=MULTIRUN"]
     config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
     callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
-    jobs = planned(config, invocation.command, invocation.typed)
+    jobs = plan_jobs(config, invocation.command, invocation.typed)
     if invocation.dry_run:
-        print(printable_lines(dry_run(config, jobs)))
+        print(escape_unprintable_lines(list_jobs(config, jobs)))
         return
     if invocation.resumed is None:
         _make_sweep_folder(config)
     else:
-        put_away_pickles(invocation.resumed)
+        rename_pickles(invocation.resumed)
     callbacks.on_multirun_start(config=config, config_name=name)
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config,
         hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
         task_function=job,
     )
-    sweeper.sweep(arguments=as_typed(config.hydra.overrides.task))
+    sweeper.sweep(arguments=list_overrides(config.hydra.overrides.task))
     job.finish()
     callbacks.on_multirun_end(config=config, config_name=name)
-    require_all_done(config)
+    require_all_ok(config)
 
 
 def _make_sweep_folder(config: DictConfig) -> None:
-    """Settle `hydra.sweep.dir`; jobs compose their own configuration from these overrides."""
-    wanted = Path(at_home(str(config.hydra.sweep.dir))).absolute()
-    folder = _made(config, "hydra.sweep.dir").path
+    """Make the folder of a sweep, and record its name in the overrides from which jobs compose."""
+    wanted = Path(expand_home(str(config.hydra.sweep.dir))).absolute()
+    folder = _make_folder(config, "hydra.sweep.dir").path
     if folder != wanted:
-        print(f"bmo: {printable(_elsewhere(wanted, folder))}", file=sys.stderr)
+        print(f"bmo: {escape_unprintable(_moved_message(wanted, folder))}", file=sys.stderr)
     with read_write(config.hydra), open_dict(config.hydra):
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted(folder)}")
-    # Not every sweeper does so, and `resume` reads what the sweep was started with.
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quote_value(folder)}")
+    # Not every sweeper writes this file, from which `resume` reads the overrides of the sweep.
     write_atomically(folder / "multirun.yaml", OmegaConf.to_yaml(config).encode())
 
 
-def _elsewhere(wanted: Path, folder: Path) -> str:
-    """A line about a folder that is not the one that was asked for."""
-    said = f"{here(wanted)} is there already, so that this sweep goes to {here(folder)}"
+def _moved_message(wanted: Path, folder: Path) -> str:
+    """The message about a sweep folder that differs from the requested one."""
+    message = (
+        f"{relative_to_cwd(wanted)} is there already, so that this sweep goes to "
+        f"{relative_to_cwd(folder)}"
+    )
     if not (wanted / "multirun.yaml").is_file():
-        return said
-    return f"{said}; the one there goes on with '{command('train', resume=wanted)}'"
+        return message
+    return f"{message}; the one there goes on with '{format_command('train', resume=wanted)}'"
 
 
-def _made(config: DictConfig, key: str) -> MadeFolder:
-    """Make the folder that a key names, and put its final name there.
+def _make_folder(config: DictConfig, key: str) -> MadeFolder:
+    """Make the folder that a key names, and set the key to its final name.
 
     Raises:
-        InputError: it cannot be made.
+        InputError: the folder cannot be made.
     """
     HydraConfig.instance().set_config(config)  # its name interpolates ${hydra:...}
-    wanted: Any = at_home(str(OmegaConf.select(config, key)))
+    wanted: Any = expand_home(str(OmegaConf.select(config, key)))
     try:
         if not wanted:
             raise OSError(errno.ENOENT, "its name is empty")

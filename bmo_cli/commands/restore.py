@@ -1,4 +1,4 @@
-"""`bmo restore`: one photograph of the user's own. Writes the output file and nothing else."""
+"""`bmo restore`: restore one photograph of the user. Writes the output file and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bmo_cli.data.images.white_level import Brightness, remarks
 from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import choose_device, instantiate, target_class
+from bmo_cli.experiment.build import choose_device, instantiate, load_target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
 from bmo_cli.experiment.plugins import load_plugins, names_plugins
@@ -36,7 +36,7 @@ from bmo_cli.tasks.task import Task
 
 log = logging.getLogger("bmo")
 
-_SMOOTHING = 32  # pixels over which what a guided network sees has smoothed itself out
+_SMOOTHING = 32  # pixels of continuation over which the input of a guided network becomes smooth
 
 
 @names_plugins
@@ -45,29 +45,29 @@ def restore(config: RestoreConfig) -> None:
 
     ICC profile, resolution, white level and the kind of alpha are those of the input.
 
-    Colour photographs are restored channel by channel by a network for gray images, gray ones by a
-    network for colour as three equal channels. An alpha channel is kept as it is.
+    A network for gray images restores colour photographs channel by channel. A network for colour
+    restores a gray photograph as three equal channels. An alpha channel is copied.
 
     Photographs larger than `tile` are restored in tiles that see `tile_margin` pixels around
-    themselves. How far a scheme looks decides which margin that takes: docs/tutorials/restore.md.
+    themselves. docs/tutorials/restore.md explains which margin a scheme needs.
 
     Raises:
-        InputError: a file is missing, unusable or would be overwritten, the task does not restore
-            photographs, or the kernel does not fit.
+        InputError: a file is missing, cannot be used or would be overwritten, the task does not
+            restore photographs, or the kernel does not fit.
     """
     device, plugins = choose_device(config.device), load_plugins(config.plugins)
-    task = target_class(config.task, "task", plugins, Task)
+    task = load_target_class(config.task, "task", plugins, Task)
     _require_photographs(task)
-    photograph = _read(config)
+    photograph = _read_photograph(config)
     output = Path(config.output)
     check_writable(output, photograph, overwrite=config.overwrite)
-    kernel = _one_kernel(config.kernel, config.kernel_name, config.kernel_clip)
+    kernel = _read_kernel(config.kernel, config.kernel_name, config.kernel_clip)
     if kernel is not None:
-        _require_larger(photograph, kernel, config.kernel)
+        _require_fitting_kernel(photograph, kernel, config.kernel)
     channels = config.task.get("channels") or 1
     y = as_tensor(photograph.channels_first(max(channels, photograph.pixels.shape[2])))
     y = y.reshape(-1, channels, *y.shape[-2:]).to(device)
-    scheme = _trained(config, task.layers_of(config.task), device, plugins)
+    scheme = _load_scheme(config, task.layers_of(config.task), device, plugins)
     restorer = Restorer(
         scheme,
         task,
@@ -78,12 +78,12 @@ def restore(config: RestoreConfig) -> None:
         config.tile_margin,
     )
     images = restorer(y, None if kernel is None else kernel.to(device))
-    height, width = _write(output, photograph, images, overwrite=config.overwrite)
+    height, width = _write_photograph(output, photograph, images, overwrite=config.overwrite)
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
 
 
-def _read(config: RestoreConfig) -> Photograph:
+def _read_photograph(config: RestoreConfig) -> Photograph:
     file, white = Path(config.input), config.white
     photograph = read_image(file, config.max_megapixels, "max_megapixels", white=white)
     for line in remarks([Brightness.of(str(file), photograph, white)], "white"):
@@ -99,8 +99,8 @@ class Restorer:
         scheme: trained.
         task: whose `pose` poses the problem of a tile.
         settings: the configuration's `task` section.
-        solver: how the scheme is iterated.
-        boundary: pad continues photographs smoothly beyond their borders.
+        solver: settings of the iteration.
+        boundary: pad: photographs are continued smoothly beyond their borders.
         tile: side in pixels.
         margin: pixels that a tile sees around itself.
     """
@@ -126,18 +126,21 @@ class Restorer:
         Raises:
             InputError: the task changes the size otherwise.
         """
-        padded, smoothing = self.boundary == "pad", align_up(max(_SMOOTHING, *_shape(kernel)))
+        padded, smoothing = (
+            self.boundary == "pad",
+            align_up(max(_SMOOTHING, *_kernel_shape(kernel))),
+        )
         around = smoothing if padded else 0
         wide = continue_periodically(y, around)
         periodic = padded or kernel is not None
-        # What is periodic would wrap the cuts of a tile onto each other without continuation.
+        # A periodic problem would wrap opposite borders of a tile onto each other.
         at_cuts = smoothing if periodic and max(wide.shape[-2:]) > self.tile else 0
 
         def restore_tile(tile: Tensor) -> Tensor:
             try:
                 posed = self.task.pose(tile, self.settings, kernel, at_cuts)
             except NotImplementedError as error:
-                raise _without_photographs(self.task) from error
+                raise _no_photographs_error(self.task) from error
             estimate = solve(self.scheme, posed.problem, posed.initial, self.solver, check=False)
             log.info("%d iterations, residual %.1e", estimate.iterations, estimate.residual)
             return posed.image(estimate.value)
@@ -147,10 +150,10 @@ class Restorer:
         return interior(images, (rows * around, columns * around))
 
 
-def _trained(
+def _load_scheme(
     config: RestoreConfig, layers: int, device: torch.device, plugins: Sequence[str]
 ) -> GKM:
-    """The scheme of a run with its best weights; the task itself, and its data, are not needed."""
+    """The scheme of a run with its best weights. The task and its data are not built."""
     scheme: GKM = instantiate(config.gkm, "gkm", plugins, GKM, layers=layers)
     omega = torch.nn.ModuleDict({"scheme": scheme, "task": torch.nn.Module()})
     load_checkpoint(Path(config.run) / "checkpoints" / "best.safetensors", omega)
@@ -160,21 +163,21 @@ def _trained(
 
 def _require_photographs(task: type[Task]) -> None:
     if inspect.getattr_static(task, "pose") is inspect.getattr_static(Task, "pose"):
-        raise _without_photographs(task)
+        raise _no_photographs_error(task)
 
 
-def _without_photographs(task: type[Task]) -> InputError:
+def _no_photographs_error(task: type[Task]) -> InputError:
     return InputError(
         f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo eval, "
         "or a run of task=deconv or task=derain"
     )
 
 
-def _shape(kernel: Tensor | None) -> tuple[int, ...]:
+def _kernel_shape(kernel: Tensor | None) -> tuple[int, ...]:
     return (0,) if kernel is None else tuple(kernel.shape)
 
 
-def _require_larger(photograph: Photograph, kernel: Tensor, file: str | None) -> None:
+def _require_fitting_kernel(photograph: Photograph, kernel: Tensor, file: str | None) -> None:
     height, width = photograph.pixels.shape[:2]
     if kernel.shape[0] > height or kernel.shape[1] > width:
         raise InputError(
@@ -183,7 +186,7 @@ def _require_larger(photograph: Photograph, kernel: Tensor, file: str | None) ->
         )
 
 
-def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
+def _read_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor | None:
     if file is None:
         if name is not None:
             raise InputError(
@@ -202,10 +205,14 @@ def _one_kernel(file: str | None, name: int | str | None, clip: bool) -> Tensor 
     return torch.tensor(next(iter(kernels.values())), dtype=torch.float32)
 
 
-def _write(
+def _write_photograph(
     output: Path, source: Photograph, restored: Tensor, *, overwrite: bool
 ) -> tuple[int, int]:
-    """Write the restored photograph, its alpha channel enlarged as the picture was; its size."""
+    """Write the restored photograph, with the alpha channel enlarged like the image.
+
+    Returns:
+        Height and width.
+    """
     image = restored.reshape(-1, *restored.shape[-2:]).clamp(0, 1).cpu().double().numpy()
     if image.shape[0] > source.pixels.shape[2]:
         image = image.mean(0, keepdims=True)  # a colour network on a gray photograph

@@ -1,9 +1,9 @@
-"""Types with ranges, written once as annotations and enforced everywhere.
+"""Types with ranges: annotations that are enforced from Python and in configurations.
 
-An argument is declared where it is used, `def __init__(self, *, alpha: OpenUnit = 0.9)`. That one
-annotation serves twice: `@checked` enforces it when the object is built from Python, and
-`config.schema` reads it from the source file and enforces it on a configuration before torch is
-imported. The message is the same: the argument, the allowed values, the value got.
+An argument is declared in a constructor, `def __init__(self, *, alpha: OpenUnit = 0.9)`. `@checked`
+enforces the annotation when the object is built from Python. `config.schema` reads it from the
+source file and enforces it on a configuration before torch is imported. The message is the same:
+the argument, the allowed values, the value got.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Interval:
     """A range of numbers.
 
     Attributes:
-        text: how a mathematician writes it.
-        low, high, low_open, high_open: its ends.
-        limit: said as well of finite numbers above `high`, where `text` is silent about it.
+        text: the requirement in words, with the range in mathematical notation.
+        low, high, low_open, high_open: the ends of the range.
+        limit: added to `text` for finite numbers above `high`, where `text` does not state `high`.
     """
 
     text: str
@@ -42,12 +42,12 @@ class Interval:
         below = value < self.high if self.high_open else value <= self.high
         return above and below
 
-    def words(self, value: float) -> str:
-        """What `value`, which is outside of the range, should have been."""
+    def requirement(self, value: float) -> str:
+        """The requirement that `value`, which is outside of the range, does not meet."""
         return f"{self.text}{self.limit}" if self.high < abs(value) < math.inf else self.text
 
 
-def _interval(low: float, high: float, brackets: str) -> Interval:
+def _make_interval(low: float, high: float, brackets: str) -> Interval:
     text = f"lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}"
     return Interval(text, low, high, brackets[0] == "(", brackets[1] == ")")
 
@@ -61,29 +61,29 @@ Positive = Annotated[
     float, Interval("be finite and > 0", 0, FLOAT32_MAX, low_open=True, limit=_IN_FLOAT32)
 ]
 NonNegative = Annotated[float, Interval("be finite and >= 0", 0, FLOAT32_MAX, limit=_IN_FLOAT32)]
-OpenUnit = Annotated[float, _interval(0, 1, "()")]
-HalfOpenUnit = Annotated[float, _interval(0, 1, "[)")]
-Decibels = Annotated[float, _interval(-300, 300, "[]")]
-OpenZeroTwo = Annotated[float, _interval(0, 2, "()")]
-_MOST = 2**31 - 1
-_UP_TO = f" and at most {_MOST}"
-Count = Annotated[int, Interval("be an integer >= 1", 1, _MOST, limit=_UP_TO)]
-Index = Annotated[int, Interval("be an integer >= 0", 0, _MOST, limit=_UP_TO)]
+OpenUnit = Annotated[float, _make_interval(0, 1, "()")]
+HalfOpenUnit = Annotated[float, _make_interval(0, 1, "[)")]
+Decibels = Annotated[float, _make_interval(-300, 300, "[]")]
+OpenZeroTwo = Annotated[float, _make_interval(0, 2, "()")]
+_MAX_INTEGER = 2**31 - 1
+_UP_TO = f" and at most {_MAX_INTEGER}"
+Count = Annotated[int, Interval("be an integer >= 1", 1, _MAX_INTEGER, limit=_UP_TO)]
+Index = Annotated[int, Interval("be an integer >= 0", 0, _MAX_INTEGER, limit=_UP_TO)]
 Repeats = Annotated[int, Interval("be an integer from 1 to 10000", 1, 10_000)]
-"""Of a part that is built so many times: layers, blocks, stages."""
+"""Number of layers, blocks or stages."""
 Seed = Annotated[int, Interval("be an integer from 0 to 2^63 - 1", 0, 2**63 - 1)]
-"""Of random numbers: what the generators of NumPy and torch take, with room to count on from it."""
+"""Seed that the generators of NumPy and torch take; larger seeds derived from it fit as well."""
 Workers = Annotated[int, Interval("be an integer from 0 to 256", 0, 256)]
 Channels = Literal[1, 3]
 """1: gray, 3: colour."""
 Memory = Literal["auto", "full", "segments", "states"]
-"""What reverse mode keeps, see `hyper.reverse.ReverseMode`."""
+"""What reverse mode stores, see `hyper.reverse.ReverseMode`."""
 Flips = Literal["all", "mirror", "none"]
-"""Of training crops, see `data.patches.Patches`."""
+"""Augmentation of training crops, see `data.patches.Patches`."""
 
 
 class Part:
-    """Annotation of an argument that is an object of its own: a node with `_target_`."""
+    """Annotation of an argument that is a nested object: a node with `_target_`."""
 
 
 _NUMBER_NAMES = {float: "a number", int: "an integer", bool: "true or false", str: "a text"}
@@ -102,11 +102,11 @@ def check(value: Any, annotation: Any, name: str) -> None:
         check(value, arguments[0], name)
         for rule in arguments[1:]:
             if isinstance(rule, Interval) and value not in rule:
-                raise InputError(f"{name} must {rule.words(value)}, got {value!r}")
+                raise InputError(f"{name} must {rule.requirement(value)}, got {value!r}")
     elif origin is Literal:
         if value not in arguments or isinstance(value, bool):
             choices = ", ".join(map(str, arguments))
-            hint = nearest(value, map(str, arguments)) if isinstance(value, str) else ""
+            hint = suggest_nearest(value, map(str, arguments)) if isinstance(value, str) else ""
             raise InputError(f"{name} must be one of {choices}, got {value!r}{hint}")
     elif origin in (Union, types.UnionType):
         _check_union(value, arguments, name)
@@ -180,7 +180,9 @@ def check_arguments(
     for key, value in given.items():
         if key not in annotations:
             known = [f"{prefix}{name}" for name in annotations]
-            hint = nearest(f"{prefix}{key}", known) or f"; known: {', '.join(known) or 'none'}"
+            hint = (
+                suggest_nearest(f"{prefix}{key}", known) or f"; known: {', '.join(known) or 'none'}"
+            )
             raise InputError(f"unknown key '{prefix}{key}'{hint}")
         check(value, annotations[key], f"{prefix}{key}")
     for key in required:

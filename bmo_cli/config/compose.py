@@ -1,4 +1,4 @@
-"""Configurations of other runs, composed inside a command that runs several."""
+"""Compose configurations of `bmo train` inside another command, such as `bmo table`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.messages import one_line
+from bmo_cli.config.messages import explain_hydra_error
 from bmo_cli.config.names import NAMED
-from bmo_cli.config.paths import with_paths
+from bmo_cli.config.paths import expand_paths
 from bmo_cli.config.schema import Config, check_config
-from bmo_cli.config.typed import with_quotes
+from bmo_cli.config.typed import quote_override
 from bmo_cli.errors import InputError
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedConfig:
     """A configuration of `bmo train`.
 
     Attributes:
         config: resolved and checked.
-        choices: chosen option of every group of `config.names.NAMED`.
-        text: as YAML, with its interpolations.
+        choices: the chosen option of every group of `config.names.NAMED`.
+        text: the configuration as YAML, with its interpolations.
     """
 
     config: Config
@@ -34,18 +34,20 @@ class Composed:
     text: str
 
 
-def compose(overrides: Sequence[str]) -> Composed:
-    """What `bmo train` with these overrides would run, under the search path of this command.
+def compose(overrides: Sequence[str]) -> ComposedConfig:
+    """Compose the configuration of `bmo train` with these overrides.
+
+    The search path for YAML files is that of the running command.
 
     Args:
         overrides: as on the command line.
 
     Raises:
-        InputError: naming the override that does not fit.
+        InputError: an override is not valid; the message names it.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
-    overrides = [with_quotes(word) for word in overrides]
+    overrides = [quote_override(word) for word in overrides]
     try:
         config = hydra.compose_config(
             "train", overrides, run_mode=RunMode.RUN, with_log_configuration=False
@@ -55,8 +57,8 @@ def compose(overrides: Sequence[str]) -> Composed:
             del config["hydra"]
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        message = one_line(error, overrides, "train")
+        message = explain_hydra_error(error, overrides, "train")
         raise InputError(f"{' '.join(overrides)}: {message}") from error
     assert isinstance(plain, dict)
-    checked = check_config(with_paths({str(key): value for key, value in plain.items()}))
-    return Composed(checked, choices, OmegaConf.to_yaml(config))
+    checked = check_config(expand_paths({str(key): value for key, value in plain.items()}))
+    return ComposedConfig(checked, choices, OmegaConf.to_yaml(config))

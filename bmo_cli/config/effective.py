@@ -1,4 +1,4 @@
-"""The configuration of a command: composed or recorded, resolved, checked."""
+"""The configuration of a command: composed or read from a run folder, then resolved and checked."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bmo_cli.config.keys import PLACES
-from bmo_cli.config.paths import at_home, with_paths
+from bmo_cli.config.paths import expand_home, expand_paths
 from bmo_cli.config.schema import AnyConfig, check_config
-from bmo_cli.config.snapshot import with_changes
+from bmo_cli.config.snapshot import apply_changes
 from bmo_cli.errors import InputError
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedConfig:
     """The configuration of a command.
 
     Attributes:
-        composed: with its interpolations, as a run's snapshot keeps it.
+        composed: with its interpolations, as in the snapshot of a run.
         config: resolved and checked.
     """
 
@@ -30,8 +30,10 @@ class Checked:
     config: AnyConfig
 
 
-def checked_config(command: str, config: DictConfig, typed: Sequence[str]) -> Checked:
-    """The configuration of a command, composed or recorded, with its checks passed.
+def resolve_and_check(command: str, config: DictConfig, typed: Sequence[str]) -> CheckedConfig:
+    """Resolve and check the configuration of a command.
+
+    A command about an existing run takes the snapshot of the run, with the typed changes.
 
     Args:
         command: one of `config.schema.SCHEMAS`.
@@ -39,38 +41,38 @@ def checked_config(command: str, config: DictConfig, typed: Sequence[str]) -> Ch
         typed: overrides of this command line, without those recorded in a run.
 
     Raises:
-        InputError: something is missing, not allowed or out of its range.
+        InputError: a key is missing, not allowed or out of its range.
     """
     if command == "certify":
         _refuse_changes(typed)
     elif command in ("eval", "restore"):
         _refuse_weights(typed)
-    effective = _effective(command, config, typed)
-    return Checked(effective, _resolved(command, effective))
+    effective = _apply_to_snapshot(command, config, typed)
+    return CheckedConfig(effective, _resolve(command, effective))
 
 
-_READING = ("data.workers", "data.cache_mib", "data.max_megapixels")
-"""How photographs are read, not which."""
+_READ_KEYS = ("data.workers", "data.cache_mib", "data.max_megapixels")
+"""Keys that say how photographs are read, not which ones."""
 
 
 def _refuse_changes(typed: Sequence[str]) -> None:
-    """A certificate is about a run as it was trained."""
+    """Refuse overrides that change the run: a certificate describes the run as it was trained."""
     for text in typed:
         key = text.lstrip("+~").split("=", 1)[0]
         own = key.split(".")[0] in ("run", "certificate", "device", "plugins", "hydra")
-        if not own and key not in PLACES and key not in _READING:
+        if not own and key not in PLACES and key not in _READ_KEYS:
             raise InputError(
                 f"'{text}' would change the run: a certificate is about the run as it was trained; "
                 "certificate.*, device, plugins and where the data are (data.val=...) may be given"
             )
 
 
-def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:
-    """The composed configuration; for a run that exists, its snapshot with what was typed."""
+def _apply_to_snapshot(command: str, config: DictConfig, typed: Sequence[str]) -> DictConfig:
+    """The composed configuration; for an existing run, its snapshot with the typed overrides."""
     try:
         keys = OmegaConf.missing_keys(config)
     except InterpolationKeyError as error:
-        raise _dangling(error) from error
+        raise _missing_source_error(error) from error
     missing = [key for key in keys if not key.startswith("hydra")]
     if missing:
         key = min(missing, key=lambda name: list(config).index(name.split(".")[0]))
@@ -81,23 +83,23 @@ def _effective(command: str, config: DictConfig, typed: Sequence[str]) -> DictCo
         raise InputError(f"'{key}' must be a run folder, got {run!r}")
     if run is None:
         return config
-    return with_changes(Path(at_home(run)), config, typed, own_search=command != "certify")
+    return apply_changes(Path(expand_home(run)), config, typed, own_search=command != "certify")
 
 
-def _resolved(command: str, config: DictConfig) -> AnyConfig:
+def _resolve(command: str, config: DictConfig) -> AnyConfig:
     """The configuration without interpolations, as objects."""
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except InterpolationKeyError as error:
-        raise _dangling(error) from error
+        raise _missing_source_error(error) from error
     except OmegaConfBaseException as error:
         raise InputError(" ".join(str(error).split())) from error
     assert isinstance(plain, dict)
-    return check_config(with_paths({str(key): value for key, value in plain.items()}), command)
+    return check_config(expand_paths({str(key): value for key, value in plain.items()}), command)
 
 
-def _dangling(error: InterpolationKeyError) -> InputError:
-    """For a key that is taken from one that this configuration does not have."""
+def _missing_source_error(error: InterpolationKeyError) -> InputError:
+    """The error of a key that refers to another key which this configuration does not have."""
     source = re.search(r"'([\w.]+)' not found", str(error))
     wanted = f"'{source.group(1)}'" if source else "a key"
     return InputError(
@@ -107,7 +109,7 @@ def _dangling(error: InterpolationKeyError) -> InputError:
 
 
 def _refuse_weights(typed: Sequence[str]) -> None:
-    """A run that is trained has the weights of its checkpoint, whatever it began with."""
+    """Refuse weights for a trained run, which has the weights of its checkpoint."""
     for text in typed:
         key, _, value = text.lstrip("+~").partition("=")
         if key.endswith(".weights") and value != "null":

@@ -20,7 +20,7 @@ def register_help(command: str, purpose: str, example: str, words: Sequence[str]
 
 
 def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] = ()) -> str:
-    """The whole page as text."""
+    """The help page of a command as text."""
     lines = [f"bmo {command}: {purpose}", "", f"example: {example}", ""]
     groups = []
     own = ("table",) if command == "table" else ()
@@ -29,11 +29,11 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
         width = max((len(name) for name in options), default=0)
         groups += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
     keys = [f"keys of bmo {command} (change any with KEY=VALUE; nested keys as train.steps=100)"]
-    keys += [f"  {line}" for line in _keys(config_dir() / f"{command}.yaml")]
+    keys += [f"  {line}" for line in _key_lines(config_dir() / f"{command}.yaml")]
     if command == "train":
         lines += [*groups, "", *keys]
     elif command == "certify":
-        every = _keys(config_dir() / "train.yaml")
+        every = _key_lines(config_dir() / "train.yaml")
         start = next(i for i, line in enumerate(every) if line.startswith("certificate:"))
         own_keys = [line for line in every[start + 1 :] if line.startswith(" ")]
         lines += [*keys, *(f"  certificate.{line.strip()}" for line in own_keys)]
@@ -51,8 +51,8 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
     return "\n".join(lines)
 
 
-def _keys(file: Path) -> list[str]:
-    """The YAML as written, with its comments, without the defaults list and Hydra's section."""
+def _key_lines(file: Path) -> list[str]:
+    """Lines of a YAML file with comments, without the defaults list and Hydra's section."""
     body = re.split(r"^hydra:", file.read_text(encoding="utf-8"), maxsplit=1, flags=re.M)[0]
     _, _, body = body.partition("- _self_")
     kept = [line for line in body.splitlines() if not line.lstrip().startswith("- ")]

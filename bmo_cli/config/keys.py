@@ -1,6 +1,6 @@
-"""What a key of the configuration can change, for who compares runs or knows one again.
+"""What a key of the configuration can change. Comparisons and tables of runs use this.
 
-A key that is not named here can move a score: runs that differ in it are different experiments.
+A key that is not listed here can change a score: runs that differ in it are different experiments.
 """
 
 from __future__ import annotations
@@ -8,32 +8,32 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 NO_NUMBER: Mapping[str, str] = {
-    "resume": "where a run goes on",
-    "plugins": "where programs lie; what they define is named by a _target_",
-    "logger": "hears of the run and says nothing",
+    "resume": "which run folder continues",
+    "plugins": "where plug-ins lie; a _target_ names what they define",
+    "logger": "receives the history and changes nothing",
     "jobs": "how many jobs of a sweep run at a time",
 }
-"""Keys and sections that change nothing of what a run leaves, with the reason."""
+"""Keys and sections that change no number that a run writes, with the reason."""
 
 NO_SCORE: Mapping[str, str] = {
     **NO_NUMBER,
     "eval.images": "how many pictures are written",
-    "eval.curve": "further numbers of iterations to score at",
+    "eval.score_at": "further numbers of iterations that are scored",
     "eval.test": "whether there is a test score, not which",
     "train.log_every": "which rows history.csv has",
     "profile": "whether time is measured",
     "certify": "whether there is a certificate",
     "certificate": "how hard a certificate searches, after training",
-    "device": "where it is computed; scores differ by rounding alone",
+    "device": "where the run is computed; scores differ by rounding alone",
     "train.devices": "how many devices share a batch; scores differ by rounding alone",
     "compile": "how the networks are computed; scores differ by rounding alone",
-    "hyper.memory": "which iterates are computed again; scores differ by rounding alone",
-    "hyper.memory_mib": "memory for the iterates that are not",
+    "hyper.memory": "which iterates are recomputed; scores differ by rounding alone",
+    "hyper.memory_mib": "memory for the iterates that are not recomputed",
     "data.workers": "threads that prepare the same batches ahead",
     "data.cache_mib": "memory for decoded images",
-    "data.max_megapixels": "which files are refused; it changes none that is read",
+    "data.max_megapixels": "which files are refused; files that are read do not change",
 }
-"""Keys and sections that cannot move a score, with the reason."""
+"""Keys and sections that cannot change a score, with the reason."""
 
 PLACES: Mapping[str, tuple[str, ...]] = {
     "data.root": ("train", "val", "test"),
@@ -45,13 +45,13 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "task.kernels": ("kernel",),
     "task.dictionary": ("dictionary",),
 }
-"""Keys that say where data lie, with the data: beginnings of keys of result.json's `data`.
+"""Keys that say where data lie, with prefixes of the keys of `data` in result.json.
 
-What lies there can move a score, and where it lies cannot: such a key counts by content.
+The content of the data can change a score, their place cannot: such keys are compared by content.
 """
 
 
 def is_among(key: str, table: Collection[str]) -> bool:
-    """Whether a dotted key, or a section that holds it, is named in a table."""
+    """Whether a dotted key, or a section that holds it, is in a table."""
     parts = key.split(".")
     return any(".".join(parts[:count]) in table for count in range(1, len(parts) + 1))

@@ -22,11 +22,11 @@ def choices(
     extra_dirs: tuple[Path, ...] = (), groups: tuple[str, ...] = GROUPS
 ) -> dict[str, dict[str, str]]:
     """`{group: {choice: one line about it}}`; the line is the first comment of the YAML file."""
-    found: dict[str, dict[str, str]] = {}
+    choices_by_group: dict[str, dict[str, str]] = {}
     for group in groups:
         files = [f for root in (config_dir(), *extra_dirs) for f in (root / group).glob("*.yaml")]
-        found[group] = {file.stem: _first_comment(file) for file in sorted(files)}
-    return found
+        choices_by_group[group] = {file.stem: _first_comment(file) for file in sorted(files)}
+    return choices_by_group
 
 
 def _first_comment(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors in one line: what was wrong, the nearest valid name."""
+"""Errors of Hydra and OmegaConf in one line: what was wrong, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bmo_cli.config.locate import GROUPS, choices, config_dir
-from bmo_cli.config.typed import ambiguous, cannot_read
-from bmo_cli.errors import BmoError, InputError, nearest, wrap_os_error, wrap_resource_error
+from bmo_cli.config.typed import ambiguous_message, unreadable_message
+from bmo_cli.errors import BmoError, InputError, suggest_nearest, wrap_os_error, wrap_resource_error
 
 _NO_NAMES = {"nan", "inf", "true", "false", "null"}
 _EXTRAS = {
@@ -21,27 +21,27 @@ _EXTRAS = {
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
 }
-"""What brings a launcher of Hydra."""
+"""Launchers of Hydra, with the extra of this package that installs each."""
 
 
-def as_bmo_error(error: Exception, overrides: Sequence[str], command: str) -> BmoError:
-    """Any error that reached the command line, as one of this program.
+def convert_to_bmo_error(error: Exception, overrides: Sequence[str], command: str) -> BmoError:
+    """Convert any error that reached the command line.
 
     Args:
-        error: of Hydra, OmegaConf, the operating system, or a fault of this program.
+        error: of Hydra, OmegaConf or the operating system, or an internal error.
         overrides: of the command line.
-        command: its first word.
+        command: the first word of the command line.
     """
     if str(error).startswith("Unable to configure handler") and isinstance(
         error.__cause__, Exception
     ):
-        error = error.__cause__  # of a log, where it cannot be written
+        error = error.__cause__  # a log file that cannot be written
     wrapped = wrap_resource_error(error)
     if isinstance(wrapped, BmoError):
         return wrapped
     if isinstance(error, ValueError) and str(error).startswith("Only one of --"):
         return InputError(str(error))
-    if isinstance(error, TypeError | ValueError):  # of Hydra, where a group is given no name
+    if isinstance(error, TypeError | ValueError):  # Hydra's, where a group has no name of a choice
         for word in overrides:
             key, _, value = word.lstrip("+~").partition("=")
             named = re.fullmatch(r"[A-Za-z_][\w/-]*", value)
@@ -58,21 +58,21 @@ def as_bmo_error(error: Exception, overrides: Sequence[str], command: str) -> Bm
             f"internal error: {type(error).__name__}: {detail} "
             "(HYDRA_FULL_ERROR=1 shows the traceback)"
         )
-    return InputError(one_line(error, overrides, command))
+    return InputError(explain_hydra_error(error, overrides, command))
 
 
-def one_line(error: Exception, overrides: Sequence[str], command: str) -> str:
-    """The line for an error that Hydra raised while it composed the configuration."""
+def explain_hydra_error(error: Exception, overrides: Sequence[str], command: str) -> str:
+    """One line about an error that Hydra raised while it composed the configuration."""
     if isinstance(error, MissingConfigException):
-        found = _unknown_choice(error)
-        if found:
-            return found
+        explanation = _explain_unknown_choice(error)
+        if explanation:
+            return explanation
     if isinstance(error, OverrideParseException):
-        return cannot_read(str(error.override), error)
+        return unreadable_message(str(error.override), error)
     text = str(error)
     several = re.match(r"Ambiguous value for argument '(.*?)'\n", text, re.DOTALL)
     if several:
-        return ambiguous(several.group(1))
+        return ambiguous_message(several.group(1))
     unknown = re.search(
         r"Could not (?:override|append to|delete from config)\W*'?([\w./@-]+)", text
     )
@@ -83,42 +83,42 @@ def one_line(error: Exception, overrides: Sequence[str], command: str) -> str:
         key = unknown.group(1).rstrip(".'")
         if f"~{key}" in overrides and "delete" in unknown.group(0):
             return f"'~{key}' drops nothing: there is no such key, or it is null"
-        return f"unknown key '{key}'{_nearest_key(key, overrides, command)}"
+        return f"unknown key '{key}'{_suggest_key(key, overrides, command)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     return " ".join(str(cause).split())
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
+def _explain_unknown_choice(error: MissingConfigException) -> str:
     name = error.missing_cfg_file
     if not isinstance(name, str):
         return ""
     group, _, choice = name.rpartition("/")
     options = sorted(error.options if error.options is not None else choices().get(group, ()))
     if not group:
-        return f"no configuration named '{name}'{nearest(name, options)}"
+        return f"no configuration named '{name}'{suggest_nearest(name, options)}"
     if group == "hydra/launcher" and choice in _EXTRAS:
         return f"{group}={choice} needs a package: pip install 'bmo-cli[{_EXTRAS[choice]}]'"
-    hint = nearest(choice, options)
+    hint = suggest_nearest(choice, options)
     return f"unknown {group} '{choice}'{hint or '.'} Choices: {', '.join(options) or 'none'}"
 
 
-def _nearest_key(key: str, overrides: Sequence[str], command: str) -> str:
-    """Compose once more with the group choices alone, to know which keys there are."""
+def _suggest_key(key: str, overrides: Sequence[str], command: str) -> str:
+    """Suggest a valid key. Composes once more, with the group choices alone, to list the keys."""
     groups = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            known = list(_keys(compose(command, groups)))
+            known = list(_iterate_keys(compose(command, groups)))
     except (HydraException, OmegaConfBaseException):
         return ""
-    hint = nearest(key, known)
-    if not hint:  # a right name in a wrong place: `alpha` for `gkm.alpha`
+    hint = suggest_nearest(key, known)
+    if not hint:  # a valid name without its section: `alpha` for `gkm.alpha`
         places = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         hint = f"; did you mean '{places[0]}'?" if places else ""
     return hint or "; 'bmo COMMAND --cfg job' prints the valid keys"
 
 
-def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
+def _iterate_keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
     for key in config:
         name = f"{prefix}{key!s}"
         yield name
@@ -127,4 +127,4 @@ def _keys(config: DictConfig, prefix: str = "") -> Iterable[str]:
         ):
             value = config[key]
             if isinstance(value, DictConfig):
-                yield from _keys(value, f"{name}.")
+                yield from _iterate_keys(value, f"{name}.")

@@ -1,4 +1,4 @@
-"""Methods that a class of the user's own may leave out, and what is said where one is needed."""
+"""Optional methods of plug-in interfaces, and the error where a missing one is needed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from bmo_cli.errors import InputError
 
 
 class Extensible:
-    """Base of interfaces of which a subclass may leave out some methods.
+    """Base of interfaces with optional methods.
 
-    A call of a method named in `optional` that raises NotImplementedError, in the interface or in
-    a subclass, ends in an `InputError` with the class, the method and its entry.
+    Where a method named in `optional` raises NotImplementedError, in the interface or in a
+    subclass, the call raises an `InputError` that names the class and the method.
 
     Attributes:
-        optional: by name of the method, how the sentence "CLASS has no `METHOD`" goes on.
+        optional: by name of the method, the end of the sentence "CLASS has no `METHOD`".
     """
 
     optional: ClassVar[Mapping[str, str]] = {}
@@ -29,19 +29,19 @@ class Extensible:
         for name, entry in entries.items():
             method = vars(cls).get(name)
             if callable(method) and not getattr(method, "__isabstractmethod__", False):
-                setattr(cls, name, _refusing(method, name, entry))
+                setattr(cls, name, _wrap_optional_method(method, name, entry))
 
 
-def _refusing(method: Callable[..., Any], name: str, entry: str) -> Callable[..., Any]:
-    """The method, with NotImplementedError turned into a line."""
+def _wrap_optional_method(method: Callable[..., Any], name: str, entry: str) -> Callable[..., Any]:
+    """The method, with NotImplementedError converted to an `InputError`."""
 
     @functools.wraps(method)
     def call(self: object, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except NotImplementedError as error:
-            said = " ".join(str(error).split())
+            detail = " ".join(str(error).split())
             text = f"{type(self).__name__} has no `{name}`{entry}"
-            raise InputError(f"{text} ({said})" if said else text) from error
+            raise InputError(f"{text} ({detail})" if detail else text) from error
 
     return call

@@ -1,7 +1,7 @@
-"""Folders with YAML files of the user's own: where they are, and that none takes a name in vain.
+"""Folders with the user's YAML files, and a check that their names are free.
 
-Hydra looks for a choice in its own folder and in ours first: of two files of one name, it would
-ignore the user's without a word.
+Hydra looks for a choice in its own folder and in the folder of this package first. It would ignore
+a file of the user with a name that is in use, without a message.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ SEARCH_PATH = "hydra.searchpath="
 
 
 def config_dirs(words: Sequence[str]) -> tuple[Path, ...]:
-    """The folders that a command line names with --config-dir, in its order.
+    """The folders that a command line names with --config-dir, in order.
 
     Args:
         words: of the command line, flags with their values as they were typed.
     """
-    found = []
+    folders = []
     for word, after in itertools.pairwise([*words, ""]):
         flag, equals, value = word.partition("=")
         if flag in CONFIG_DIR_FLAGS:
-            found.append(Path(value if equals else after).expanduser())
-    return tuple(found)
+            folders.append(Path(value if equals else after).expanduser())
+    return tuple(folders)
 
 
 def require_free_names(words: Sequence[str]) -> None:
-    """Refuse own YAML files that would be ignored, as another file has their name.
+    """Refuse YAML files of the user that Hydra would ignore because another file has their name.
 
     Args:
         words: of the command line.
 
     Raises:
-        InputError: a file of this name and of other content is shipped, or lies in another folder
-            that the command line names; two folders are named, of which Hydra takes one; or a
+        InputError: a file of this name with other content is shipped, or lies in another folder of
+            the command line; two folders are given to --config-dir, of which Hydra takes one; or a
             folder does not exist.
     """
     named = config_dirs(words)
@@ -51,8 +51,10 @@ def require_free_names(words: Sequence[str]) -> None:
     for folder in named:
         if not folder.is_dir():
             raise InputError(f"--config-dir={folder}: there is no such folder")
-    owners = [(folder, "bmo ships") for folder in (config_dir(), _hydras_own()) if folder.is_dir()]
-    for folder in dict.fromkeys([*_search_path(words), *named]):
+    owners = [
+        (folder, "bmo ships") for folder in (config_dir(), _hydra_config_dir()) if folder.is_dir()
+    ]
+    for folder in dict.fromkeys([*_search_path_folders(words), *named]):
         for file in sorted(folder.rglob("*.yaml")) if folder.is_dir() else ():
             _require_free(file, file.relative_to(folder), owners)
         owners.append((folder, f"{folder} has"))
@@ -70,13 +72,13 @@ def _require_free(file: Path, name: Path, owners: Sequence[tuple[Path, str]]) ->
             )
 
 
-def _hydras_own() -> Path:
+def _hydra_config_dir() -> Path:
     spec = importlib.util.find_spec("hydra")
     assert spec is not None and spec.origin is not None
     return Path(spec.origin).parent / "conf"
 
 
-def _search_path(words: Sequence[str]) -> Iterator[Path]:
+def _search_path_folders(words: Sequence[str]) -> Iterator[Path]:
     """The folders in `hydra.searchpath=[...]`."""
     typed = [word for word in words if word.lstrip("+").startswith(SEARCH_PATH)]
     if typed:

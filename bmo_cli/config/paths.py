@@ -1,7 +1,6 @@
-"""Keys that hold a path, and the one rule for all of them.
+"""Keys that hold a path, and the rule for all of them.
 
-A path is text of any script, relative to the folder where the command is given; `~` at its start is
-the home folder.
+A path is text in any script, relative to the current folder. `~` at its start is the home folder.
 """
 
 from __future__ import annotations
@@ -24,27 +23,27 @@ def is_path(key: str) -> bool:
     return key in PATHS or key.split(".")[-1] == "weights"
 
 
-def at_home(path: str) -> str:
-    """The path with the home folder in the place of `~`."""
+def expand_home(path: str) -> str:
+    """The path with `~` replaced by the home folder."""
     return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser fails for an unknown user
 
 
-def with_paths(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A copy of a configuration whose paths can be opened.
+def expand_paths(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A copy of a configuration in which `~` is expanded in every path.
 
     Raises:
         InputError: a path is empty.
     """
-    return {key: _opened(value, f"{prefix}{key}") for key, value in config.items()}
+    return {key: _expand_value(value, f"{prefix}{key}") for key, value in config.items()}
 
 
-def _opened(value: Any, key: str) -> Any:
+def _expand_value(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
-        return with_paths(value, f"{key}.")
+        return expand_paths(value, f"{key}.")
     if key == "plugins" and isinstance(value, list):
-        return [_opened(item, f"plugins.{i}") for i, item in enumerate(value)]
+        return [_expand_value(item, f"plugins.{i}") for i, item in enumerate(value)]
     if isinstance(value, str) and (is_path(key) or key.startswith("plugins.")):
         if not value:
             raise InputError(f"{key} is empty; expected a path")
-        return at_home(value)
+        return expand_home(value)
     return value

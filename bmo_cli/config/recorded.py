@@ -1,7 +1,6 @@
-"""What was typed when a run or a sweep was started, as far as it may be typed again.
+"""Overrides recorded in the folder of a run or a sweep, as far as they may be used again.
 
-A folder may come from a stranger: of its overrides only those are taken that reach nothing but
-what a run computes.
+The folder is untrusted: only overrides that change nothing but the computation of a run are used.
 """
 
 from __future__ import annotations
@@ -12,38 +11,37 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from bmo_cli.config.locate import GROUPS, choices
-from bmo_cli.config.plain_yaml import read_plain
+from bmo_cli.config.plain_yaml import read_plain_yaml
 from bmo_cli.config.schema import Config
 from bmo_cli.errors import InputError
 
 
-def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
-    """What was typed when the run was made, as far as it may be typed again.
+def read_recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
+    """The recorded choices of groups of a run.
 
-    The snapshot holds every value, so only the choices of groups are needed, to know which keys
-    there are.
+    The snapshot holds every value. The choices are only needed to know which keys exist.
 
     Args:
         run: run folder.
         all_of_them: also keep choices that this installation does not have, for a command line
-            that names its own --config-dir.
+            with --config-dir.
 
     Raises:
-        InputError: no run folder, one whose run was killed before its configuration was written, or
-            a damaged one.
+        InputError: this is no run folder, the run was killed before its configuration was written,
+            or the folder is damaged.
     """
     file = run / ".hydra" / "overrides.yaml"
     if not run.is_dir():
         raise InputError(f"no run folder {run}; expected a folder that 'bmo train' wrote")
     if not file.is_file():
         if {entry.name for entry in run.iterdir()} <= {".hydra", "run.log"}:
-            raise _killed_at_start_up(run)
+            raise _killed_at_start_up_error(run)
         raise InputError(f"{run} is not a run folder: it has no .hydra/overrides.yaml")
-    content = read_plain(file)
+    content = read_plain_yaml(file)
     if not isinstance(content, list) or not all(isinstance(item, str) for item in content):
         raise InputError(f"{file} is damaged: expected a list of overrides")
-    if not (run / "result.json").exists() and set(_typed_by_hydra(run)) - set(content):
-        raise _killed_at_start_up(run)
+    if not (run / "result.json").exists() and set(_read_hydra_overrides(run)) - set(content):
+        raise _killed_at_start_up_error(run)
     known = choices()
     return [
         text
@@ -55,64 +53,64 @@ def recorded_overrides(run: Path, *, all_of_them: bool) -> list[str]:
 
 _ANY_GROUP = "|".join(GROUPS)
 _CHOICE = re.compile(rf"(?P<group>{_ANY_GROUP})(@({_ANY_GROUP})(\.\w+)+)?=(?P<name>[\w-]+)")
-"""`net=lip`, or `net@net.background=lip`: inside of a group, where it can reach nothing else"""
+"""`net=lip`, or `net@net.background=lip` inside of a group. It cannot change anything else."""
 
 
-def _killed_at_start_up(run: Path) -> InputError:
+def _killed_at_start_up_error(run: Path) -> InputError:
     return InputError(
         f"{run} is not a run folder: it has no whole .hydra/overrides.yaml; a run that was killed "
         "that early has trained nothing: give the command that started it once more"
     )
 
 
-def _typed_by_hydra(run: Path) -> list[str]:
-    """The overrides in hydra.yaml, which is complete before overrides.yaml is begun."""
+def _read_hydra_overrides(run: Path) -> list[str]:
+    """The overrides in hydra.yaml, which Hydra completes before it begins overrides.yaml."""
     file = run / ".hydra" / "hydra.yaml"
-    node = read_plain(file) if file.is_file() else None
+    node = read_plain_yaml(file) if file.is_file() else None
     for key in ("hydra", "overrides", "task"):
         node = node.get(key) if isinstance(node, dict) else None
     return [item for item in node if isinstance(item, str)] if isinstance(node, list) else []
 
 
-_LAUNCHING = re.compile(
+_LAUNCHER_SETTINGS = re.compile(
     r"hydra/(launcher|sweeper)=[\w-]+|hydra\.launcher\.n_jobs=\d+"
     r"|hydra\.sweeper\.((n_trials|n_jobs|seed)=\d+|direction=\w+)"
 )
 _NAMES = re.compile(r"[\w\-,()* ]+")
-"""choices of a group: no paths, which would lead to a stranger's own YAML"""
-_OF_HYDRA_ITSELF = re.compile(r"hydra\.(mode|sweep\.dir)=.*|resume=.*", re.DOTALL)
+"""Choices of a group. Paths are excluded: they could lead to an untrusted YAML file."""
+_SET_BY_RESUME = re.compile(r"hydra\.(mode|sweep\.dir)=.*|resume=.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class RecordedSweep:
-    """What was typed when a sweep was started.
+    """The recorded overrides of a sweep.
 
     Attributes:
-        overrides: that may be typed again.
-        left_out: that the user has to name again, if they are wanted: a stranger's settings of
-            Hydra may hold commands, and plug-ins are programs.
+        overrides: those that are used again.
+        left_out: those that the user has to type again, if they are wanted. Settings of Hydra from
+            an untrusted folder may hold commands, and plug-ins are programs.
     """
 
     overrides: list[str]
     left_out: list[str]
 
 
-def recorded_sweep(folder: Path) -> RecordedSweep | None:
-    """Read what was typed when a sweep was started.
+def read_recorded_sweep(folder: Path) -> RecordedSweep | None:
+    """Read the recorded overrides of a sweep.
 
-    The folder may be a stranger's: what is typed again are keys of a run, choices by name, and the
-    names of the launcher and of the sweeper.
+    The folder is untrusted. An allow-list decides which overrides are used again: keys of a run,
+    choices by name, and the names of the launcher and of the sweeper with their numbers.
 
     Returns:
         None where this is not the folder of a sweep.
 
     Raises:
-        InputError: damaged.
+        InputError: the folder is damaged.
     """
     file = folder / "multirun.yaml"
     if not file.is_file():
         return None
-    content = read_plain(file)
+    content = read_plain_yaml(file)
     node: object = content
     for key in ("hydra", "overrides"):
         node = node.get(key) if isinstance(node, dict) else None
@@ -122,13 +120,15 @@ def recorded_sweep(folder: Path) -> RecordedSweep | None:
         if not isinstance(part, list) or not all(isinstance(item, str) for item in part):
             raise InputError(f"{file} is damaged: expected a list in hydra.overrides.{key}")
         given += part
-    taken = [text for text in given if _LAUNCHING.fullmatch(text) or _is_of_a_run(text)]
-    rest = [text for text in given if text not in taken and not _OF_HYDRA_ITSELF.fullmatch(text)]
+    taken = [
+        text for text in given if _LAUNCHER_SETTINGS.fullmatch(text) or _changes_only_the_run(text)
+    ]
+    rest = [text for text in given if text not in taken and not _SET_BY_RESUME.fullmatch(text)]
     return RecordedSweep(taken, rest)
 
 
-def _is_of_a_run(text: str) -> bool:
-    """Whether an override changes nothing but what a run computes."""
+def _changes_only_the_run(text: str) -> bool:
+    """Whether an override changes nothing but the computation of a run."""
     key, _, value = text.lstrip("+~").partition("=")
     if key in GROUPS:
         return bool(_NAMES.fullmatch(value))
@@ -136,11 +136,11 @@ def _is_of_a_run(text: str) -> bool:
     return bool(re.fullmatch(r"[\w.]+", key)) and key.split(".")[0] in keys
 
 
-def refuse_changes_of_a_sweep(typed: Sequence[str]) -> None:
-    """A sweep goes on as it was started.
+def refuse_sweep_changes(typed: Sequence[str]) -> None:
+    """Refuse overrides that would change the jobs of a resumed sweep.
 
     Raises:
-        InputError: something would change its jobs.
+        InputError: an override would change them.
     """
     for text in typed:
         key = key_of(text)
@@ -158,7 +158,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").split("=", 1)[0]
 
 
-def combine(recorded: Sequence[str], typed: Sequence[str]) -> list[str]:
-    """Recorded overrides first, then the typed ones; a key typed again replaces the recorded."""
+def merge_overrides(recorded: Sequence[str], typed: Sequence[str]) -> list[str]:
+    """Recorded overrides first, then the typed ones. A typed key replaces the recorded one."""
     keys = {key_of(text) for text in typed}
     return [text for text in recorded if key_of(text) not in keys] + list(typed)

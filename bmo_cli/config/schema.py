@@ -1,8 +1,8 @@
 """The root schema: every key of a configuration with its type, range and default.
 
-Groups (`task`, `gkm`, `net`, `hyper`, `data`, `optim`) hold a `_target_`; their keys are those of
-the target's constructor (see `config.signature`). Everything else is declared here.
-`check_config` turns plain data into these dataclasses, and `as_plain` turns them back.
+Groups (`task`, `gkm`, `net`, `hyper`, `data`, `optim`) hold a `_target_`. Their keys are those of
+the target's constructor (see `config.signature`). All other keys are declared here.
+`check_config` converts plain data to these dataclasses, and `to_plain` converts them back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bmo_cli.config.checks import (
     check_arguments,
 )
 from bmo_cli.config.signature import read_signature
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 
 class Target(dict[str, Any]):
@@ -35,22 +35,22 @@ class Target(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Train:
-    """`train.*`: how long and how the hyper-training runs."""
+    """`train.*`: settings of training and hyper-training."""
 
     steps: Count | None
     """hyper-training steps t; null: only `max_minutes` ends the run"""
     max_minutes: Positive | None
-    """wall time after which training ends; null: only `steps` ends the run"""
+    """minutes of wall time after which training ends; null: only `steps` ends the run"""
     iterations: Count
     """K, inner iterations of a training step"""
     batch: Count
     """images a step"""
     schedule: Literal["constant", "linear", "cosine"]
-    """learning rate over the run, from `optim.lr` to (nearly) zero"""
+    """learning rate over the run: constant, or falling from `optim.lr` to (nearly) zero"""
     warmup: Index
     """steps over which the learning rate rises linearly to `optim.lr`"""
-    numerical_lr: Positive
-    """learning rate of step sizes and thresholds, as a multiple of `optim.lr`"""
+    numerical_lr_factor: Positive
+    """factor of `optim.lr` that gives the learning rate of step sizes and thresholds"""
     clip: Positive | None
     """largest norm of the hyper-gradient; null: not clipped"""
     validate_every: Count
@@ -65,43 +65,43 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """`eval.*`: how a trained scheme is iterated. The ground truth is not among its inputs."""
+    """`eval.*`: settings of the iteration of a trained scheme, which takes no ground truth."""
 
     iterations: Count
     """largest number of iterations of T"""
     tolerance: NonNegative
     """stop when |D(u) - u|_G / |u|_G is at most this; 0: never"""
     images: Index
-    """how many test images are written as pictures"""
+    """number of test images that are written as pictures"""
     anderson: Index = 0
     """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
-    curve: list[Count] = field(default_factory=list)
+    score_at: list[Count] = field(default_factory=list)
     """further numbers of iterations at which the test split is scored"""
     test: bool = True
-    """whether a training run ends with the test split; false: it is judged by validation alone"""
+    """whether a training run ends with the test split; false: it is scored on validation alone"""
 
 
 @dataclass(frozen=True)
 class Certify:
-    """`certificate.*`: how hard `bmo certify` searches. A weaker search certifies nothing."""
+    """`certificate.*`: how thoroughly `bmo certify` searches. A weaker search certifies nothing."""
 
     horizon: Count = 10
     """iterations followed, as a multiple of `train.iterations`; up to 20 times as many until
     `tolerance` is met, where D is nonexpansive"""
     cases: Count = 2
-    """validation problems looked at"""
+    """number of validation problems"""
     turns: Count = 20
-    """of every adversarial search at each of them"""
+    """steps of every adversarial search, on each of these problems"""
     tolerance: OpenUnit = 1e-5
-    """|D(u) - u|_G that counts as none, in units of |u^0|_G or |D(u^0)|_G"""
+    """largest |D(u) - u|_G that counts as zero, in units of |u^0|_G or |D(u^0)|_G"""
     seed: Seed = 0
-    """of random states"""
+    """seed of random states"""
 
-    def weaker(self, available: int) -> list[str]:
+    def weaker_than_default(self, available: int) -> list[str]:
         """Settings that are weaker than the defaults, each with the default.
 
         Args:
-            available: validation problems that there are.
+            available: number of validation problems of the run.
         """
         usual = Certify()
         lower = {
@@ -119,16 +119,16 @@ class Certify:
 
 @dataclass(frozen=True)
 class Preset:
-    """`table.presets.NAME`: the table at another scale; null: as the table has it."""
+    """`table.presets.NAME`: the table at another scale. A null key keeps the value of the table."""
 
     common: list[str] = field(default_factory=list)
     """overrides added to those of every cell"""
     rows: list[str] | dict[str, list[str]] | None = None
-    """the rows that are wanted, or these with overrides added to each"""
+    """rows that are kept, as a list, or with overrides that are added to each"""
     columns: list[str] | dict[str, list[str]] | None = None
-    """the same for columns"""
+    """columns that are kept, likewise"""
     seeds: list[Seed] | None = None
-    """instead of the table's"""
+    """seeds in the place of the table's"""
 
 
 @dataclass(frozen=True)
@@ -136,19 +136,19 @@ class Published:
     """An entry of `table.published`: a value from the literature."""
 
     row: str
-    """method; one of the table's rows is compared"""
+    """method; a row of the table with this name is compared"""
     column: str
-    """of the table"""
+    """name of a column of the table"""
     score: str
-    """of the table"""
+    """name of a score of the table"""
     value: Finite
-    """as printed there"""
+    """the value as printed in the source"""
     source: str
-    """where it is printed"""
+    """publication that prints the value"""
     protocol: str
-    """how it was computed, in the words of result.json, or their part before the first colon"""
+    """protocol of the value, in the words of result.json, or their part before the first colon"""
     tolerance: NonNegative | None = None
-    """difference that still counts as reproduced; null: 0.1 for PSNR and NMSE in dB, else 0"""
+    """largest difference that counts as reproduced; null: 0.1 for PSNR and NMSE in dB, else 0"""
 
 
 @dataclass(frozen=True)
@@ -164,15 +164,15 @@ class Table:
     columns: dict[str, list[str]]
     """problems: overrides by name"""
     scores: dict[str, str]
-    """what a cell shows: name in result.json, and its format"""
+    """what a cell shows: names in result.json, with their formats"""
     seeds: list[Seed]
-    """of the runs of a cell"""
+    """seeds of the runs of a cell"""
     skip: dict[str, list[str]] = field(default_factory=dict)
-    """rows and the tasks that they do not apply to"""
+    """rows, with the tasks that they do not apply to"""
     adjust: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """further overrides of a row in a column: a step size that follows the noise, say"""
+    """further overrides of a row in a column, such as a step size that follows the noise"""
     figure: Literal["convergence", "tradeoff", "crops"] | None = None
-    """picture drawn beside the table"""
+    """figure that is drawn with the table"""
     input: str | None = None
     """name of a first row that shows the observations' own scores; null: none"""
     best: dict[str, Literal["max", "min"]] = field(default_factory=dict)
@@ -187,7 +187,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Config:
-    """The root. Which command reads a key is said in `configs/<command>.yaml`."""
+    """The root. `configs/<command>.yaml` says which command reads a key."""
 
     task: Target
     net: Target
@@ -202,28 +202,28 @@ class Config:
     plugins: list[str]
     resume: str | None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """of the networks' layers in training; everything else, and evaluation, is fp32"""
+    """precision of the networks' layers in training; everything else, and evaluation, is fp32"""
     compile: bool = False
     """whether torch compiles the networks of training"""
     profile: bool = False
-    """whether training says where its time went"""
+    """whether training reports the time of its parts"""
     certify: bool = False
     certificate: Certify | None = None
     logger: Target | None = None
     jobs: Count = 1
-    """of a sweep at a time"""
+    """jobs of a sweep that run at a time"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(Config):
-    """`bmo eval`: the configuration of a run, and which run."""
+    """`bmo eval`: the configuration of a run, and the folder of the run."""
 
     run: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreConfig(EvalConfig):
-    """`bmo restore`: as `bmo eval`, and the user's files."""
+    """`bmo restore`: as `bmo eval`, with the files of the user."""
 
     input: str
     white: Count | None
@@ -240,7 +240,7 @@ class RestoreConfig(EvalConfig):
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """`bmo audit`: which hyper-optimisers on which small problems."""
+    """`bmo audit`: hyper-optimisers and operators, and the small problems they are tested on."""
 
     problem: str | list[str]
     methods: dict[str, list[str]]
@@ -254,7 +254,7 @@ class AuditConfig:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """`bmo table`: rows and columns of runs."""
+    """`bmo table`: a table of runs, and how it is run."""
 
     table: Table
     only: str | None
@@ -311,7 +311,7 @@ def check_config(config: Mapping[str, Any], command: str = "train") -> AnyConfig
             expected and the nearest valid name.
     """
     check(config.get("plugins"), list[str], "plugins")
-    checked: AnyConfig = _section(config, SCHEMAS[command], "", config["plugins"])
+    checked: AnyConfig = _build_section(config, SCHEMAS[command], "", config["plugins"])
     if isinstance(checked, Config):
         train = checked.train
         if train.steps is None and train.max_minutes is None:
@@ -319,68 +319,73 @@ def check_config(config: Mapping[str, Any], command: str = "train") -> AnyConfig
                 "train.steps and train.max_minutes are both null: nothing would end the run"
             )
         if train.devices > 1 and train.penalty:
-            raise InputError("train.penalty looks at a whole batch; use it with train.devices=1")
+            raise InputError("train.penalty needs a whole batch; use it with train.devices=1")
     return checked
 
 
-def as_plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A configuration, or a part of one, as mappings, lists and scalars."""
     if is_dataclass(value):
-        return {entry.name: as_plain(getattr(value, entry.name)) for entry in fields(value)}
+        return {entry.name: to_plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
-        return {key: as_plain(item) for key, item in value.items()}
-    return [as_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, list) else value
 
 
-def _section(values: Mapping[str, Any], schema: type, prefix: str, plugins: Sequence[str]) -> Any:
-    """The dataclass `schema` of a mapping that passed its checks."""
+def _build_section(
+    values: Mapping[str, Any], schema: type, prefix: str, plugins: Sequence[str]
+) -> Any:
+    """Check a mapping and build the dataclass `schema` from it."""
     hints = typing.get_type_hints(schema, include_extras=True)
     for key in values:
         if key not in hints:
             known = [f"{prefix}{name}" for name in hints]
-            raise InputError(f"unknown key '{prefix}{key}'{nearest(f'{prefix}{key}', known)}")
+            raise InputError(
+                f"unknown key '{prefix}{key}'{suggest_nearest(f'{prefix}{key}', known)}"
+            )
     given = {}
     for entry in fields(schema):
         if entry.name in values:
             name = f"{prefix}{entry.name}"
-            given[entry.name] = _value(values[entry.name], hints[entry.name], name, plugins)
+            given[entry.name] = _build_value(values[entry.name], hints[entry.name], name, plugins)
         elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise InputError(f"'{prefix}{entry.name}' is missing")  # others are of later versions
+            # Keys with a default may be missing: they are newer than the run.
+            raise InputError(f"'{prefix}{entry.name}' is missing")
     return schema(**given)
 
 
-def _value(value: Any, hint: Any, name: str, plugins: Sequence[str]) -> Any:
-    """A value of a section: a group of keys, several groups, or anything else as it is."""
-    group, item = _group(hint), _group_of_items(hint)
+def _build_value(value: Any, hint: Any, name: str, plugins: Sequence[str]) -> Any:
+    """Check a value of a section: a group of keys, several groups, or a plain value."""
+    group, item = _group_type(hint), _item_group_type(hint)
     if group is not None and (value is not None or type(None) not in typing.get_args(hint)):
-        return _group_value(value, group, name, plugins)
+        return _build_group(value, group, name, plugins)
     if item is None:
         check(value, hint, name)
         return value
     if isinstance(value, Mapping):
-        return {k: _group_value(v, item, f"{name}.{k}", plugins) for k, v in value.items()}
+        return {k: _build_group(v, item, f"{name}.{k}", plugins) for k, v in value.items()}
     listed = enumerate(value or ())
-    return [_group_value(v, item, f"{name}.{i}", plugins) for i, v in listed]
+    return [_build_group(v, item, f"{name}.{i}", plugins) for i, v in listed]
 
 
-def _group_value(value: Any, group: type, name: str, plugins: Sequence[str]) -> Any:
+def _build_group(value: Any, group: type, name: str, plugins: Sequence[str]) -> Any:
     if not isinstance(value, Mapping):
         raise InputError(f"'{name}' must be a group of keys, got {value!r}")
     if group is not Target:
-        return _section(value, group, f"{name}.", plugins)
+        return _build_section(value, group, f"{name}.", plugins)
     check_target(value, name, plugins)
     return Target(value)
 
 
-def _group(hint: Any) -> type | None:
-    """The group that a hint `Group` or `Group | None` is about."""
+def _group_type(hint: Any) -> type | None:
+    """The group of a hint `Group` or `Group | None`; None for other hints."""
     parts = (hint, *typing.get_args(hint)) if typing.get_origin(hint) not in (dict, list) else ()
     groups = (p for p in parts if isinstance(p, type) and (p is Target or is_dataclass(p)))
     return next(groups, None)
 
 
-def _group_of_items(hint: Any) -> type | None:
-    """The group of which a hint `dict[str, Group]` or `list[Group]` has many."""
+def _item_group_type(hint: Any) -> type | None:
+    """The group of a hint `dict[str, Group]` or `list[Group]`; None for other hints."""
     last = typing.get_args(hint)[-1:] if typing.get_origin(hint) in (dict, list) else ()
     return last[0] if last and is_dataclass(last[0]) else None  # type: ignore[return-value]
 
@@ -402,7 +407,7 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
             check(value, _TORCH_ARGUMENTS.get(key, Any), f"{name}.{key}")
         return
     signature = read_signature(target, plugin_files(plugins))
-    if not signature.complete:  # building the object tells about the others
+    if not signature.complete:  # the constructor checks the others
         arguments = {k: v for k, v in arguments.items() if k in signature.annotations}
     given_elsewhere = _GIVEN.get(name, ())
     required = [key for key in signature.required if key not in given_elsewhere]
@@ -410,11 +415,11 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
 
 
 _GIVEN: dict[str, tuple[str, ...]] = {"task": ("data", "seed")}
-"""Arguments that the program passes when it builds a group, so that no YAML has them."""
+"""Arguments that the program passes when it builds a group. They are no keys of its YAML."""
 
 
 def check_allowed(target: str, name: str, plugins: Sequence[str]) -> None:
-    """Only parts of this package, torch's optimisers and named plug-ins may be instantiated."""
+    """Allow-list of targets: parts of this package, torch's optimisers and the given plug-ins."""
     own = (*PART_PACKAGES, *TORCH_TARGETS, *(f"{plugin_module(plugin)}." for plugin in plugins))
     if not target.startswith(own) or "__" in target:
         raise InputError(
@@ -431,7 +436,7 @@ def plugin_module(plugin: str) -> str:
 
 
 def plugin_files(plugins: Sequence[str]) -> tuple[Path, ...]:
-    """Plug-ins that are files; the others are importable modules.
+    """The plug-ins that are files; the others are importable modules.
 
     Raises:
         InputError: there is no such file.

@@ -1,7 +1,7 @@
-"""Classes and their bases, found in source files without importing anything.
+"""Find classes and their bases in source files without importing them.
 
-Names are followed as Python would: through `import a.b as c`, `from a import b`, relative and star
-imports and assignments, in installed modules, in plug-in files and in modules beside them.
+Names are resolved as in Python: through `import a.b as c`, `from a import b`, relative imports,
+star imports and assignments, in installed modules, plug-in files and modules of their folders.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ WITHOUT_ARGUMENTS = {
     *("abc.ABC", "typing.Generic", "typing.Protocol", "torch.nn.Module"),
     *("torch.nn.modules.Module", "torch.nn.modules.module.Module"),
 }
-"""Bases whose constructor takes nothing; they need no source."""
+"""Bases whose constructor takes no arguments; their source is not read."""
 
 
 @dataclass
 class Module:
-    """What the top level of a source file says.
+    """Names that the top level of a source file binds.
 
     Attributes:
         name: dotted.
-        package: that relative imports start from.
+        package: where relative imports start.
         classes: definitions by name.
         imported: by name, the module and the name in it; None: the module itself.
         assigned: expressions by name.
@@ -46,7 +46,7 @@ class Module:
     stars: list[str] = field(default_factory=list)
 
     def bind(self, table: dict[str, _T], name: str, value: _T) -> None:
-        """Enter a name, unless it stands for something already."""
+        """Add a name to a table, unless it is bound already."""
         if not any(name in other for other in (self.classes, self.imported, self.assigned)):
             table[name] = value
 
@@ -60,7 +60,7 @@ class Definition:
 
 
 class Unknown:
-    """A base that no source file shows."""
+    """A base whose source file is not available."""
 
 
 Base = Definition | Unknown
@@ -85,9 +85,9 @@ class Sources:
         if module in self._files:
             return self._files[module]
         first, *rest = module.split(".")
-        for file, folders in self._places(first):
+        for file, folders in self._locate_top_level(first):
             for name in rest:
-                file, folders = next(_inside(name, folders), (None, []))
+                file, folders = next(_locate_in(name, folders), (None, []))
             if file is not None:
                 return file
         return None
@@ -100,15 +100,15 @@ class Sources:
         """
         if name not in self._modules:
             file = self.file(name)
-            self._modules[name] = None if file is None else self._read(name, file)
+            self._modules[name] = None if file is None else self._parse(name, file)
         return self._modules[name]
 
     def find(self, module: str, name: str, passed: frozenset[str] = frozenset()) -> Base | None:
-        """The class that a name of a module stands for; None: one without arguments."""
+        """The class that a name of a module refers to; None: one without arguments."""
         place = f"{module}.{name}"
         if place in WITHOUT_ARGUMENTS:
             return None
-        known = None if place in passed else self._readable(module)
+        known = None if place in passed else self._module_or_none(module)
         if known is None:
             return UNKNOWN
         if name in known.classes:
@@ -128,10 +128,10 @@ class Sources:
     def base(
         self, node: ast.expr, module: Module, passed: frozenset[str] = frozenset()
     ) -> Base | None:
-        """The class that an expression stands for: a name, a dotted name, one with a subscript."""
+        """The class that an expression names: a name, dotted or not, or one with a subscript."""
         if isinstance(node, ast.Subscript):  # Generic[T]
             return self.base(node.value, module, passed)
-        dotted = _dotted(node)
+        dotted = _split_dotted(node)
         if not dotted:
             return UNKNOWN
         first, *between = dotted
@@ -146,16 +146,16 @@ class Sources:
         return self.find(origin, name, passed)
 
     def _submodule(self, module: str, name: str) -> str:
-        """The module that `module.name` is: a file of its own, or imported under that name."""
+        """The module that `module.name` refers to: its own file, or imported under that name."""
         place = f"{module}.{name}"
-        known = self._readable(module) if self.file(place) is None else None
+        known = self._module_or_none(module) if self.file(place) is None else None
         if known is None or name not in known.imported:
             return place
         origin, attribute = known.imported[name]
         return origin if attribute is None else f"{origin}.{attribute}"
 
-    def _readable(self, name: str) -> Module | None:
-        """`module`; None also for a file that cannot be read, unless it is a plug-in's."""
+    def _module_or_none(self, name: str) -> Module | None:
+        """As `module`; None also for a file that cannot be read, unless it is a plug-in's."""
         try:
             return self.module(name)
         except InputError:
@@ -163,18 +163,18 @@ class Sources:
                 raise
             return None
 
-    def _places(self, first: str) -> Iterator[tuple[Path | None, list[Path]]]:
+    def _locate_top_level(self, first: str) -> Iterator[tuple[Path | None, list[Path]]]:
         """Files and folders of submodules of top-level modules of this name."""
         try:
-            spec = importlib.util.find_spec(first)  # of a top-level name: nothing is imported
+            spec = importlib.util.find_spec(first)  # imports nothing for a top-level name
         except (ImportError, ValueError):
             spec = None
         if spec is not None:
             file = Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
             yield file, [Path(folder) for folder in spec.submodule_search_locations or ()]
-        yield from _inside(first, self._folders)
+        yield from _locate_in(first, self._folders)
 
-    def _read(self, name: str, file: Path) -> Module:
+    def _parse(self, name: str, file: Path) -> Module:
         shown = f"plug-in {file.name}" if name in self._files else str(file)
         try:
             tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
@@ -187,17 +187,17 @@ class Sources:
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
         module = Module(name, package)
         for statement in _statements(tree.body):
-            _note(statement, module)
+            _record_bindings(statement, module)
         return module
 
 
 @functools.cache
-def sources(files: tuple[Path, ...] = ()) -> Sources:
-    """The reader of these plug-in files and of what is installed."""
+def get_sources(files: tuple[Path, ...] = ()) -> Sources:
+    """The reader of these plug-in files and of installed modules."""
     return Sources(files)
 
 
-def _inside(name: str, folders: list[Path]) -> Iterator[tuple[Path | None, list[Path]]]:
+def _locate_in(name: str, folders: list[Path]) -> Iterator[tuple[Path | None, list[Path]]]:
     """Files and folders of submodules of a module in one of these folders."""
     for folder in folders:
         if (folder / name / "__init__.py").is_file():
@@ -209,7 +209,7 @@ def _inside(name: str, folders: list[Path]) -> Iterator[tuple[Path | None, list[
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of the top level, those inside `if`, `try` and `with` among them."""
+    """Statements of the top level, including those inside `if`, `try` and `with`."""
     for statement in body:
         yield statement
         if isinstance(statement, ast.If | ast.Try | ast.With):
@@ -218,8 +218,8 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                     yield from _statements(inner.body if part == "handlers" else [inner])
 
 
-def _note(statement: ast.stmt, module: Module) -> None:
-    """Keep what a statement binds; of two bindings of one name, the first."""
+def _record_bindings(statement: ast.stmt, module: Module) -> None:
+    """Record the names that a statement binds. The first binding of a name counts."""
     if isinstance(statement, ast.ClassDef):
         module.bind(module.classes, statement.name, statement)
     elif isinstance(statement, ast.Import):
@@ -227,7 +227,7 @@ def _note(statement: ast.stmt, module: Module) -> None:
             whole = (name.name, None) if name.asname else (name.name.split(".")[0], None)
             module.bind(module.imported, name.asname or whole[0], whole)
     elif isinstance(statement, ast.ImportFrom):
-        origin = _origin(statement, module)
+        origin = _resolve_origin(statement, module)
         for name in statement.names:
             if name.name == "*":
                 module.stars.append(origin)
@@ -240,7 +240,7 @@ def _note(statement: ast.stmt, module: Module) -> None:
                 module.bind(module.assigned, target.id, statement.value)
 
 
-def _origin(statement: ast.ImportFrom, module: Module) -> str:
+def _resolve_origin(statement: ast.ImportFrom, module: Module) -> str:
     """The module that `from ... import` names, dots resolved."""
     if not statement.level:
         return statement.module or ""
@@ -249,11 +249,11 @@ def _origin(statement: ast.ImportFrom, module: Module) -> str:
     return ".".join([*kept, *([statement.module] if statement.module else [])])
 
 
-def _dotted(node: ast.expr) -> list[str]:
+def _split_dotted(node: ast.expr) -> list[str]:
     """["a", "b", "C"] of a.b.C; nothing for another expression."""
     if isinstance(node, ast.Name):
         return [node.id]
     if isinstance(node, ast.Attribute):
-        front = _dotted(node.value)
+        front = _split_dotted(node.value)
         return [*front, node.attr] if front else []
     return []

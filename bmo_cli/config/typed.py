@@ -1,4 +1,4 @@
-"""Overrides as a user typed them: what cannot be read is named with the quoting that works."""
+"""Overrides as the user typed them. The error of an unreadable one shows the quoting that works."""
 
 from __future__ import annotations
 
@@ -9,135 +9,133 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from bmo_cli.config.commands import quoted, shell_quoted
-from bmo_cli.config.paths import at_home, is_path
+from bmo_cli.config.commands import quote_for_shell, quote_value
+from bmo_cli.config.paths import expand_home, is_path
 from bmo_cli.errors import InputError
 
 _SYNTAX = "[]{}(),='\"\\"
 _UNQUOTED = re.compile(r"[\w/+.$%*@?|: \t-]*", re.ASCII)
-"""characters that Hydra's grammar takes without quotes and that mean nothing in it"""
+"""Characters that Hydra's grammar reads literally without quotes."""
 
 
-def readable(words: Sequence[str]) -> list[str]:
-    """The words of a command line as Hydra reads them.
+def quote_overrides(words: Sequence[str]) -> list[str]:
+    """The words of a command line, with values in quotes where Hydra's grammar requires them.
 
-    Values with characters that Hydra's grammar does not know, as those of most scripts, are put in
-    quotes; they mean nothing else.
+    Hydra's grammar does not know the characters of most scripts. Quotes do not change their
+    meaning.
 
     Args:
-        words: flags, which stay as they are, and overrides.
+        words: flags, which are kept unchanged, and overrides.
 
     Raises:
-        InputError: an override cannot be read, or gives a key that holds a path something else.
+        InputError: an override cannot be read, or a key of a path has another value.
     """
-    found = []
+    quoted = []
     for word in words:
-        if word.startswith("-"):
-            found.append(word)
-            continue
-        word = with_quotes(word)
-        _require_text(word, parsed(word))
-        found.append(word)
-    return found
+        if not word.startswith("-"):
+            word = quote_override(word)
+            _require_path(word, parse_override(word))
+        quoted.append(word)
+    return quoted
 
 
-def with_quotes(word: str) -> str:
-    """An override, its value in quotes where it holds characters that Hydra's grammar lacks."""
+def quote_override(word: str) -> str:
+    """An override, with its value in quotes if it holds characters that Hydra does not know."""
     key, equals, value = word.partition("=")
     syntax = {character for character in value if character in _SYNTAX}
     if not equals or _UNQUOTED.fullmatch(value) or "${" in value or not syntax <= {","}:
         return word
-    return f"{key}={','.join(map(_with_own_quotes, value.split(',')))}"
+    return f"{key}={','.join(map(_quote_where_needed, value.split(',')))}"
 
 
-def _with_own_quotes(value: str) -> str:
-    return value if _UNQUOTED.fullmatch(value) else quoted(value)
+def _quote_where_needed(value: str) -> str:
+    return value if _UNQUOTED.fullmatch(value) else quote_value(value)
 
 
-def parsed(word: str) -> Override:
-    """An override, read by Hydra.
+def parse_override(word: str) -> Override:
+    """Parse an override with Hydra's grammar.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the override cannot be read.
     """
     if word.startswith("="):
-        raise InputError(cannot_read(word))
+        raise InputError(unreadable_message(word))
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException as error:
-        raise InputError(cannot_read(word, error)) from error
-    except (ValueError, RecursionError) as error:  # of Python, which has limits of its own
+        raise InputError(unreadable_message(word, error)) from error
+    except (ValueError, RecursionError) as error:  # limits of Python
         what = "is nested too deeply" if isinstance(error, RecursionError) else "is too long"
         raise InputError(
             f"cannot read the override '{word[:40]}...' of {len(word)} characters: its value {what}"
         ) from error
 
 
-def text_of(words: Sequence[str], key: str) -> str | None:
-    """The path that a key was given last, or None.
+def path_of_key(words: Sequence[str], key: str) -> str | None:
+    """The last path that was typed for a key, or None.
 
     Raises:
-        InputError: it was given something else, or several in a sweep.
+        InputError: the value is no path, or several values of a sweep.
     """
     typed = [word for word in words if word.lstrip("+").startswith(f"{key}=")]
     if not typed:
         return None
-    override = parsed(typed[-1])
+    override = parse_override(typed[-1])
     if override.is_sweep_override():
-        raise InputError(f"'{typed[-1]}': there is one {key} at a time; {_as_one_text(typed[-1])}")
+        raise InputError(f"'{typed[-1]}': there is one {key} at a time; {_quoting_hint(typed[-1])}")
     value = override.value()
     if value is None:
         return None
     if not isinstance(value, str) or not value:
         raise InputError(f"'{typed[-1]}': {key} is the folder of a run")
-    return at_home(value.replace("\\${", "${"))
+    return expand_home(value.replace("\\${", "${"))
 
 
-def cannot_read(word: str, error: Exception | None = None) -> str:
-    """A line about an override that Hydra's grammar does not read.
+def unreadable_message(word: str, error: Exception | None = None) -> str:
+    """The message about an override that Hydra's grammar does not read.
 
     Args:
         word: the override.
-        error: of Hydra.
+        error: of Hydra, if any.
     """
     key, equals, _ = word.partition("=")
     start = f"cannot read the override '{word}'"
     if not equals or not key:
         return f"{start}: expected key=value"
-    if error is not None and error.__cause__ is not None:  # of a function such as choice(...)
+    if error is not None and error.__cause__ is not None:  # error of a function such as choice(...)
         start += f": {' '.join(str(error.__cause__).split())}"
-    place = _first_odd(word, len(key) + 1)
+    place = _first_special(word, len(key) + 1)
     if place is not None:
         start += f": '{word[place]}' is character {place + 1} of it"
-    return f"{start}; {_as_one_text(word)}"
+    return f"{start}; {_quoting_hint(word)}"
 
 
-def ambiguous(word: str) -> str:
-    """A line about an override with commas where nothing sweeps."""
+def ambiguous_message(word: str) -> str:
+    """The message about an override with commas outside of a sweep."""
     return (
         f"'{word}' has a comma, which separates the values of a sweep (-m); a list is in brackets; "
-        f"{_as_one_text(word)}"
+        f"{_quoting_hint(word)}"
     )
 
 
-def _as_one_text(word: str) -> str:
+def _quoting_hint(word: str) -> str:
     key, _, value = word.partition("=")
     stripped = value[1:-1] if re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) else value
-    return f"as one text, in a shell: {shell_quoted(f'{key}={quoted(stripped)}')}"
+    return f"as one text, in a shell: {quote_for_shell(f'{key}={quote_value(stripped)}')}"
 
 
-def _first_odd(word: str, start: int) -> int | None:
-    """Place of the first character that means something in the grammar or is unknown to it."""
-    odd = (i for i in range(start, len(word)) if not _UNQUOTED.fullmatch(word[i]))
-    return next(odd, None)
+def _first_special(word: str, start: int) -> int | None:
+    """Index of the first character that is special in Hydra's grammar or unknown to it."""
+    special = (i for i in range(start, len(word)) if not _UNQUOTED.fullmatch(word[i]))
+    return next(special, None)
 
 
-def _require_text(word: str, override: Override) -> None:
-    """Refuse a number, a list or the like where a path belongs."""
+def _require_path(word: str, override: Override) -> None:
+    """Refuse a number or a list as the value of a key that holds a path."""
     key = override.key_or_group
     if not is_path(key) or override.is_sweep_override() or override.is_delete():
         return
     value = override.value()
     if value is not None and not isinstance(value, str):
         kind = "a list" if isinstance(value, list) else f"{value!r}"
-        raise InputError(f"'{word}': {key} holds a path, and this is {kind}; {_as_one_text(word)}")
+        raise InputError(f"'{word}': {key} holds a path, and this is {kind}; {_quoting_hint(word)}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bmo_cli.data.images.file import SUFFIXES
 from bmo_cli.data.kernel_arrays import Unread, read_arrays
-from bmo_cli.errors import InputError, nearest, printable
+from bmo_cli.errors import InputError, escape_unprintable, suggest_nearest
 
 log = logging.getLogger(__name__)
 Kernel = NDArray[np.float64]
@@ -101,7 +101,7 @@ def choose_kernel(
         return {names[which]: kernels[names[which]]}
     if isinstance(which, str) and which in kernels:
         return {which: kernels[which]}
-    hint = nearest(which, names) if isinstance(which, str) else ""
+    hint = suggest_nearest(which, names) if isinstance(which, str) else ""
     raise InputError(
         f"{key}={which} does not exist: there are {len(names)}, {', '.join(names)}{hint}"
     )
@@ -172,7 +172,7 @@ def _kernels_among(
     least = 2 if any(min(pair) >= 2 for pair in sides.values()) else 1
     names = [n for n, pair in sides.items() if min(pair) >= least and max(pair) >= 2]
     left_out = [f"{n} ({_kind(value)})" for n, value in arrays.items() if n not in names]
-    listed = printable(", ".join(left_out))
+    listed = escape_unprintable(", ".join(left_out))
     if isinstance(which, str) and which in arrays:
         return {n: value for n, value in arrays.items() if n in names or n == which}
     if not names:

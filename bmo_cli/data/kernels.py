@@ -22,7 +22,7 @@ from bmo_cli.data.kernel_files import (
     read_kernels,
 )
 from bmo_cli.data.named_sets import KERNELS, kernel_file
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 
 def motion_kernel(rng: np.random.Generator, size: int) -> Kernel:
@@ -190,7 +190,7 @@ def _kernels_of_file(
         endings = ", ".join(FILE_SUFFIXES)
         raise InputError(
             f"task.kernels must be {', '.join(names)} or a file ({endings}), got '{kind}'"
-            f"{nearest(kind, names)}"
+            f"{suggest_nearest(kind, names)}"
         )
     kernels = read_kernels(file, which, clip=clip, clip_key="task.kernel_clip")
     if kind in KERNELS:

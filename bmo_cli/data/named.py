@@ -11,7 +11,7 @@ from bmo_cli.data.images.image_set import ImageSet
 from bmo_cli.data.named_sets import SETS, Files, find, require
 from bmo_cli.data.pairs import held_out_part, pairs_digest
 from bmo_cli.data.splits import PhotographData, Split
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 
 @checked
@@ -115,7 +115,7 @@ class Named(PhotographData):
                 there = ", ".join(names[:20]) + (f", ... {names[-1]}" if len(names) > 20 else "")
                 raise InputError(
                     f"data.subset: '{name}' is not in {self.test_set or 'the embedded test images'}"
-                    f"{nearest(name, names)}; there are {there}"
+                    f"{suggest_nearest(name, names)}; there are {there}"
                 )
         chosen = [i for i, name in enumerate(names) if name in self.subset]
         return [clean[i] for i in chosen], degraded and [degraded[i] for i in chosen]

@@ -14,7 +14,7 @@ from typing import Literal
 
 from bmo_cli.data.images.image_set import image_files
 from bmo_cli.data.pairs import pair_files
-from bmo_cli.errors import InputError, nearest
+from bmo_cli.errors import InputError, suggest_nearest
 
 log = logging.getLogger(__name__)
 Kind = Literal["gray", "colour", "pairs"]
@@ -168,7 +168,7 @@ def require(name: str, purpose: Literal["test", "train"], key: str) -> Part:
     """
     able = [known for known, entry in SETS.items() if getattr(entry, purpose) is not None]
     if name not in able:
-        hint = nearest(name, able)
+        hint = suggest_nearest(name, able)
         raise InputError(f"{key} must be one of {', '.join(able)}, or null, got '{name}'{hint}")
     part = SETS[name].test if purpose == "test" else SETS[name].train
     assert part is not None

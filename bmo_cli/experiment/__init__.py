@@ -1,1 +1,1 @@
-"""From a configuration to a run: build, train, evaluate, restore."""
+"""Experiments: build one from a configuration, load and save weights, evaluate, certify."""

@@ -1,7 +1,7 @@
-"""What a scheme computes beside a map of each problem: random numbers, memory, batch statistics.
+"""Detect whether a scheme uses random numbers, memory or batch statistics.
 
-In evaluation mode D must be a map, the same at every call. In training mode it may be more, and
-what relies on its being a map has to know: iterations that are repeated, batches that are divided.
+In evaluation mode D must be a map, which gives the same value at every call. In training mode it
+need not be one. Code that repeats iterations or divides batches has to know that.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
 
 _ROUNDING = 1e-6  # of D, relative to its largest entry
-_ORDER = 1e-4  # the same, where batches of another size are added up in another order
+_ORDER = 1e-4  # the same between batches of different size, whose sums have another order
 
 
 def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
-    """D(u^0) in evaluation mode, computed twice.
+    """Compute D(u^0) in evaluation mode twice, and return it.
 
     Raises:
         InputError: an operator or a network does not fit the problem, changes shape, type or
-            device, is not finite, or is not the same at both calls.
+            device, is not finite, or differs between both calls.
     """
     with torch.no_grad():
         strict = scheme.using(execution=Execution(finite=True))
-        first, second, drawn = _twice(strict, problem, initial)
+        first, second, drawn = _evaluate_twice(strict, problem, initial)
         differs = _differ(first, second, _ROUNDING)
-        if drawn and not differs:  # a layer that starts at zero would hide it
+        if drawn and not differs:  # a layer that starts at zero would hide a difference
             with preserved_state(scheme, initial[0].device):
-                _move(scheme)
-                differs = _differ(*_twice(scheme, problem, initial)[:2], _ROUNDING)
+                _perturb_weights(scheme)
+                differs = _differ(*_evaluate_twice(scheme, problem, initial)[:2], _ROUNDING)
     if differs:
         raise InputError(
             f"{scheme.title} is no map in evaluation mode: called again with the same "
@@ -50,10 +50,10 @@ def require_map(scheme: GKM, problem: Problem, initial: State) -> State:
     return first
 
 
-def _twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State, bool]:
-    """D(u^0), D(u^0) once more, and whether random numbers were drawn for it.
+def _evaluate_twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State, bool]:
+    """D(u^0), D(u^0) once more, and whether random numbers were drawn.
 
-    What a guided network draws is drawn when it is bound.
+    A guided network draws its random numbers when it is bound.
     """
     device, guided = initial[0].device, scheme.net is not None and scheme.net.guided
     states = generator_states(device)
@@ -61,42 +61,42 @@ def _twice(scheme: GKM, problem: Problem, initial: State) -> tuple[State, State,
     if not guided:
         states = generator_states(device)
     u = mapping.lift(initial)
-    _require_fit(problem, u[0])
+    _require_shapes(problem, u[0])
     first = mapping.D(u, 0)
     second = (scheme.bind(problem) if guided else mapping).D(u, 0)
     return first, second, generator_states(device) != states
 
 
-def require_map_of(experiment: Experiment, split: Split) -> None:
-    """See `require_map`: at the first evaluation problem of a split."""
+def require_map_on_split(experiment: Experiment, split: Split) -> None:
+    """Call `require_map` with the first evaluation problem of a split."""
     for case in islice(experiment.task.cases(split), 1):
         require_map(experiment.scheme, case.problem, case.initial)
 
 
-def observe(scheme: GKM, sample: Sample) -> None:
-    """Find out what D does in training mode, and keep it as `scheme.behaviour`.
+def observe_training_mode(scheme: GKM, sample: Sample) -> None:
+    """Determine the behaviour of D in training mode, and set `scheme.behaviour`.
 
-    Nothing changes by it: weights, buffers and generators are as before.
+    Weights, buffers and random number generators are restored afterwards.
 
     Args:
         scheme: to be trained.
         sample: a batch.
 
     Raises:
-        InputError: see `require_map`; or D keeps something that checkpoints would lack.
+        InputError: see `require_map`; or D has state that checkpoints do not save.
     """
     problem, initial = sample.problem, sample.initial
     before = require_map(scheme, problem, initial)
     with torch.no_grad(), preserved_state(scheme, initial[0].device), training_mode(scheme):
         kept = {name: buffer.clone() for name, buffer in scheme.named_buffers()}
-        drawn = _twice(scheme, problem, initial)[2]
+        drawn = _evaluate_twice(scheme, problem, initial)[2]
         saved = scheme.state_dict().keys() & kept.keys()
         changed = {
             name
             for name, buffer in scheme.named_buffers()
             if name not in kept or not torch.equal(buffer, kept[name])
         }
-        mixes = not drawn and _mixes(scheme, sample)
+        mixes = not drawn and _mixes_samples(scheme, sample)
     if not changed <= saved:
         raise InputError(
             f"in training {scheme.title} changes {', '.join(sorted(changed - saved))}, "
@@ -110,8 +110,8 @@ def observe(scheme: GKM, sample: Sample) -> None:
     scheme.behaviour = Behaviour(drawn, bool(changed), mixes)
 
 
-def _require_fit(problem: Problem, u: Tensor) -> None:
-    """Refuse linear maps whose results arithmetic would broadcast against y or u."""
+def _require_shapes(problem: Problem, u: Tensor) -> None:
+    """Refuse linear maps whose results would be broadcast against y or u."""
     maps = [] if problem.coupling is None else [(problem.coupling.a, problem.coupling.b)]
     if isinstance(problem.f, LeastSquares):
         maps.append((problem.f.a, problem.f.y))
@@ -125,26 +125,29 @@ def _require_fit(problem: Problem, u: Tensor) -> None:
             )
 
 
-def _mixes(scheme: GKM, sample: Sample) -> bool:
-    """Whether the first problem of a batch has another value alone; at weights that were moved."""
+def _mixes_samples(scheme: GKM, sample: Sample) -> bool:
+    """Whether the value of a problem depends on the other problems of its batch.
+
+    It is tested at perturbed weights, because a layer that starts at zero would hide it.
+    """
     size = len(sample.initial[0])
     if size == 1:
         return False
-    _move(scheme)
-    with suppress(InputError):  # of a task that does not say how its batches are divided
-        batches, images = [sample, sample.equal_part(0, size)], []
+    _perturb_weights(scheme)
+    with suppress(InputError):  # the problems of the task cannot be divided
+        batches, values = [sample, sample.equal_part(0, size)], []
         try:
             for batch in batches:
                 with preserved_state(scheme, sample.initial[0].device):  # from the same buffers
-                    images.append(_twice(scheme, batch.problem, batch.initial)[0])
-        except (RuntimeError, ValueError):  # of a network that takes no single image
+                    values.append(_evaluate_twice(scheme, batch.problem, batch.initial)[0])
+        except (RuntimeError, ValueError):  # the network does not accept a single image
             return True
-        return _differ(tuple(block[:1] for block in images[0]), images[1], _ORDER)
+        return _differ(tuple(block[:1] for block in values[0]), values[1], _ORDER)
     return False
 
 
-def _move(scheme: GKM) -> None:
-    """Change every weight, by a share of those of its tensor."""
+def _perturb_weights(scheme: GKM) -> None:
+    """Add noise to every weight, relative to the size of its tensor's weights."""
     for p in scheme.parameters():
         size = p.square().mean().sqrt()
         p.add_(torch.where(size > 0, 0.3 * size, 0.1) * torch.randn_like(p))

@@ -1,4 +1,4 @@
-"""Objects from a configuration: only allowed targets, every error in one line."""
+"""Build objects from a configuration: only allowed targets, and every error in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bmo_cli.config.schema import Config, check_allowed, plugin_files, plugin_mo
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.plugins import failing_place, import_module, load_plugins, plugin_error
+from bmo_cli.experiment.plugins import import_module, load_plugins, locate_failure, plugin_error
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.tasks.task import Task
@@ -28,20 +28,20 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a configuration describes, built, on its device and in evaluation mode."""
+    """The objects of a configuration, on their device and in evaluation mode."""
 
     task: Task
     scheme: GKM
     hyper: HyperOptimizer
     device: torch.device
     notes: tuple[str, ...]
-    """what the theory assumes and this configuration does not provide"""
+    """assumptions of the theory that this configuration does not meet"""
 
     @property
     def nonexpansive(self) -> bool:
         """Whether D is nonexpansive by construction on the problems of the task.
 
-        What a class from outside of the package declares does not count.
+        Declarations of classes from outside of the package do not count.
         """
         own = not declarers((*parts_of_scheme(self.scheme), self.task))
         return own and self.scheme.nonexpansive and self.task.convex
@@ -56,7 +56,7 @@ def build(config: Config) -> Experiment:
     """Build task, scheme and hyper-optimiser.
 
     Raises:
-        InputError: a target, an argument, a file or the device is not usable.
+        InputError: a target, an argument, a file or the device cannot be used.
     """
     device = choose_device(config.device)
     plugins = load_plugins(config.plugins)
@@ -83,18 +83,18 @@ def build(config: Config) -> Experiment:
 
 
 def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **given: Any) -> Any:
-    """The object that a `_target_` node describes, its nested nodes built first.
+    """Build the object of a `_target_` node, after its nested nodes.
 
-    Nothing is called before it is known to be a class of the right kind.
+    A target is called only if the allow-list holds it and it is a class of the right kind.
 
     Args:
         node: `_target_` and the arguments of its constructor.
         name: of the node in the configuration, for messages.
-        plugins: what the command line allows beside this package and torch.optim.
-        kind: class that the target must be derived from.
-        given: arguments that no configuration has, for constructors that take them.
+        plugins: plug-ins that the command line adds to the allow-list.
+        kind: base class that the target must have.
+        given: further arguments, for constructors that take them.
     """
-    constructor = target_class(node, name, plugins, kind)
+    constructor = load_target_class(node, name, plugins, kind)
     arguments = {
         key: instantiate(value, f"{name}.{key}", plugins, nn.Module)
         if isinstance(value, Mapping) and "_target_" in value
@@ -102,7 +102,9 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
         for key, value in node.items()
         if key != "_target_"
     }
-    arguments |= {key: value for key, value in given.items() if takes(constructor, key, plugins)}
+    arguments |= {
+        key: value for key, value in given.items() if takes_argument(constructor, key, plugins)
+    }
     try:
         return constructor(**arguments)
     except BmoError:
@@ -110,13 +112,13 @@ def instantiate(node: Node, name: str, plugins: Sequence[str], kind: type, **giv
     except (TypeError, ValueError) as error:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         hint = f" (drop it with '~{name}.{unexpected.group(1)}')" if unexpected else ""
-        place = failing_place(error, plugins)
+        place = locate_failure(error, plugins)
         if place is not None:
             raise plugin_error(error, f"{name}: {place}", hint) from error
         raise InputError(f"{name}: {error}{hint}") from error
 
 
-def takes(constructor: type, name: str, plugins: Sequence[str]) -> bool:
+def takes_argument(constructor: type, name: str, plugins: Sequence[str]) -> bool:
     """Whether a constructor takes an argument, itself or through its `**kwargs`."""
     parameters = inspect.signature(constructor).parameters
     if name in parameters or all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
@@ -125,8 +127,8 @@ def takes(constructor: type, name: str, plugins: Sequence[str]) -> bool:
     return name in read_signature(target, plugin_files(plugins)).annotations
 
 
-def target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
-    """The class that a `_target_` node names, known to be allowed and of the right kind."""
+def load_target_class(node: Node, name: str, plugins: Sequence[str], kind: type) -> Any:
+    """The class that a `_target_` node names, if it is allowed and has the base class `kind`."""
     target = str(node.get("_target_"))
     check_allowed(target, name, plugins)
     module, _, attribute = target.rpartition(".")

@@ -1,4 +1,4 @@
-"""`bmo certify`: the convergence certificate of a trained run, as JSON, a page and a picture."""
+"""Write the convergence certificate of a trained run as JSON, as Markdown and as a figure."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ def write_certificate(
     history: Sequence[Mapping[str, float]],
     folder: RunFolder,
 ) -> Certification:
-    """Certify an experiment at its present weights and write certificate.{json,md,png}.
+    """Certify an experiment with its present weights, and write certificate.{json,md,png}.
 
     Args:
         experiment: trained.
         config: its configuration.
         history: rows of history.csv.
-        folder: where the certificate goes.
+        folder: in which the certificate is written.
 
     Returns:
-        The verdict, and why it is refused, if it is.
+        The verdict, and why the certificate is refused, if it is.
     """
     settings = config.certificate or Certify()
     task, k = experiment.task, config.train.iterations
     cases = list(islice(task.cases("val"), max(settings.cases, Certify.cases)))
-    subject = _subject(experiment, k, history, cases, settings)
+    subject = _build_subject(experiment, k, history, cases, settings)
     log.info("certifying on validation problems, %d iterations or more", settings.horizon * k)
     certificate = certify(subject, settings)
     counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
@@ -61,10 +61,10 @@ def write_certificate(
             experiment.scheme, task, cases[: settings.cases], counts
         ).items()
     }
-    content = _content(certificate, scores, experiment, k, settings)
+    content = _build_content(certificate, scores, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)
     write_atomically(folder.path / "certificate.json", text.encode())
-    page = _page(certificate, scores, experiment, k, settings)
+    page = _format_page(certificate, scores, experiment, k, settings)
     write_atomically(folder.path / "certificate.md", page.encode())
     _write_worst_pair(certificate, folder)
     certificate_figure(
@@ -76,7 +76,7 @@ def write_certificate(
         folder.path / "certificate.png",
     )
     log.info("\n%s", page)
-    reason = _refusal(certificate)
+    reason = _explain_refusal(certificate)
     if reason:
         log.warning(reason)
     return Certification(
@@ -89,7 +89,7 @@ def write_certificate(
     )
 
 
-def _subject(
+def _build_subject(
     experiment: Experiment,
     k: int,
     history: Sequence[Mapping[str, float]],
@@ -103,7 +103,7 @@ def _subject(
         iterations=k,
         step=hyper.step,
         problems=[(case.problem, case.initial) for case in cases[: settings.cases]],
-        sample=_sample(experiment),
+        sample=_draw_training_sample(experiment),
         gradients=gradients if hyper.minimises_phi else None,
         hyper=hyper,
         available=len(cases),
@@ -111,7 +111,7 @@ def _subject(
 
 
 def _write_worst_pair(certificate: Certificate, folder: RunFolder) -> None:
-    """The pair of states that D stretches most, for who wants to measure it again."""
+    """Write the pair of states with the largest ratio, so that it can be measured again."""
     worst = max(certificate.pairs.values(), key=lambda pair: pair.surely)
     tensors = {
         f"{name}.{i}": block.contiguous().cpu()
@@ -121,7 +121,7 @@ def _write_worst_pair(certificate: Certificate, folder: RunFolder) -> None:
     write_atomically(folder.path / "worst_pair.safetensors", save(tensors))
 
 
-def _refusal(certificate: Certificate) -> str:
+def _explain_refusal(certificate: Certificate) -> str:
     """Why the certificate is refused; empty where it is not."""
     if certificate.verdict != "refused":
         return ""
@@ -130,8 +130,8 @@ def _refusal(certificate: Certificate) -> str:
     return f"the certificate is refused: {broken.name}: {broken.meaning}{number}"
 
 
-def run_identity(run: RunFolder) -> dict[str, str]:
-    """Hashes of the files of a run that belong together."""
+def hash_run_files(run: RunFolder) -> dict[str, str]:
+    """Hashes of the checkpoint and the configuration of a run."""
     files = {
         "checkpoint": run.checkpoints / "best.safetensors",
         "config": run.path / ".hydra" / "config.yaml",
@@ -143,8 +143,8 @@ def run_identity(run: RunFolder) -> dict[str, str]:
     }
 
 
-def _sample(experiment: Experiment) -> Sample | None:
-    """A training sample where the training data are at hand."""
+def _draw_training_sample(experiment: Experiment) -> Sample | None:
+    """A training sample, if the training data are available."""
     if experiment.hyper.step is None:
         return None
     try:
@@ -153,7 +153,7 @@ def _sample(experiment: Experiment) -> Sample | None:
         return None
 
 
-def _content(
+def _build_content(
     certificate: Certificate,
     scores: Mapping[int, float],
     experiment: Experiment,
@@ -191,7 +191,7 @@ def _content(
     }
 
 
-def _page(
+def _format_page(
     certificate: Certificate,
     scores: Mapping[int, float],
     experiment: Experiment,
@@ -201,19 +201,23 @@ def _page(
     task, net = experiment.task, experiment.scheme.net
     operator = type(experiment.scheme.operator).__name__
     name = operator if net is None else f"{operator} with {type(net).__name__}"
-    parts = [f"# Convergence certificate: {_title(certificate)}"]
-    parts += [_meaning(certificate), f"{name}, K = {k}."]
+    parts = [f"# Convergence certificate: {_format_title(certificate)}"]
+    parts += [_explain_verdict(certificate), f"{name}, K = {k}."]
     if net is not None:
         parts.append(f"The network promises: {net.guarantee}.")
     header = ["", "verdict", "evidence", "number", "why"]
     parts.append("## What the theory assumes")
-    parts.append(markdown(header, [_line(finding) for finding in certificate.assumptions]))
+    parts.append(
+        markdown(header, [_format_finding(finding) for finding in certificate.assumptions])
+    )
     parts.append("## What it predicts, measured")
-    parts.append(markdown(header, [_line(finding) for finding in certificate.predictions]))
-    parts.append(_searched(certificate, k, settings))
-    parts += ["## How far D stretches", _constants(certificate), _LEGEND]
+    parts.append(
+        markdown(header, [_format_finding(finding) for finding in certificate.predictions])
+    )
+    parts.append(_describe_search(certificate, k, settings))
+    parts += ["## How far D stretches", _format_constants(certificate), _LEGEND]
     if certificate.checks:
-        parts += ["## What is declared, measured", _declared(certificate)]
+        parts += ["## What is declared, measured", _format_declarations(certificate)]
     shown = f"validation {task.metric} {task.unit}".strip()
     layout = task.columns.get(task.metric, ".4g")
     parts.append(f"## {shown} beyond the K = {k} trained with")
@@ -226,24 +230,24 @@ def _page(
     return "\n\n".join(parts) + "\n"
 
 
-def _constants(certificate: Certificate) -> str:
+def _format_constants(certificate: Certificate) -> str:
     """The table of bounds and of measured ratios."""
     bound = certificate.bound
     on = "" if bound.value is None else f"{bound.evidence}: "
     rows = [["upper bound", "-" if bound.value is None else f"{bound.value:.7g}", on + bound.why]]
     rows += [[f"bound, {layer.layer}", f"{layer.value:.7g}", layer.how] for layer in bound.layers]
     rows += [
-        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _averaging(pair)]
+        [f"measured, {kind} pairs", f"{pair.ratio:.7g}", _describe_averaging(pair)]
         for kind, pair in certificate.pairs.items()
     ]
     if certificate.network is not None:
-        alone = f"in the Euclidean norm; {_averaging(certificate.network)}"
+        alone = f"in the Euclidean norm; {_describe_averaging(certificate.network)}"
         rows.append(["measured, the network alone", f"{certificate.network.ratio:.7g}", alone])
     return markdown(["", "constant", "how"], rows)
 
 
-def _declared(certificate: Certificate) -> str:
-    """The table of declarations beside measurements."""
+def _format_declarations(certificate: Certificate) -> str:
+    """The table of declared and measured values."""
     rows = [
         [
             check.what,
@@ -269,7 +273,7 @@ _LEGEND = (
 )
 
 
-def _title(certificate: Certificate) -> str:
+def _format_title(certificate: Certificate) -> str:
     """The verdict in words."""
     if certificate.verdict != "as declared":
         return certificate.verdict.upper()
@@ -277,8 +281,8 @@ def _title(certificate: Certificate) -> str:
     return f"as declared by {by}, not contradicted by {certificate.measurements} measurements"
 
 
-def _meaning(certificate: Certificate) -> str:
-    """What the verdict says, in words."""
+def _explain_verdict(certificate: Certificate) -> str:
+    """The meaning of the verdict in words."""
     if certificate.verdict == "certified":
         (averaged,) = (f for f in certificate.assumptions if f.name == "T is averaged")
         damped = averaged.verdict == "holds"
@@ -311,8 +315,8 @@ def _meaning(certificate: Certificate) -> str:
     )
 
 
-def _searched(certificate: Certificate, k: int, settings: Certify) -> str:
-    """How far the iteration was followed."""
+def _describe_search(certificate: Certificate, k: int, settings: Certify) -> str:
+    """How many problems and iterations were examined, in words."""
     text = f"Looked at: {certificate.problems} of the validation problems. Followed for "
     text += f"{settings.horizon * k} iterations (certificate.horizon={settings.horizon} times "
     text += f"K = {k}) from every start"
@@ -325,12 +329,12 @@ def _searched(certificate: Certificate, k: int, settings: Certify) -> str:
     return text + "."
 
 
-def _averaging(pair: Pair) -> str:
+def _describe_averaging(pair: Pair) -> str:
     if math.isinf(pair.averaging):
         return "no averaging is possible"
     return f"averaging {pair.averaging:.3f} at least"
 
 
-def _line(finding: Finding) -> list[str]:
+def _format_finding(finding: Finding) -> list[str]:
     number = "-" if finding.number is None else f"{finding.number:.5g}"
     return [finding.name, finding.verdict, finding.evidence or "-", number, finding.meaning]

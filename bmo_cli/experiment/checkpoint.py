@@ -1,7 +1,8 @@
-"""Checkpoints: one safetensors file with omega, the optimiser's state and where training stood.
+"""Checkpoints: one safetensors file with omega, the optimiser's state and the progress of training.
 
-Nothing is pickled, so a file from a stranger is only data. A digest of everything in a file says
-whether it is whole; the last two are kept, so that one that is not costs one interval of training.
+Nothing is pickled, so that an untrusted file is plain data. A hash of the whole content detects a
+damaged file. The last two checkpoints are kept, so that a damaged one costs one interval of
+training.
 """
 
 from __future__ import annotations
@@ -31,24 +32,24 @@ LAST, PREVIOUS, BEST = "last.safetensors", "previous.safetensors", "best.safeten
 _OPTIMIZER = "optimizer."
 
 
-class Damaged(InputError):
-    """A checkpoint that is not what was written."""
+class DamagedCheckpoint(InputError):
+    """A checkpoint is missing, or its content is not what was written."""
 
 
 @dataclass
 class Progress:
-    """Where training stands.
+    """Progress of training.
 
     Attributes:
-        step: hyper-training steps done.
-        seconds: of training so far, over all sessions of the run.
-        best: best validation score; nan before the first.
-        best_step: the step it belongs to.
+        step: number of hyper-training steps done.
+        seconds: of training, over all sessions of the run.
+        best: best validation score; nan before the first validation.
+        best_step: the step of the best score.
         evaluations: of T in training steps.
         products: vector-Jacobian products with D in training steps.
         window: (loss, norm of the hyper-gradient, residual) of the steps since the last row of the
             history.
-        flags: what training steps remarked, and how often.
+        flags: remarks of training steps, with their counts.
         scaler: state of the loss scale of precision=fp16.
     """
 
@@ -66,7 +67,7 @@ class Progress:
 def save_checkpoint(
     file: Path, omega: nn.Module, progress: Progress, optimizer: Optimizer | None = None
 ) -> None:
-    """Write omega, and with an optimiser everything that is needed to go on, atomically."""
+    """Write omega atomically; with an optimiser also everything that is needed to resume."""
     tensors = {name: value.detach().contiguous() for name, value in omega.state_dict().items()}
     meta = {"progress": json.dumps(asdict(progress))}
     if optimizer is not None:
@@ -87,9 +88,9 @@ def save_checkpoint(
 def save_last(
     folder: Path, omega: nn.Module, progress: Progress, optimizer: Optimizer | None
 ) -> None:
-    """Write the checkpoint to go on from; the one before it stays beside it.
+    """Write the last checkpoint, and keep the one before it.
 
-    At every moment at least one whole checkpoint is there.
+    At every moment at least one complete checkpoint exists.
     """
     last, before = folder / LAST, folder / f".{PREVIOUS}"
     if last.is_file():
@@ -103,24 +104,24 @@ def save_last(
 
 
 def load_last(folder: Path, omega: nn.Module, optimizer: Optimizer | None) -> Progress:
-    """Load the last checkpoint, or where it is damaged the one before, saying so.
+    """Load the last checkpoint. If it is damaged, load the one before and log that.
 
     Raises:
-        InputError: there is no whole one, or it is of another network.
+        InputError: there is no complete checkpoint, or it belongs to another network.
     """
     try:
         return load_checkpoint(folder / LAST, omega, optimizer)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         if not (folder / PREVIOUS).is_file():
             raise
         progress = load_checkpoint(folder / PREVIOUS, omega, optimizer)
         log.warning("%s; going on from the one before, of step %d", error, progress.step)
-        (folder / LAST).unlink(missing_ok=True)  # else it would take the place of the whole one
+        (folder / LAST).unlink(missing_ok=True)  # else it would replace the complete one
         return progress
 
 
 def has_last(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from, whole or not."""
+    """Whether there is a checkpoint to resume from, damaged or not."""
     return (folder / LAST).is_file() or (folder / PREVIOUS).is_file()
 
 
@@ -129,11 +130,11 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
 
     Raises:
         Damaged: missing, truncated, or not what was written.
-        InputError: of another network.
+        InputError: the checkpoint belongs to another network.
     """
     tensors, meta = read_checkpoint(file)
     weights = {k: v for k, v in tensors.items() if not k.startswith(_OPTIMIZER)}
-    _require_same(file, weights, omega.state_dict())
+    _require_same_network(file, weights, omega.state_dict())
     omega.load_state_dict(weights)
     try:
         progress = Progress(**json.loads(meta["progress"]))
@@ -142,27 +143,29 @@ def load_checkpoint(file: Path, omega: nn.Module, optimizer: Optimizer | None = 
     except InputError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint {file} cannot be gone on with: it lacks {error}") from error
+        raise InputError(f"checkpoint {file} cannot be resumed: it lacks {error}") from error
     return progress
 
 
 def read_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and texts of a checkpoint.
+    """Read tensors and metadata of a checkpoint.
 
     Raises:
         Damaged: missing, truncated, or not what was written.
     """
     if not file.is_file():
-        raise Damaged(f"no checkpoint {file}; the run has not trained, or it was moved")
+        raise DamagedCheckpoint(f"no checkpoint {file}; the run has not trained, or it was moved")
     try:
         with safe_open(file, framework="pt") as archive:
             tensors = {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
             meta = archive.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         detail = " ".join(str(error).split())
-        raise Damaged(f"checkpoint {file} is truncated or damaged: {detail}") from error
+        raise DamagedCheckpoint(f"checkpoint {file} is truncated or damaged: {detail}") from error
     if meta.pop("digest", None) != _digest(tensors, meta):
-        raise Damaged(f"checkpoint {file} is damaged: its content is not what was written")
+        raise DamagedCheckpoint(
+            f"checkpoint {file} is damaged: its content is not what was written"
+        )
     return tensors, meta
 
 
@@ -175,17 +178,19 @@ def _digest(tensors: Mapping[str, Tensor], meta: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _require_same(file: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
+def _require_same_network(
+    file: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> None:
+    for name, tensor in expected.items():
+        if name not in weights:
             raise InputError(f"checkpoint {file} is of another network: it has no '{name}'")
-        if found[name].shape != tensor.shape:
-            have, want = tuple(found[name].shape), tuple(tensor.shape)
+        if weights[name].shape != tensor.shape:
+            have, want = tuple(weights[name].shape), tuple(tensor.shape)
             raise InputError(
                 f"checkpoint {file} is of another network: '{name}' is {have}, expected {want}"
             )
-    for name in found:
-        if name not in wanted:
+    for name in weights:
+        if name not in expected:
             raise InputError(f"checkpoint {file} is of another network: unexpected '{name}'")
 
 
@@ -204,8 +209,8 @@ def _restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Learned numbers: entries of all parameters that require a gradient."""
+def count_parameters(module: nn.Module) -> int:
+    """The number of entries of all parameters that require a gradient."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 

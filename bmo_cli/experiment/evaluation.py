@@ -29,11 +29,11 @@ from bmo_cli.tasks.task import Case, Task
 
 @dataclass(frozen=True)
 class Settings:
-    """How a trained scheme is iterated; the keys are those of the configuration's `eval`.
+    """Settings of the iteration of a trained scheme, from `eval` of the configuration.
 
     Attributes:
         iterations: largest number of evaluations of T.
-        tolerance: residual at which the iteration stops; 0: never.
+        tolerance: residual at which the iteration stops; 0: it never stops early.
         anderson: memory of Anderson acceleration; 0: none.
     """
 
@@ -43,13 +43,13 @@ class Settings:
 
     @classmethod
     def of(cls, section: Evaluate) -> Settings:
-        """From the configuration's `eval` section."""
+        """Take the settings from the section `eval` of the configuration."""
         return cls(section.iterations, section.tolerance, section.anderson)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a solve found.
+    """The outcome of `solve`.
 
     Attributes:
         value: estimate of u.
@@ -70,16 +70,16 @@ def solve(
 
     Args:
         scheme: trained.
-        problem, initial: what is known.
+        problem, initial: the problem and u^0, without ground truth.
         settings: of the iteration.
-        check: whether the residual is that of the result, for which D is evaluated once more;
-            otherwise, and where the tolerance was not reached, that of the iterate before.
+        check: whether the residual is that of the result, for which D is evaluated once more.
+            Otherwise, if the tolerance was not reached, it is that of the iterate before.
 
     Raises:
         DivergenceError: an iterate became non-finite.
-        InputError: Anderson acceleration of a scheme that is not one map.
+        InputError: Anderson acceleration of a scheme that changes with the iteration.
     """
-    if settings.tolerance and not settings.anderson and _divides(problem, initial):
+    if settings.tolerance and not settings.anderson and _is_divisible(problem, initial):
         return _solve_each(scheme, problem, initial, settings)
     mapping = scheme.bind(problem)
     iterations, acceleration = settings.iterations, None
@@ -98,15 +98,15 @@ def solve(
         acceleration=acceleration,
     )
     if solution.status is Status.NONFINITE:
-        raise _diverged(solution.iterations, settings)
+        raise _divergence_error(solution.iterations, settings)
     u, done, residual = solution.value, solution.iterations, solution.residuals[-1]
     if check and solution.status is not Status.CONVERGED:
         residual = float(mapping.residual(u, mapping.D(u, done)).max())
     return Estimate(mapping.estimate(u), done, residual)
 
 
-def _divides(problem: Problem, initial: State) -> bool:
-    """Whether a batch of several problems says how it is divided."""
+def _is_divisible(problem: Problem, initial: State) -> bool:
+    """Whether this is a batch of several problems that can be divided."""
     if len(initial[0]) == 1:
         return False
     try:
@@ -117,7 +117,10 @@ def _divides(problem: Problem, initial: State) -> bool:
 
 
 def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> Estimate:
-    """Problems of a batch stop one by one; the whole one is bound once more to be read out."""
+    """Solve the problems of a batch, each until its own tolerance is reached.
+
+    The whole batch is bound once more, to read the estimate from the last state.
+    """
     size = len(initial[0])
 
     def bind(problems: Tensor) -> FixedPointMap:
@@ -125,12 +128,12 @@ def _solve_each(scheme: GKM, problem: Problem, initial: State, settings: Setting
 
     ends = iterate_each(bind, initial, iterations=settings.iterations, tolerance=settings.tolerance)
     if ends.status is Status.NONFINITE:
-        raise _diverged(int(ends.iterations.max()), settings)
+        raise _divergence_error(int(ends.iterations.max()), settings)
     estimate = scheme.bind(problem).estimate(ends.value)
     return Estimate(estimate, int(ends.iterations.max()), float(ends.residuals.max()))
 
 
-def _diverged(iterations: int, settings: Settings) -> DivergenceError:
+def _divergence_error(iterations: int, settings: Settings) -> DivergenceError:
     return DivergenceError(
         f"iterate {iterations + 1} of {settings.iterations} became non-finite: the scheme is "
         "expansive at these weights; use fewer eval.iterations or net=lip"
@@ -138,29 +141,29 @@ def _diverged(iterations: int, settings: Settings) -> DivergenceError:
 
 
 def solve_case(scheme: GKM, case: Case, settings: Settings) -> Estimate:
-    """Solve the problems of a case; the estimates are one batch again.
+    """Solve the problems of a case, and join their estimates to one batch.
 
-    Of several problems, only the blocks that they have themselves are kept (auxiliary variables of
-    the scheme are not), and residual and iterations are the largest.
+    For several problems, only the blocks of the problems themselves are kept, not auxiliary
+    variables of the scheme. Residual and iterations are the largest ones.
 
     Raises:
         DivergenceError, InputError: as `solve`.
     """
     if not case.further:
         return solve(scheme, case.problem, case.initial, settings)
-    found = [solve(scheme, problem, initial, settings) for problem, initial in case.parts]
+    estimates = [solve(scheme, problem, initial, settings) for problem, initial in case.parts]
     return Estimate(
-        _joined([one.value for one in found], len(case.initial)),
-        max(one.iterations for one in found),
-        max(one.residual for one in found),
+        _concatenate([estimate.value for estimate in estimates], len(case.initial)),
+        max(estimate.iterations for estimate in estimates),
+        max(estimate.residual for estimate in estimates),
     )
 
 
-def _joined(estimates: Sequence[State], blocks: int) -> State:
+def _concatenate(estimates: Sequence[State], blocks: int) -> State:
     """The first blocks of several estimates as one batch."""
     if len(estimates) == 1:
         return estimates[0]
-    return tuple(torch.cat([one[i] for one in estimates]) for i in range(blocks))
+    return tuple(torch.cat([estimate[i] for estimate in estimates]) for i in range(blocks))
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,8 @@ def evaluate(
     *,
     report: Callable[[Evaluation], None] = lambda _: None,
 ) -> dict[str, dict[str, float]]:
-    """Scores by image name; `report` sees every estimate before it is dropped."""
-    found: dict[str, dict[str, float]] = {}
+    """Scores by image name. `report` receives every estimate, which is then discarded."""
+    scores_by_name: dict[str, dict[str, float]] = {}
     for case in task.cases(split):
         start = time.perf_counter()
         estimate = solve_case(scheme, case, settings)
@@ -192,9 +195,9 @@ def evaluate(
             "iterations": estimate.iterations,
             "seconds": seconds,
         }
-        found[case.name] = scores
+        scores_by_name[case.name] = scores
         report(Evaluation(case, estimate.value, scores))
-    return found
+    return scores_by_name
 
 
 @torch.no_grad()
@@ -205,14 +208,14 @@ def scores_by_iteration(
 
     Args:
         scheme: trained.
-        task: that judges; it sees the estimates after they were made.
+        task: scores the estimates.
         cases: problems.
         counts: numbers of iterations, increasing.
 
     Returns:
-        A score a case for every count; worst possible ones once an iterate is not finite.
+        For every count a score for each case; infinitely bad once an iterate is not finite.
     """
-    found: dict[int, list[float]] = {count: [] for count in counts}
+    scores: dict[int, list[float]] = {count: [] for count in counts}
     for case in cases:
         mappings = [scheme.bind(problem) for problem, _ in case.parts]
         states, done = [initial for _, initial in case.parts], 0
@@ -227,12 +230,12 @@ def scores_by_iteration(
             worst = -math.inf if task.larger_is_better else math.inf
             value = worst
             if not lost:
-                value = task.score(_joined(estimates, len(case.initial)), case)[task.metric]
-            found[count].append(value)
-    return found
+                value = task.score(_concatenate(estimates, len(case.initial)), case)[task.metric]
+            scores[count].append(value)
+    return scores
 
 
-def averages(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:
+def average_scores(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:
     """Mean of every score over the images, named `prefix/score`."""
     keys = next(iter(scores.values()), {}).keys()
     return {f"{prefix}/{key}": mean([row[key] for row in scores.values()]) for key in keys}

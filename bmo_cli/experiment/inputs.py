@@ -1,6 +1,6 @@
-"""What a run was made from, by content: photographs, kernels, dictionaries, weights, plug-ins.
+"""Identify the inputs of a run by content: photographs, kernels, dictionaries, weights, plug-ins.
 
-A run goes on, and is certified, with the inputs that it began with; where they lie may change.
+A run is resumed and certified with the inputs with which it started. Their place may change.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from bmo_cli.errors import InputError
 
 _DERIVED = ("shared", "similar", "kernels", "dictionary")
 """Entries of a task's fingerprints that follow from others, from the configuration or from the name
-of a file; a dictionary that is learned again on another machine differs by rounding."""
+of a file. A dictionary that is learned again on another machine differs by rounding."""
 
 
-def differing(
+def list_changed_inputs(
     recorded: object, present: Mapping[str, Any], keys: Collection[str] | None = None
 ) -> list[str]:
-    """Names of the inputs that are others now.
+    """Names of the inputs that have changed.
 
     Args:
         recorded: `data` of result.json.
-        present: `Task.fingerprints` now.
-        keys: that are compared; None: all that both have, but those that follow from others.
+        present: the present `Task.fingerprints`.
+        keys: keys that are compared; None: all that both have, except those that follow from
+            others.
 
     Raises:
-        InputError: what is recorded is no mapping.
+        InputError: `recorded` is no mapping.
     """
     if not isinstance(recorded, Mapping):
         raise InputError(f"result.json is damaged: 'data' must be a mapping, got {recorded!r}")
@@ -39,30 +40,33 @@ def differing(
         for key in compared
         if key in recorded
         and (keys is not None or key in present)
-        and _content(recorded[key]) != _content(json.loads(json.dumps(present.get(key))))
+        and _hash_or_entry(recorded[key])
+        != _hash_or_entry(json.loads(json.dumps(present.get(key))))
     ]
 
 
-def _content(entry: Any) -> Any:
+def _hash_or_entry(entry: Any) -> Any:
     """The hash of a split, else the entry itself."""
     return entry["hash"] if isinstance(entry, Mapping) and "hash" in entry else entry
 
 
-def weights_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Digest of every file of initial weights that a configuration names, by dotted key."""
-    return {key: _digest(Path(file).expanduser()) for key, file in weights_files(config, prefix)}
+def hash_weights(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Hash of every file of initial weights that a configuration names, by dotted key."""
+    return {
+        key: _hash_file(Path(file).expanduser()) for key, file in find_weights_files(config, prefix)
+    }
 
 
-def weights_files(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def find_weights_files(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted key and file of all initial weights that a configuration names."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from weights_files(value, f"{prefix}{key}.")
+            yield from find_weights_files(value, f"{prefix}{key}.")
         elif key == "weights" and isinstance(value, str):
             yield f"{prefix}{key}", value
 
 
-def _digest(file: Path) -> str:
+def _hash_file(file: Path) -> str:
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     except OSError as error:

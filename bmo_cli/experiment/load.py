@@ -1,10 +1,10 @@
-"""A finished run as objects, for analysis from Python."""
+"""Load a finished run from Python."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bmo_cli.config.paths import with_paths
+from bmo_cli.config.paths import expand_paths
 from bmo_cli.config.schema import Config, check_config
 from bmo_cli.config.snapshot import read_snapshot
 from bmo_cli.experiment.build import Experiment, build
@@ -15,9 +15,9 @@ def load_run(run: Path) -> tuple[Config, Experiment]:
     """Configuration and experiment of a run folder, with the weights of its best checkpoint.
 
     Raises:
-        InputError: no run folder, or its configuration or checkpoint is not usable.
+        InputError: this is no run folder, or its configuration or checkpoint cannot be used.
     """
-    recorded = with_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
+    recorded = expand_paths(read_snapshot(run)) | {"plugins": [], "resume": None}
     recorded.pop("run", None)
     config = check_config(recorded)
     experiment = build(config)

@@ -1,4 +1,4 @@
-"""Plug-ins: loading them, and naming their place where one of them fails."""
+"""Load plug-ins, and report errors in them with file, line and function."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _R = TypeVar("_R")
 
 
 def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
-    """Import what the command line names: a file under the name of its stem, or a module.
+    """Import the plug-ins of the command line: a file under the name of its stem, or a module.
 
-    Files may import one another and modules beside them, in any order.
+    Files may import one another and modules of their folders, in any order.
 
     Raises:
-        InputError: a plug-in is missing, needs something that is, or is not valid Python.
-        PluginError: its own code fails.
+        InputError: a plug-in is missing, needs a missing module, or is not valid Python.
+        PluginError: the code of a plug-in fails.
     """
     for file in plugin_files(plugins):
         if str(file.parent) not in sys.path:
             sys.path.append(str(file.parent))
     for plugin in plugins:
         if plugin.endswith(".py"):
-            with imports_of(plugin, plugins):
+            with explain_import_errors(plugin, plugins):
                 _load_file(Path(plugin).resolve(), plugin_module(plugin))
         else:
             import_module(plugin, plugins)
@@ -45,24 +45,24 @@ def load_plugins(plugins: Sequence[str]) -> Sequence[str]:
 
 
 def import_module(name: str, plugins: Sequence[str]) -> ModuleType:
-    """A module that is a plug-in, or is in a package that is one.
+    """Import a module that is a plug-in, or lies in a package that is one.
 
     Raises:
         InputError, PluginError: see `load_plugins`.
     """
-    with imports_of(name, plugins):
+    with explain_import_errors(name, plugins):
         return importlib.import_module(name)
 
 
 @contextmanager
-def imports_of(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
-    """Context in which a plug-in is imported; what goes wrong is said in a line."""
+def explain_import_errors(plugin: str, plugins: Sequence[str]) -> Iterator[None]:
+    """Context that converts errors of importing a plug-in to one line."""
     try:
         yield
     except Exception as error:
         if isinstance(wrap_resource_error(error), BmoError):
             raise
-        raise _import_failure(error, plugin, plugins) from error
+        raise _explain_import_failure(error, plugin, plugins) from error
 
 
 def _load_file(file: Path, name: str) -> None:
@@ -78,11 +78,11 @@ def _load_file(file: Path, name: str) -> None:
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]  # half of it would be found by the next import
+        del sys.modules[name]  # else the next import would return the incomplete module
         raise
 
 
-def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> BmoError:
+def _explain_import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> BmoError:
     if isinstance(error, ModuleNotFoundError) and error.name:
         name, top = error.name, error.name.split(".")[0]
         if plugin_module(plugin) == name or plugin_module(plugin).startswith(f"{name}."):
@@ -94,9 +94,9 @@ def _import_failure(error: Exception, plugin: str, plugins: Sequence[str]) -> Bm
             return InputError(f"plug-in {plugin} needs the module {name}, which {top} has not")
         return InputError(f"plug-in {plugin} needs the package {name}, which is not installed")
     if isinstance(error, SyntaxError):
-        where = f"{_shown(error.filename or plugin)}, line {error.lineno}"
+        where = f"{_display_path(error.filename or plugin)}, line {error.lineno}"
         return InputError(f"plug-in {plugin}: {where}: not valid Python: {error.msg}")
-    return plugin_error(error, failing_place(error, plugins) or plugin)
+    return plugin_error(error, locate_failure(error, plugins) or plugin)
 
 
 class WithPlugins(Protocol):
@@ -104,7 +104,7 @@ class WithPlugins(Protocol):
 
     @property
     def plugins(self) -> Sequence[str]:
-        """Files and modules of the user's own."""
+        """Plug-in files and modules."""
 
 
 _W = TypeVar("_W", bound=WithPlugins)
@@ -113,9 +113,9 @@ _W = TypeVar("_W", bound=WithPlugins)
 def names_plugins(
     command: Callable[Concatenate[_W, _P], _R],
 ) -> Callable[Concatenate[_W, _P], _R]:
-    """Decorator of a function of a run: errors in a plug-in say file, line and function.
+    """Decorator of a function of a run: errors in a plug-in name file, line and function.
 
-    Errors that one line explains already, and those of disk and memory, stay what they are.
+    Errors that are one line already, and those of disk and memory, do not change.
     """
 
     @functools.wraps(command)
@@ -123,7 +123,7 @@ def names_plugins(
         try:
             return command(given, *args, **kwargs)
         except Exception as error:
-            place = failing_place(error, given.plugins)
+            place = locate_failure(error, given.plugins)
             if place is None or isinstance(wrap_resource_error(error), BmoError):
                 raise
             raise plugin_error(error, place) from error
@@ -132,21 +132,21 @@ def names_plugins(
 
 
 def plugin_error(error: Exception, place: str, more: str = "") -> PluginError:
-    """The line about an error in a plug-in.
+    """The error about a failure in a plug-in.
 
     Args:
-        error: that it raised.
-        place: see `failing_place`.
-        more: that is to be said behind it.
+        error: raised in the plug-in.
+        place: see `locate_failure`.
+        more: end of the message.
     """
-    said = " ".join(str(error).split())
-    return PluginError(f"{place}: {type(error).__name__}{f': {said}' if said else ''}{more}")
+    detail = " ".join(str(error).split())
+    return PluginError(f"{place}: {type(error).__name__}{f': {detail}' if detail else ''}{more}")
 
 
-def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
+def locate_failure(error: BaseException, plugins: Sequence[str]) -> str | None:
     """`FILE, line N, in FUNCTION` of the innermost call of a plug-in; None: there is none.
 
-    Modules in the folder of a plug-in file count as its own.
+    Modules in the folder of a plug-in file count as parts of the plug-in.
     """
     names = {plugin_module(plugin) for plugin in plugins}
     folders = {Path(plugin).resolve().parent for plugin in plugins if plugin.endswith(".py")}
@@ -154,32 +154,37 @@ def failing_place(error: BaseException, plugins: Sequence[str]) -> str | None:
     for frame, line in traceback.walk_tb(error.__traceback__):
         code, module = frame.f_code, str(frame.f_globals.get("__name__"))
         own = any(module == name or module.startswith(f"{name}.") for name in names)
-        if own or _is_beside(Path(code.co_filename), folders):
-            place = f"{_shown(code.co_filename)}, line {line}, in {code.co_name}"
+        if own or _is_local_module(Path(code.co_filename), folders):
+            place = f"{_display_path(code.co_filename)}, line {line}, in {code.co_name}"
     return place
 
 
-def plugin_contents(plugins: Sequence[str]) -> dict[str, str]:
-    """Hash of every plug-in by module name, and of what plug-in files import from their folders.
+def hash_plugins(plugins: Sequence[str]) -> dict[str, str]:
+    """Hashes of every plug-in and of the modules that plug-in files import from their folders.
 
-    Of a module in a package the whole package counts, from which it may import.
+    For a module in a package the whole package is hashed, because the module may import from it.
 
     Args:
-        plugins: that are loaded, see `load_plugins`.
+        plugins: plug-ins that are loaded, see `load_plugins`.
+
+    Returns:
+        The hashes by name of the module.
     """
     names = {plugin_module(plugin) for plugin in plugins}
     packages = {name.partition(".")[0] for name in names} - {bmo_cli.__name__}
     names |= packages & set(sys.modules)
     files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
     folders = {file.parent for file in plugin_files(plugins)}
-    job_pool = {
-        name for name, file in files.items() if file is not None and _is_beside(Path(file), folders)
+    local_modules = {
+        name
+        for name, file in files.items()
+        if file is not None and _is_local_module(Path(file), folders)
     }
-    return {name: _content(sys.modules[name]) for name in sorted(names | job_pool)}
+    return {name: _hash_module(sys.modules[name]) for name in sorted(names | local_modules)}
 
 
-def _content(module: ModuleType) -> str:
-    """Hash of a module's file, of all its modules' where it is a package."""
+def _hash_module(module: ModuleType) -> str:
+    """Hash of a module's file; for a package, of all files of its modules."""
     files = sorted(
         (file.relative_to(folder).as_posix(), file)
         for folder in getattr(module, "__path__", ())
@@ -195,8 +200,8 @@ def _content(module: ModuleType) -> str:
     return digest.hexdigest()[:16]
 
 
-def _is_beside(file: Path, folders: set[Path]) -> bool:
-    """Whether a source file is below one of these folders and none of Python, a package or bmo."""
+def _is_local_module(file: Path, folders: set[Path]) -> bool:
+    """Whether a source file is in one of these folders, and not in Python, a package or bmo."""
     if not file.is_absolute() or not any(folder in file.parents for folder in folders):
         return False
     installed = {"site-packages", "dist-packages"} & set(file.parts)
@@ -204,7 +209,7 @@ def _is_beside(file: Path, folders: set[Path]) -> bool:
     return not installed and not any(other in file.parents for other in others)
 
 
-def _shown(file: str) -> str:
-    """A path as the user would write it."""
+def _display_path(file: str) -> str:
+    """A path relative to the current folder if it lies below, else unchanged."""
     path = Path(file)
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,4 +1,4 @@
-"""The test split of a run: scores, pictures, and the table that ends the console output."""
+"""Evaluate the test split of a run: scores, pictures, and the table on the console."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import (
     Evaluation,
     Settings,
-    averages,
+    average_scores,
     evaluate,
     scores_by_iteration,
 )
@@ -45,9 +45,9 @@ def evaluate_test(
 
     Args:
         experiment: with the weights to evaluate.
-        settings: the configuration's `eval` section.
-        folder: where pictures go.
-        again: the command that evaluates the same weights, for who stops the evaluation.
+        settings: the section `eval` of the configuration.
+        folder: in which pictures are written.
+        again: the command that evaluates the same weights, shown if the evaluation is stopped.
         stop: when it holds a signal, the evaluation ends after the image.
 
     Returns:
@@ -71,8 +71,8 @@ def evaluate_test(
 
     task = experiment.task
     scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
-    metrics = averages(scores, "test")
-    counts = sorted(set(settings.curve))
+    metrics = average_scores(scores, "test")
+    counts = sorted(set(settings.score_at))
 
     def cases() -> Iterator[Case]:
         for case in task.cases("test") if counts else ():
@@ -90,12 +90,12 @@ def evaluate_test(
         pictures=pictures.written,
         protocol=task.protocol,
         data=task.fingerprints(),
-        flags=_unmet(scores, settings),
+        flags=_count_unmet(scores, settings),
     )
 
 
 def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None:
-    """Warn where the estimates are worse than what they were made from."""
+    """Warn if the estimates are worse than the observations."""
     score, given = metrics[f"test/{task.metric}"], metrics.get(f"test/{task.metric}_input")
     if given is not None and score != given and (score > given) != task.larger_is_better:
         log.warning(
@@ -104,8 +104,8 @@ def _compare_with_observations(metrics: Mapping[str, float], task: Task) -> None
         )
 
 
-def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
-    """How often the tolerance was not reached; the values are those of the last iteration."""
+def _count_unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dict[str, int]:
+    """A flag with the number of cases that did not reach the tolerance, if any."""
     missed = sum(row["residual"] > settings.tolerance for row in scores.values())
     if settings.tolerance == 0 or missed == 0:
         return {}
@@ -118,15 +118,15 @@ def _unmet(scores: Mapping[str, Mapping[str, float]], settings: Evaluate) -> dic
 
 
 class _Pictures:
-    """Pictures of the first test cases.
+    """Writes pictures of the first test cases.
 
     Args:
-        experiment: whose task draws them.
+        experiment: its task draws the pictures.
         folder: of the run.
-        count: of cases.
+        count: number of cases.
 
     Attributes:
-        written: names of the pictures of a case, in order.
+        written: names of the pictures of every case, in order.
     """
 
     def __init__(self, experiment: Experiment, folder: RunFolder, count: int) -> None:
@@ -140,7 +140,7 @@ class _Pictures:
         names = self.written.setdefault(evaluation.case.name, [])
         try:
             names += self._write(evaluation, len(self.written))
-        except (OSError, ValueError) as error:  # a picture is not worth a finished run
+        except (OSError, ValueError) as error:  # a failed picture must not fail the run
             log.warning("no picture of %s: %s", evaluation.case.name, error)
 
     def _write(self, evaluation: Evaluation, number: int) -> list[str]:
@@ -149,7 +149,7 @@ class _Pictures:
         if not pictures:
             return []
         folder.images.mkdir(exist_ok=True)
-        arrays = {name: _array(picture.image) for name, picture in pictures.items()}
+        arrays = {name: _to_array(picture.image) for name, picture in pictures.items()}
         for name, array in arrays.items():
             pixels = (array * 255).round().astype(np.uint8)
             write_image(folder.picture(number, case.name, name), Photograph(pixels), overwrite=True)
@@ -158,7 +158,7 @@ class _Pictures:
         return list(arrays)
 
 
-def _array(picture: Tensor) -> NDArray[Any]:
+def _to_array(picture: Tensor) -> NDArray[Any]:
     """(C, H, W) tensor as a clipped (H, W, C) array."""
     clipped: NDArray[Any] = picture.float().clamp(0, 1).cpu().numpy().transpose(1, 2, 0)
     return clipped

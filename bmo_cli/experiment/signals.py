@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 end a run between two steps, never in the middle of one."""
+"""Stop requests: Ctrl-C, SIGTERM and SIGUSR1 end a run between two steps, not within a step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class StopRequest:
-    """Context in which these signals only set `signal`; a later SIGINT acts at once.
+    """Context in which these signals set `signal`. A second SIGINT raises KeyboardInterrupt.
 
-    SIGUSR1 is what Slurm can send before a time limit (`#SBATCH --signal=USR1@120`, and `srun`).
+    Slurm can send SIGUSR1 before a time limit (`#SBATCH --signal=USR1@120`, with `srun`).
 
     `timeout` and job schedulers signal a process and its group, so that one request may arrive
-    several times: what comes within a second is the same one, and SIGTERM never acts at once
-    (SIGKILL does).
+    several times. A signal within a second of the first counts as the same request. A second
+    SIGTERM has no effect.
     """
 
     def __init__(self) -> None:
@@ -48,5 +48,5 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it."""
+        """128 + the number of the signal, as in shells."""
         return 128 + (self.signal or signal.SIGINT)

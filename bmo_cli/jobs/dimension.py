@@ -1,7 +1,7 @@
-"""What a search chooses among, from the words of Hydra's sweeps.
+"""The dimensions of a search space, from overrides in the grammar of Hydra's sweeps.
 
-`a,b` and `choice(a,b)`: one of them; `interval(low,high)`: a number, with `tag(log,...)` on a
-logarithmic scale and with `int(...)` a whole one; `range(start,stop,step)`: one of these numbers.
+`a,b` and `choice(a,b)`: one of the values. `interval(low,high)`: a number, with `tag(log,...)` on a
+logarithmic scale, with `int(...)` an integer. `range(start,stop,step)`: one of these integers.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Dimension:
     Attributes:
         key: of the configuration.
         choices: texts to choose among; empty: a number between `low` and `high`.
-        low, high: both included; whole numbers for a whole one.
-        step: of whole numbers.
+        low, high: both included; integers for an integer dimension.
+        step: of integers.
         log: whether the scale is logarithmic.
     """
 
@@ -38,31 +38,33 @@ class Dimension:
         """The dimension that an override describes.
 
         Raises:
-            InputError: its limits are none.
+            InputError: the limits are not valid.
         """
         key, sweep = override.get_key_element(), override.value()
         if isinstance(sweep, IntervalSweep):
-            found = cls(key, (), *_limits(sweep), log="log" in sweep.tags)
+            dimension = cls(key, (), *_interval_ends(sweep), log="log" in sweep.tags)
         elif isinstance(sweep, RangeSweep) and _is_whole(sweep):
             values = sorted(int(value) for value in sweep.range())
             if not values:
                 raise InputError(f"{override.input_line}: the range is empty")
             step = values[1] - values[0] if len(values) > 1 else 1
-            found = cls(key, (), values[0], values[-1], step, "log" in sweep.tags)
+            dimension = cls(key, (), values[0], values[-1], step, "log" in sweep.tags)
         else:
-            texts = dict.fromkeys(override.sweep_string_iterator())
-            found = cls(key, tuple(sorted(texts) if getattr(sweep, "shuffle", False) else texts))
-        if not found.choices and found.low > found.high:
+            texts = tuple(dict.fromkeys(override.sweep_string_iterator()))
+            if getattr(sweep, "shuffle", False):
+                texts = tuple(sorted(texts))
+            dimension = cls(key, texts)
+        if not dimension.choices and dimension.low > dimension.high:
             raise InputError(f"{override.input_line}: the lower end is above the upper one")
-        if found.log and (found.low <= 0 or found.step != 1):
+        if dimension.log and (dimension.low <= 0 or dimension.step != 1):
             raise InputError(
                 f"{override.input_line}: a logarithmic scale takes numbers > 0 without a step"
             )
-        return found
+        return dimension
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is a whole number."""
+        """Whether the values are integers."""
         return not self.choices and isinstance(self.low, int)
 
     @property
@@ -70,8 +72,8 @@ class Dimension:
         """Every choice, or both ends, as texts."""
         return list(self.choices) or [self.text(self.low), self.text(self.high)]
 
-    def suggested(self, trial: Any) -> Any:
-        """The value that a trial of Optuna has."""
+    def suggest(self, trial: Any) -> Any:
+        """The value that a trial of Optuna suggests."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         if self.is_whole:
@@ -79,11 +81,11 @@ class Dimension:
             return trial.suggest_int(self.key, low, high, step=self.step, log=self.log)
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
-    def checked(self, value: Any) -> Any:
-        """A value that was recorded.
+    def require_valid(self, value: Any) -> Any:
+        """A recorded value, if it belongs to this dimension.
 
         Raises:
-            ValueError: it is not one of this dimension.
+            ValueError: it does not.
         """
         if self.choices:
             valid = value in self.choices
@@ -95,11 +97,11 @@ class Dimension:
         return value
 
     def text(self, value: Any) -> str:
-        """A value as an override has it."""
+        """A value as text of an override."""
         return value if isinstance(value, str) else repr(value)
 
 
-def _limits(sweep: IntervalSweep) -> tuple[float, float]:
+def _interval_ends(sweep: IntervalSweep) -> tuple[float, float]:
     assert sweep.start is not None and sweep.end is not None
     return sweep.start, sweep.end
 

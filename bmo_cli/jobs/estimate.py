@@ -1,4 +1,4 @@
-"""What a table or a sweep would run, and how long that would take: `--dry-run`."""
+"""`--dry-run`: list what a table or a sweep would run, with an estimate of the time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Work:
 
     Attributes:
         name: in words.
-        state: where it stands, in words.
+        state: status in words.
         open: whether it would run.
         config: resolved.
         learns: whether its hyper-optimiser trains.
-        result: result.json of one that is done; None: it is not.
-        kind: equal for runs that take about as long, whatever their problem.
+        result: result.json of a finished run; None for others.
+        kind: equal for runs that take about the same time, whatever their problem.
         place: its problem among those of its kind.
     """
 
@@ -38,27 +38,29 @@ class Work:
 
     @property
     def tests(self) -> bool:
-        """Whether it goes on to the test split."""
+        """Whether it is scored on the test split."""
         return isinstance(self.config, Config) and self.config.eval.test
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that a run will take, None where nothing is known, and what that rests on."""
+    """Estimated seconds of a run (None: unknown), and the basis of the estimate in words."""
 
     seconds: float | None
     basis: str
 
     def __str__(self) -> str:
-        return self.basis if self.seconds is None else f"{self.basis} {in_words(self.seconds)}"
+        return (
+            self.basis if self.seconds is None else f"{self.basis} {format_duration(self.seconds)}"
+        )
 
 
 def estimate(work: Work, done: Sequence[Work]) -> Estimate:
-    """From runs that are done where there are alike ones, else from the run's own limits.
+    """Estimate the time of a run from similar finished runs, else from its own limits.
 
     Args:
-        work: to run.
-        done: others that are done.
+        work: the run.
+        done: finished runs.
     """
     alike = [
         other
@@ -77,7 +79,9 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
     rates = [
         (result.train_seconds or 0.0) / result.steps
         for other in done
-        if _step(other) == _step(work) and (result := other.result) is not None and result.steps
+        if _step_settings(other) == _step_settings(work)
+        and (result := other.result) is not None
+        and result.steps
     ]
     if work.learns and rates and train.steps is not None:
         seconds = train.steps * statistics.fmean(rates)
@@ -88,8 +92,8 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
     return Estimate(None, "unknown")
 
 
-def _step(work: Work) -> list[Any]:
-    """What decides how long a step takes."""
+def _step_settings(work: Work) -> list[Any]:
+    """The settings that determine how long a step takes."""
     config = work.config
     assert isinstance(config, Config)
     parts = [_without_seeds(node) for node in (config.task, config.gkm, config.net, config.hyper)]
@@ -107,17 +111,17 @@ def _without_seeds(node: Any) -> Any:
     return node
 
 
-def listing(
+def list_works(
     works: Sequence[Work], what: str, unsettled: int, jobs: int, *, scale: float = 1.0
 ) -> str:
-    """A line a run: what it is, where it stands, how long it will take; then the total.
+    """A line for each run with its name, status and estimated time; then the total.
 
     Args:
         works: the runs.
-        what: they are called, as `cell`.
-        unsettled: runs that are only known when others are judged.
+        what: what a run is called, such as `cell`.
+        unsettled: number of runs that depend on the scores of others.
         jobs: runs at a time.
-        scale: runs in all for each of these, where they are examples.
+        scale: where the runs are examples, the number of all runs divided by that of the examples.
     """
     done = [work for work in works if work.result is not None]
     lines, seconds, unknown, limits = [[what, "state", "time"]], 0.0, unsettled, False
@@ -129,7 +133,9 @@ def listing(
             seconds += scale * (expected.seconds or 0.0)
             limits = limits or expected.basis.startswith("at most")
         lines.append([work.name, work.state, time])
-    total = [f"{'at most' if limits else 'about'} {in_words(seconds / jobs)}"] if seconds else []
+    total = (
+        [f"{'at most' if limits else 'about'} {format_duration(seconds / jobs)}"] if seconds else []
+    )
     total += [f"{unknown} {what}s of unknown time"] if unknown else []
     ends = f" with jobs={jobs}" if jobs > 1 else ""
     ends += f" ({unsettled} {what}s depend on what tuning chooses)" if unsettled else ""
@@ -137,8 +143,8 @@ def listing(
     return f"{text_table(lines)}\n\nin all: {shown}; nothing was run or written"
 
 
-def in_words(seconds: float) -> str:
-    """A duration as one reads it."""
+def format_duration(seconds: float) -> str:
+    """A duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

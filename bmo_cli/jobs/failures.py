@@ -1,4 +1,4 @@
-"""What a job that failed leaves in its folder."""
+"""Record the failure of a job in its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bmo_cli.errors import (
     Interrupted,
     Killed,
     OutOfMemory,
-    printable,
+    escape_unprintable,
     wrap_resource_error,
 )
 from bmo_cli.results.result import RunResult, Status
@@ -29,25 +29,27 @@ def record_failure(
     about: str | None = None,
     started: bool = False,
 ) -> None:
-    """result.json with the reason, and the traceback in run.log.
+    """Write result.json with the reason, and the traceback to run.log.
 
-    A job of a sweep that was refused before it went on stays what it was.
+    The result of a job of a sweep that was refused before it resumed is not changed.
 
     Args:
         path: of the run folder.
-        error: what went wrong.
-        choices, about: see `RunSpec`, where the result does not say them yet.
+        error: the reason.
+        choices, about: see `RunSpec`; used where the folder has no result yet.
         started: whether this attempt has changed the folder.
     """
     error = wrap_resource_error(error)
-    goes_on = isinstance(error, Interrupted | Killed | DiskFull | OutOfMemory)
-    status: Status = "interrupted" if goes_on else "failed"
+    resumable = isinstance(error, Interrupted | Killed | DiskFull | OutOfMemory)
+    status: Status = "interrupted" if resumable else "failed"
     message = str(error) if isinstance(error, BmoError) else f"{type(error).__name__}: {error}"
     try:
         before = RunResult.read(path)
         if not started and before is not None and before.status in ("ok", "interrupted"):
             if not isinstance(error, Interrupted):
-                print(f"bmo: {path} stays as it was: {printable(message)}", file=sys.stderr)
+                print(
+                    f"bmo: {path} stays as it was: {escape_unprintable(message)}", file=sys.stderr
+                )
             return
         if before is None:
             before = RunResult(status=status, choices=choices, run=about)
@@ -56,6 +58,6 @@ def record_failure(
             with (path / "run.log").open("a", encoding="utf-8") as stream:
                 stream.write("".join(traceback.format_exception(error)))
     except (OSError, InputError) as second:
-        if isinstance(error, DiskFull):  # no room for that either
+        if isinstance(error, DiskFull):  # no room for the record either
             return
         print(f"bmo: the failure could not be recorded: {second}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Some jobs at a time, each in a worker: jobs of a sweep, and cells of a table."""
+"""The job pool: jobs of a sweep or cells of a table, some at a time, each in a worker."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from bmo_cli.jobs.worker import Worker
 
 Key = TypeVar("Key")
 
-_SAVING = 100.0
-"""seconds in which a job can be saved; hydra/launcher=slurm has Slurm kill it after 120"""
+_SAVE_TIMEOUT = 100.0
+"""Seconds that a job has to write its checkpoint; with hydra/launcher=slurm Slurm kills at 120."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class _Running(Generic[Key]):
 class JobPool(Generic[Key]):
     """Jobs of this process that run at the same time.
 
-    Each has its share of the cores, or a GPU of its own where there are several. A request to stop
-    this process reaches every job, and the pool waits until all are saved. A second Ctrl-C kills
-    them. As a context, the pool listens to such requests between its calls as well.
+    Each job has its share of the cores, or a GPU of its own where there are several. The pool
+    forwards a request to stop this process to every job, and waits until all have a checkpoint. A
+    second Ctrl-C kills them. As a context, the pool handles such requests between its calls, too.
 
     Args:
         size: jobs at a time.
-        on_end: called with the key and the worker of every job that has ended; what it raises
+        on_end: called with the key and the worker of every job that has ended; an exception in it
             stops the other jobs.
         stop_with_parent: whether the end of this process's parent is a request to stop, as for a
             process of a launcher.
@@ -55,7 +55,7 @@ class JobPool(Generic[Key]):
         self._stop, self._listens = StopRequest(), False
 
     def __enter__(self) -> JobPool[Key]:
-        atexit.register(self._stop_all)  # where Python would wait for the jobs that still run
+        atexit.register(self._stop_all)  # else Python would wait for running jobs when it exits
         self._stop.__enter__()
         self._listens = True
         return self
@@ -74,17 +74,18 @@ class JobPool(Generic[Key]):
     def add(
         self, key: Key, function: Callable[..., Any], *arguments: Any, device: str = "cpu"
     ) -> None:
-        """Start a job as soon as there is a place for it.
+        """Start a job as soon as fewer than `size` jobs run.
 
         Args:
             key: of the job, for `on_end`.
-            function: of a module.
+            function: a function of a module.
             arguments: plain data.
-            device: as the configuration has it.
+            device: `device` of the configuration.
 
         Raises:
-            NotStarted: the system does not allow another process.
-            Interrupted: this process was asked to stop; every job that ran is saved.
+            NotStarted: the system refused to start another process.
+            Interrupted: this process received a request to stop; every job that ran has a
+                checkpoint.
         """
         self.wait_for_place()
         with self._listening():
@@ -93,12 +94,12 @@ class JobPool(Generic[Key]):
                 function,
                 *arguments,
                 threads=max(1, torch.get_num_threads() // self.size),
-                environment=own_device(device, place) if self.size > 1 else {},
+                environment=assign_device(device, place) if self.size > 1 else {},
             )
             self._running.append(_Running(key, worker, place))
 
     def wait_for_place(self) -> None:
-        """Wait until another job can start.
+        """Wait until fewer than `size` jobs run.
 
         Raises:
             Interrupted: see `add`.
@@ -126,52 +127,52 @@ class JobPool(Generic[Key]):
     def _wait_until_fewer_than(self, count: int) -> None:
         try:
             while len(self._running) >= count and not self.stopping:
-                self._collect()
+                self._collect_ended()
             if not self.stopping:
                 return
             self._stop_all()
             while self._running:
-                self._collect()
+                self._collect_ended()
         except KeyboardInterrupt:  # a second Ctrl-C
             for job in self._running:
                 job.worker.kill()
             raise
-        except BaseException:  # of `on_end`, or submitit puts this process's job into its queue
+        except BaseException:  # raised by `on_end`, or by submitit when it requeues this job
             self._stop_all()
             for job in self._running:
-                job.worker.ended(timeout=_SAVING)
+                job.worker.has_ended(timeout=_SAVE_TIMEOUT)
             raise
         raise Interrupted("stopped; what was in progress is saved", exit_code=self.exit_code)
 
     @property
     def exit_code(self) -> int:
-        """Of a process that was asked to stop."""
+        """Exit code of a process that received a request to stop."""
         return self._stop.exit_code
 
     @property
     def stopping(self) -> bool:
-        """Whether this process was asked to stop."""
+        """Whether this process received a request to stop."""
         if self._parent not in (None, os.getppid()) and self._stop.signal is None:
             self._stop.signal = signal.SIGTERM
         return self._stop.signal is not None
 
-    def _collect(self) -> None:
-        """Wait for a moment, then hand on the jobs that have ended."""
+    def _collect_ended(self) -> None:
+        """Wait for a moment, then call `on_end` for the jobs that have ended."""
         wait([job.worker.channel for job in self._running], timeout=0.2)
-        for job in [job for job in self._running if job.worker.ended()]:
+        for job in [job for job in self._running if job.worker.has_ended()]:
             self._running.remove(job)
             self._on_end(job.key, job.worker)
 
     def _stop_all(self) -> None:
         for job in self._running:
-            job.worker.stop()  # each is saved
+            job.worker.stop()  # it writes a checkpoint
 
 
-def own_device(device: str, place: int) -> dict[str, str]:
-    """Environment in which a job sees one GPU alone, where there are several.
+def assign_device(device: str, place: int) -> dict[str, str]:
+    """Environment variables with which a job sees one GPU, where there are several.
 
     Args:
-        device: as the configuration has it; `cuda:N` is somebody's own choice.
+        device: `device` of the configuration; `cuda:N` is not changed.
         place: number of the job among those that run at the same time.
     """
     count = torch.cuda.device_count() if device in ("auto", "cuda") else 0

@@ -1,8 +1,8 @@
-"""`hydra/sweeper=search`: values of a sweep that Optuna's TPE suggests, for the best validation.
+"""`hydra/sweeper=search`: Optuna's TPE suggests values of a sweep by the validation score.
 
-What was suggested is in search.json before it runs, and trial n depends on the seed, on n and on
-the trials before it alone: a search that was stopped suggests the same again. A trial that fails
-counts as failed, and the others go on.
+Suggested values are written to search.json before their trials run. Trial n depends on the seed, on
+n and on the trials before it alone: a resumed search suggests the same values. A failed trial is
+recorded as failed, and the search continues.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bmo_cli.config.checks import Count, Seed, check
-from bmo_cli.config.commands import command, here
-from bmo_cli.config.overrides import own_files
+from bmo_cli.config.commands import format_command, relative_to_cwd
+from bmo_cli.config.overrides import own_config_words
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
 from bmo_cli.results.files import write_atomically
@@ -38,7 +38,7 @@ RECORD = "search.json"
 
 
 class _Job(Protocol):
-    """What runs a job; jobs of `jobs=N` run on after the launcher has returned."""
+    """The task function. With `jobs=N`, jobs still run when the launcher has returned."""
 
     def finish(self) -> None:
         """Wait for the jobs that still run."""
@@ -48,10 +48,10 @@ class Search(Sweeper):
     """A study of Optuna, driven by asking and telling.
 
     Args:
-        n_trials: in all, those of earlier sessions included.
+        n_trials: number of all trials, including those of earlier sessions.
         direction: maximize or minimize; None: as the task's metric.
         seed: of the suggestions.
-        n_jobs: trials that are suggested together.
+        n_jobs: number of trials that are suggested together.
     """
 
     def __init__(self, n_trials: int, direction: str | None, seed: int, n_jobs: int) -> None:
@@ -72,47 +72,47 @@ class Search(Sweeper):
         self._folder = Path(str(config.hydra.sweep.dir))
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the trials that are not done, and say which is the best."""
+        """Run the trials that are not done, and report the best one."""
         parser = OverridesParser.create(config_loader=self._context.config_loader)
-        self._fixed, self._space = space_of(parser.parse_overrides(arguments))
-        self._study = _study()
-        recorded = self._recorded()
-        self._count = max(self._count, len(recorded))  # none that is there is forgotten
+        self._fixed, self._space = split_search_space(parser.parse_overrides(arguments))
+        self._study = _create_study()
+        recorded = self._read_record()
+        self._count = max(self._count, len(recorded))  # recorded trials are never dropped
         together = max(self._together, self._config.jobs)
         for first in range(0, self._count, together):
             numbers = range(first, min(first + together, self._count))
-            trials = [self._suggested(n, recorded.get(n)) for n in numbers]
+            trials = [self._suggest(n, recorded.get(n)) for n in numbers]
             self._write()
-            folders = self._launched(numbers)
+            folders = self._launch(numbers)
             for number, trial, folder in zip(numbers, trials, folders, strict=True):
                 self._tell(number, trial, folder)
             self._write()
         self._report()
 
-    def _suggested(self, number: int, values: Mapping[str, Any] | None) -> Any:
-        """A trial; one that an earlier session began has the values that it had."""
-        self._study.sampler = _sampler(self._seed, number)
+    def _suggest(self, number: int, values: Mapping[str, Any] | None) -> Any:
+        """Start a trial of the study. A recorded trial keeps its values."""
+        self._study.sampler = _create_sampler(self._seed, number)
         if values is not None:
             self._study.enqueue_trial(dict(values))
         trial = self._study.ask()
-        chosen = {d.key: d.suggested(trial) for d in self._space}
+        chosen = {d.key: d.suggest(trial) for d in self._space}
         self._trials.append({"number": number, "values": chosen, "state": "begun", "score": None})
         return trial
 
-    def _words(self, number: int) -> list[str]:
+    def _trial_overrides(self, number: int) -> list[str]:
         values = self._trials[number]["values"]
         return [*self._fixed, *(f"{d.key}={d.text(values[d.key])}" for d in self._space)]
 
-    def _launched(self, numbers: range) -> list[Path]:
-        """Run these trials; their folders."""
-        returns = self._launcher.launch([self._words(n) for n in numbers], numbers.start)
+    def _launch(self, numbers: range) -> list[Path]:
+        """Run these trials, and return their folders."""
+        returns = self._launcher.launch([self._trial_overrides(n) for n in numbers], numbers.start)
         self._job.finish()
-        return [_output(returned) for returned in returns]
+        return [_job_folder(returned) for returned in returns]
 
     def _tell(self, number: int, trial: Any, folder: Path) -> None:
         from optuna.trial import TrialState
 
-        name, score, larger_is_better = _validation(folder)
+        name, score, larger_is_better = _read_validation(folder)
         place = os.path.relpath(folder, self._folder)
         record = self._trials[number] | {"folder": place, "metric": name}
         if score is None:
@@ -124,11 +124,11 @@ class Search(Sweeper):
         self._study.tell(trial, score if maximize else -score)
         self._trials[number] = record | {"state": "done", "score": score}
         best = self._trials[self._best()]
-        log.info("trial %d of %d: %s", number, self._count, _shown(self._trials[number]))
-        log.info("best so far: trial %d, %s", best["number"], _shown(best))
+        log.info("trial %d of %d: %s", number, self._count, _format_score(self._trials[number]))
+        log.info("best so far: trial %d, %s", best["number"], _format_score(best))
 
     def _best(self) -> int:
-        """Number of the best trial; there is one that is done."""
+        """Number of the best trial. At least one trial must be done."""
         return int(self._study.best_trial.number)
 
     def _report(self) -> None:
@@ -138,19 +138,26 @@ class Search(Sweeper):
             return
         number = self._best()
         best, failed = self._trials[number], len(self._trials) - len(done)
-        again = command("train", *own_files(self._config.hydra), *self._words(number))
+        again = format_command(
+            "train", *own_config_words(self._config.hydra), *self._trial_overrides(number)
+        )
         log.info(
             "the best of %d trials%s is trial %d, %s: %s\nin %s; train it again with '%s'",
-            *(len(self._trials), f" ({failed} failed)" if failed else "", number, _shown(best)),
+            *(
+                len(self._trials),
+                f" ({failed} failed)" if failed else "",
+                number,
+                _format_score(best),
+            ),
             " ".join(f"{d.key}={d.text(best['values'][d.key])}" for d in self._space),
-            *(here((self._folder / best["folder"]).absolute()), again),
+            *(relative_to_cwd((self._folder / best["folder"]).absolute()), again),
         )
 
-    def _recorded(self) -> dict[int, dict[str, Any]]:
-        """Values of the trials that an earlier session began, by number.
+    def _read_record(self) -> dict[int, dict[str, Any]]:
+        """Values of the trials that an earlier session started, by number.
 
         Raises:
-            InputError: the record is damaged, or of another search.
+            InputError: the record is damaged, or belongs to another search.
         """
         file = self._folder / RECORD
         if not file.is_file():
@@ -159,7 +166,7 @@ class Search(Sweeper):
             trials = json.loads(file.read_text(encoding="utf-8"))["trials"]
             return {
                 int(trial["number"]): {
-                    d.key: d.checked(trial["values"][d.key]) for d in self._space
+                    d.key: d.require_valid(trial["values"][d.key]) for d in self._space
                 }
                 for trial in trials
             }
@@ -172,15 +179,17 @@ class Search(Sweeper):
         write_atomically(self._folder / RECORD, json.dumps(content, indent=2).encode())
 
 
-def space_of(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
-    """Overrides that all trials have in common, and what is searched.
+def split_search_space(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]:
+    """The overrides that all trials share, and the dimensions of the search.
 
     Raises:
-        InputError: nothing is searched, or within limits that are none.
+        InputError: there is no dimension, or the limits of one are not valid.
     """
     searched = {item.get_key_element(): item for item in overrides if item.is_sweep_override()}
     if not searched:
-        raise InputError("the search has nothing to choose: optim.lr=interval(1e-4,1e-2), say")
+        raise InputError(
+            "the search has no key to choose values for; example: optim.lr=interval(1e-4,1e-2)"
+        )
     fixed = [
         f"{item.get_key_element()}={item.get_value_element_as_str()}"
         for item in overrides
@@ -190,14 +199,14 @@ def space_of(overrides: Sequence[Override]) -> tuple[list[str], list[Dimension]]
 
 
 def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """Refuse a search that could not begin.
+    """Check the settings of a search before it starts.
 
     Args:
         config: of the sweep, with Hydra's section.
         overrides: of the command line.
 
     Raises:
-        InputError: as said.
+        InputError: a setting is not valid, or Optuna is not installed.
     """
     sweeper = config.hydra.sweeper
     check(sweeper.n_trials, Count, "hydra.sweeper.n_trials")
@@ -208,34 +217,37 @@ def check_search(config: DictConfig, overrides: Sequence[Override]) -> None:
             f"hydra.sweeper.direction must be maximize or minimize (or null), got "
             f"{sweeper.direction!r}"
         )
-    if config.hydra.job.name != "train":
-        raise InputError("hydra/sweeper=search is for bmo train: it looks at validation scores")
-    space_of(overrides)
+    if config.hydra.job.config_name != "train":
+        raise InputError("hydra/sweeper=search is for bmo train: it needs validation scores")
+    split_search_space(overrides)
     if importlib.util.find_spec("optuna") is None:
         raise InputError("hydra/sweeper=search needs a package: pip install 'bmo-cli[optuna]'")
 
 
-def _output(returned: JobReturn) -> Path:
+def _job_folder(returned: JobReturn) -> Path:
     """Folder of a job that Hydra has run."""
     assert returned.hydra_cfg is not None
     return Path(returned.hydra_cfg.hydra.runtime.output_dir)
 
 
-def _study() -> Any:
+def _create_study() -> Any:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="maximize")
 
 
-def _sampler(seed: int, number: int) -> Any:
+def _create_sampler(seed: int, number: int) -> Any:
     from optuna.samplers import TPESampler
 
     return TPESampler(seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
 
 
-def _validation(folder: Path) -> tuple[str, float | None, bool]:
-    """Name, value and sense of the validation score of a run; no value of one that failed."""
+def _read_validation(folder: Path) -> tuple[str, float | None, bool]:
+    """Name and value of the validation score of a run, and whether larger is better.
+
+    The value is None for a failed run.
+    """
     result = RunResult.read_tolerantly(folder)
     if result is None or result.metric is None:
         return "val/None", None, True
@@ -245,5 +257,5 @@ def _validation(folder: Path) -> tuple[str, float | None, bool]:
     return name, value if known else None, result.metric.larger_is_better
 
 
-def _shown(trial: Mapping[str, Any]) -> str:
+def _format_score(trial: Mapping[str, Any]) -> str:
     return f"{trial['metric']} {trial['score']:.5g}"

@@ -1,4 +1,4 @@
-"""The status of a run folder, for what starts runs again: sweeps and tables."""
+"""The status of a run folder: finished, resumable, or to be run. Sweeps and tables use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bmo_cli.results.run_folder import RunFolder
 
 
 def is_done(result: RunResult, config: AnyConfig) -> bool:
-    """Whether everything that the configuration asks for is there."""
+    """Whether the run is finished, with everything that the configuration asks for."""
     return result.status == "ok" and not _lacks_certificate(result, config)
 
 
@@ -19,8 +19,8 @@ def _lacks_certificate(result: RunResult, config: AnyConfig) -> bool:
     return isinstance(config, Config) and config.certify and result.certificate is None
 
 
-def goes_on(folder: RunFolder, config: AnyConfig) -> bool:
-    """Whether a run that is not done goes on from its checkpoint."""
+def can_resume(folder: RunFolder, config: AnyConfig) -> bool:
+    """Whether an unfinished run can resume from a checkpoint."""
     before = folder.read_result()
     if before is None:
         return False
@@ -31,14 +31,14 @@ def goes_on(folder: RunFolder, config: AnyConfig) -> bool:
     return begun and has_last(folder.checkpoints)
 
 
-def is_of_other_code(folder: RunFolder) -> bool:
-    """Whether the code has changed since the run began."""
+def code_has_changed(folder: RunFolder) -> bool:
+    """Whether the code has changed since the run started."""
     result = folder.read_result()
     return result is None or result.code != source_hash()
 
 
 def set_aside(folder: RunFolder) -> None:
-    """Move what an attempt that failed has left to `earlier/N`; log and configuration stay."""
+    """Move the files of a failed attempt to `earlier/N`. Log and configuration stay."""
     left = [folder.checkpoints, folder.images]
     left += [folder.path / name for name in ("result.json", "history.csv", "curves.png")]
     left = [entry for entry in left if entry.exists()]

@@ -1,4 +1,4 @@
-"""The end of a sweep: which of its jobs failed, and the command with which it goes on."""
+"""The end of a sweep: list the failed jobs, and the command that resumes the sweep."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.overrides import as_typed, own_files
-from bmo_cli.errors import SweepFailed, printable
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.overrides import list_overrides, own_config_words
+from bmo_cli.errors import SweepFailed, escape_unprintable
 from bmo_cli.results.folders import make_unique
 from bmo_cli.results.runs import find_runs
 
 
-def require_all_done(config: DictConfig) -> None:
-    """Look at every job's result; Hydra itself would stop at the first job that fails.
+def require_all_ok(config: DictConfig) -> None:
+    """Check the result of every job. Hydra itself would stop at the first failed job.
 
     Args:
         config: of the sweep, with Hydra's section.
 
     Raises:
-        SweepFailed: some failed; a line about each is printed before.
+        SweepFailed: jobs failed. A line about each is printed before.
     """
     jobs = {run.path: run for run in find_runs([Path(str(config.hydra.sweep.dir))])}
     failed = {
@@ -32,7 +32,7 @@ def require_all_done(config: DictConfig) -> None:
     if not failed:
         return
     for job, reason in failed.items():
-        print(f"bmo: failed: {job}: {printable(reason)}", file=sys.stderr)
+        print(f"bmo: failed: {job}: {escape_unprintable(reason)}", file=sys.stderr)
     again = f"; run these again with '{resume_command(config)}'"
     raise SweepFailed(
         f"{len(failed)} of {len(jobs)} jobs failed"
@@ -42,7 +42,7 @@ def require_all_done(config: DictConfig) -> None:
 
 
 def resume_command(config: DictConfig) -> str:
-    """The command with which a sweep goes on.
+    """The command that resumes a sweep.
 
     Args:
         config: of the sweep, with Hydra's section.
@@ -50,15 +50,15 @@ def resume_command(config: DictConfig) -> str:
     given = config.hydra.overrides
     named = [
         word
-        for word in (*as_typed(given.task), *as_typed(given.hydra))
+        for word in (*list_overrides(given.task), *list_overrides(given.hydra))
         if word.startswith(("plugins=", "hydra.sweep.subdir="))
     ]
     folder = str(config.hydra.sweep.dir)
-    return command("train", *own_files(config.hydra), *named, resume=folder)
+    return format_command("train", *own_config_words(config.hydra), *named, resume=folder)
 
 
-def put_away_pickles(sweep: Path) -> None:
-    """Rename what submitit left in a sweep's folder: it would unpickle results that lie there."""
+def rename_pickles(sweep: Path) -> None:
+    """Rename submitit's files in the folder of a sweep, because submitit would unpickle them."""
     left = sweep / ".submitit"
     if left.exists():
         left.rename(make_unique(left).path)

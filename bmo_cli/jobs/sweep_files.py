@@ -1,7 +1,7 @@
-"""Files that the jobs of a sweep name: looked for before the first job starts.
+"""Check that the files that the jobs of a sweep name exist, before the first job starts.
 
-A place that several jobs share is looked at once. Nothing is decoded, and no code of a plug-in
-runs: what a plug-in reads is its own.
+A file or folder that several jobs share is checked once. Nothing is decoded. No code of a plug-in
+runs, so that files which only a plug-in reads are not checked.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.schema import AnyConfig, Config, as_plain, plugin_files
+from bmo_cli.config.schema import AnyConfig, Config, plugin_files, to_plain
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.dictionary import read_dictionary
 from bmo_cli.data.kernels import GENERATED, KernelSet
 from bmo_cli.data.splits import PhotographData, Split
 from bmo_cli.experiment.build import instantiate
-from bmo_cli.experiment.inputs import weights_files
+from bmo_cli.experiment.inputs import find_weights_files
 from bmo_cli.nets.weights import require_weights_file
 
 _OWN = "bmo_cli."
@@ -32,7 +32,7 @@ _SPLITS: Mapping[str, Sequence[Split]] = {
 
 
 class SweepFiles:
-    """What was found already.
+    """Checks files, each once.
 
     Args:
         command: of the sweep.
@@ -40,21 +40,21 @@ class SweepFiles:
 
     def __init__(self, command: str) -> None:
         self._command = command
-        self._found: set[str] = set()
+        self._checked: set[str] = set()
 
     def require(self, config: AnyConfig) -> None:
-        """Refuse a configuration that names a file which is not there.
+        """Refuse a configuration that names a missing file.
 
         Args:
             config: resolved and checked.
 
         Raises:
-            InputError: naming the key and the place.
+            InputError: a file is missing; the message names its key and path.
         """
         if not isinstance(config, Config) or self._command not in _SPLITS:
             return
         task, data = config.task, config.data
-        with _quiet():
+        with _silence_logging():
             if self._is_new("data", data, task["_target_"]) and _takes_photographs(config):
                 self._require_photographs(config)
             kind = task.get("kernels")
@@ -63,7 +63,7 @@ class SweepFiles:
             file = task.get("dictionary")
             if isinstance(file, str) and self._is_new("dictionary", task):
                 read_dictionary(Path(file), rows=task["rows"], columns=task["columns"])
-            for _, file in weights_files(as_plain(config)):
+            for _, file in find_weights_files(to_plain(config)):
                 if self._is_new("weights", file):
                     require_weights_file(file)
 
@@ -74,16 +74,16 @@ class SweepFiles:
         data.require_files(splits)
 
     def _is_new(self, *what: Any) -> bool:
-        """Whether this was not asked before."""
+        """Whether this was not checked before."""
         key = json.dumps(what, sort_keys=True)
-        if key in self._found:
+        if key in self._checked:
             return False
-        self._found.add(key)
+        self._checked.add(key)
         return True
 
 
 def _takes_photographs(config: Config) -> bool:
-    """Whether the task reads photographs, of a data set that is this package's own."""
+    """Whether the task reads photographs, from a data set of this package."""
     if not config.data["_target_"].startswith(_OWN):
         return False
     signature = read_signature(config.task["_target_"], plugin_files(config.plugins))
@@ -97,8 +97,8 @@ def _require_kernels(task: Mapping[str, Any], root: str | None) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Context in which nothing is logged: the jobs say the same again."""
+def _silence_logging() -> Iterator[None]:
+    """Context in which nothing is logged, because the jobs will log the same."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep before the first one starts: all are composed and checked, or listed."""
+"""Compose and check all jobs of a sweep before the first one starts, or list them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from bmo_cli.config.effective import checked_config
-from bmo_cli.config.messages import one_line
+from bmo_cli.config.effective import resolve_and_check
+from bmo_cli.config.messages import explain_hydra_error
 from bmo_cli.config.names import NAMED
-from bmo_cli.config.overrides import as_typed
+from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.schema import AnyConfig
 from bmo_cli.errors import BmoError, InputError
 from bmo_cli.jobs.dimension import Dimension
-from bmo_cli.jobs.estimate import Work, listing
+from bmo_cli.jobs.estimate import Work, list_works
 from bmo_cli.jobs.search import check_search
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run_folder import RunFolder
@@ -35,10 +35,10 @@ class SweepJob:
     """A job that passed its checks.
 
     Attributes:
-        overrides: its own, without those that all jobs have in common.
+        overrides: those of the job, without those that all jobs share.
         config: resolved and checked.
-        choices: chosen option of every group.
-        folder: where it runs.
+        choices: the choice of every group.
+        folder: of the job.
     """
 
     overrides: tuple[str, ...]
@@ -47,8 +47,10 @@ class SweepJob:
     folder: Path
 
 
-def planned(config: DictConfig, command: str, typed: Sequence[str]) -> list[SweepJob]:
-    """Compose and check every job; of a sweeper that chooses values itself, those at its limits.
+def plan_jobs(config: DictConfig, command: str, typed: Sequence[str]) -> list[SweepJob]:
+    """Compose and check every job.
+
+    Of a sweeper that chooses values itself, the jobs at the limits of its search space are checked.
 
     Args:
         config: of the sweep, with Hydra's section.
@@ -56,11 +58,13 @@ def planned(config: DictConfig, command: str, typed: Sequence[str]) -> list[Swee
         typed: overrides of the command line, without those recorded in a run.
 
     Raises:
-        InputError: a job cannot run; the line names its overrides.
+        InputError: a job cannot run; the message names its overrides.
     """
-    words_of_jobs, varied = job_overrides(config)
+    words_of_jobs, varied = combine_overrides(config)
     jobs = [
-        _planned(config, (command, typed), number, words, [w for w in words if _key(w) in varied])
+        _plan_job(
+            config, (command, typed), number, words, [w for w in words if _key_of(w) in varied]
+        )
         for number, words in enumerate(words_of_jobs)
     ]
     exact = is_basic(config.hydra.sweeper)
@@ -71,20 +75,20 @@ def planned(config: DictConfig, command: str, typed: Sequence[str]) -> list[Swee
 
 
 def _require_files(command: str, jobs: Sequence[SweepJob], *, exact: bool) -> None:
-    """Look for the files of every job that is not done."""
+    """Check the files of every job that is not done."""
     from bmo_cli.jobs.sweep_files import SweepFiles
 
     files = SweepFiles(command)
     for number, job in enumerate(jobs):
-        if exact and _result_of_done(job) is not None:
+        if exact and _read_done_result(job) is not None:
             continue
-        with _named(number, job.overrides):
+        with _name_job_in_errors(number, job.overrides):
             files.require(job.config)
 
 
 @contextmanager
-def _named(number: int, own: Sequence[str]) -> Iterator[None]:
-    """Context in which a mistake says of which job it is."""
+def _name_job_in_errors(number: int, own: Sequence[str]) -> Iterator[None]:
+    """Context that adds the job to the message of an error."""
     try:
         yield
     except BmoError as error:
@@ -103,31 +107,31 @@ def _require_own_folders(jobs: Sequence[SweepJob]) -> None:
             )
 
 
-def dry_run(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
-    """A line a job: its overrides, where it stands, how long it will take; then the total.
+def list_jobs(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
+    """A line for each job with its overrides, status and estimated time; then the total.
 
     Args:
         config: of the sweep, with Hydra's section.
-        jobs: of the sweep; of a search those at its limits, from which all are estimated.
+        jobs: of the sweep; of a search those at its limits, from which the total is estimated.
     """
     exact, at_a_time = is_basic(config.hydra.sweeper), config.get("jobs", 1)
-    works = [_work(job, exact=exact) for job in jobs]
+    works = [_describe_work(job, exact=exact) for job in jobs]
     if exact:
-        return listing(works, "job", 0, at_a_time)
+        return list_works(works, "job", 0, at_a_time)
     count = config.hydra.sweeper.get("n_trials", len(works))
-    lines = listing(works, "job", 0, at_a_time, scale=count / len(works))
+    lines = list_works(works, "job", 0, at_a_time, scale=count / len(works))
     return f"{lines} (a search of {count} trials, which chooses between these limits)"
 
 
-def _work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.jobs.status import goes_on, is_done  # which imports torch
+def _describe_work(job: SweepJob, *, exact: bool) -> Work:
+    from bmo_cli.jobs.status import can_resume, is_done  # which imports torch
 
     folder, config = RunFolder(job.folder), job.config
     result = folder.read_result() if exact else None
     done = result if result is not None and is_done(result, config) else None
     if done is not None:
         state = "done"
-    elif goes_on(folder, config):
+    elif can_resume(folder, config):
         state = "goes on"
     else:
         failed = result is not None and result.status == "failed"
@@ -136,15 +140,15 @@ def _work(job: SweepJob, *, exact: bool) -> Work:
     return Work(name, state, done is None, config, learns, done)
 
 
-def _result_of_done(job: SweepJob) -> RunResult | None:
-    """The result of a job that is done; None: it is not."""
+def _read_done_result(job: SweepJob) -> RunResult | None:
+    """The result of a job that is done, else None."""
     from bmo_cli.jobs.status import is_done  # which imports torch
 
     result = RunResult.read(job.folder)
     return result if result is not None and is_done(result, job.config) else None
 
 
-def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
+def combine_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     """The overrides of the jobs, and the keys in which they differ.
 
     Args:
@@ -156,8 +160,8 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
     """
     hydra = config.hydra
     given = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
-    parser = OverridesParser.create(config_loader=_loader())
-    overrides = parser.parse_overrides([*given, *as_typed(hydra.overrides.task)])
+    parser = OverridesParser.create(config_loader=_config_loader())
+    overrides = parser.parse_overrides([*given, *list_overrides(hydra.overrides.task)])
     varied = {item.get_key_element() for item in overrides if item.is_sweep_override()}
     if is_basic(hydra.sweeper):
         jobs = [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
@@ -170,19 +174,19 @@ def job_overrides(config: DictConfig) -> tuple[list[list[str]], set[str]]:
         else [item.get_value_element_as_str()]
         for item in overrides
     }
-    return list(_one_at_a_time(values)), varied
+    return list(_vary_one_at_a_time(values)), varied
 
 
 def is_basic(sweeper: Any) -> bool:
     """Whether this is Hydra's own sweeper, which runs every combination.
 
     Args:
-        sweeper: its section of the configuration.
+        sweeper: the section `hydra.sweeper`.
     """
     return str(sweeper["_target_"]).endswith(".BasicSweeper")
 
 
-def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
+def _vary_one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
     first = {key: several[0] for key, several in values.items() if several}
     yield [f"{key}={value}" for key, value in first.items()]
     for key, several in values.items():
@@ -190,41 +194,41 @@ def _one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
             yield [f"{k}={v}" for k, v in (first | {key: value}).items()]
 
 
-def _planned(
+def _plan_job(
     config: DictConfig,
     asked: tuple[str, Sequence[str]],
     number: int,
     words: Sequence[str],
     own: Sequence[str],
 ) -> SweepJob:
-    """A job of the command and the overrides that were `asked` for."""
-    with _named(number, own):
-        composed = _composed(config, words)
-        folder = _folder(config, composed, number)
+    """A job of the command and the overrides that the user `asked` for."""
+    with _name_job_in_errors(number, own):
+        composed = _compose_job(config, words)
+        folder = _job_folder(config, composed, number)
         choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
         command, typed = asked
-        checked = checked_config(command, composed, typed)
+        checked = resolve_and_check(command, composed, typed)
         return SweepJob(tuple(own), checked.config, choices, folder)
 
 
-def _composed(config: DictConfig, words: Sequence[str]) -> DictConfig:
+def _compose_job(config: DictConfig, words: Sequence[str]) -> DictConfig:
     name, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
     assert hydra is not None
     try:
         return hydra.compose_config(
             name,
-            [*as_typed(config.hydra.overrides.hydra), *words],
+            [*list_overrides(config.hydra.overrides.hydra), *words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(one_line(error, words, name)) from error
+        raise InputError(explain_hydra_error(error, words, name)) from error
 
 
-def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
-    """Where Hydra's launchers run the job; its name may interpolate the job's number."""
+def _job_folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
+    """The folder in which Hydra's launchers run a job. Its name may hold the number of the job."""
     with read_write(composed.hydra), open_dict(composed.hydra.job):
         composed.hydra.job.num, composed.hydra.job.id = number, str(number)
     HydraConfig.instance().set_config(composed)
@@ -235,11 +239,11 @@ def _folder(config: DictConfig, composed: DictConfig, number: int) -> Path:
     return Path(str(config.hydra.sweep.dir)) / subdir
 
 
-def _loader() -> Any:
+def _config_loader() -> Any:
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     return hydra.config_loader
 
 
-def _key(word: str) -> str:
+def _key_of(word: str) -> str:
     return word.split("=", 1)[0]

@@ -1,10 +1,11 @@
-"""A function in a process of its own: what it does to its process ends with it.
+"""Workers: a worker runs one function in a process of its own.
 
-A server process, started with the first worker, imports torch once and forks every worker: a job
-starts in milliseconds instead of seconds. The server itself computes nothing and starts no thread.
+A server process, started with the first worker, imports torch once and forks every worker. A job
+therefore starts in milliseconds instead of seconds. The server computes nothing and starts no
+thread.
 
-A worker stops with the process that started it, is stopped by it alone (Ctrl-C reaches both, but is
-for the parent, which passes it on once, as SIGTERM), and what goes wrong in it is told.
+A worker stops when the process that started it ends. Only that process stops it: a worker ignores
+Ctrl-C, and the parent forwards it once, as SIGTERM. An error in a worker is sent to the parent.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ _PRELOADED = [
     "torch._dynamo",  # which torch imports with its first optimiser
     "matplotlib.backends.backend_agg",
 ]
-"""modules that the server imports once for all workers"""
+"""Modules that the server imports once for all workers."""
 _STOPS = {signal.SIGTERM, signal.SIGUSR1}
-_PARTING = 60.0
-"""seconds that a process has to end after its last word"""
+_EXIT_TIMEOUT = 60.0
+"""Seconds that a process has to end after it has sent its result."""
 
 
 class Worker:
-    """Starts `function(*arguments)`.
+    """Runs `function(*arguments)` in a process of its own.
 
     Args:
-        function: of a module, by whose name the process finds it.
+        function: a function of a module; the process imports it by name.
         arguments: plain data.
-        threads: of torch there.
-        environment: variables that it has beside those of this process.
+        threads: number of torch threads of the process.
+        environment: variables that are added to those of this process.
 
     Raises:
-        NotStarted: the system does not allow another process.
+        NotStarted: the system refused to start another process.
     """
 
     def __init__(
@@ -60,9 +61,9 @@ class Worker:
         context.set_forkserver_preload(_PRELOADED)
         self._receiver, sender = context.Pipe(duplex=False)
         call = (function, arguments, threads, dict(environment or {}), sender)
-        self._process = context.Process(target=_live, args=call)
+        self._process = context.Process(target=_run_worker, args=call)
         try:
-            with _deaf_to_interrupts(), _deferred_stops(), _forking():
+            with _ignore_interrupts(), _block_stop_signals(), _use_forkserver():
                 self._process.start()
         except (OSError, EOFError) as error:
             self._receiver.close()
@@ -73,63 +74,65 @@ class Worker:
             ) from error
         finally:
             sender.close()
-        self._said: tuple[bool, Any] | None = None
+        self._message: tuple[bool, Any] | None = None
 
     @property
     def channel(self) -> Connection:
         """Becomes readable when the function has ended, for `multiprocessing.connection.wait`."""
         return self._receiver
 
-    def ended(self, timeout: float = 0.0) -> bool:
-        """Whether it has ended, after waiting for at most `timeout` seconds."""
-        if self._said is None and (self._receiver.poll(timeout) or not self._process.is_alive()):
-            # A process that it forked may hold the channel open: its own end counts as well.
-            self._said = self._heard() or (False, None)
-            self._process.join(_PARTING)
-            if self._process.is_alive():  # what it had to say is said; a thread of it hangs
+    def has_ended(self, timeout: float = 0.0) -> bool:
+        """Whether the worker has ended, after waiting for at most `timeout` seconds."""
+        if self._message is None and (self._receiver.poll(timeout) or not self._process.is_alive()):
+            # A process that it forked may keep the channel open, so that its own end counts, too.
+            self._message = self._receive() or (False, None)
+            self._process.join(_EXIT_TIMEOUT)
+            if self._process.is_alive():  # its message is complete, and a thread of it hangs
                 self._process.kill()
                 self._process.join()
             self._receiver.close()
-        return self._said is not None
+        return self._message is not None
 
-    def _heard(self) -> tuple[bool, Any] | None:
-        """What it has said; None: nothing, or it was killed while it spoke."""
+    def _receive(self) -> tuple[bool, Any] | None:
+        """The message of the worker; None: it sent none, or was killed while it sent one."""
         try:
-            said: tuple[bool, Any] | None = self._receiver.recv() if self._receiver.poll() else None
-            return said
+            message: tuple[bool, Any] | None = None
+            if self._receiver.poll():
+                message = self._receiver.recv()
+            return message
         except (EOFError, OSError):
             return None
-        except Exception as error:  # of a value that only that process can build
+        except Exception as error:  # the value cannot be unpickled in this process
             return False, serialize_error(error)
 
     def stop(self) -> None:
-        """Ask it to stop, by SIGTERM."""
+        """Request the worker to stop, by SIGTERM."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End the worker at once, by SIGKILL."""
         self._process.kill()
 
     def outcome(self) -> Any:
-        """What the function returned.
+        """The return value of the function.
 
         Raises:
-            Killed: the process is gone without a word.
-            Exception: what the function raised, see `errors.deserialize_error`.
+            Killed: the process ended without a message.
+            Exception: the error of the function, see `errors.deserialize_error`.
         """
-        while not self.ended(timeout=1):
+        while not self.has_ended(timeout=1):
             pass
-        assert self._said is not None
-        good, content = self._said
-        if good:
+        assert self._message is not None
+        succeeded, content = self._message
+        if succeeded:
             return content
         code = self._process.exitcode
         raise Killed.with_code(code) if content is None else deserialize_error(content)
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Context in which SIGINT is ignored, which a process inherits from its first instant on."""
+def _ignore_interrupts() -> Iterator[None]:
+    """Context in which SIGINT is ignored. A process started in it ignores SIGINT from the start."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -141,13 +144,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _deferred_stops() -> Iterator[None]:
-    """Context in which requests to stop wait, also in processes that are started in it.
+def _block_stop_signals() -> Iterator[None]:
+    """Context in which signals to stop are blocked, also in processes that are started in it.
 
-    The server never takes one: what signals a whole process group would end it, and with it all
-    news of the workers. A worker takes one as soon as it runs.
+    The server keeps them blocked: a signal to the whole process group would otherwise end it, and
+    the parent would no longer learn how workers end. A worker unblocks them as soon as it runs.
     """
-    resource_tracker.ensure_running()  # which would let them through again
+    resource_tracker.ensure_running()  # starting it later would unblock these signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
     try:
         yield
@@ -156,9 +159,11 @@ def _deferred_stops() -> Iterator[None]:
 
 
 @contextmanager
-def _forking() -> Iterator[None]:
-    """Context in which the server is the default: a new process takes over the default by name, and
-    joblib's workers have one that it does not know."""
+def _use_forkserver() -> Iterator[None]:
+    """Context in which forkserver is the default start method.
+
+    A new process takes over the name of the default, and does not know that of joblib's workers.
+    """
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method("forkserver", force=True)
     try:
@@ -167,14 +172,14 @@ def _forking() -> Iterator[None]:
         multiprocessing.set_start_method(before, force=True)
 
 
-def _live(
+def _run_worker(
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
     threads: int,
     environment: Mapping[str, str],
     sender: Connection,
 ) -> None:
-    """The whole life of the process."""
+    """The main function of the process."""
     os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
@@ -182,27 +187,27 @@ def _live(
     logging.raiseExceptions = False
     keep_freed_memory()
     torch.set_num_threads(threads)
-    said: tuple[bool, Any]
+    message: tuple[bool, Any]
     try:
-        said = True, function(*arguments)
+        message = True, function(*arguments)
     except BaseException as error:
-        said = False, serialize_error(error)
-    with suppress(BrokenPipeError):  # nobody is there to hear of it
-        _say(sender, said)
+        message = False, serialize_error(error)
+    with suppress(BrokenPipeError):  # the parent has ended
+        _send(sender, message)
     sender.close()
 
 
-def _say(sender: Connection, said: tuple[bool, Any]) -> None:
+def _send(sender: Connection, message: tuple[bool, Any]) -> None:
     try:
-        sender.send(said)
+        sender.send(message)
     except BrokenPipeError:
         raise
-    except Exception as error:  # a value that cannot be pickled
+    except Exception as error:  # the value cannot be pickled
         sender.send((False, serialize_error(error)))
 
 
 def _stop_with_parent() -> None:
-    """Nobody else would know that it works on."""
+    """Stop this process when its parent ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

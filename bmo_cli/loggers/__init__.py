@@ -1,1 +1,1 @@
-"""Where a run can be followed beside its own history.csv."""
+"""Loggers: tools that receive the history of a run beside its history.csv."""

@@ -1,4 +1,4 @@
-"""What a logger is: it hears every row of the history and the result, and can never stop a run."""
+"""The interface of loggers. A logger receives every row of the history and cannot stop a run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ log = logging.getLogger("bmo")
 
 
 class Logger:
-    """Shows a run elsewhere as well: one class and a YAML in `configs/logger/`.
+    """Base of loggers: one class and a YAML in `configs/logger/`. This class does nothing.
 
-    This one shows it nowhere. The constructor of another takes the keys of its YAML and refuses
-    what cannot work, as a package that is not installed, by an `errors.InputError`: no time has
-    been spent then.
+    The constructor takes the keys of the YAML. It raises `errors.InputError` if the logger cannot
+    work, for example if a package is not installed. The run then ends before it starts.
     """
 
     def open(
@@ -28,25 +27,25 @@ class Logger:
         rows: Sequence[Mapping[str, float]],
         metric: str,
     ) -> None:
-        """A run begins or goes on.
+        """Called when a run starts or resumes.
 
         Args:
-            folder: of the run, the only place to write to.
+            folder: of the run, the only folder to write to.
             config: of the run.
-            rows: of the history that are there; none of a run that begins. Later rows of an
-                earlier attempt, which are no part of the run any more, may have been heard.
+            rows: of the history so far; empty for a new run. An earlier attempt may have logged
+                later rows, which are no longer a part of the run.
             metric: name of the score in a row's `val`.
         """
 
     def row(self, row: Mapping[str, float]) -> None:
-        """A row of the history; a value that is not there is nan."""
+        """Called with every row of the history. A missing value is nan."""
 
     def close(self, result: Mapping[str, Any]) -> None:
-        """The run has ended, by `result["status"]`: running, if it did not end as it should."""
+        """Called when the run ends. `result["status"]` is `running` if an error ended it."""
 
 
 class SafeLogger:
-    """A logger whose failure ends it and not the run.
+    """Calls a logger. An error of the logger disables it and does not end the run.
 
     Args:
         logger: to be called.
@@ -57,17 +56,17 @@ class SafeLogger:
 
     def open(self, *arguments: Any) -> None:
         """See `Logger.open`."""
-        self._try(lambda logger: logger.open(*arguments))
+        self._call(lambda logger: logger.open(*arguments))
 
     def row(self, row: Mapping[str, float]) -> None:
         """See `Logger.row`."""
-        self._try(lambda logger: logger.row(row))
+        self._call(lambda logger: logger.row(row))
 
     def close(self, result: Mapping[str, Any]) -> None:
         """See `Logger.close`."""
-        self._try(lambda logger: logger.close(result))
+        self._call(lambda logger: logger.close(result))
 
-    def _try(self, call: Callable[[Logger], None]) -> None:
+    def _call(self, call: Callable[[Logger], None]) -> None:
         if self._logger is None:
             return
         try:
@@ -75,12 +74,12 @@ class SafeLogger:
         except Exception as error:
             kind, self._logger = type(self._logger), None
             detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            where = _place(error, kind.__module__)
+            where = _locate_failure(error, kind.__module__)
             log.warning("%s failed, the run goes on without it: %s%s", kind.__name__, where, detail)
 
 
-def _place(error: Exception, module: str) -> str:
-    """`FILE, line N, in FUNCTION: ` of the innermost call of a module, or nothing."""
+def _locate_failure(error: Exception, module: str) -> str:
+    """`FILE, line N, in FUNCTION: ` of the innermost call of a module; empty if there is none."""
     place = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get("__name__") == module:

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class TensorBoard(Logger):
-    """Scalars of the history, scores and pictures of the test split, the configuration as text.
+    """Logs the history, scores and pictures of the test split, and the configuration as text.
 
-    Event files are in the run folder's `tensorboard/`. A run that goes on writes its whole history
-    once more, in the place of what was there.
+    Event files are in `tensorboard/` of the run folder. A resumed run writes its whole history
+    again, which replaces the earlier one.
 
     Args:
-        images: test pictures shown at the end, at most.
+        images: largest number of test images shown at the end.
 
     Raises:
         InputError: tensorboard is not installed.

@@ -1,4 +1,4 @@
-"""Weights & Biases, offline: what was logged lies in the run folder until `wandb sync` sends it."""
+"""Weights & Biases, offline: logs stay in the run folder until `wandb sync` uploads them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bmo_cli.results.run_folder import RunFolder
 
 
 class WandB(Logger):
-    """Scalars of the history, the configuration, and the scores as the run's summary.
+    """Logs the history, the configuration, and the scores as the summary of the run.
 
-    Everything is in the run folder's `wandb/`; no host is asked for anything. A run that goes on
-    keeps its identifier: `wandb sync DIR/wandb/offline-run-*` joins its parts.
+    All files are in `wandb/` of the run folder, and no host is contacted. A resumed run keeps its
+    identifier, so that `wandb sync DIR/wandb/offline-run-*` joins its parts.
 
     Args:
-        project: in which the run is shown.
+        project: name of the project of Weights & Biases.
 
     Raises:
         InputError: wandb is not installed.
@@ -50,7 +50,7 @@ class WandB(Logger):
         identifier = place / "id"
         if not identifier.is_file():
             write_atomically(identifier, uuid.uuid4().hex[:12].encode())
-        for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):  # else they are in the user's home
+        for kind in ("CACHE", "CONFIG", "DATA", "ARTIFACT"):  # by default in the home folder
             os.environ[f"WANDB_{kind}_DIR"] = str(place / kind.lower())
         self._run = self._wandb.init(
             project=self._project,

@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.snapshot import recorded_config
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.snapshot import read_raw_snapshot
 from bmo_cli.errors import InputError
 from bmo_cli.report.certificate import CertificateFile, read_certificate
 from bmo_cli.results.run_folder import RunFolder
@@ -101,7 +101,7 @@ class Entry:
     def config(self) -> Mapping[str, str]:
         """The configuration as text by dotted key, interpolations unresolved."""
         try:
-            content = recorded_config(self.run.path)
+            content = read_raw_snapshot(self.run.path)
         except InputError:
             return {}
         return {
@@ -125,7 +125,7 @@ class Entry:
             for name in (listed if isinstance(listed, list) else [])
             if isinstance(name, str) and not Path(name).resolve().is_relative_to(own)
         ]
-        return command("train", plugins=plugins, resume=self.name)
+        return format_command("train", plugins=plugins, resume=self.name)
 
     @cached_property
     def history(self) -> Sequence[Mapping[str, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bmo_cli.errors import printable
+from bmo_cli.errors import escape_unprintable
 from bmo_cli.results.runs import EMPTY, Run, count_runs
 
 _SHOWN = 5
@@ -29,7 +29,7 @@ def list_names(what: str, names: Sequence[str]) -> str:
     """`what: 7 runs (a, b, c, d, e and 2 more)`."""
     more = len(names) - _SHOWN
     listed = ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-    return printable(f"{what}: {count_runs(len(names))} ({listed})")
+    return escape_unprintable(f"{what}: {count_runs(len(names))} ({listed})")
 
 
 def _reason(run: Run) -> str:

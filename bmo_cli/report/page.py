@@ -16,7 +16,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from bmo_cli import __version__
-from bmo_cli.config.paths import at_home
+from bmo_cli.config.paths import expand_home
 from bmo_cli.errors import InputError
 from bmo_cli.report.comparison import problems
 from bmo_cli.report.entry import Entry, with_certificates
@@ -61,7 +61,9 @@ def write_report(words: Sequence[str]) -> str:
     if given == "":
         raise InputError("output is empty; name a file, as output=report.html")
     file = (
-        Path(at_home(given)) if given else (roots[0] if len(roots) == 1 else Path()) / "report.html"
+        Path(expand_home(given))
+        if given
+        else (roots[0] if len(roots) == 1 else Path()) / "report.html"
     )
     entries = with_certificates(training_entries(selection.runs), selection.runs)
     _require_place(file, force="--force" in selection.flags)

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bmo_cli.errors import printable
+from bmo_cli.errors import escape_unprintable
 from bmo_cli.report.entry import layout_of
 from bmo_cli.results.runs import format_age
 
@@ -48,4 +48,4 @@ def _environment() -> Environment:
 
 
 def _insertable(value: object) -> str:
-    return value if isinstance(value, Markup) else printable(str(value))
+    return value if isinstance(value, Markup) else escape_unprintable(str(value))

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bmo_cli.errors import InputError, printable
+from bmo_cli.errors import InputError, escape_unprintable
 from bmo_cli.report.comparison import COSTS, Comparison, Estimate, Group, compare, different_problem
 from bmo_cli.report.entry import Entry, Metric
 from bmo_cli.report.exclusions import exclusion_lines, is_trained, list_names
@@ -49,7 +49,7 @@ def summary(words: Sequence[str]) -> str:
     comparison = compare(entries, metric, selection.values.get("against"))
     remarks = [*exclusion_lines(selection.runs), *_without_metric(entries, metric)]
     if differing:
-        remarks.insert(0, f"compared anyway, although they differ: {printable(differing)}")
+        remarks.insert(0, f"compared anyway, although they differ: {escape_unprintable(differing)}")
     if "--csv" in selection.flags:
         for remark in remarks:
             print(f"bmo: {remark}", file=sys.stderr)
@@ -123,10 +123,10 @@ def _text(comparison: Comparison, entries: Sequence[Entry], remarks: Sequence[st
     unit = f" in {metric.unit}" if metric.unit else ""
     head = f"{metric.name}{unit} ({better} is better) of {count_runs(len(entries))}"
     protocol = next((e.run.result.protocol for e in entries if e.is_finished), None)
-    lines = [head + (f", {printable(protocol)}" if protocol else "")]
+    lines = [head + (f", {escape_unprintable(protocol)}" if protocol else "")]
     lines += [*remarks, "", _group_table(comparison)]
     if any(group.difference for group in groups):
-        against = printable(f"difference to {comparison.against}")
+        against = escape_unprintable(f"difference to {comparison.against}")
         lines += ["", f"{against}, over equal seeds"]
     elif len(groups) > 1:
         lines += ["", "no two groups share a seed: no differences of pairs"]
@@ -143,7 +143,7 @@ def _group_table(comparison: Comparison) -> str:
     header = ["", "runs", metric.name, *(["difference"] if has_pairs else []), *COSTS.values()]
     rows = [
         [
-            printable(group.label),
+            escape_unprintable(group.label),
             _count(group),
             "-" if group.score is None else group.score.show(metric),
             *([_difference(group, comparison, metric)] if has_pairs else []),
@@ -158,8 +158,8 @@ def _group_table(comparison: Comparison) -> str:
 def _effect_table(comparison: Comparison) -> str:
     rows = [
         [
-            printable(f"{effect.key}={effect.value}"),
-            printable(f"against {effect.reference or 'none'}"),
+            escape_unprintable(f"{effect.key}={effect.value}"),
+            escape_unprintable(f"against {effect.reference or 'none'}"),
             _change(effect.change, comparison.metric),
             f"({effect.change.count} pairs)" if effect.change.count > 1 else "(1 pair)",
         ]

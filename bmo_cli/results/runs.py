@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bmo_cli.config.names import recorded_names
-from bmo_cli.config.paths import at_home
-from bmo_cli.errors import InputError, nearest, printable
+from bmo_cli.config.names import read_recorded_choices
+from bmo_cli.config.paths import expand_home
+from bmo_cli.errors import InputError, escape_unprintable, suggest_nearest
 from bmo_cli.results.result import FILE, RunResult
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import text_table
@@ -79,7 +79,7 @@ class Run:
             "age": format_age(self.age),
         }
         value = cells.get(column)
-        return "" if value is None else printable(str(value))
+        return "" if value is None else escape_unprintable(str(value))
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def select(
     """
     given, filters, values, roots = set[str](), [], dict[str, str](), list[Path]()
     for word in words:
-        folder = Path(at_home(word))
+        folder = Path(expand_home(word))
         key, equals, value = word.partition("=")
         if word in flags:
             given.add(word)
@@ -143,7 +143,7 @@ def _mistake(word: str, command: str, flags: Sequence[str], keys: Sequence[str])
         return f"bmo {command} has no {word}; its flags are {', '.join(flags)} and --help"
     if not equals or "/" in key:
         return f"no folder {word or repr(word)}; name one that holds runs, as outputs"
-    hint = nearest(key, keys) or f"; columns: {', '.join(COLUMNS)}"
+    hint = suggest_nearest(key, keys) or f"; columns: {', '.join(COLUMNS)}"
     return f"no column '{key}'{hint} (and no folder {word})"
 
 
@@ -210,7 +210,7 @@ def _without_result(path: Path, now: float) -> Run:
     """A run that has written (part of) its configuration, but no result."""
     hydra = path / ".hydra"
     age = _age(hydra / "config.yaml", now) or _age(hydra, now) or 0.0
-    result = replace(EMPTY, choices=recorded_names(path))
+    result = replace(EMPTY, choices=read_recorded_choices(path))
     if age < _START_UP or RunFolder(path).is_claimed():
         return Run(path, "starting", result, age)
     message = _EARLY if (hydra / "overrides.yaml").is_file() else _EARLIEST
@@ -264,16 +264,16 @@ def frame(roots: Sequence[Path]) -> DataFrame:
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [_visible(config.get(key)) for config in configs]
         if key not in table and any(value != values[0] for value in values):
-            table[printable(key)] = values
+            table[escape_unprintable(key)] = values
     return table.infer_objects()
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """The configuration of a run by dotted key; empty where it cannot be read."""
-    from bmo_cli.config.snapshot import recorded_config
+    from bmo_cli.config.snapshot import read_raw_snapshot
 
     with contextlib.suppress(InputError):
-        return dict(leaves(recorded_config(path)))
+        return dict(leaves(read_raw_snapshot(path)))
     return {}
 
 
@@ -303,8 +303,8 @@ def _frame(runs: Sequence[Run]) -> DataFrame:
     ]
     columns = ["run", "status", *groups, "seed", "steps", "age_seconds", *metrics, "message"]
     cells = [list(map(_visible, row)) for row in rows]
-    return pandas.DataFrame(cells, columns=list(map(printable, columns)), dtype=object)
+    return pandas.DataFrame(cells, columns=list(map(escape_unprintable, columns)), dtype=object)
 
 
 def _visible(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) else value
+    return escape_unprintable(value) if isinstance(value, str) else value

@@ -1,1 +1,1 @@
-"""Tables of runs: which cells they have, running what is missing, Markdown, LaTeX, figures."""
+"""Tables of runs: plan the cells, run those that are missing, write Markdown, LaTeX and figures."""

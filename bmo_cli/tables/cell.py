@@ -1,4 +1,4 @@
-"""A cell of a table: one run, known again by its configuration, its data and this version."""
+"""A cell of a table: one run, identified by its configuration, its data and this version."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 from bmo_cli import __version__
 from bmo_cli.config.keys import NO_NUMBER
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.data.kernels import kernels_file
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.build import instantiate, takes, target_class
-from bmo_cli.experiment.plugins import load_plugins, plugin_contents
+from bmo_cli.experiment.build import instantiate, load_target_class, takes_argument
+from bmo_cli.experiment.plugins import hash_plugins, load_plugins
 from bmo_cli.jobs.status import is_done
 from bmo_cli.results.provenance import source_hash
 from bmo_cli.results.result import RunResult
@@ -26,7 +26,7 @@ from bmo_cli.results.run import TrainSpec
 from bmo_cli.tasks.task import Task
 
 _PLACES = ("root", "train", "val", "test", "workers", "cache_mib", "max_megapixels")
-"""Keys of `data` that say where images are and how they are read, not which: the digest does."""
+"""Keys of `data` that say where images are and how they are read. The digest identifies them."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Cell:
     Attributes:
         row, column: names.
         seed: of the run.
-        overrides: what `bmo train` is given.
-        spec: of the run; its snapshot is what the folder's config.yaml will say.
+        overrides: of `bmo train`.
+        spec: of the run; its snapshot becomes config.yaml of the run folder.
         chosen: tuned values.
-        problem: why it cannot run, or nothing.
+        problem: why the cell cannot run; empty if it can.
         placed: overrides that say where its data are.
     """
 
@@ -62,12 +62,12 @@ class Cell:
 
     @property
     def tests(self) -> bool:
-        """Whether its run goes on to the test split; a candidate of tuning does not."""
+        """Whether its run is scored on the test split. Candidates of tuning are not."""
         return self.spec.config.eval.test
 
     @property
     def result(self) -> RunResult | None:
-        """Of a cell that is done; None: to be run."""
+        """The result of a cell that is done; None for others."""
         result = self.spec.folder.read_result()
         if result is None or self.problem or not is_done(result, self.spec.config):
             return None
@@ -75,12 +75,12 @@ class Cell:
 
     @property
     def stale(self) -> bool:
-        """Whether it is done, by other code than the present."""
+        """Whether the cell was computed by other code than the present."""
         result = self.result
         return result is not None and result.code != source_hash()
 
     def score(self, name: str) -> float | None:
-        """A finite number of a cell that is done: one of its metrics, or of the result itself."""
+        """A finite number of a cell that is done: a metric, or another entry of its result."""
         result = self.result
         if result is None:
             return None
@@ -88,21 +88,21 @@ class Cell:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
+def name_cell_folder(out: Path, row: str, column: str, seed: int, key: str) -> Path:
     """`OUT/runs/ROW--COLUMN--SEED-KEY`."""
-    return out / "runs" / f"{plain_name(row)}--{plain_name(column)}--{seed}-{key}"
+    return out / "runs" / f"{sanitize_name(row)}--{sanitize_name(column)}--{seed}-{key}"
 
 
-def plain_name(name: str) -> str:
-    """A row's or column's name in letters that every file system takes."""
+def sanitize_name(name: str) -> str:
+    """The name of a row or column with characters that every file system accepts."""
     return re.sub(r"\W+", "_", name).strip("_")[:80]
 
 
 class Identity:
-    """Keys of cells: equal for runs that would compute the same.
+    """Computes keys of cells, which are equal for runs that would compute the same.
 
     Args:
-        plugins: files and modules of the user's own; their content counts.
+        plugins: plug-in files and modules; their content is a part of the key.
 
     Raises:
         InputError: a plug-in cannot be imported.
@@ -110,21 +110,25 @@ class Identity:
 
     def __init__(self, plugins: Sequence[str]) -> None:
         self._plugins = load_plugins(plugins)
-        self._sources = plugin_contents(self._plugins)
+        self._sources = hash_plugins(self._plugins)
         self._digests: dict[str, str | InputError | None] = {}
 
     def key(self, config: Config) -> tuple[str, str]:
-        """The key, and what is wrong with the data or the kernels, or nothing.
+        """The key, and what is wrong with the data or the kernels (empty: nothing).
 
         Args:
             config: resolved and checked.
         """
-        digest, problem = self._data(config), ""
+        digest, problem = self._digest_data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {k: _contents(v) for k, v in as_plain(config).items() if k not in NO_NUMBER}
+        counted = {
+            k: _replace_files_by_hashes(v)
+            for k, v in to_plain(config).items()
+            if k not in NO_NUMBER
+        }
         try:
-            counted["task"] |= _named_kernels(config)
+            counted["task"] |= _hash_named_kernels(config)
         except InputError as error:
             problem = problem or str(error)
         if digest is not None:
@@ -132,10 +136,13 @@ class Identity:
         text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10], problem
 
-    def _data(self, config: Config) -> str | InputError | None:
-        """Digest of the data of a task that takes photographs; None: it takes none."""
-        task = target_class(config.task, "task", self._plugins, Task)
-        if not takes(task, "data", self._plugins):
+    def _digest_data(self, config: Config) -> str | InputError | None:
+        """Hash of the data of a task that takes photographs; None for other tasks.
+
+        Returns the error where the data cannot be read.
+        """
+        task = load_target_class(config.task, "task", self._plugins, Task)
+        if not takes_argument(task, "data", self._plugins):
             return None
         node = config.data
         where = json.dumps(node, sort_keys=True)
@@ -148,23 +155,26 @@ class Identity:
         return self._digests[where]
 
 
-def _contents(value: Any) -> Any:
-    """Names of files replaced by what is in them, so that moving one changes nothing."""
+def _replace_files_by_hashes(value: Any) -> Any:
+    """A value with names of files replaced by hashes of their content.
+
+    Moving a file therefore does not change the key.
+    """
     if isinstance(value, Mapping):
-        return {key: _contents(item) for key, item in value.items()}
+        return {key: _replace_files_by_hashes(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_contents(item) for item in value]
+        return [_replace_files_by_hashes(item) for item in value]
     if isinstance(value, str) and "." in value and Path(value).is_file():
-        return _content(value)
+        return _hash_file(value)
     return value
 
 
-def _named_kernels(config: Config) -> dict[str, str]:
-    """What the name of published kernels stands for, beside the data that have the root."""
+def _hash_named_kernels(config: Config) -> dict[str, str]:
+    """The hash of the kernels that have a name, which lie in the root of the data."""
     kind = config.task.get("kernels")
     file = kernels_file(kind, config.data.get("root")) if isinstance(kind, str) else None
-    return {"kernels": _content(file)} if file is not None and file.is_file() else {}
+    return {"kernels": _hash_file(file)} if file is not None and file.is_file() else {}
 
 
-def _content(file: str | Path) -> str:
+def _hash_file(file: str | Path) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

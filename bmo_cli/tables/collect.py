@@ -1,4 +1,4 @@
-"""The cells of a table as a sheet, and as lines of a CSV file."""
+"""Collect the cells of a table into a sheet and into a CSV file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from bmo_cli.tables.cell import Cell
 from bmo_cli.tables.summary import Line, Section, Sheet
 
 
-def sheet(
+def build_sheet(
     table: Table,
     cells: Sequence[Cell],
     failures: Mapping[Path, str],
     commands: Sequence[str],
     candidates: Sequence[Cell] = (),
 ) -> Sheet:
-    """What the documents say.
+    """The content of the documents of a table.
 
     Args:
-        table: at its scale.
+        table: at the scale of its preset.
         cells: those that the table shows.
         failures: why cells failed, by folder.
-        commands: that make the cells.
-        candidates: runs that were judged by validation.
+        commands: that compute the cells.
+        candidates: runs among which validation chose.
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
@@ -39,7 +39,7 @@ def sheet(
         title=table.title,
         scores=table.scores,
         best=table.best,
-        sections=[_section(table, column, cells, failures) for column in columns],
+        sections=[_build_section(table, column, cells, failures) for column in columns],
         seeds=table.seeds,
         published=table.published,
         commands=commands,
@@ -47,7 +47,7 @@ def sheet(
     )
 
 
-def _section(
+def _build_section(
     table: Table, column: str, cells: Sequence[Cell], failures: Mapping[Path, str]
 ) -> Section:
     inside = [cell for cell in cells if cell.column == column]
@@ -55,7 +55,7 @@ def _section(
     for row in table.rows:
         own = [cell for cell in inside if cell.row == row]
         if own:
-            lines.append(_line(table, row, own, failures))
+            lines.append(_build_line(table, row, own, failures))
     remarks = []
     if table.input:
         observed = {
@@ -67,11 +67,11 @@ def _section(
             lines.insert(0, Line(table.input, first, competes=False))
         if any(max(v) - min(v) > 1e-6 for v in observed.values() if v):
             remarks.append("**The rows were not tested on equal observations.**")
-    return Section(column, lines, [*remarks, *_leaks(inside)])
+    return Section(column, lines, [*remarks, *_leak_remarks(inside)])
 
 
-def _leaks(cells: Sequence[Cell]) -> list[str]:
-    """Images that the runs of a column saw in two splits."""
+def _leak_remarks(cells: Sequence[Cell]) -> list[str]:
+    """Remarks about images that occur in two splits of the runs of a column."""
     results = [result for cell in cells if (result := cell.result) is not None]
     leaks = dict.fromkeys(
         line
@@ -82,7 +82,9 @@ def _leaks(cells: Sequence[Cell]) -> list[str]:
     return [f"**Images in two splits:** {'; '.join(leaks)}."] if leaks else []
 
 
-def _line(table: Table, row: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> Line:
+def _build_line(
+    table: Table, row: str, cells: Sequence[Cell], failures: Mapping[Path, str]
+) -> Line:
     reasons = [failures[c.spec.path] for c in cells if c.spec.path in failures]
     results = [result for cell in cells if (result := cell.result) is not None]
     return Line(
@@ -91,29 +93,29 @@ def _line(table: Table, row: str, cells: Sequence[Cell], failures: Mapping[Path,
             score: [value for cell in cells if (value := cell.score(score)) is not None]
             for score in table.scores
         },
-        chosen=_chosen(cells[0]),
+        chosen=_format_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
         runs=len(cells),
     )
 
 
-def _chosen(cell: Cell) -> str:
+def _format_chosen(cell: Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in cell.chosen.items())
 
 
-def csv_document(table: Table, cells: Sequence[Cell]) -> str:
-    """A line a run."""
+def format_csv(table: Table, cells: Sequence[Cell]) -> str:
+    """The cells as CSV, a line for each run."""
     end = ["protocol", "chosen", "status", "message", "folder"]
     rows = []
     for cell in cells:
         result = cell.spec.folder.read_result()
         scores = [cell.score(key) for key in table.scores]
-        how = [None if result is None else result.protocol, _chosen(cell)]
-        state = ["failed", cell.problem] if cell.problem else _state(result)
+        how = [None if result is None else result.protocol, _format_chosen(cell)]
+        state = ["failed", cell.problem] if cell.problem else _status_and_message(result)
         rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
     return comma_separated(["column", "row", "seed", *table.scores, *end], rows)
 
 
-def _state(result: RunResult | None) -> list[str | None]:
+def _status_and_message(result: RunResult | None) -> list[str | None]:
     return [None, None] if result is None else [result.status, result.message]

@@ -1,4 +1,4 @@
-"""The same crop of a test image as every row of a table restored it, and what each got wrong."""
+"""A figure with the same crop of a test image for every row of a table, and its errors."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _GAIN = 4
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture of the figure.
+    """An image of the figure.
 
     Attributes:
-        name: its row.
+        name: of its row.
         image: (H, W, C) in [0, 1].
         psnr: of the whole image in dB; None: not shown.
     """
@@ -39,7 +39,7 @@ class Panel:
     psnr: float | None
 
 
-def detailed_square(image: Image, side: int) -> tuple[int, int]:
+def find_detailed_square(image: Image, side: int) -> tuple[int, int]:
     """Top and left of the square with the largest sum of squared differences between neighbours.
 
     Args:
@@ -56,19 +56,21 @@ def detailed_square(image: Image, side: int) -> tuple[int, int]:
     return int(top), int(left)
 
 
-def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
-    """Draw crops at equal integer zoom, the PSNR of the whole image under each, and below them
-    |restored - clean| x 4; under the clean crop the whole image with the crop's place.
+def draw_crops(panels: Sequence[Panel], title: str, file: Path) -> None:
+    """Draw crops of all images, with the PSNR of the whole image and |restored - clean| x 4 below.
+
+    All crops have the same integer zoom. Below the clean crop is the whole image, on which a
+    rectangle marks the crop.
 
     Args:
-        panels: the clean image first; at most some 14, in lines of 7.
-        title: above it all.
+        panels: the clean image first; about 14 at most, in lines of 7.
+        title: of the figure.
         file: to write.
     """
     clean = panels[0].image
     height, width = clean.shape[:2]
     side = min(height, width, max(48, min(96, min(height, width) // 4)))
-    top, left = detailed_square(clean, side)
+    top, left = find_detailed_square(clean, side)
     crop = (slice(top, top + side), slice(left, left + side))
     size = side * math.ceil(_PANEL / side)
     lines = math.ceil(len(panels) / _LONGEST)
@@ -78,7 +80,7 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
     figure = Figure(figsize=(total[0] / _DPI, total[1] / _DPI), dpi=_DPI)
 
     def axes(x: int, y: int) -> Axes:
-        """A square of `size` pixels whose upper left corner is (x, y) from the figure's."""
+        """Axes of `size` x `size` pixels, with the upper left corner at (x, y) of the figure."""
         area = (x / total[0], 1 - (y + size) / total[1], size / total[0], size / total[1])
         axis = figure.add_axes(area)
         axis.set_xticks([])
@@ -94,16 +96,16 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
         y = _TITLE + i // columns * block + _LABEL
         name = "\n".join(textwrap.wrap(panel.name, 24)[:2])
         text(x + size / 2, y - 4, name, 7.5, ha="center", va="bottom", linespacing=1.0)
-        _show(axes(x, y), panel.image[crop])
+        _draw_image(axes(x, y), panel.image[crop])
         if panel.psnr is not None:
             text(x + size / 2, y + size + 4, f"{panel.psnr:.2f} dB", ha="center", va="top")
         below = axes(x, y + size + _NOTE)
         if i == 0:
-            _show(below, clean)
+            _draw_image(below, clean)
             place = Rectangle((left, top), side, side, fill=False, edgecolor="red", linewidth=1.2)
             below.add_patch(place)
         else:
-            _show(below, np.abs(panel.image[crop] - clean[crop]) * _GAIN)
+            _draw_image(below, np.abs(panel.image[crop] - clean[crop]) * _GAIN)
     text(
         _GAP, total[1] - 4,
         f"{side} x {side} pixels, enlarged {size // side} times; PSNR of the whole image; below: "
@@ -113,7 +115,7 @@ def crops_figure(panels: Sequence[Panel], title: str, file: Path) -> None:
     save_figure(figure, file, _DPI)
 
 
-def _show(axis: Axes, image: Image) -> None:
+def _draw_image(axis: Axes, image: Image) -> None:
     shown = image.clip(0, 1)
     axis.imshow(
         shown if shown.shape[2] == 3 else shown[..., 0],

@@ -1,4 +1,4 @@
-"""Pictures of tables: joint convergence, and what a guarantee costs."""
+"""Figures of tables: joint convergence, and the tradeoff between scores and certificates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConvergenceRun:
     """A run of the convergence figure.
 
     Attributes:
-        method: its row.
+        method: name of its row.
         iterations: K.
         history: rows of history.csv.
         residuals: of T at the trained omega, for k = 0, 1, ...
@@ -32,45 +32,45 @@ class ConvergenceRun:
     minimises_phi: bool = True
 
 
-def convergence_figure(courses: Sequence[ConvergenceRun], task: str, file: Path) -> None:
+def draw_convergence(runs: Sequence[ConvergenceRun], task: str, file: Path) -> None:
     """Draw phi_K and |grad phi_K| against t, the residual against k, and min phi_K against K.
 
-    phi_K is each method's own: that of bmo is taken at the end of the aggregated iteration.
+    phi_K is that of each method: for bmo it is taken at the end of the aggregated iteration.
 
-    Colours are methods, darker lines larger K; of several seeds the curves lie over each other
-    and the last panel shows each.
+    Colours denote methods, and darker lines larger K. Curves of several seeds overlap. The last
+    panel shows every run.
 
     Args:
-        courses: of one task.
+        runs: of one task.
         task: for the title.
         file: to write.
     """
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     figure.suptitle(f"training and hyper-training, {task}", fontsize=11)
     axes = figure.subplots(1, 4)
-    methods = list(dict.fromkeys(course.method for course in courses))
-    counts = sorted({course.iterations for course in courses})
-    for course in courses:
+    methods = list(dict.fromkeys(run.method for run in runs))
+    counts = sorted({run.iterations for run in runs})
+    for run in runs:
         style: dict[str, Any] = {
-            "color": f"C{methods.index(course.method)}",
-            "alpha": 0.35 + 0.65 * (counts.index(course.iterations) + 1) / len(counts),
+            "color": f"C{methods.index(run.method)}",
+            "alpha": 0.35 + 0.65 * (counts.index(run.iterations) + 1) / len(counts),
             "linewidth": 1.2,
         }
-        shown = ((axes[0], "loss"), (axes[1], "hypergrad_norm")) if course.minimises_phi else ()
+        shown = ((axes[0], "loss"), (axes[1], "hypergrad_norm")) if run.minimises_phi else ()
         for axis, key in shown:
-            points = [(row["step"], row[key]) for row in course.history if row[key] > 0]
+            points = [(row["step"], row[key]) for row in run.history if row[key] > 0]
             if points:
                 axis.plot(*zip(*points, strict=True), **style)
-        points = [(k, r) for k, r in enumerate(course.residuals, 1) if math.isfinite(r) and r > 0]
+        points = [(k, r) for k, r in enumerate(run.residuals, 1) if math.isfinite(r) and r > 0]
         if points:
             axes[2].plot(*zip(*points, strict=True), **style)
-            if course.iterations <= len(points):
-                axes[2].plot(*points[course.iterations - 1], "o", markersize=4, **style)
+            if run.iterations <= len(points):
+                axes[2].plot(*points[run.iterations - 1], "o", markersize=4, **style)
     handles = {}
     for method in methods:
-        own = [c for c in courses if c.method == method]
-        own = [c for c in own if c.minimises_phi and c.history]
-        points = [(c.iterations, min(row["loss"] for row in c.history)) for c in own]
+        own = [run for run in runs if run.method == method]
+        own = [run for run in own if run.minimises_phi and run.history]
+        points = [(run.iterations, min(row["loss"] for row in run.history)) for run in own]
         means = {k: [v for n, v in points if n == k] for k in sorted({n for n, _ in points})}
         colour = f"C{methods.index(method)}"
         (handles[method],) = axes[3].plot(
@@ -100,11 +100,11 @@ class TradeoffRun:
     """A run of the tradeoff figure.
 
     Attributes:
-        method: its row.
+        method: name of its row.
         iterations: K.
         scores: PSNR in dB by number of iterations; nan: an iterate was not finite.
-        bound: certified upper bound of the Lipschitz constant; None: none is known.
-        ratio: the largest measured one.
+        bound: certified upper bound of the Lipschitz constant of D; None: none is known.
+        ratio: the largest measured ratio |D(a) - D(b)|_G / |a - b|_G.
     """
 
     method: str
@@ -117,44 +117,45 @@ class TradeoffRun:
 _STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
 
 
-def tradeoff_figure(prices: Sequence[TradeoffRun], file: Path) -> None:
+def draw_tradeoff(runs: Sequence[TradeoffRun], file: Path) -> None:
     """Draw PSNR far beyond K on the left, and against the constant of D on the right.
 
-    Colours are networks, line styles and markers methods; runs of several seeds look alike.
+    Colours denote networks, line styles and markers methods. Runs that differ in their seed alone
+    have the same style.
 
     Args:
-        prices: runs, of rows named "NETWORK, METHOD".
+        runs: of rows named "NETWORK, METHOD".
         file: to write.
     """
     figure = Figure(figsize=(11, 4.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
-    names = {price.method: price.method.partition(",")[::2] for price in prices}
+    names = {run.method: run.method.partition(",")[::2] for run in runs}
     networks = list(dict.fromkeys(network for network, _ in names.values()))
     methods = list(dict.fromkeys(method for _, method in names.values()))
-    finite = [v for price in prices for v in price.scores.values() if math.isfinite(v)]
+    finite = [v for run in runs for v in run.scores.values() if math.isfinite(v)]
     floor = max(min(finite), max(finite) - 8) if finite else 0.0
     top = max(finite, default=1.0)
     handles = {}
-    for price in prices:
-        network, method = names[price.method]
+    for run in runs:
+        network, method = names[run.method]
         colour = f"C{networks.index(network)}"
         style, marker = _STYLES[methods.index(method) % len(_STYLES)]
-        points = [(k, v) for k, v in sorted(price.scores.items()) if math.isfinite(v)]
-        (handles[price.method],) = left.plot(
+        points = [(k, v) for k, v in sorted(run.scores.items()) if math.isfinite(v)]
+        (handles[run.method],) = left.plot(
             *(zip(*points, strict=True) if points else ([], [])),
             style, color=colour, marker="o", markersize=4,
         )  # fmt: skip
-        end = price.scores[max(price.scores)] if price.scores else math.nan
-        last = end if math.isfinite(end) else -math.inf  # diverged: at the floor
-        proved = price.bound is not None and price.bound <= 1 + 1e-6
-        constant = price.bound if proved and price.bound is not None else min(price.ratio, 10.0)
+        end = run.scores[max(run.scores)] if run.scores else math.nan
+        last = end if math.isfinite(end) else -math.inf  # diverged: drawn at the floor
+        proved = run.bound is not None and run.bound <= 1 + 1e-6
+        constant = run.bound if proved and run.bound is not None else min(run.ratio, 10.0)
         right.plot(
             constant, max(last, floor), marker, color=colour, markersize=9,
             markerfacecolor=colour if proved else "none",
         )  # fmt: skip
-    left.axvline(prices[0].iterations, color="0.5", linestyle=":", linewidth=1)
+    left.axvline(runs[0].iterations, color="0.5", linestyle=":", linewidth=1)
     left.annotate(
-        "K trained with", (prices[0].iterations, 0), xycoords=("data", "axes fraction"),
+        "K trained with", (runs[0].iterations, 0), xycoords=("data", "axes fraction"),
         xytext=(4, 5), textcoords="offset points", color="0.4", fontsize=8,
     )  # fmt: skip
     left.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
@@ -163,7 +164,7 @@ def tradeoff_figure(prices: Sequence[TradeoffRun], file: Path) -> None:
     right.axvline(1, color="0.5", linewidth=1)
     right.set(
         xlabel="constant of D: filled certified bound, hollow measured",
-        ylabel=f"PSNR in dB after {max(prices[0].scores)} iterations (floor: {floor:.0f})",
+        ylabel=f"PSNR in dB after {max(runs[0].scores)} iterations (floor: {floor:.0f})",
     )
     for axis in (left, right):
         axis.grid(alpha=0.3)

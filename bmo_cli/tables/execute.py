@@ -1,4 +1,4 @@
-"""Cells of a table, run one after the other or some at a time, each in a process of its own."""
+"""Run cells of a table, one after the other or some at a time, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from bmo_cli.errors import (
     Interrupted,
     NotStarted,
     RunLocked,
-    disk_full_in_one_line,
-    exits_as_errors,
+    convert_exits,
+    explain_full_disk,
     is_disk_full,
     wrap_resource_error,
 )
 from bmo_cli.jobs.pool import JobPool
-from bmo_cli.jobs.status import goes_on, is_of_other_code
+from bmo_cli.jobs.status import can_resume, code_has_changed
 from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.result import RunResult, Status
@@ -35,27 +35,27 @@ from bmo_cli.training.run import train
 log = logging.getLogger("bmo")
 
 
-ONCE_MORE = "give the same command again"
+RUN_AGAIN = "give the same command again"
 
 
 def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
     """Run cells, each in a process of its own.
 
     Args:
-        cells: to run; those with a problem are only named.
-        jobs: how many at a time.
+        cells: to run. Cells with a problem are not run, but logged.
+        jobs: number of cells that run at a time.
 
     Returns:
         Why cells failed, by folder.
 
     Raises:
-        Interrupted: by Ctrl-C or SIGTERM; every cell in progress is saved.
-        DiskFull: what is done stays usable.
+        Interrupted: by Ctrl-C or SIGTERM; every cell in progress has a checkpoint.
+        DiskFull: the disk is full; finished cells stay usable.
     """
     failures = _Failures()
-    able = failures.without_problem(cells)
+    able = failures.exclude_problems(cells)
     pool: JobPool[Cell] = JobPool(
-        jobs, lambda cell, worker: failures.look_at(cell, worker, pool.stopping)
+        jobs, lambda cell, worker: failures.record_end(cell, worker, pool.stopping)
     )
     try:
         with pool:
@@ -80,37 +80,37 @@ class _Failures:
 
     Attributes:
         reasons: by folder.
-        ended: how many cells have ended, failed or not.
+        ended: number of cells that have ended, failed or not.
     """
 
     def __init__(self) -> None:
         self.reasons: dict[Path, str] = {}
         self.ended = 0
 
-    def without_problem(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells that can run; the others are named."""
+    def exclude_problems(self, cells: Sequence[Cell]) -> list[Cell]:
+        """The cells that can run. The others are logged."""
         self.reasons |= {cell.spec.path: cell.problem for cell in cells if cell.problem}
-        for problem in dict.fromkeys(self.reasons.values()):  # missing data stop many at once
+        for problem in dict.fromkeys(self.reasons.values()):  # many cells may miss the same data
             first, *others = (cell.name for cell in cells if cell.problem == problem)
             more = f" and {len(others)} more" if others else ""
             log.warning("cannot run %s%s: %s", first, more, problem)
         return [cell for cell in cells if not cell.problem]
 
     def add(self, cell: Cell, reason: str) -> None:
-        """A cell failed."""
+        """Record and log the failure of a cell."""
         self.reasons[cell.spec.path] = reason
         log.warning("failed: %s: %s", cell.name, reason)
 
-    def look_at(self, cell: Cell, worker: Worker, stopping: bool) -> None:
-        """A cell has ended.
+    def record_end(self, cell: Cell, worker: Worker, stopping: bool) -> None:
+        """Record the end of a cell.
 
         Raises:
-            DiskFull: every other cell would meet a full disk as well.
+            DiskFull: the disk is full, for the other cells as well.
         """
         try:
             reason = str(worker.outcome())
         except Interrupted:
-            if stopping:  # it goes on when the table does
+            if stopping:  # it resumes with the table
                 return
             reason = "stopped"
         except DiskFull:
@@ -123,31 +123,31 @@ class _Failures:
 
 
 def run_cell(cell: Cell) -> str:
-    """Train a cell, its output going to run.log alone; one that was interrupted goes on.
+    """Train a cell, or resume an interrupted one. Its output goes to run.log alone.
 
     Returns:
-        Why it failed, or nothing.
+        Why it failed; empty if it did not.
 
     Raises:
-        Interrupted: it is saved.
-        DiskFull: the next start goes on with it.
+        Interrupted: the cell has a checkpoint.
+        DiskFull: the next start resumes the cell.
     """
-    with disk_full_in_one_line(str(cell.spec.path), ONCE_MORE):
+    with explain_full_disk(str(cell.spec.path), RUN_AGAIN):
         try:
-            spec, earlier = _prepared(cell)
-        except RunLocked as error:  # of one cell; it must not hide the others
+            spec, earlier = _prepare_folder(cell)
+        except RunLocked as error:  # must not stop the other cells
             return str(error)
         started = time.monotonic()
         end: tuple[Status, str] | None = None
-        with _logged_to(spec.path / "run.log"):
+        with _log_to(spec.path / "run.log"):
             try:
-                with exits_as_errors():
+                with convert_exits():
                     train(Run(spec))
                 end = ("ok", "")
             except Interrupted as error:
                 end = ("interrupted", str(error))
                 raise
-            except Exception as error:  # one cell must not hide the others
+            except Exception as error:  # must not stop the other cells
                 if is_disk_full(error):
                     end = ("interrupted", "the disk was full")
                     raise
@@ -157,38 +157,41 @@ def run_cell(cell: Cell) -> str:
                 log.exception("the cell failed")
             finally:
                 if end is not None:
-                    _record(spec, *end, earlier + time.monotonic() - started)
+                    _record_attempt(spec, *end, earlier + time.monotonic() - started)
     return "" if end is None else end[1]
 
 
-def _record(spec: TrainSpec, status: Status, message: str, seconds: float) -> None:
-    """Add to the result of a cell how its attempt ended, and how long it has taken in all."""
+def _record_attempt(spec: TrainSpec, status: Status, message: str, seconds: float) -> None:
+    """Add to the result of a cell how the attempt ended, and the seconds of all attempts."""
     result = RunResult.read(spec.path) or RunResult(status=status, choices=spec.choices)
     if status != "ok":
         result = replace(result, status=status, message=message)
     try:
         replace(result, cell_seconds=seconds).write(spec.path)
     except OSError as error:
-        if status == "interrupted" and is_disk_full(error):  # no room for that either
+        if status == "interrupted" and is_disk_full(error):  # no room for the record either
             return
         raise
 
 
-def _prepared(cell: Cell) -> tuple[TrainSpec, float]:
-    """Make the run folder; the spec with which the cell starts or goes on, and its seconds so far.
+def _prepare_folder(cell: Cell) -> tuple[TrainSpec, float]:
+    """Make the run folder of a cell.
+
+    Returns:
+        The spec with which the cell starts or resumes, and the seconds of its earlier attempts.
 
     Raises:
-        RunLocked: another process trains there.
+        RunLocked: another process trains in this folder.
     """
     spec, folder = cell.spec, cell.spec.folder
-    begun = goes_on(folder, spec.config)
-    if begun and is_of_other_code(folder):  # a value of a table comes from one program
+    begun = can_resume(folder, spec.config)
+    if begun and code_has_changed(folder):  # one version of the code computes a whole cell
         log.info("%s starts again: the code has changed since it stopped", cell.name)
         begun = False
     if spec.path.exists():
         with folder.claimed():
             if not begun:
-                shutil.rmtree(spec.path)  # it failed or had not begun
+                shutil.rmtree(spec.path)  # it failed, or has no checkpoint
     (spec.path / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(spec.path / ".hydra" / "config.yaml", (spec.snapshot or "").encode())
     listed = yaml.safe_dump(list(cell.overrides))
@@ -200,7 +203,8 @@ def _prepared(cell: Cell) -> tuple[TrainSpec, float]:
 
 
 @contextmanager
-def _logged_to(file: Path) -> Iterator[None]:
+def _log_to(file: Path) -> Iterator[None]:
+    """Context in which the log goes to this file alone."""
     root = logging.getLogger()
     kept, level, handler = root.handlers[:], root.level, logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

@@ -1,4 +1,4 @@
-"""The pictures of a table, drawn from the cells that are done."""
+"""Draw the figures of a table from the cells that are done."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from bmo_cli.config.schema import Table
 from bmo_cli.data.images.file import read_image
 from bmo_cli.results.result import RunResult
-from bmo_cli.tables.cell import Cell, plain_name
-from bmo_cli.tables.crops import Panel, crops_figure
-from bmo_cli.tables.curves import ConvergenceRun, TradeoffRun, convergence_figure, tradeoff_figure
+from bmo_cli.tables.cell import Cell, sanitize_name
+from bmo_cli.tables.crops import Panel, draw_crops
+from bmo_cli.tables.curves import ConvergenceRun, TradeoffRun, draw_convergence, draw_tradeoff
 
 
-def pictures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
-    """Draw what the table asks for.
+def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
+    """Draw the figures of a table.
 
     Args:
-        table: at its scale.
+        table: at the scale of its preset.
         cells: those that it shows.
-        stem: file name to begin with, without suffix.
+        stem: start of the file names, without suffix.
 
     Yields:
         Every file that was drawn.
@@ -33,24 +33,24 @@ def pictures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
         for task in dict.fromkeys(cell.spec.choices["task"] for cell in done):
             own = [cell for cell in done if cell.spec.choices["task"] == task]
             file = stem.with_name(f"{stem.name}-{task}.png")
-            convergence_figure([_convergence_run(cell) for cell in own], str(task), file)
+            draw_convergence([_build_convergence_run(cell) for cell in own], str(task), file)
             yield file
     elif table.figure == "tradeoff" and done:
         file = stem.with_name(f"{stem.name}.png")
-        tradeoff_figure([_tradeoff_run(cell) for cell in done], file)
+        draw_tradeoff([_build_tradeoff_run(cell) for cell in done], file)
         yield file
     elif table.figure == "crops":
         for column in dict.fromkeys(cell.column for cell in done):
             own = [cell for cell in done if cell.column == column]
-            panels, image = _panels(own, table.input or "observed")
+            panels, image = _collect_panels(own, table.input or "observed")
             if panels:
-                file = stem.with_name(f"{stem.name}-{plain_name(column)}.png")
-                crops_figure(panels, f"{column}: {image}", file)
+                file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+                draw_crops(panels, f"{column}: {image}", file)
                 yield file
 
 
-def _convergence_run(cell: Cell) -> ConvergenceRun:
-    """What the convergence figure shows of a cell."""
+def _build_convergence_run(cell: Cell) -> ConvergenceRun:
+    """The data of a cell in the convergence figure."""
     certificate = json.loads((cell.spec.path / "certificate.json").read_text(encoding="utf-8"))
     first = next(iter(certificate["trajectories"].values()))
     return ConvergenceRun(
@@ -62,9 +62,9 @@ def _convergence_run(cell: Cell) -> ConvergenceRun:
     )
 
 
-def _tradeoff_run(cell: Cell) -> TradeoffRun:
-    """What the tradeoff figure shows of a cell."""
-    metrics = _done(cell).metrics
+def _build_tradeoff_run(cell: Cell) -> TradeoffRun:
+    """The data of a cell in the tradeoff figure."""
+    metrics = _require_result(cell).metrics
     counted = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
     scores = {int(match[1]): metrics[match[0]] for match in counted if match}
     ratio = metrics["certificate/ratio"]
@@ -80,32 +80,34 @@ def _tradeoff_run(cell: Cell) -> TradeoffRun:
 _OBSERVED = ("degraded", "rainy", "observed", "noisy")
 
 
-def _panels(cells: Sequence[Cell], observed: str) -> tuple[list[Panel], str]:
-    """The first test image that every row has pictures of, and what each row made of it."""
+def _collect_panels(cells: Sequence[Cell], observed: str) -> tuple[list[Panel], str]:
+    """The first test image with pictures in every row, as panels, and its name."""
     firsts = list({cell.row: cell for cell in reversed(cells)}.values())[::-1]
-    firsts = [cell for cell in firsts if _pictured(cell)]
-    shared = [set(_pictured(cell)) for cell in firsts]
+    firsts = [cell for cell in firsts if _find_pictures(cell)]
+    shared = [set(_find_pictures(cell)) for cell in firsts]
     name = (
-        next((n for n in _pictured(firsts[0]) if all(n in s for s in shared)), "") if firsts else ""
+        next((n for n in _find_pictures(firsts[0]) if all(n in s for s in shared)), "")
+        if firsts
+        else ""
     )
     if not name:
         return [], ""
-    files = _pictured(firsts[0])[name]
-    scores = (_done(firsts[0]).images or {})[name]
-    panels = [Panel("clean", _read(files["clean"]), None)]
+    files = _find_pictures(firsts[0])[name]
+    scores = (_require_result(firsts[0]).images or {})[name]
+    panels = [Panel("clean", _read_picture(files["clean"]), None)]
     for kind in _OBSERVED:
         if kind in files:
-            panels.append(Panel(observed, _read(files[kind]), scores.get("psnr_input")))
+            panels.append(Panel(observed, _read_picture(files[kind]), scores.get("psnr_input")))
     for cell in firsts:
-        value = (_done(cell).images or {})[name].get("psnr")
-        panels.append(Panel(cell.row, _read(_pictured(cell)[name]["restored"]), value))
+        value = (_require_result(cell).images or {})[name].get("psnr")
+        panels.append(Panel(cell.row, _read_picture(_find_pictures(cell)[name]["restored"]), value))
     return panels, name
 
 
-def _pictured(cell: Cell) -> dict[str, dict[str, Path]]:
-    """Files of pictures by kind, of every test image that has a clean and a restored one."""
+def _find_pictures(cell: Cell) -> dict[str, dict[str, Path]]:
+    """Files of pictures by kind, for every test image with a clean and a restored picture."""
     pictured = {}
-    for number, name in enumerate(_done(cell).images or {}, 1):
+    for number, name in enumerate(_require_result(cell).images or {}, 1):
         kinds = ("clean", "restored", *_OBSERVED)
         files = {kind: cell.spec.folder.picture(number, name, kind) for kind in kinds}
         files = {kind: file for kind, file in files.items() if file.is_file()}
@@ -114,13 +116,13 @@ def _pictured(cell: Cell) -> dict[str, dict[str, Path]]:
     return pictured
 
 
-def _done(cell: Cell) -> RunResult:
+def _require_result(cell: Cell) -> RunResult:
     """The result of a cell that is done."""
     result = cell.result
     assert result is not None
     return result
 
 
-def _read(file: Path) -> Any:
+def _read_picture(file: Path) -> Any:
     """(H, W, C) of floats in [0, 1]."""
     return read_image(file).pixels.astype("float64") / 255

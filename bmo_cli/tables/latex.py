@@ -1,4 +1,4 @@
-"""A sheet as LaTeX tables of the package booktabs."""
+"""Format a sheet as LaTeX tables, with the package booktabs."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ from bmo_cli.tables.summary import (
     Mark,
     Section,
     Sheet,
+    assign_marks,
     compare,
-    marks,
 )
 
 _MARKED = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
-_WIDEST = 8
-"""Columns of numbers that fit beside each other on a page; a table with more is split."""
+_MAX_COLUMNS = 8
+"""Columns of numbers that fit on a page. A wider table is split."""
 
 
-def latex_document(sheet: Sheet, name: str) -> str:
-    """One table where it fits on a page, otherwise one for every column; then the published values.
+def format_latex(sheet: Sheet, name: str) -> str:
+    """One table if it fits on a page, otherwise one for every column; then the published values.
 
     Args:
-        sheet: what to write.
+        sheet: content.
         name: of the table, for labels.
     """
-    together = sum(len(s.scores(sheet.scores)) for s in sheet.sections) <= _WIDEST
+    together = sum(len(s.scores(sheet.scores)) for s in sheet.sections) <= _MAX_COLUMNS
     groups = [list(sheet.sections)] if together else [[section] for section in sheet.sections]
     tables = [
-        _table(sheet, group, f"tab:{_plain(name)}" + (f":{i}" if len(groups) > 1 else ""))
+        _format_table(
+            sheet, group, f"tab:{_sanitize_label(name)}" + (f":{i}" if len(groups) > 1 else "")
+        )
         for i, group in enumerate(groups, 1)
     ]
     if sheet.published:
-        tables.append(_published(sheet, f"tab:{_plain(name)}:published"))
+        tables.append(_format_published(sheet, f"tab:{_sanitize_label(name)}:published"))
     return "\n".join(["% \\usepackage{booktabs}", *tables])
 
 
-def _plain(name: str) -> str:
+def _sanitize_label(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name)
 
 
-def _table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
+def _format_table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
     names = list(dict.fromkeys(line.name for section in sections for line in section.lines))
     rows = [
-        [latex_escaped(name), *(text for s in sections for text in _cells(sheet, s, name))]
+        [latex_escaped(name), *(text for s in sections for text in _format_cells(sheet, s, name))]
         for name in names
     ]
     counts = [len(section.scores(sheet.scores)) for section in sections]
@@ -60,40 +62,40 @@ def _table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
         "l" + "r" * sum(counts),
         [
             ["", *groups],
-            ["", *(_header(sheet, x) for s in sections for x in s.scores(sheet.scores))],
+            ["", *(_format_header(sheet, x) for s in sections for x in s.scores(sheet.scores))],
         ],
         rows,
-        caption=_caption(sheet, sections),
+        caption=_format_caption(sheet, sections),
         label=label,
         rules=" ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
     )
 
 
-def _cells(sheet: Sheet, section: Section, name: str) -> list[str]:
+def _format_cells(sheet: Sheet, section: Section, name: str) -> list[str]:
     scores = section.scores(sheet.scores)
     at = next((i for i, line in enumerate(section.lines) if line.name == name), None)
     if at is None:
         return ["--"] * len(scores)
-    found = []
+    cells = []
     for score, layout in scores.items():
         direction = sheet.best.get(score)
-        mark: Mark = marks(section, score, layout, direction)[at] if direction else ""
-        found.append(cell(section.lines[at], score, layout, mark))
-    return found
+        mark: Mark = assign_marks(section, score, layout, direction)[at] if direction else ""
+        cells.append(format_cell(section.lines[at], score, layout, mark))
+    return cells
 
 
-def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
-    """Mean over the seeds, marked, and the 95 % interval where there are several, as LaTeX."""
+def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
+    """The mean over the seeds with its mark, and for several seeds the 95 % interval, as LaTeX."""
     values = line.values.get(score, ())
     if not values:
         return "--"
     mean, interval = mean_and_interval(values)
     text = _MARKED[mark] % latex_escaped(format(mean, layout))
     spread = "" if interval is None else rf"$\pm$ {latex_escaped(format(interval, layout))}"
-    return " ".join(filter(None, (text, spread, line.lacks(score))))
+    return " ".join(filter(None, (text, spread, line.missing_runs_note(score))))
 
 
-def _header(sheet: Sheet, score: str) -> str:
+def _format_header(sheet: Sheet, score: str) -> str:
     arrow = {"max": r" $\uparrow$", "min": r" $\downarrow$"}.get(sheet.best.get(score, ""), "")
     name = score.removeprefix("test/")
     head, at, count = name.partition("@")
@@ -101,13 +103,13 @@ def _header(sheet: Sheet, score: str) -> str:
     return latex_escaped(shown + at + count) + arrow
 
 
-def _caption(sheet: Sheet, sections: Sequence[Section]) -> str:
-    said = [sheet.title.rstrip(".") + "."]
+def _format_caption(sheet: Sheet, sections: Sequence[Section]) -> str:
+    sentences = [sheet.title.rstrip(".") + "."]
     if len(sections) == 1 and len(sheet.sections) > 1:
-        said.append(f"{sections[0].name}.")
+        sentences.append(f"{sections[0].name}.")
     if len(sheet.seeds) > 1:
-        said.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
-    text = latex_escaped(" ".join(said))
+        sentences.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
+    text = latex_escaped(" ".join(sentences))
     if sheet.best:
         text += r" Best value \textbf{bold}, second \underline{underlined}."
     protocols = list(dict.fromkeys(p for section in sections for p in section.protocols))
@@ -124,7 +126,7 @@ def _caption(sheet: Sheet, sections: Sequence[Section]) -> str:
     return text
 
 
-def _published(sheet: Sheet, label: str) -> str:
+def _format_published(sheet: Sheet, label: str) -> str:
     rows = [
         [
             latex_escaped(text)

@@ -1,8 +1,8 @@
-"""`bmo table NAME`: rows and columns of runs; what is missing runs, what is there is read.
+"""`bmo table NAME`: run the missing cells of a table, read the others, write the table.
 
-A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`, whose key is made from its
-resolved configuration, its data, the plug-ins and this program's version. An interrupted cell goes
-on.
+A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`. The key is a hash of its
+resolved configuration, its data, the plug-ins and the version of this program. An interrupted cell
+resumes.
 """
 
 from __future__ import annotations
@@ -16,83 +16,88 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bmo_cli.config.commands import command
+from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import Table, TableConfig
-from bmo_cli.errors import BmoError, InputError, disk_full_in_one_line
+from bmo_cli.errors import BmoError, InputError, explain_full_disk
 from bmo_cli.experiment.plugins import names_plugins
-from bmo_cli.jobs.estimate import Work, listing
+from bmo_cli.jobs.estimate import Work, list_works
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.run_folder import require_closed
 from bmo_cli.tables.cell import Cell
-from bmo_cli.tables.collect import csv_document, sheet
-from bmo_cli.tables.execute import ONCE_MORE, run_cells
-from bmo_cli.tables.figures import pictures
-from bmo_cli.tables.latex import latex_document
-from bmo_cli.tables.markdown import markdown_document
-from bmo_cli.tables.plan import Plan, require_sound, scaled
+from bmo_cli.tables.collect import build_sheet, format_csv
+from bmo_cli.tables.execute import RUN_AGAIN, run_cells
+from bmo_cli.tables.figures import draw_figures
+from bmo_cli.tables.latex import format_latex
+from bmo_cli.tables.markdown import format_markdown
+from bmo_cli.tables.plan import Plan, check_table, scale_table
 
 log = logging.getLogger("bmo")
 
 
 @names_plugins
 def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) -> None:
-    """Run what is missing, then write OUT/NAME.md, .csv, .tex and pictures.
+    """Run the missing cells, then write OUT/NAME.md, .csv, .tex and figures.
 
     Args:
         config: resolved and checked.
-        name: of the table; a preset and a task are added to it.
-        own_files: see `config.overrides.own_files`.
+        name: of the table; the names of preset and task are added to it.
+        own_files: words with which a command finds the user's YAML files, see
+            `config.overrides.own_config_words`.
 
     Raises:
-        InputError: a row or column does not compose; nothing has run then.
-        BmoError: cells failed; the table is written, with the reasons in it.
+        InputError: a row or column does not compose. Nothing has run.
+        BmoError: cells failed. The table is written, with the reasons in it.
     """
-    require_sound(config.table)
-    at_scale, out = scaled(config.table, config.preset), Path(config.out)
+    check_table(config.table)
+    at_scale, out = scale_table(config.table, config.preset), Path(config.out)
     table = replace(at_scale.table, seeds=config.seeds or at_scale.table.seeds)
-    require_sound(replace(table, skip={}, tune={}, adjust={}, published=[]))
+    check_table(replace(table, skip={}, tune={}, adjust={}, published=[]))
     root = config.root or os.environ.get("BMO_DATA")
     plan = Plan(replace(at_scale, table=table), out, config.plugins, root, config.only)
     figures = out / "-".join(part for part in (name, config.preset) if part)
     name = "-".join(part for part in (figures.name, config.only) if part)
     if config.dry_run:
         plan.choose({})
-        works = [_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
-        log.info("\n%s", listing(works, "cell", plan.unsettled, config.jobs))
+        works = [_describe_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
+        log.info("\n%s", list_works(works, "cell", plan.unsettled, config.jobs))
         return
-    with disk_full_in_one_line(str(out), ONCE_MORE):
+    with explain_full_disk(str(out), RUN_AGAIN):
         out.mkdir(parents=True, exist_ok=True)
         require_closed(out)
-        with _locked(out):
-            failures = _run(plan, name, out, config)
-            commands = _commands(plan.cells, own_files, rooted=config.root is not None)
-            _write(table, plan, failures, commands, out / name, figures)
+        with _lock(out):
+            failures = _run_missing(plan, name, out, config)
+            commands = _format_commands(plan.cells, own_files, rooted=config.root is not None)
+            _write_documents(table, plan, failures, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
         raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
 
 
-def _run(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[Path, str]:
-    """Candidates first, then the cells that are shown; returns why some failed."""
-    judged: dict[Path, str] = {}
+def _run_missing(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[Path, str]:
+    """Run the candidates, choose among them, and run the cells of the table.
+
+    Returns:
+        Why cells failed, by folder.
+    """
+    failed_candidates: dict[Path, str] = {}
     if plan.candidates:
-        missing = _missing(plan.candidates, config.stale)
+        missing = _select_missing(plan.candidates, config.stale)
         count = len(plan.candidates)
         log.info("%s: %d candidates to judge, %d to run, in %s", name, count, len(missing), out)
-        judged = run_cells(missing, config.jobs)
-    plan.choose(judged)
-    missing = _missing(plan.cells, config.stale)
+        failed_candidates = run_cells(missing, config.jobs)
+    plan.choose(failed_candidates)
+    missing = _select_missing(plan.cells, config.stale)
     log.info("%s: %d cells, %d to run, in %s", name, len(plan.cells), len(missing), out)
-    return judged | run_cells(missing, config.jobs)
+    return failed_candidates | run_cells(missing, config.jobs)
 
 
-def _missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
+def _select_missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
     return [c for c in cells if c.result is None or (stale == "run" and c.stale)]
 
 
-def _work(cell: Cell, rerun: bool) -> Work:
-    """A cell for the estimate; `rerun`: whether one by other code runs again."""
-    state = _state(cell, rerun)
+def _describe_work(cell: Cell, rerun: bool) -> Work:
+    """A cell for the estimate. `rerun`: whether a cell of other code runs again."""
+    state = _describe_state(cell, rerun)
     spec = cell.spec
     return Work(
         cell.name,
@@ -106,7 +111,7 @@ def _work(cell: Cell, rerun: bool) -> Work:
     )
 
 
-def _state(cell: Cell, rerun: bool) -> str:
+def _describe_state(cell: Cell, rerun: bool) -> str:
     if cell.problem:
         return f"cannot run: {cell.problem}"
     if cell.result is not None:
@@ -117,15 +122,15 @@ def _state(cell: Cell, rerun: bool) -> str:
     return "failed, runs again" if result.status == "failed" else "goes on"
 
 
-def _commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
-    """What makes each cell; a root that the environment names is there when it is typed again."""
+def _format_commands(cells: Sequence[Cell], own_files: Sequence[str], *, rooted: bool) -> list[str]:
+    """The command of each cell. A root that BMO_DATA names is not a part of it."""
     return [
-        command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
+        format_command("train", *own_files, *cell.overrides, *(cell.placed if rooted else ()))
         for cell in cells
     ]
 
 
-def _write(
+def _write_documents(
     table: Table,
     plan: Plan,
     failures: Mapping[Path, str],
@@ -134,13 +139,13 @@ def _write(
     figures: Path,
 ) -> None:
     cells = plan.cells
-    content = sheet(table, cells, failures, commands, plan.candidates)
-    text = markdown_document(content)
-    documents = {"md": text, "csv": csv_document(table, cells)}
-    documents["tex"] = latex_document(content, stem.name)
+    content = build_sheet(table, cells, failures, commands, plan.candidates)
+    text = format_markdown(content)
+    documents = {"md": text, "csv": format_csv(table, cells)}
+    documents["tex"] = format_latex(content, stem.name)
     for suffix, document in documents.items():
         write_atomically(stem.with_name(f"{stem.name}.{suffix}"), document.encode())
-    for file in pictures(table, cells, figures):
+    for file in draw_figures(table, cells, figures):
         log.info("picture: %s", file)
     for remark in content.remarks:
         log.warning("%s", remark)
@@ -148,8 +153,8 @@ def _write(
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Two processes must not work on one table: each would take the other's cells for abandoned."""
+def _lock(out: Path) -> Iterator[None]:
+    """Context with a lock on the table: a second process would restart cells that run."""
     try:
         with FileLock(out / ".lock", timeout=0):
             yield

@@ -1,4 +1,4 @@
-"""A sheet as a Markdown document."""
+"""Format a sheet as a Markdown document."""
 
 from __future__ import annotations
 
@@ -9,39 +9,42 @@ from bmo_cli.tables.summary import (
     Mark,
     Section,
     Sheet,
+    assign_marks,
     compare,
-    marks,
 )
 
 _MARKED = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
 
 
-def markdown_document(sheet: Sheet) -> str:
-    """A section for every column, with methods as lines and scores as columns; then the rest."""
-    parts = [f"# {sheet.title}\n", *(f"{remark}\n" for remark in (_legend(sheet),) if remark)]
-    parts += [_section(sheet, section) for section in sheet.sections]
+def format_markdown(sheet: Sheet) -> str:
+    """A section for every column of the table, then published values, remarks and commands."""
+    parts = [
+        f"# {sheet.title}\n",
+        *(f"{remark}\n" for remark in (_format_legend(sheet),) if remark),
+    ]
+    parts += [_format_section(sheet, section) for section in sheet.sections]
     if sheet.published:
-        parts.append(_published(sheet))
+        parts.append(_format_published(sheet))
     parts += [f"{remark}\n" for remark in sheet.remarks]
     listing = "\n".join(f"    {command}" for command in sheet.commands)
     return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
 
 
-def _legend(sheet: Sheet) -> str:
+def _format_legend(sheet: Sheet) -> str:
     count = len(sheet.seeds)
-    said = (
+    sentences = (
         [f"Mean and 95 % interval (Student t) over {count} seeds; without one: a single run."]
         if count > 1
         else []
     )
-    said += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
-    return " ".join(said)
+    sentences += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
+    return " ".join(sentences)
 
 
-def _section(sheet: Sheet, section: Section) -> str:
+def _format_section(sheet: Sheet, section: Section) -> str:
     scores = section.scores(sheet.scores)
     marked = {
-        score: marks(section, score, layout, sheet.best[score])
+        score: assign_marks(section, score, layout, sheet.best[score])
         for score, layout in scores.items()
         if score in sheet.best
     }
@@ -49,7 +52,7 @@ def _section(sheet: Sheet, section: Section) -> str:
         [
             line.name,
             *(
-                cell(line, score, layout, marked[score][i] if marked.get(score) else "")
+                format_cell(line, score, layout, marked[score][i] if marked.get(score) else "")
                 for score, layout in scores.items()
             ),
             line.chosen,
@@ -60,30 +63,30 @@ def _section(sheet: Sheet, section: Section) -> str:
     header = ["", *scores, "chosen by validation", "failed because"]
     kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
     table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    said = [*_protocols(section), *section.remarks]
-    return "\n\n".join([f"## {section.name}", table, *said]) + "\n"
+    remarks = [*_format_protocols(section), *section.remarks]
+    return "\n\n".join([f"## {section.name}", table, *remarks]) + "\n"
 
 
-def cell(line: Line, score: str, layout: str, mark: Mark) -> str:
-    """Mean over the seeds, marked, and the 95 % interval where there are several."""
+def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
+    """The mean over the seeds with its mark, and for several seeds the 95 % interval."""
     values = line.values.get(score, ())
     if not values:
         return "-"
     mean, interval = mean_and_interval(values)
     text = _MARKED[mark].format(format(mean, layout))
     spread = "" if interval is None else f"± {format(interval, layout)}"
-    return " ".join(filter(None, (text, spread, line.lacks(score))))
+    return " ".join(filter(None, (text, spread, line.missing_runs_note(score))))
 
 
-def _protocols(section: Section) -> list[str]:
-    found = section.protocols
-    if len(found) < 2:
-        return [f"Protocol: {protocol}." for protocol in found]
-    listed = "\n".join(f"- {', '.join(names)}: {protocol}" for protocol, names in found.items())
+def _format_protocols(section: Section) -> list[str]:
+    protocols = section.protocols
+    if len(protocols) < 2:
+        return [f"Protocol: {protocol}." for protocol in protocols]
+    listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in protocols.items())
     return [f"**The protocols differ: these rows do not compare.**\n\n{listed}"]
 
 
-def _published(sheet: Sheet) -> str:
+def _format_published(sheet: Sheet) -> str:
     rows = [
         [
             *(c.entry.row, c.entry.column, c.entry.score, c.ours, c.published, c.difference),

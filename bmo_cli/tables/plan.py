@@ -1,4 +1,4 @@
-"""Which runs a table is made of: presets, rows, columns, seeds, and candidates to choose among."""
+"""Plan the runs of a table: presets, rows, columns, seeds, and candidates of tuning."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bmo_cli.config.commands import plugins_word, quoted
+from bmo_cli.config.commands import format_plugins, quote_value
 from bmo_cli.config.compose import compose
-from bmo_cli.config.schema import Config, Preset, Table, Target, as_plain
-from bmo_cli.errors import InputError, nearest
-from bmo_cli.experiment.build import build, instantiate, target_class
+from bmo_cli.config.schema import Config, Preset, Table, Target, to_plain
+from bmo_cli.errors import InputError, suggest_nearest
+from bmo_cli.experiment.build import build, instantiate, load_target_class
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.results.run import RunSpec
-from bmo_cli.tables.cell import Cell, Identity, cell_folder
+from bmo_cli.tables.cell import Cell, Identity, name_cell_folder
 from bmo_cli.tasks.task import Task
 
 
@@ -25,15 +25,15 @@ class ScaledTable:
     """A table at the scale of a preset.
 
     Attributes:
-        table: with the rows, columns and seeds that are wanted.
-        preset: whose overrides count after those of the table.
+        table: with the rows, columns and seeds of the preset.
+        preset: its overrides count after those of the table.
     """
 
     table: Table
     preset: Preset = field(default_factory=Preset)
 
     def overrides(self, row: str, column: str) -> list[str]:
-        """Of every run in a place: those of the table, then those of its preset.
+        """The overrides of a row in a column: those of the table, then those of the preset.
 
         Args:
             row, column: names.
@@ -42,16 +42,22 @@ class ScaledTable:
         adjusted = table.adjust.get(row, {}).get(column, ())
         return [
             *(*table.common, *table.columns[column], *table.rows[row], *adjusted),
-            *(*preset.common, *_named(preset.columns, column), *_named(preset.rows, row)),
+            *(
+                *preset.common,
+                *_overrides_of(preset.columns, column),
+                *_overrides_of(preset.rows, row),
+            ),
         ]
 
 
-def _named(entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str) -> Sequence[str]:
-    """The overrides of a row or column in a preset, which may just list those that it wants."""
+def _overrides_of(
+    entries: Sequence[str] | Mapping[str, Sequence[str]] | None, name: str
+) -> Sequence[str]:
+    """The overrides of a row or column in a preset; none if the preset only lists names."""
     return entries.get(name, ()) if isinstance(entries, Mapping) else ()
 
 
-def scaled(table: Table, preset: str | None) -> ScaledTable:
+def scale_table(table: Table, preset: str | None) -> ScaledTable:
     """The table at the scale of one of its presets.
 
     Args:
@@ -68,25 +74,25 @@ def scaled(table: Table, preset: str | None) -> ScaledTable:
         has = f"it has {known}" if known else "it has none: leave preset= away"
         raise InputError(f"preset={preset} is not one of this table; {has}")
     wanted = table.presets[preset]
-    rows = _wanted(table.rows, wanted.rows, f"table.presets.{preset}.rows")
-    columns = _wanted(table.columns, wanted.columns, f"table.presets.{preset}.columns")
+    rows = _select_entries(table.rows, wanted.rows, f"table.presets.{preset}.rows")
+    columns = _select_entries(table.columns, wanted.columns, f"table.presets.{preset}.columns")
     seeds = wanted.seeds or table.seeds
     return ScaledTable(replace(table, rows=rows, columns=columns, seeds=seeds), wanted)
 
 
-def _wanted(
+def _select_entries(
     entries: Mapping[str, list[str]], names: Iterable[str] | None, where: str
 ) -> dict[str, list[str]]:
     wanted = list(entries if names is None else names)
-    _require(wanted, entries, where)
+    _require_known(wanted, entries, where)
     return {name: entries[name] for name in wanted}
 
 
-def require_sound(table: Table) -> None:
-    """Refuse what would only be noticed after hours of running.
+def check_table(table: Table) -> None:
+    """Check the keys of a table before hours of running.
 
     Raises:
-        InputError: naming the key.
+        InputError: a key is not valid; the message names it.
     """
     for key in ("rows", "columns", "scores", "seeds"):
         if not getattr(table, key):
@@ -98,15 +104,15 @@ def require_sound(table: Table) -> None:
             raise InputError(
                 f"table.scores.{score} must be a format as .2f or .1e, got '{layout}'"
             ) from error
-    _require(table.skip, table.rows, "table.skip")
-    _require(table.adjust, table.rows, "table.adjust")
+    _require_known(table.skip, table.rows, "table.skip")
+    _require_known(table.adjust, table.rows, "table.adjust")
     for row, places in table.adjust.items():
-        _require(places, table.columns, f"table.adjust.{row}")
-    _require(table.tune, table.rows, "table.tune")
-    _require(table.best, table.scores, "table.best")
+        _require_known(places, table.columns, f"table.adjust.{row}")
+    _require_known(table.tune, table.rows, "table.tune")
+    _require_known(table.best, table.scores, "table.best")
     for i, entry in enumerate(table.published):
-        _require([entry.column], table.columns, f"table.published[{i}].column")
-        _require([entry.score], table.scores, f"table.published[{i}].score")
+        _require_known([entry.column], table.columns, f"table.published[{i}].column")
+        _require_known([entry.score], table.scores, f"table.published[{i}].score")
     if table.input in table.rows:
         raise InputError(f"table.input: '{table.input}' is the name of a row; choose another")
     for row, keys in table.tune.items():
@@ -115,10 +121,10 @@ def require_sound(table: Table) -> None:
                 raise InputError(f"table.tune.{row}.{key} is empty")
 
 
-def _require(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
+def _require_known(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in known:
-            hint = nearest(name, known) or f"; there are {', '.join(known)}"
+            hint = suggest_nearest(name, known) or f"; there are {', '.join(known)}"
             raise InputError(f"{where}: '{name}' is not in this table{hint}")
 
 
@@ -128,7 +134,7 @@ class Place:
 
     Attributes:
         row, column: names.
-        candidates: runs that are judged by validation alone; the best one's values are taken.
+        candidates: runs that are scored on validation alone. The values of the best are chosen.
         cells: the runs that the table shows; empty before a candidate is chosen.
     """
 
@@ -142,28 +148,29 @@ class Plan:
     """The runs of a table.
 
     Args:
-        scaled: the table, sound.
-        out: where runs go.
-        plugins: files of the user's own.
-        root: folder of the named data sets, given to data that take one.
+        scaled_table: the table, checked.
+        out: folder of the runs.
+        plugins: plug-in files and modules.
+        root: folder of the named data sets, for data that take one.
         task: only columns of this task; None: all.
 
     Raises:
-        InputError: a row does not compose with a column, or does not fit it; both are named.
+        InputError: a row does not compose with a column, or does not fit it. The message names
+            both.
     """
 
     def __init__(
         self,
-        scaled: ScaledTable,
+        scaled_table: ScaledTable,
         out: Path,
         plugins: Sequence[str],
         root: str | None,
         task: str | None = None,
     ) -> None:
-        self._scaled, self._table = scaled, scaled.table
+        self._scaled, self._table = scaled_table, scaled_table.table
         self._out, self._root = out, root
         self._plugins = plugins
-        self._given = [plugins_word(plugins)] if plugins else []
+        self._given = [format_plugins(plugins)] if plugins else []
         self._identity = Identity(plugins)
         self._only = task
         self._tasks: list[str] = []
@@ -173,7 +180,7 @@ class Plan:
             place
             for column in self._table.columns
             for row in self._table.rows
-            if (place := self._place(row, column)) is not None
+            if (place := self._plan_place(row, column)) is not None
         ]
         if task is not None and task not in self._tasks:
             has = ", ".join(dict.fromkeys(self._tasks))
@@ -181,31 +188,32 @@ class Plan:
 
     @property
     def candidates(self) -> list[Cell]:
-        """Runs to choose among."""
+        """The candidates of tuning."""
         return [cell for place in self.places for cell in place.candidates]
 
     @property
     def cells(self) -> list[Cell]:
-        """Runs that the table shows, as far as they are known."""
+        """The runs that the table shows, as far as candidates are chosen."""
         return [cell for place in self.places for cell in place.cells]
 
     @property
     def unsettled(self) -> int:
-        """How many runs are only known when candidates are judged."""
+        """Number of runs that depend on the choice among candidates."""
         return sum(len(self._seeds(p.candidates[0])) for p in self.places if not p.cells)
 
     def choose(self, failures: Mapping[Path, str]) -> None:
-        """Settle the places whose candidates are all done or failed.
+        """Choose the best candidate of every place whose candidates are all done or failed.
 
         Args:
             failures: why runs failed, by folder.
         """
         self.places = [
-            place if place.cells else self._settled(place, failures) for place in self.places
+            place if place.cells else self._choose_candidate(place, failures)
+            for place in self.places
         ]
 
-    def _place(self, row: str, column: str) -> Place | None:
-        first = self._cell(row, column, self._table.seeds[0])
+    def _plan_place(self, row: str, column: str) -> Place | None:
+        first = self._plan_cell(row, column, self._table.seeds[0])
         seeds = self._seeds(first)
         task = str(first.spec.choices["task"])
         self._tasks.append(task)
@@ -214,20 +222,22 @@ class Plan:
             return None
         if not first.problem:
             self._require_fit(first)
-        tried = list(combinations(self._table.tune.get(row, {})))
+        tried = list(combine_values(self._table.tune.get(row, {})))
         candidates = tuple(
-            self._cell(row, column, seeds[0], values, judged=True) for values in tried
+            self._plan_cell(row, column, seeds[0], values, judged=True) for values in tried
         )
         if candidates:
             return Place(row, column, candidates, ())
-        return Place(row, column, (), (first, *(self._cell(row, column, s) for s in seeds[1:])))
+        return Place(
+            row, column, (), (first, *(self._plan_cell(row, column, s) for s in seeds[1:]))
+        )
 
-    def _settled(self, place: Place, failures: Mapping[Path, str]) -> Place:
+    def _choose_candidate(self, place: Place, failures: Mapping[Path, str]) -> Place:
         done = [cell for cell in place.candidates if cell.result is not None]
         lost = {c.spec.path: failures.get(c.spec.path, c.problem) for c in place.candidates}
         if any(cell.result is None and not lost[cell.spec.path] for cell in place.candidates):
             return place
-        judged = [(cell, _validation(cell, self._plugins)) for cell in done]
+        judged = [(cell, _validation_score(cell, self._plugins)) for cell in done]
         ranked = [(value, cell) for cell, value in judged if value is not None]
         if not ranked:
             reasons = "; ".join(dict.fromkeys(filter(None, lost.values())))
@@ -235,10 +245,10 @@ class Plan:
             return replace(place, cells=(failed,))
         best = max(ranked, key=lambda pair: pair[0])[1]
         seeds = self._seeds(best)
-        cells = (self._cell(place.row, place.column, seed, best.chosen) for seed in seeds)
+        cells = (self._plan_cell(place.row, place.column, seed, best.chosen) for seed in seeds)
         return replace(place, cells=tuple(cells))
 
-    def _cell(
+    def _plan_cell(
         self,
         row: str,
         column: str,
@@ -250,46 +260,46 @@ class Plan:
         chosen = chosen or {}
         tuned = [f"{key}={value}" for key, value in chosen.items()]
         overrides = [*self._scaled.overrides(row, column), *tuned, *self._given, f"seed={seed}"]
-        overrides = last_of_each([*overrides, *(["eval.test=false"] if judged else [])])
+        overrides = drop_overridden([*overrides, *(["eval.test=false"] if judged else [])])
         try:
             composed = compose([*overrides, *self._rooted.get((row, column), ())])
-            if (row, column) not in self._rooted:  # only now it is known whether its data take one
+            if (row, column) not in self._rooted:  # only the composed data say if they take a root
                 takes = self._root is not None and "root" in composed.config.data
-                given = [f"data.root={quoted(self._root)}"] if takes else []
+                given = [f"data.root={quote_value(self._root)}"] if takes else []
                 self._rooted[row, column] = given
                 composed = compose([*overrides, *given]) if takes else composed
         except InputError as error:
             raise InputError(f"row '{row}', column '{column}': {error}") from error
         key, problem = self._identity.key(composed.config)
-        path = cell_folder(self._out, row, column, seed, key)
+        path = name_cell_folder(self._out, row, column, seed, key)
         spec = RunSpec(composed.config, composed.choices, path, snapshot=composed.text)
         placed = tuple(self._rooted[row, column])
         return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed)
 
     def _seeds(self, cell: Cell) -> list[int]:
-        """Of the runs of a cell's place: one is enough where nothing is trained."""
+        """The seeds of a cell's place. One is enough where nothing is trained."""
         node = cell.spec.config.hyper
-        trains = target_class(node, "hyper", self._plugins, HyperOptimizer).trains
+        trains = load_target_class(node, "hyper", self._plugins, HyperOptimizer).trains
         seeds = self._table.seeds
         return seeds if trains else seeds[:1]
 
     def _require_fit(self, cell: Cell) -> None:
-        """Refuse a scheme that its hyper-optimiser or its task cannot go with.
+        """Refuse a scheme that does not fit its hyper-optimiser or its task.
 
-        Files of weights are left out: one that is missing is that cell's own failure.
+        Files of weights are left out, because a missing file fails its own cell alone.
         """
         config = _without_weights(cell.spec.config)
         parts = (config.task, config.gkm, config.net, config.hyper, config.train, config.device)
-        scheme = json.dumps(as_plain(list(parts)), sort_keys=True)
+        scheme = json.dumps(to_plain(list(parts)), sort_keys=True)
         if scheme in self._fitting:
             return
         self._fitting.add(scheme)
         try:
             data = instantiate(config.data, "data", self._plugins, object)
-            kind = target_class(config.task, "task", self._plugins, Task)
+            kind = load_target_class(config.task, "task", self._plugins, Task)
             instantiate(config.task, "task", self._plugins, kind, data=data, seed=0)
         except InputError:
-            return  # a file that the task needs is missing
+            return  # the task needs a file that is missing; the cell reports it
         try:
             build(config)
         except InputError as error:
@@ -299,39 +309,39 @@ class Plan:
 def _without_weights(config: Config) -> Config:
     """A configuration whose groups name no files of weights."""
 
-    def stripped(value: Any) -> Any:
+    def strip(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: None if k == "weights" else stripped(v) for k, v in value.items()}
+            return {k: None if k == "weights" else strip(v) for k, v in value.items()}
         return value
 
     return replace(
         config,
-        task=Target(stripped(config.task)),
-        gkm=Target(stripped(config.gkm)),
-        net=Target(stripped(config.net)),
-        hyper=Target(stripped(config.hyper)),
-        data=Target(stripped(config.data)),
+        task=Target(strip(config.task)),
+        gkm=Target(strip(config.gkm)),
+        net=Target(strip(config.net)),
+        hyper=Target(strip(config.hyper)),
+        data=Target(strip(config.data)),
     )
 
 
-def last_of_each(overrides: Sequence[str]) -> list[str]:
-    """Without the plain `key=value` of a key that comes again: the last one counts."""
+def drop_overridden(overrides: Sequence[str]) -> list[str]:
+    """Overrides without those whose key occurs again later: the last override of a key counts."""
     keys = [text.split("=", 1)[0] for text in overrides]
     return [text for i, text in enumerate(overrides) if keys[i] not in keys[i + 1 :]]
 
 
-def combinations(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
-    """Every choice of one value a key, as overrides take them; none where nothing is tuned."""
+def combine_values(tune: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str]]:
+    """Every combination of one value for each key, as texts; none where nothing is tuned."""
     for values in itertools.product(*tune.values()) if tune else ():
-        yield dict(zip(tune, map(_as_override, values), strict=True))
+        yield dict(zip(tune, map(_format_value, values), strict=True))
 
 
-def _as_override(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _validation(cell: Cell, plugins: Sequence[str]) -> float | None:
-    """Its validation score, signed so that larger is better."""
-    kind = target_class(cell.spec.config.task, "task", plugins, Task)
+def _validation_score(cell: Cell, plugins: Sequence[str]) -> float | None:
+    """The validation score of a cell, with its sign changed where smaller is better."""
+    kind = load_target_class(cell.spec.config.task, "task", plugins, Task)
     value = cell.score(f"val/{kind.metric}")
     return value if value is None or kind.larger_is_better else -value

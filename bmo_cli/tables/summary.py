@@ -1,7 +1,7 @@
-"""What a table says, before it is written in any format: means, marks and verdicts.
+"""The content of a table, independent of its format: means, marks and verdicts.
 
-A sheet holds sections (columns of the table: problems), a section lines (rows: methods), a line the
-values of its runs, one a seed.
+A sheet holds sections (columns of the table: problems). A section holds lines (rows: methods). A
+line holds the values of its runs, one for each seed.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Line:
 
     Attributes:
         name: of the method.
-        values: by score, one a seed that is done; those that are not finite are left out.
+        values: by score, a value for each finished seed; values that are not finite are left out.
         chosen: tuned values, in words.
-        failed: why a run of it failed, or nothing.
-        protocols: how its scores were computed, every text that its runs hold.
-        competes: whether it is a method, not the observation.
-        runs: how many it has, failed ones among them.
+        failed: why a run failed; empty if none did.
+        protocols: the distinct protocols of its runs.
+        competes: whether it takes part in the ranking; the observation does not.
+        runs: number of runs, including failed ones.
     """
 
     name: str
@@ -41,8 +41,8 @@ class Line:
     competes: bool = True
     runs: int = 1
 
-    def lacks(self, score: str) -> str:
-        """How many of its runs have a value, in words, where some have none and others do."""
+    def missing_runs_note(self, score: str) -> str:
+        """`(N of M runs)` where some runs have a value and others have none, else empty."""
         known = len(self.values.get(score, ()))
         return f"({known} of {self.runs} runs)" if 0 < known < self.runs else ""
 
@@ -56,21 +56,21 @@ class Section:
     remarks: Sequence[str] = ()
 
     def scores(self, known: Mapping[str, str]) -> dict[str, str]:
-        """Of the scores of the table those that a line has, with their formats; without any, all.
+        """The scores of the table that a line has, with their formats; all if no line has any.
 
         Problems of different tasks have different scores.
         """
-        found = {s: f for s, f in known.items() if any(line.values.get(s) for line in self.lines)}
-        return found or dict(known)
+        own = {s: f for s, f in known.items() if any(line.values.get(s) for line in self.lines)}
+        return own or dict(known)
 
     @property
     def protocols(self) -> dict[str, list[str]]:
-        """Names of the lines by protocol; more than one key: their numbers do not compare."""
-        found: dict[str, list[str]] = {}
+        """Names of the lines by protocol. Lines of different protocols do not compare."""
+        names: dict[str, list[str]] = {}
         for line in self.lines:
             for protocol in line.protocols:
-                found.setdefault(protocol, []).append(line.name)
-        return found
+                names.setdefault(protocol, []).append(line.name)
+        return names
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A published value beside ours, as text."""
+    """A published value compared with that of the table, as text."""
 
     entry: Published
     ours: str
@@ -110,24 +110,24 @@ class Comparison:
     protocol: str
 
 
-def marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:
-    """Which line has the best and which the second value; what prints equal is equal.
+def assign_marks(section: Section, score: str, layout: str, direction: str) -> list[Mark]:
+    """Mark the best and the second value of a score. Values that print equally are equal.
 
-    A line that lacks a run is not compared: the runs that diverged would have been its worst.
+    A line without a value for some run is not ranked: the runs that diverged would be its worst.
 
     Args:
-        section: whose lines are compared.
-        score: by this one.
-        layout: format that it is printed in.
+        section: its lines are ranked.
+        score: name of the score.
+        layout: format of the printed score.
         direction: `max` or `min`.
 
     Returns:
-        A mark a line; none where fewer than two lines have a value.
+        A mark for each line; all empty where fewer than two lines have a value.
     """
     means = {
         i: statistics.fmean(line.values[score])
         for i, line in enumerate(section.lines)
-        if line.competes and line.values.get(score) and not line.lacks(score)
+        if line.competes and line.values.get(score) and not line.missing_runs_note(score)
     }
     ordered = sorted(means, key=lambda i: means[i], reverse=direction == "max")
     texts = list(dict.fromkeys(format(means[i], layout) for i in ordered))
@@ -141,7 +141,7 @@ def marks(section: Section, score: str, layout: str, direction: str) -> list[Mar
 
 
 def compare(sheet: Sheet) -> list[Comparison]:
-    """Every published value beside ours."""
+    """Compare every published value with that of the table."""
     return [_compare(sheet, entry) for entry in sheet.published]
 
 
@@ -158,7 +158,7 @@ def _compare(sheet: Sheet, entry: Published) -> Comparison:
     difference = mean - entry.value
     sign = "+" if difference > 0 else ""
     protocol = entry.protocol
-    if not all(same_protocol(entry.protocol, own) for own in line.protocols):
+    if not all(is_same_protocol(entry.protocol, own) for own in line.protocols):
         verdict = "protocol differs"
         protocol = f"published: {entry.protocol}; ours: {'; '.join(line.protocols)}"
     else:
@@ -170,10 +170,10 @@ def _compare(sheet: Sheet, entry: Published) -> Comparison:
     )
 
 
-def same_protocol(published: str, ours: str) -> bool:
+def is_same_protocol(published: str, ours: str) -> bool:
     """Equal texts, or `published` is the name that `ours` begins with, before its first colon."""
-    wanted, found = (" ".join(text.casefold().split()) for text in (published, ours))
-    return wanted in (found, found.partition(":")[0])
+    expected, actual = (" ".join(text.casefold().split()) for text in (published, ours))
+    return expected in (actual, actual.partition(":")[0])
 
 
 def _tolerance(entry: Published) -> float:

@@ -1,1 +1,1 @@
-"""Training: the outer loop, hyper-gradients of batches, processes and threads that share them."""
+"""Training: outer loop, hyper-gradients of batches, processes and threads that share a batch."""

@@ -1,7 +1,7 @@
 """Processes that share every batch: each differentiates its part, and all take the same step.
 
-The gradient of the mean over a batch is the mean of those over its equal parts, so that a run on
-several devices follows the run on one, up to rounding.
+The gradient of the mean over a batch is the mean of the gradients over its equal parts. A run on
+several devices therefore equals the run on one device, up to rounding.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from bmo_cli.solver.problem import Sample
 
 
 class ProcessGroup:
-    """One process alone.
+    """A process group of one process.
 
     Attributes:
-        index: of this process; the first one writes, validates and tells the time.
-        count: of processes.
+        index: of this process. The first process writes, validates and has the clock.
+        count: number of processes.
     """
 
     index = 0
@@ -30,11 +30,11 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes."""
+        """Whether this is the first process, which writes."""
         return self.index == 0
 
     def part(self, sample: Sample) -> Sample:
-        """What this process differentiates of a batch."""
+        """The part of a batch that this process differentiates."""
         return sample
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -45,15 +45,15 @@ class ProcessGroup:
         return list(values)
 
     def largest(self, value: float) -> float:
-        """The largest value of all processes."""
+        """The maximum over the processes."""
         return value
 
     def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
-        """What any process remarks, each once."""
+        """The flags of all processes, each once."""
         return tuple(flags)
 
     def from_first(self, value: Callable[[], float]) -> float:
-        """What the first process computes."""
+        """The value that the first process computes, on all processes."""
         return value()
 
 
@@ -61,7 +61,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 class DistributedGroup(ProcessGroup):
-    """Several processes, joined by `torch.distributed`; its process group exists."""
+    """Several processes, joined by the process group of `torch.distributed`, which must exist."""
 
     def __init__(self, device: torch.device) -> None:
         self.index, self.count = dist.get_rank(), dist.get_world_size()
@@ -87,21 +87,21 @@ class DistributedGroup(ProcessGroup):
         return [value / self.count for value in total.tolist()]
 
     def largest(self, value: float) -> float:
-        found = torch.tensor(value, dtype=torch.float64, device=self._device)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return found.item()
+        maximum = torch.tensor(value, dtype=torch.float64, device=self._device)
+        dist.all_reduce(maximum, dist.ReduceOp.MAX)
+        return maximum.item()
 
     def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
         gathered: list[Any] = [None] * self.count
         dist.all_gather_object(gathered, list(flags))
-        return tuple(dict.fromkeys(flag for found in gathered for flag in found))
+        return tuple(dict.fromkeys(flag for own in gathered for flag in own))
 
     def from_first(self, value: Callable[[], float]) -> float:
-        found = torch.zeros((), dtype=torch.float64, device=self._device)
+        shared = torch.zeros((), dtype=torch.float64, device=self._device)
         if self.first:
-            found.fill_(value())
-        dist.broadcast(found, 0)
-        return found.item()
+            shared.fill_(value())
+        dist.broadcast(shared, 0)
+        return shared.item()
 
 
 def clock(process_group: ProcessGroup) -> float:

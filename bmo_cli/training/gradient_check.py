@@ -1,4 +1,4 @@
-"""A look at the gradients of the first steps: what gets none is not trained, whatever it costs."""
+"""Check the gradients of the first steps: a weight without a gradient is not trained."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.nets.network import Network
 
-_STEPS = 2  # that are looked at: a head that starts at zero hides the layers before it in the first
+_STEPS = 2  # in the first step, a last layer that starts at zero gives earlier layers no gradient
 _NAMED = 4
 
 
 class GradientCheck:
-    """Looks at the gradients of the first two steps of a session.
+    """Checks the gradients of the first two steps of a session.
 
-    Weights of networks and learned matrices count, step sizes and thresholds outside of networks
-    do not: some of them reach the loss in later iterations alone, or not at all. Of several sets of
-    weights (gkm.stages) one has to have a gradient. Where the hyper-optimiser does not minimise
-    phi_K, as hyper=separate, only networks are expected to learn.
+    Weights of networks and learned matrices are checked. Step sizes and thresholds outside of
+    networks are not: some of them reach the loss in later iterations alone, or not at all. Of
+    several sets of weights (gkm.stages) one must have a gradient. Where the hyper-optimiser does
+    not minimise phi_K, as hyper=separate, only networks are expected to learn.
 
     Args:
-        experiment: with everything that is learned.
+        experiment: its omega is checked.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -55,7 +55,7 @@ class GradientCheck:
         self._looked += 1
         remarks = []
         if self._looked == 1:
-            remarks += self._missing()
+            remarks += self._find_missing()
         self._vanished += bool(self._network) and all(map(self._vanishes, self._network))
         if self._vanished == _STEPS:
             remarks.append(
@@ -64,7 +64,7 @@ class GradientCheck:
             )
         return remarks
 
-    def _missing(self) -> list[str]:
+    def _find_missing(self) -> list[str]:
         missing = [name for name, ps in self._weights.items() if all(p.grad is None for p in ps)]
         if not missing:
             return []

@@ -1,4 +1,4 @@
-"""The hyper-gradient of a batch: in parts where there are cores, in the memory that there is."""
+"""The hyper-gradient of a batch, divided among threads and adapted to the available memory."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ log = logging.getLogger("bmo")
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def _unscaled(objective: Tensor) -> Tensor:
+def _keep_scale(objective: Tensor) -> Tensor:
     return objective
 
 
 class HyperGradient:
-    """Puts the hyper-gradient of a batch into the parameters' `grad`.
+    """Computes the hyper-gradient of a batch in the `grad` of the parameters.
 
     Args:
-        hyper, scheme: what is differentiated.
-        parameters: omega, as the optimiser has it.
+        hyper, scheme: hyper-optimiser and scheme.
+        parameters: omega, in the order of the optimiser.
         iterations: K.
         precision: of networks, a key of `PRECISIONS`.
         compiled: whether networks are compiled, see `compile`.
-        penalty: weight of the network's expansion; with one, batches are not divided.
+        penalty: weight of the penalty on the network's expansion. Above 0, batches are not divided.
         threads: threads that share a batch.
         profile: clock.
-        seed: what the networks' random numbers start from, with the number of the step: a resumed
-            run has those of the uninterrupted one.
+        seed: together with the number of the step the seed of the networks' random numbers, so that
+            a resumed run is deterministic.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class HyperGradient:
     def __call__(
         self,
         sample: Sample,
-        scale: Callable[[Tensor], Tensor] = _unscaled,
+        scale: Callable[[Tensor], Tensor] = _keep_scale,
         step: int = 0,
         cost: Cost | None = None,
     ) -> Outcome:
-        """The outcome of a batch; no gradient is written where it is not finite.
+        """The outcome of a batch. If it is not finite, no gradient is computed.
 
         Args:
             sample: the batch.
-            scale: of the objective, for precisions in which small gradients vanish.
+            scale: scaling of the objective, for precisions in which small gradients vanish.
             step: number of the hyper-training step.
-            cost: counts what is computed; None: nothing does.
+            cost: counts evaluations and vector-Jacobian products; None: nothing is counted.
 
         Raises:
-            InputError: nothing that is learned reaches the loss.
-            OutOfMemory: memory ran out, and there is nothing less to keep.
+            InputError: the loss does not depend on any parameter.
+            OutOfMemory: memory ran out, although as little as possible is stored.
         """
         device = sample.initial[0].device
         while True:
@@ -109,12 +109,12 @@ class HyperGradient:
             log.info("memory ran out; keeping less from now on")
 
     def prepare(self, sample: Sample, free: int | None, sharing: int = 1) -> None:
-        """Decide what to keep and compile the networks, before training and without a trace of it.
+        """Decide what reverse mode stores, and compile the networks. Weights do not change.
 
         Args:
-            sample: a batch like those to come.
-            free: bytes that may be taken; None: not known.
-            sharing: processes that take them at the same time.
+            sample: a batch of the size of training.
+            free: bytes of free memory; None: not known.
+            sharing: number of processes that share this memory.
 
         Raises:
             InputError: the hyper-gradient would not fit.
@@ -127,10 +127,10 @@ class HyperGradient:
                 self.warm_up(sample)
 
     def warm_up(self, sample: Sample) -> None:
-        """Compile the networks, or say why they stay as they are written.
+        """Compile the networks, or log why they are not compiled.
 
-        What is compiled cannot be differentiated twice, and needs a compiler: whether it works is
-        found out by trying.
+        A compiled network cannot be differentiated twice, and compilation needs a compiler. Whether
+        it works is tested on a batch.
         """
         if not self.execution.compiled:
             return
@@ -159,7 +159,7 @@ class HyperGradient:
             outcomes = threads.run(
                 lambda part: self.hyper.objective(scheme, part, iterations), threads.parts(sample)
             )
-        merged = _merged(outcomes)
+        merged = _merge_outcomes(outcomes)
         if merged.status is Status.NONFINITE or not torch.isfinite(merged.objective):
             return merged
         objectives = [outcome.objective for outcome in outcomes]
@@ -177,22 +177,22 @@ class HyperGradient:
                 torch.autograd.backward(scale(objectives[0]))
                 return merged
             own = {id(p) for p in scheme.parameters()}
-            shared = any(id(p) not in own for p in self.parameters)  # parts have the task in common
+            shared = any(id(p) not in own for p in self.parameters)  # all parts share the task
 
-            def pull(value: Tensor) -> tuple[Tensor | None, ...]:
+            def differentiate(value: Tensor) -> tuple[Tensor | None, ...]:
                 return torch.autograd.grad(
                     scale(value), self.parameters, retain_graph=shared, allow_unused=True
                 )
 
-            found = threads.run(pull, objectives)
-            for p, gradients in zip(self.parameters, zip(*found, strict=True), strict=True):
-                there = [g for g in gradients if g is not None]
-                p.grad = sum(there[1:], there[0]) / len(found) if there else None
+            by_part = threads.run(differentiate, objectives)
+            for p, gradients in zip(self.parameters, zip(*by_part, strict=True), strict=True):
+                present = [g for g in gradients if g is not None]
+                p.grad = sum(present[1:], present[0]) / len(by_part) if present else None
         return merged
 
 
-def _merged(outcomes: Sequence[Outcome]) -> Outcome:
-    """The outcome of a batch from those of its equal parts."""
+def _merge_outcomes(outcomes: Sequence[Outcome]) -> Outcome:
+    """The outcome of a batch, merged from the outcomes of its equal parts."""
     objective = torch.stack([outcome.objective.detach() for outcome in outcomes]).mean()
     lost = any(outcome.status is Status.NONFINITE for outcome in outcomes)
     return Outcome(

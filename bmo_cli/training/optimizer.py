@@ -1,4 +1,4 @@
-"""The optimiser of a configuration."""
+"""Build the optimiser of hyper-training."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bmo_cli.nets.network import Network
 
 
 def build_optimizer(
-    node: Node, plugins: Sequence[str], omega: nn.Module, numerical_lr: float
+    node: Node, plugins: Sequence[str], omega: nn.Module, numerical_lr_factor: float
 ) -> Optimizer:
     """A torch optimiser over omega.
 
-    Networks and learned matrices go at `lr`; step sizes, penalties, thresholds (the scalars of a
-    scheme and what a network declares as `numerical`), of which a few decide everything, at
-    `numerical_lr` times that.
+    Networks and learned matrices have the learning rate `lr`. Step sizes, penalties and thresholds
+    (the scalars of a scheme, and what a network declares as `numerical`) have
+    `numerical_lr_factor` times that rate.
     """
     named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
     parts = [module for module in omega.modules() if isinstance(module, Network)]
@@ -38,16 +38,13 @@ def build_optimizer(
             "(gkm.operator.learn=true or gkm.operator.learn_weight=true, where it has them)"
         )
     lr = node["lr"]
-    if numerical and lr * numerical_lr > FLOAT32_MAX:
+    if numerical and lr * numerical_lr_factor > FLOAT32_MAX:
         raise InputError(
-            f"optim.lr={lr:g} times train.numerical_lr={numerical_lr:g} is the learning rate of "
-            "step sizes, and beyond float32, which ends at 3.4e38"
+            f"optim.lr={lr:g} times train.numerical_lr_factor={numerical_lr_factor:g} is the "
+            "learning rate of step sizes, and beyond float32, which ends at 3.4e38"
         )
-    groups = [
-        {"params": params, "lr": rate}
-        for params, rate in ((weights, lr), (numerical, lr * numerical_lr))
-        if params
-    ]
+    rates = ((weights, lr), (numerical, lr * numerical_lr_factor))
+    groups = [{"params": params, "lr": rate} for params, rate in rates if params]
     optimizer: Optimizer = instantiate(node, "optim", plugins, Optimizer, params=groups)
     if isinstance(optimizer, torch.optim.LBFGS):
         raise InputError(f"optim: {node['_target_']} is no first-order torch optimiser")

@@ -1,6 +1,7 @@
-"""Whether bfloat16 is worth while on this processor: some have no instructions for it.
+"""Measure whether bfloat16 is fast on this processor.
 
-There a step in bfloat16 takes up to ten times as long as in float32, and says nothing of it.
+On a processor without instructions for bfloat16 a step takes up to ten times as long as in float32,
+without a warning.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import torch
 from torch import nn
 
 SLOW = 2.0
-"""times as long as float32: where bfloat16 takes longer, it is not used"""
+"""Largest time of bfloat16, as a multiple of float32, with which bfloat16 is used."""
 _REPEATS = 6
 
 
 def bfloat16_slowdown() -> float:
     """Time of a small convolution, forward and backward, in bfloat16 as a multiple of float32.
 
-    On one thread, and the best of a few, so that other work on the machine counts for little.
+    It is measured on one thread, as the best of a few, which reduces the effect of other work.
     """
     with _one_thread(), torch.random.fork_rng([]):
         layer, x = nn.Conv2d(32, 32, 3, padding=1), torch.randn(2, 32, 40, 40)

@@ -1,4 +1,4 @@
-"""Before a training run starts: everything is built, loaded and checked; nothing is written."""
+"""Prepare a training run: build, load and check everything. Nothing is written."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.config.snapshot import require_weights
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.behaviour import observe, require_map, require_map_of
+from bmo_cli.experiment.behaviour import observe_training_mode, require_map, require_map_on_split
 from bmo_cli.experiment.build import Experiment, build, instantiate
 from bmo_cli.experiment.checkpoint import (
     BEST,
-    Damaged,
+    DamagedCheckpoint,
     Progress,
     has_last,
     load_last,
     read_checkpoint,
 )
-from bmo_cli.experiment.inputs import differing, weights_of
-from bmo_cli.experiment.plugins import plugin_contents
+from bmo_cli.experiment.inputs import hash_weights, list_changed_inputs
+from bmo_cli.experiment.plugins import hash_plugins
 from bmo_cli.hyper.memory import free_memory
 from bmo_cli.loggers.logger import Logger, SafeLogger
 from bmo_cli.results.result import RunResult
@@ -42,15 +42,15 @@ log = logging.getLogger("bmo")
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a run trains with, and where training starts.
+class TrainingSetup:
+    """The objects of a training run, and where training starts.
 
     Attributes:
         experiment: on its device.
         optimizer: over omega; None for a hyper-optimiser that does not train.
-        progress: a fresh one, or that of the checkpoint from which the run goes on.
-        gradient: of a batch, with its clock.
-        logger: is told of every row of the history.
+        progress: empty, or that of the checkpoint from which the run resumes.
+        gradient: computes hyper-gradients of batches.
+        logger: receives every row of the history.
         process_group: processes that share the batch.
     """
 
@@ -62,15 +62,15 @@ class Prepared:
     process_group: ProcessGroup
 
 
-def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
-    """Build a run and check all that can be checked before any time is spent on training.
+def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
+    """Build a run, and check everything that can be checked before training.
 
     Args:
         spec: of the run.
-        process_group: processes that share the batch, of which this is one.
+        process_group: processes that share the batch, including this one.
 
     Raises:
-        InputError: something cannot be used, or does not fit.
+        InputError: an input cannot be used, or parts do not fit together.
     """
     config, folder = spec.config, spec.folder
     experiment = build(config)
@@ -78,50 +78,52 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> Prepared:
     task.prepare(["train", "val", "test"] if config.eval.test else ["train", "val"])
     recorded = folder.read_result() if config.resume is not None else None
     if recorded is not None:
-        _require_inputs(recorded, spec, task)
+        _require_same_inputs(recorded, spec, task)
     logger = Logger()
     if process_group.first and config.logger is not None:
         logger = instantiate(config.logger, "logger", config.plugins, Logger)
     optimizer = None
     if experiment.hyper.trains:
         optimizer = build_optimizer(
-            config.optim, config.plugins, experiment.omega, config.train.numerical_lr
+            config.optim, config.plugins, experiment.omega, config.train.numerical_lr_factor
         )
     progress = Progress()
     if config.resume is not None:
-        progress = _resumed(spec, recorded, experiment, optimizer)
+        progress = _resume(spec, recorded, experiment, optimizer)
     _require_network_where_needed(config, experiment)
-    config, experiment = _in_usable_precision(config, experiment, process_group)
-    first = process_group.part(_first_sample(experiment, config.train.batch))
+    config, experiment = _avoid_slow_bfloat16(config, experiment, process_group)
+    first = process_group.part(_draw_first_sample(experiment, config.train.batch))
     _require_images(experiment, first)
-    require_map_of(experiment, "val")
-    threads = _shared(experiment, first, process_group)
-    gradient = _gradient(experiment, optimizer, config, threads, process_group)
+    require_map_on_split(experiment, "val")
+    threads = _choose_threads(experiment, first, process_group)
+    gradient = _build_gradient(experiment, optimizer, config, threads, process_group)
     if experiment.hyper.trains:
         sharing = process_group.count if experiment.device.type == "cpu" else 1
         gradient.prepare(first, free_memory(experiment.device), sharing)
     process_group.largest(0.0)  # nothing is written before every process has passed its checks
-    return Prepared(experiment, optimizer, progress, gradient, SafeLogger(logger), process_group)
+    return TrainingSetup(
+        experiment, optimizer, progress, gradient, SafeLogger(logger), process_group
+    )
 
 
-def _resumed(
+def _resume(
     spec: TrainSpec, recorded: RunResult | None, experiment: Experiment, optimizer: Optimizer | None
 ) -> Progress:
-    """Load the checkpoint from which a run goes on; one that has none starts anew."""
+    """Load the checkpoint from which a run resumes. A run without one starts from the beginning."""
     folder = spec.folder
     if not _has_begun(folder, recorded):
-        require_weights(folder.path, as_plain(spec.config))
+        require_weights(folder.path, to_plain(spec.config))
         log.info("the run was stopped before its first checkpoint: starting from the beginning")
         return Progress()
     progress = load_last(folder.checkpoints, experiment.omega, optimizer)
-    _require_whole_best(folder, progress)
+    _check_best(folder, progress)
     _require_something_left(spec, recorded, progress.step)
     log.info("going on after step %d", progress.step)
     return progress
 
 
 def _has_begun(folder: RunFolder, recorded: RunResult | None) -> bool:
-    """Whether there is, or ought to be, a checkpoint."""
+    """Whether there is a checkpoint, or the result says that there must be one."""
     if has_last(folder.checkpoints):
         return True
     if recorded is None:
@@ -130,44 +132,44 @@ def _has_begun(folder: RunFolder, recorded: RunResult | None) -> bool:
 
 
 def _require_something_left(spec: TrainSpec, recorded: RunResult | None, done: int) -> None:
-    """A run that has had all its steps may lack its evaluation or its certificate.
+    """Refuse to resume a finished run. A run with all steps may still lack its evaluation.
 
     Raises:
-        InputError: it lacks nothing.
+        InputError: steps, evaluation and the requested certificate are done.
     """
     steps = spec.config.train.steps
     if recorded is None or recorded.identity is None or steps is None or done < steps:
         return
     if recorded.certificate is not None or not spec.config.certify:
-        certify = command("certify", plugins=spec.config.plugins, run=spec.path)
+        certify = format_command("certify", plugins=spec.config.plugins, run=spec.path)
         raise InputError(
             f"nothing left to do: {done} of {steps} steps are done; go further with train.steps=N, "
             f"or ask whether it converges with '{certify}'"
         )
 
 
-def _require_whole_best(folder: RunFolder, progress: Progress) -> None:
-    """Where the best checkpoint is damaged, the best validation from now on counts."""
+def _check_best(folder: RunFolder, progress: Progress) -> None:
+    """Forget the best score if its checkpoint is damaged, so that a new one is written."""
     try:
         read_checkpoint(folder.checkpoints / BEST)
-    except Damaged as error:
+    except DamagedCheckpoint as error:
         log.warning("%s; the best one from now on takes its place", error)
         progress.best = math.nan
 
 
-def _require_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
-    """A run goes on with what it began with: another input would make another experiment.
+def _require_same_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
+    """Require the inputs with which the run started: others would make another experiment.
 
     Raises:
-        InputError: naming what was exchanged.
+        InputError: inputs differ; the message names them.
     """
-    others = differing(recorded.data or {}, task.fingerprints())
+    others = list_changed_inputs(recorded.data or {}, task.fingerprints())
     if recorded.weights is not None:
-        for key, digest in weights_of(as_plain(spec.config)).items():
+        for key, digest in hash_weights(to_plain(spec.config)).items():
             if recorded.weights.get(key) != digest:
                 others.append(key)
     before = recorded.plugins or {}
-    for name, digest in plugin_contents(spec.config.plugins).items():
+    for name, digest in hash_plugins(spec.config.plugins).items():
         if before.get(name, digest) != digest:
             others.append(f"plug-in {name}")
     if others:
@@ -178,7 +180,7 @@ def _require_inputs(recorded: RunResult, spec: TrainSpec, task: Task) -> None:
 
 
 def _require_network_where_needed(config: Config, experiment: Experiment) -> None:
-    """Refuse keys about networks where there is none, and fp16 where it does not work."""
+    """Refuse keys about networks where there is no network, and fp16 without CUDA."""
     if config.precision == "fp16" and experiment.device.type != "cuda":
         raise InputError(
             f"precision=fp16 is for CUDA devices, and this is {experiment.device}; use "
@@ -195,10 +197,10 @@ def _require_network_where_needed(config: Config, experiment: Experiment) -> Non
         raise InputError("train.penalty is about a network, but net=none; use train.penalty=0")
 
 
-def _in_usable_precision(
+def _avoid_slow_bfloat16(
     config: Config, experiment: Experiment, process_group: ProcessGroup
 ) -> tuple[Config, Experiment]:
-    """The same, with float32 and a note where bfloat16 would be slow."""
+    """Configuration and experiment, with float32 and a note where bfloat16 would be slow."""
     if config.precision != "bf16" or experiment.device.type != "cpu":
         return config, experiment
     slowdown = process_group.largest(bfloat16_slowdown())
@@ -211,11 +213,11 @@ def _in_usable_precision(
     return replace(config, precision="fp32"), replace(experiment, notes=(*experiment.notes, note))
 
 
-def _first_sample(experiment: Experiment, batch: int) -> Sample:
+def _draw_first_sample(experiment: Experiment, batch: int) -> Sample:
     """The batch of the first step.
 
     Raises:
-        InputError: its unknowns alone do not fit into memory.
+        InputError: the unknowns of a batch do not fit into memory.
     """
     task, free = experiment.task, free_memory(experiment.device)
     single = next(iter(task.samples(range(1), 1)))
@@ -229,7 +231,7 @@ def _first_sample(experiment: Experiment, batch: int) -> Sample:
 
 
 def _require_images(experiment: Experiment, sample: Sample) -> None:
-    """Refuse a network where the task's unknown is no image."""
+    """Refuse a network if the unknown of the task is no image."""
     net, shape = experiment.scheme.net, tuple(sample.initial[0].shape)
     if net is not None and len(shape) != 4:
         raise InputError(
@@ -238,8 +240,10 @@ def _require_images(experiment: Experiment, sample: Sample) -> None:
         )
 
 
-def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup) -> CpuThreads:
-    """The threads that share a batch; one, where a network does not let batches be divided.
+def _choose_threads(
+    experiment: Experiment, sample: Sample, process_group: ProcessGroup
+) -> CpuThreads:
+    """The threads that share a batch; one thread if the network does not allow divided batches.
 
     Raises:
         InputError: an operator or a network does not fit the task's problems, or is no map.
@@ -248,7 +252,7 @@ def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup)
     if not experiment.hyper.trains:
         require_map(scheme, sample.problem, sample.initial)
         return threads
-    observe(scheme, sample)
+    observe_training_mode(scheme, sample)
     if scheme.behaviour.divisible or threads.count * process_group.count == 1:
         return threads
     what = f"in training {scheme.title} {scheme.behaviour}"
@@ -259,7 +263,7 @@ def _shared(experiment: Experiment, sample: Sample, process_group: ProcessGroup)
     return CpuThreads()
 
 
-def _gradient(
+def _build_gradient(
     experiment: Experiment,
     optimizer: Optimizer | None,
     config: Config,

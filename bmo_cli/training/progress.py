@@ -1,4 +1,4 @@
-"""What a run prints: a progress bar on a terminal, plain lines elsewhere, a table at the end."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Console:
     """Progress of one training run.
 
     Args:
-        total: hyper-training steps, None when only the time ends the run.
-        start: steps done before (a resumed run).
-        show: a validation score as text.
+        total: hyper-training steps; None: only the time ends the run.
+        start: steps done before, of a resumed run.
+        show: formats a validation score.
         quiet: whether nothing is shown.
     """
 
@@ -42,7 +42,7 @@ class Console:
             self._bar = tqdm(total=total, initial=start, dynamic_ncols=True, bar_format=layout)
 
     def advance(self) -> None:
-        """One step is done."""
+        """Advance the bar by one step."""
         if self._bar is not None:
             self._bar.update()
 

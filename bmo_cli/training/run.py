@@ -1,18 +1,18 @@
-"""`bmo train`: build, train, evaluate the best checkpoint, leave a complete run folder."""
+"""`bmo train`: build, train, evaluate the best checkpoint, write the run folder."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 
-from bmo_cli.config.commands import command
-from bmo_cli.config.schema import Config, as_plain
+from bmo_cli.config.commands import format_command
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.errors import Interrupted
 from bmo_cli.experiment.build import describe_device
-from bmo_cli.experiment.certificate_report import run_identity, write_certificate
-from bmo_cli.experiment.checkpoint import load_checkpoint, parameter_count
-from bmo_cli.experiment.inputs import weights_of
-from bmo_cli.experiment.plugins import names_plugins, plugin_contents
+from bmo_cli.experiment.certificate_report import hash_run_files, write_certificate
+from bmo_cli.experiment.checkpoint import count_parameters, load_checkpoint
+from bmo_cli.experiment.inputs import hash_weights
+from bmo_cli.experiment.plugins import hash_plugins, names_plugins
 from bmo_cli.experiment.scorecard import evaluate_test
 from bmo_cli.experiment.signals import StopRequest
 from bmo_cli.results.figures import curves
@@ -21,7 +21,7 @@ from bmo_cli.results.result import RunResult, Score, Testing, Training
 from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
-from bmo_cli.training.prepare import Prepared, prepare
+from bmo_cli.training.prepare import TrainingSetup, prepare
 from bmo_cli.training.trainer import Trainer
 from bmo_cli.verification.predictions import gradient_decay
 
@@ -30,31 +30,31 @@ log = logging.getLogger("bmo")
 
 @names_plugins
 def train(run: Run[Config], process_group: ProcessGroup = SINGLE_PROCESS) -> RunResult:
-    """Train a run, evaluate it, certify it where that is asked for.
+    """Train a run and evaluate it. With `certify=true`, certify it.
 
     Args:
         run: prepared.
-        process_group: processes that share the batch, of which this is the first; see `assist`.
+        process_group: processes that share the batch. This is the first; see `assist`.
 
     Returns:
         The content of result.json, which is written.
 
     Raises:
         RunLocked: another process works in this folder.
-        InputError: something cannot be used; the run is still `prepared`.
-        Interrupted: this process was asked to stop; what was learned is saved.
+        InputError: an input cannot be used; the state of the run is still `prepared`.
+        Interrupted: this process received a request to stop; the run has a checkpoint.
         DivergenceError: the loss or an iterate became non-finite.
     """
     with run.folder.claimed():
         prepared = prepare(run.spec, process_group)
-        first = _first_result(prepared, run)
+        first = _build_initial_result(prepared, run)
         _announce(prepared, run.spec, first)
-        run.start(first)  # what is killed from here on goes on from its last checkpoint
+        run.start(first)  # a run that is killed after this resumes from its last checkpoint
         try:
-            result = _trained_and_tested(prepared, run, first)
+            result = _train_and_test(prepared, run, first)
             if run.config.certify:
-                run.write(result)  # a certificate that fails does not undo the training
-                result = _certified(prepared, run, result)
+                run.write(result)  # a failure of the certificate keeps the trained result
+                result = _certify(prepared, run, result)
             run.finish(result)
         finally:
             prepared.logger.close((run.written or first).content())
@@ -74,16 +74,16 @@ def assist(spec: TrainSpec, process_group: ProcessGroup) -> None:
         Trainer(prepared, spec, stop).run()
 
 
-def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
-    """What is known before the first step."""
+def _build_initial_result(prepared: TrainingSetup, run: Run[Config]) -> RunResult:
+    """The result before the first step."""
     experiment, config = prepared.experiment, run.config
     before = run.folder.read_result()
     return RunResult(
         status="running",
         choices=run.spec.choices,
         seed=config.seed,
-        metric=_score(experiment.task),
-        parameters=parameter_count(experiment.omega),
+        metric=_describe_score(experiment.task),
+        parameters=count_parameters(experiment.omega),
         versions=versions(),
         git=git_state(),
         code=source_hash(),
@@ -92,18 +92,18 @@ def _first_result(prepared: Prepared, run: Run[Config]) -> RunResult:
         nonexpansive=experiment.nonexpansive,
         notes=experiment.notes,
         data=experiment.task.fingerprints(),
-        plugins=plugin_contents(config.plugins),
-        weights=weights_of(as_plain(config)) or (before.weights if before else None) or {},
+        plugins=hash_plugins(config.plugins),
+        weights=hash_weights(to_plain(config)) or (before.weights if before else None) or {},
         steps=prepared.progress.step,
         train_seconds=prepared.progress.seconds,
     )
 
 
-def _score(task: Task) -> Score:
+def _describe_score(task: Task) -> Score:
     return Score(task.metric, task.unit, task.larger_is_better, dict(task.columns))
 
 
-def _announce(prepared: Prepared, spec: TrainSpec, result: RunResult) -> None:
+def _announce(prepared: TrainingSetup, spec: TrainSpec, result: RunResult) -> None:
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
         *(spec.choices.get(group) for group in ("task", "hyper", "gkm", "net")),
@@ -115,39 +115,39 @@ def _announce(prepared: Prepared, spec: TrainSpec, result: RunResult) -> None:
         log.info("note: %s", note)
 
 
-def _trained_and_tested(prepared: Prepared, run: Run[Config], result: RunResult) -> RunResult:
+def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     progress, earlier = prepared.progress, prepared.progress.seconds
     with StopRequest() as stop:
         trainer = Trainer(prepared, run.spec, stop)
         try:
             trainer.run()
-        finally:  # what is known is on disk, however the run ends
-            result = result.including(_training(prepared))
+        finally:  # progress is recorded, however the run ends
+            result = result.including(_build_training(prepared))
             run.write(result)
         if run.config.profile:
             spent = sum(trainer.profile.seconds.values())
-            log.info(trainer.profile.words(max(spent, progress.seconds - earlier)))
+            log.info(trainer.profile.describe(max(spent, progress.seconds - earlier)))
             result = replace(result, profile=trainer.profile.seconds)
         _draw_curves(prepared, run)
         if trainer.stopping:
-            again = command("train", plugins=run.config.plugins, resume=run.spec.path)
+            again = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
             raise Interrupted(
                 f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, prepared.experiment.omega)
-        result = result.including(_tested(prepared, run, stop))
-    result = result.including(_ended(prepared, run, trainer))
+        result = result.including(_evaluate_test_split(prepared, run, stop))
+    result = result.including(_summarize_training(prepared, run, trainer))
     for flag, count in trainer.flags.items():
-        if flag not in trainer.said:
+        if flag not in trainer.logged_flags:
             log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
     return replace(
-        result, status="ok", peak_rss_mib=peak_rss_mib(), identity=run_identity(run.folder)
+        result, status="ok", peak_rss_mib=peak_rss_mib(), identity=hash_run_files(run.folder)
     )
 
 
-def _training(prepared: Prepared) -> Training:
-    """How far training is."""
+def _build_training(prepared: TrainingSetup) -> Training:
+    """Progress of training, for result.json."""
     progress = prepared.progress
     return Training(
         steps=progress.step,
@@ -157,42 +157,45 @@ def _training(prepared: Prepared) -> Training:
     )
 
 
-def _ended(prepared: Prepared, run: Run[Config], trainer: Trainer) -> Training:
-    """What training has come to."""
+def _summarize_training(prepared: TrainingSetup, run: Run[Config], trainer: Trainer) -> Training:
+    """The outcome of training, for result.json."""
     progress, history = prepared.progress, run.folder.read_history()
     metrics = {f"val/{prepared.experiment.task.metric}": progress.best}
     if history:
         metrics["train/loss"] = history[-1]["loss"]
         metrics["train/gradient_fall"] = gradient_decay([row["hypergrad_norm"] for row in history])
     return replace(
-        _training(prepared), best_step=progress.best_step, metrics=metrics, flags=trainer.flags
+        _build_training(prepared),
+        best_step=progress.best_step,
+        metrics=metrics,
+        flags=trainer.flags,
     )
 
 
-def _draw_curves(prepared: Prepared, run: Run[Config]) -> None:
+def _draw_curves(prepared: TrainingSetup, run: Run[Config]) -> None:
     task, folder = prepared.experiment.task, run.folder
     label = f"{task.metric} {task.unit}".strip()
     curves(folder.read_history(), label, folder.path / "curves.png")
 
 
-def _tested(prepared: Prepared, run: Run[Config], stop: StopRequest) -> Testing:
-    """The test split with the best checkpoint, where it is asked for."""
+def _evaluate_test_split(prepared: TrainingSetup, run: Run[Config], stop: StopRequest) -> Testing:
+    """Evaluate the best checkpoint on the test split, unless eval.test=false."""
     experiment, config, step = prepared.experiment, run.config, prepared.progress.best_step
     if not config.eval.test:
         log.info("eval.test=false: the checkpoint of step %d is not tested", step)
         task = experiment.task
         return Testing(protocol=task.protocol, data=task.fingerprints())
     log.info("evaluating the checkpoint of step %d on the test split", step)
-    again = command("eval", plugins=config.plugins, run=run.spec.path)
+    again = format_command("eval", plugins=config.plugins, run=run.spec.path)
     return evaluate_test(experiment, config.eval, run.folder, again, stop)
 
 
-def _certified(prepared: Prepared, run: Run[Config], result: RunResult) -> RunResult:
+def _certify(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     folder = run.folder
     try:
         part = write_certificate(prepared.experiment, run.config, folder.read_history(), folder)
     except KeyboardInterrupt as error:
-        again = command("train", plugins=run.config.plugins, resume=folder.path)
+        again = format_command("train", plugins=run.config.plugins, resume=folder.path)
         raise Interrupted(
             "stopped during certification; training and evaluation are saved, make the "
             f"certificate with '{again}'"

@@ -1,9 +1,9 @@
-"""Threads that share every batch on a processor.
+"""Threads that share every batch on a CPU.
 
-The operations of a small network on a small batch last a millisecond or less, and threads that
-share each of them wait for one another after each. Here every thread differentiates a part of the
-batch of its own, and they meet twice a step: less time on quiet cores, and on a machine with other
-work a step no longer waits hundreds of times for the slower core.
+An operation of a small network on a small batch takes a millisecond or less. Threads that share
+every operation synchronise after each. Here every thread differentiates its own part of the batch,
+and the threads synchronise twice a step. That is faster on idle cores, and on a busy machine a step
+no longer waits for the slowest core hundreds of times.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import torch
 from bmo_cli.errors import InputError
 from bmo_cli.solver.problem import Sample
 
-Given = TypeVar("Given")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
+Output = TypeVar("Output")
 
 
 class CpuThreads:
-    """Runs a function on the parts of a batch, a thread each.
+    """Runs a function on the parts of a batch, with a thread for each part.
 
     Attributes:
-        count: of parts; 1: nothing is divided.
+        count: number of parts; 1: batches are not divided.
     """
 
     def __init__(self, count: int = 1) -> None:
@@ -36,13 +36,13 @@ class CpuThreads:
 
     @classmethod
     def of(cls, sample: Sample) -> CpuThreads:
-        """As many parts as batches like this one divide into and torch has threads."""
+        """Threads for such batches: greatest common divisor of batch size and torch's threads."""
         if sample.initial[0].device.type != "cpu":
             return cls()
         count = math.gcd(len(sample.initial[0]), torch.get_num_threads())
         try:
             sample.equal_part(0, count)
-        except InputError:  # of a task that does not say how
+        except InputError:  # the problems of the task cannot be divided
             return cls()
         return cls(count)
 
@@ -52,23 +52,23 @@ class CpuThreads:
             return [sample]
         return [sample.equal_part(i, self.count) for i in range(self.count)]
 
-    def run(self, function: Callable[[Given], Found], items: Iterable[Given]) -> list[Found]:
+    def run(self, function: Callable[[Item], Output], items: Iterable[Item]) -> list[Output]:
         """function(item) for every item."""
         if self.count == 1:
             return [function(item) for item in items]
         if self._pool is None:
-            self._pool = self._started()
+            self._pool = self._start_pool()
         waiting = [self._pool.submit(function, item) for item in items]
-        wait(waiting)  # for all of them, so that nothing still runs where one has failed
-        return [one.result() for one in waiting]
+        wait(waiting)  # for all, so that no thread still runs if another has failed
+        return [future.result() for future in waiting]
 
-    def _started(self) -> ThreadPoolExecutor:
-        """Threads with their share of torch's threads, which each thread has for itself."""
+    def _start_pool(self) -> ThreadPoolExecutor:
+        """Start the threads, each with its share of torch's threads."""
         whole = torch.get_num_threads()
         all_set = threading.Barrier(self.count + 1)
 
         def begin() -> None:
-            torch.get_num_threads()  # the first call in a thread takes over the number of another
+            torch.get_num_threads()  # the first call takes over the number of another thread
             torch.set_num_threads(max(1, whole // self.count))
             all_set.wait()
 
@@ -76,5 +76,5 @@ class CpuThreads:
         for _ in range(self.count):
             pool.submit(int)  # starts a thread
         all_set.wait()
-        torch.set_num_threads(whole)  # of this thread, and of those to come
+        torch.set_num_threads(whole)  # for this thread and for later threads
         return pool

@@ -1,4 +1,4 @@
-"""`profile=true`: where the time of a training goes, in plain words."""
+"""`profile=true`: measure the time of each part of training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Profile:
     """A clock for the parts of training.
 
     Attributes:
-        seconds: spent in each of `PARTS`; what is nested counts for the inner part alone.
-        steps: hyper-training steps that were timed.
+        seconds: spent in each of `PARTS`.
+        steps: number of hyper-training steps that were timed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -32,21 +32,21 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Context whose time is counted for a part."""
+        """Context whose time is added to a part."""
         start = self._now()
         try:
             yield
         finally:
             self.seconds[name] += self._now() - start
 
-    def words(self, total: float) -> str:
-        """Where `total` seconds of training went, largest part first."""
+    def describe(self, total: float) -> str:
+        """The parts of `total` seconds of training in words, largest first."""
         shares = {name: spent / max(total, 1e-9) for name, spent in self.seconds.items()}
         shares["the rest"] = max(1 - sum(shares.values()), 0.0)
         ordered = sorted(shares.items(), key=lambda item: -item[1])
         step = sum(self.seconds[name] for name in PARTS[:4]) / max(self.steps, 1)
-        said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ordered)
-        text = f"profile: {total:.1f} s, {1000 * step:.1f} ms a step: {said}"
+        listed = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ordered)
+        text = f"profile: {total:.1f} s, {1000 * step:.1f} ms a step: {listed}"
         hints = [hint for name, hint in _HINTS.items() if shares[name] > _MUCH and self.steps > 0]
         return "; ".join([text, *hints])
 
@@ -57,7 +57,7 @@ class Profile:
 
 
 class Untimed(Profile):
-    """No clock: GPUs run on without waiting for one."""
+    """Measures nothing, so that a GPU is not synchronised."""
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

@@ -15,7 +15,7 @@ from typing import NoReturn
 import torch
 from torch.optim import Optimizer
 
-from bmo_cli.config.schema import as_plain
+from bmo_cli.config.schema import to_plain
 from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.checkpoint import BEST, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -29,7 +29,7 @@ from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import clock
 from bmo_cli.training.gradient_check import GradientCheck
-from bmo_cli.training.prepare import Prepared
+from bmo_cli.training.prepare import TrainingSetup
 from bmo_cli.training.progress import Console
 
 log = logging.getLogger("bmo")
@@ -39,18 +39,18 @@ class Trainer:
     """Trains one experiment.
 
     Args:
-        prepared: what to train with, and where to start.
+        prepared: the objects of the run, and where to start.
         spec: of the run.
         stop: when it holds a signal, training ends after the step.
 
     Attributes:
-        flags: what training steps remarked, and how often.
-        said: flags that were logged when they came up.
-        stopping: whether training ended because a process was asked to stop.
+        flags: remarks of training steps, with their counts.
+        logged_flags: flags that were logged when they occurred.
+        stopping: whether training ended because a process received a request to stop.
         profile: clock of the parts of a step.
     """
 
-    def __init__(self, prepared: Prepared, spec: TrainSpec, stop: StopRequest) -> None:
+    def __init__(self, prepared: TrainingSetup, spec: TrainSpec, stop: StopRequest) -> None:
         self.experiment, self.optimizer = prepared.experiment, prepared.optimizer
         self.progress, self.process_group = prepared.progress, prepared.process_group
         self.settings, self.stop = spec.config.train, stop
@@ -68,24 +68,24 @@ class Trainer:
         if self.progress.scaler:
             self._scaler.load_state_dict(self.progress.scaler)
         self.flags = Counter(self.progress.flags)
-        self.said: set[str] = set()
-        self._look_at_gradients = GradientCheck(self.experiment)
+        self.logged_flags: set[str] = set()
+        self._check_gradients = GradientCheck(self.experiment)
         self.stopping = False
         task, first = self.experiment.task, self.process_group.first
         self._console = Console(
-            self.settings.steps, self.progress.step, _show(task), quiet=not first
+            self.settings.steps, self.progress.step, _build_score_format(task), quiet=not first
         )
         if first:
             self._history = History(self.folder, task.metric, keep_until=self.progress.step)
         rows = self.folder.read_history()
-        self.logger.open(self.folder, as_plain(spec.config), rows, task.metric)
+        self.logger.open(self.folder, to_plain(spec.config), rows, task.metric)
 
     def run(self) -> None:
         """Train until the last step, the last minute or a stop request.
 
         Raises:
-            DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints
-                are those of the last validation before it.
+            DivergenceError: loss, iterate or hyper-gradient became non-finite. The checkpoints of
+                the last validation before it are kept.
         """
         try:
             self._run()
@@ -97,10 +97,10 @@ class Trainer:
         last = settings.steps if settings.steps is not None else 10**9
         last = last if experiment.hyper.trains else 0
         if progress.step == 0:
-            self._save(self._validated())
+            self._save(self._validate())
         started = clock(self.process_group) - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings.batch)
-        while progress.step < last and self._fraction() < 1 and not self._stops():
+        while progress.step < last and self._fraction_done() < 1 and not self._must_stop():
             with self.profile.part("data"):
                 sample = self.process_group.part(next(samples))
             progress.window.append(self._step(sample))
@@ -108,14 +108,14 @@ class Trainer:
             self.profile.steps += 1
             self._console.advance()
             progress.seconds = clock(self.process_group) - started
-            ends = progress.step == last or self._fraction() >= 1
+            ends = progress.step == last or self._fraction_done() >= 1
             if ends or progress.step % settings.validate_every == 0:
-                score = self._validated()
-                self._record(score)  # first: a checkpoint never lacks its row
+                score = self._validate()
+                self._record_row(score)  # before the checkpoint, which must not lack its row
                 self._save(score)
             elif progress.step % settings.log_every == 0:
-                self._record(math.nan)
-        if settings.steps is not None and progress.step < last and self._fraction() >= 1:
+                self._record_row(math.nan)
+        if settings.steps is not None and progress.step < last and self._fraction_done() >= 1:
             self.flags[
                 f"train.max_minutes={settings.max_minutes} ended the run at step "
                 f"{progress.step} of {last}, before the learning rate had come down"
@@ -128,29 +128,35 @@ class Trainer:
         """Checkpoint with the best validation score."""
         return self.folder.checkpoints / BEST
 
-    def _stops(self) -> bool:
-        """Whether any process was asked to stop; all then stop after the same step."""
+    def _must_stop(self) -> bool:
+        """Whether any process received a request to stop. All then stop after the same step."""
         self.stopping = self.process_group.largest(float(self.stop.signal is not None)) > 0
         return self.stopping
 
     def _step(self, sample: Sample) -> tuple[float, float, float]:
-        """One hyper-training step; returns loss, norm of the hyper-gradient and residual."""
+        """One hyper-training step.
+
+        Returns:
+            Loss, norm of the hyper-gradient and residual.
+        """
         experiment, optimizer = self.experiment, self.optimizer
         assert optimizer is not None
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
-            group["lr"] = base * self._rate()
+            group["lr"] = base * self._learning_rate_factor()
         self._lr = optimizer.param_groups[0]["lr"]
         cost = Cost()
         while True:
             try:
                 outcome = self._gradient(sample, self._scaler.scale, self.progress.step, cost)
             except DivergenceError as error:
-                self._diverged(str(error), "a learned step size grows")
+                self._raise_divergence(str(error), "a learned step size grows")
             if outcome.status is Status.NONFINITE or not torch.isfinite(outcome.objective):
-                self._diverged("the loss or an iterate became non-finite", "the iteration expands")
-            for remark in self._look_at_gradients():
+                self._raise_divergence(
+                    "the loss or an iterate became non-finite", "the iteration expands"
+                )
+            for remark in self._check_gradients():
                 self.flags[remark] = 1
-                self.said.add(remark)
+                self.logged_flags.add(remark)
                 log.warning(remark)
             with self.profile.part("optimiser"):
                 norm = self._descend(optimizer)
@@ -166,14 +172,20 @@ class Trainer:
         return loss, norm, self.process_group.largest(outcome.residual)
 
     def _descend(self, optimizer: Optimizer) -> float:
-        """One step of the optimiser, but where fp16 overflowed; the norm of the hyper-gradient."""
+        """One step of the optimiser, which is skipped where fp16 overflowed.
+
+        Returns:
+            The norm of the hyper-gradient.
+        """
         self.process_group.average_gradients(self._parameters)
         if self._scaler.is_enabled():
             self._scaler.unscale_(optimizer)
         limit = self.settings.clip if self.settings.clip is not None else math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, limit))
-        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # 1 unless it is fp16
-            self._diverged("the hyper-gradient became non-finite", "it explodes through K steps")
+        if not math.isfinite(norm) and self._scaler.get_scale() <= 1:  # always 1 without fp16
+            self._raise_divergence(
+                "the hyper-gradient became non-finite", "it explodes through K steps"
+            )
         if math.isfinite(norm):
             self._scaler.step(optimizer)
             self._scaler.update()
@@ -181,7 +193,7 @@ class Trainer:
             self._scaler.update(self._scaler.get_scale() / 2)
         return norm
 
-    def _diverged(self, what: str, cause: str) -> NoReturn:
+    def _raise_divergence(self, what: str, cause: str) -> NoReturn:
         step = self.progress.step + 1
         raise DivergenceError(
             f"step {step}: {what}; likely cause: {cause} or the learning rate is too large; try a "
@@ -189,27 +201,29 @@ class Trainer:
             "last good validation are kept"
         )
 
-    def _fraction(self) -> float:
-        """Share of the run that is done: by steps where they are given, and by time at its end."""
+    def _fraction_done(self) -> float:
+        """The fraction of the run that is done: by steps if they are given, 1 once time is up."""
         steps, minutes = self.settings.steps, self.settings.max_minutes
         by_time = self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
         if steps is None:
             return by_time
         return 1.0 if by_time >= 1 else self.progress.step / steps
 
-    def _rate(self) -> float:
-        """Factor on the learning rate at this step."""
-        return learning_rate(
+    def _learning_rate_factor(self) -> float:
+        """The factor of the learning rate at this step."""
+        return learning_rate_factor(
             self.settings.schedule,
-            self._fraction(),
+            self._fraction_done(),
             self.progress.step,
             self.settings.warmup,
         )
 
-    def _validated(self) -> float:
-        """Mean validation score."""
+    def _validate(self) -> float:
+        """Compute the mean validation score."""
         if not all_finite(self.experiment.omega):
-            self._diverged("a weight became non-finite", "the hyper-gradient is not clipped")
+            self._raise_divergence(
+                "a weight became non-finite", "the hyper-gradient is not clipped"
+            )
         try:
             with self.profile.part("validation"):
                 return self.process_group.from_first(self._mean_score)
@@ -223,7 +237,7 @@ class Trainer:
         return mean([row[task.metric] for row in scores.values()])
 
     def _save(self, score: float) -> None:
-        """A checkpoint to go on from, and the best one by validation."""
+        """Write the last checkpoint, and the best one if the validation score has improved."""
         with self.profile.part("writing"):
             self._write(score)
 
@@ -242,8 +256,8 @@ class Trainer:
             return True
         return score > best if task.larger_is_better else score < best
 
-    def _record(self, score: float) -> None:
-        """A row of history.csv: averages since the last row."""
+    def _record_row(self, score: float) -> None:
+        """Write a row of history.csv: averages since the last row."""
         columns = list(zip(*self.progress.window, strict=True))
         loss, norm, residual = (sum(column) / len(column) for column in columns)
         self.progress.window.clear()
@@ -260,24 +274,24 @@ class Trainer:
         }
         self._history.add(row)
         self.logger.row(row)
-        self._console.progress(row, self._fraction(), self.settings.steps)
+        self._console.progress(row, self._fraction_done(), self.settings.steps)
 
 
-def _show(task: Task) -> Callable[[float], str]:
-    """The validation score as text."""
+def _build_score_format(task: Task) -> Callable[[float], str]:
+    """A function that formats the validation score of a task."""
     layout = task.columns.get(task.metric, ".4g")
     return lambda score: f"{score:{layout}} {task.unit}".strip()
 
 
-def learning_rate(schedule: str, fraction: float, step: int, warmup: int) -> float:
-    """Factor on the learning rate.
+def learning_rate_factor(schedule: str, fraction: float, step: int, warmup: int) -> float:
+    """The factor of the learning rate.
 
     Args:
         schedule: constant; linear to 0; cosine, (1 + cos(pi f)) / 2 (Loshchilov & Hutter, SGDR,
             ICLR 2017, without restarts).
-        fraction: f, share of the run that is done, in [0, 1].
-        step: hyper-training steps done.
-        warmup: steps of linear rise.
+        fraction: f, the fraction of the run that is done, in [0, 1].
+        step: number of hyper-training steps done.
+        warmup: number of steps of linear rise.
     """
     rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
     if schedule == "cosine":

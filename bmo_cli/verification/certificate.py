@@ -219,7 +219,7 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         assumptions.assess_step(subject.step, subject.sample, search.metrics, subject.hyper),
         assumptions.assess_weights(scheme),
         assumptions.assess_declarations(declared),
-        assumptions.assess_search(settings.weaker(available)),
+        assumptions.assess_search(settings.weaker_than_default(available)),
     )
     predicted = (
         predictions.assess_residual(search.trajectories, settings.tolerance),

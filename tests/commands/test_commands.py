@@ -12,8 +12,13 @@ from conftest import ROOT, result
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from made_runs import make_run
 
-from bmo_cli.config.commands import command, here, literal, shell_quoted
-from bmo_cli.config.typed import readable
+from bmo_cli.config.commands import (
+    format_command,
+    quote_for_shell,
+    quote_if_needed,
+    relative_to_cwd,
+)
+from bmo_cli.config.typed import quote_overrides
 from bmo_cli.errors import InputError
 from bmo_cli.report.entry import Entry
 from bmo_cli.results.runs import find_runs
@@ -31,21 +36,25 @@ RANDOM = ["".join(_random.choices(_LETTERS, k=8)) for _ in range(40)]
 
 @pytest.mark.parametrize("text", [*NASTY, *RANDOM], ids=ascii)
 def test_a_text_survives_the_shell_and_hydra(text):
-    word = f"k={literal(text)}"
-    told = subprocess.run(["bash", "-c", f"printf %s {shell_quoted(word)}"], capture_output=True)
+    word = f"k={quote_if_needed(text)}"
+    told = subprocess.run(["bash", "-c", f"printf %s {quote_for_shell(word)}"], capture_output=True)
     assert os.fsdecode(told.stdout) == word
     value = OverridesParser.create().parse_override(word).value()
     assert isinstance(value, str)
     assert value.replace("\\${", "${") == text  # which OmegaConf does
-    assert shell_quoted(word).isprintable()
+    assert quote_for_shell(word).isprintable()
 
 
 def test_plain_words_stay_plain(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shown = command("train", "--config-dir=conf", resume=tmp_path / "outputs" / "a", run=None)
+    shown = format_command(
+        "train", "--config-dir=conf", resume=tmp_path / "outputs" / "a", run=None
+    )
     assert shown == "bmo train --config-dir=conf resume=outputs/a"
-    assert command("eval", plugins=["a.py", "b c.py"]) == "bmo eval \"plugins=[a.py,'b c.py']\""
-    assert here("/elsewhere/x") == "/elsewhere/x" and here("x/y") == "x/y"
+    assert (
+        format_command("eval", plugins=["a.py", "b c.py"]) == "bmo eval \"plugins=[a.py,'b c.py']\""
+    )
+    assert relative_to_cwd("/elsewhere/x") == "/elsewhere/x" and relative_to_cwd("x/y") == "x/y"
 
 
 UNREADABLE = [
@@ -72,7 +81,7 @@ UNREADABLE = [
 @pytest.mark.parametrize(("word", "reason", "quoting"), UNREADABLE, ids=lambda v: v[:30])
 def test_what_cannot_be_read_names_its_character_and_the_quoting(word, reason, quoting):
     with pytest.raises(InputError) as caught:
-        readable([word])
+        quote_overrides([word])
     said = str(caught.value)
     assert word in said and reason in said and quoting in said
     shown = re.search(r"as one text, in a shell: (.*)$", said)
@@ -97,14 +106,14 @@ TAKEN = [
 
 @pytest.mark.parametrize(("word", "value"), TAKEN)
 def test_names_of_any_script_need_no_quotes_of_hydra(word, value):
-    (told,) = readable([word])
+    (told,) = quote_overrides([word])
     assert OverridesParser.create().parse_override(told).value() == value
 
 
 def test_sweeps_and_flags_stay_what_they_are():
     words = ["-m", "--config-dir=bücher", "data.train=a,b", "seed=range(3)", "~optim.betas"]
-    assert readable(words) == words
-    (told,) = readable(["data.train=bü,cher"])
+    assert quote_overrides(words) == words
+    (told,) = quote_overrides(["data.train=bü,cher"])
     override = OverridesParser.create().parse_override(told)
     assert list(override.sweep_string_iterator()) == ["'bü'", "cher"]
 
@@ -168,16 +177,16 @@ def commands(text):
 
 
 def own(folder):
-    return ["net=own", "gkm=pg", f"plugins=[{literal(f'{folder.name}/own.py')}]"]
+    return ["net=own", "gkm=pg", f"plugins=[{quote_if_needed(f'{folder.name}/own.py')}]"]
 
 
 def test_hints_about_a_run_can_be_pasted(bmo, tiny, nasty, tmp_path):
     words = ["train", f"--config-dir={nasty.name}", *own(nasty)]
     words += [word for word in tiny if not word.startswith("net.")]
     run = f"runs {FOLDER}"
-    done = bmo(*words, f"hydra.run.dir={literal(run)}")
+    done = bmo(*words, f"hydra.run.dir={quote_if_needed(run)}")
     assert done.returncode == 0, done.stderr
-    done = bmo("train", f"resume={literal(run)}", own(nasty)[-1])
+    done = bmo("train", f"resume={quote_if_needed(run)}", own(nasty)[-1])
     assert done.returncode == 2 and "nothing left to do" in done.stderr
     (certify,) = commands(done.stderr)
     done = paste(f"{certify} certificate.turns=1 hydra.run.dir=c", tmp_path)
@@ -188,7 +197,7 @@ def test_hints_about_a_run_can_be_pasted(bmo, tiny, nasty, tmp_path):
     (tmp_path / run / "checkpoints" / "last.safetensors").unlink()
     for file in (tmp_path / run / "checkpoints").iterdir():
         file.unlink()
-    done = bmo("certify", f"run={literal(run)}", own(nasty)[-1])
+    done = bmo("certify", f"run={quote_if_needed(run)}", own(nasty)[-1])
     (resume,) = commands(done.stderr)
     done = paste(resume, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -198,7 +207,7 @@ def test_hints_about_a_run_can_be_pasted(bmo, tiny, nasty, tmp_path):
 def test_the_hint_of_a_sweep_can_be_pasted(bmo, tiny, nasty, tmp_path):
     words = ["train", "-m", f"--config-dir={nasty.name}", *own(nasty), "data.crop=99,24"]
     words += [word for word in tiny if not word.startswith(("net.", "data.crop"))]
-    done = bmo(*words, f"hydra.sweep.dir={literal(f'sweeps {FOLDER}')}")
+    done = bmo(*words, f"hydra.sweep.dir={quote_if_needed(f'sweeps {FOLDER}')}")
     assert done.returncode == 1 and "1 of 2 jobs failed" in done.stderr
     (again,) = commands(done.stderr)
     done = paste(again, tmp_path)

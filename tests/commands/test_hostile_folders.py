@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from bmo_cli.config.locate import config_dir
-from bmo_cli.config.snapshot import with_changes
+from bmo_cli.config.snapshot import apply_changes
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_weights_are_never_those_that_a_folder_names(trained, text):
     content["net"]["weights"] = text
     snapshot.write_text(yaml.safe_dump(content))
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        merged = with_changes(trained, compose("eval", ["run=run"]), [])
+        merged = apply_changes(trained, compose("eval", ["run=run"]), [])
     assert merged.net.weights is None
 
 

@@ -9,8 +9,8 @@ from conftest import SMALL_NET, TINY, make_photos, result
 from run_content import same, weights
 from safetensors.torch import save_file
 
-from bmo_cli.config.commands import literal
-from bmo_cli.config.paths import PATHS, at_home, is_path, with_paths
+from bmo_cli.config.commands import quote_if_needed
+from bmo_cli.config.paths import PATHS, expand_home, expand_paths, is_path
 from bmo_cli.errors import InputError
 from bmo_cli.nets.dncnn import DnCNN
 
@@ -28,7 +28,7 @@ def test_every_path_is_opened_and_nothing_else(monkeypatch):
         "plugins": ["~/own.py", "module"],
         "table": {"title": "~/t"},
     }
-    assert with_paths(config) == {
+    assert expand_paths(config) == {
         "run": "/home/me/a",
         "resume": None,
         "data": {"train": "/home/me", "test": "b/~", "crop": 3, "_target_": "~/x"},
@@ -38,16 +38,16 @@ def test_every_path_is_opened_and_nothing_else(monkeypatch):
         "table": {"title": "~/t"},
     }
     assert config["run"] == "~/a"
-    assert at_home("~/ü") == "/home/me/ü" and is_path("gkm.net.weights") and not is_path("net")
+    assert expand_home("~/ü") == "/home/me/ü" and is_path("gkm.net.weights") and not is_path("net")
 
 
 @pytest.mark.parametrize("key", [key for key in PATHS if not key.startswith("hydra")])
 def test_an_empty_path_is_refused(key):
     section, _, name = key.rpartition(".")
     with pytest.raises(InputError, match=f"{key} is empty; expected a path"):
-        with_paths({section: {name: ""}} if section else {name: ""})
+        expand_paths({section: {name: ""}} if section else {name: ""})
     with pytest.raises(InputError, match=r"plugins\.1 is empty"):
-        with_paths({"plugins": ["a", ""]})
+        expand_paths({"plugins": ["a", ""]})
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def home(tmp_path, monkeypatch):
 def placed(root):
     data = [f"data.{split}={root}/photos/{split}" for split in ("train", "val", "test")]
     more = [f"task.kernels={root}/kernel.npy", f"net.weights={root}/w.safetensors"]
-    return [*TINY, *SMALL_NET, *data, *more, f"plugins=[{literal(f'{root}/own.py')}]"]
+    return [*TINY, *SMALL_NET, *data, *more, f"plugins=[{quote_if_needed(f'{root}/own.py')}]"]
 
 
 def test_home_and_relative_paths_of_any_script_lead_to_the_same_run(bmo, home, tmp_path):

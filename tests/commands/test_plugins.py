@@ -10,12 +10,12 @@ import yaml
 from conftest import result
 
 from bmo_cli.errors import InputError, PluginError
-from bmo_cli.experiment.build import target_class
+from bmo_cli.experiment.build import load_target_class
 from bmo_cli.experiment.plugins import (
-    failing_place,
+    hash_plugins,
     load_plugins,
+    locate_failure,
     names_plugins,
-    plugin_contents,
 )
 from bmo_cli.nets.network import Network
 
@@ -245,10 +245,10 @@ def test_a_target_in_a_package_that_lacks_something(tmp_path, monkeypatch):
     load_plugins(["pack"])
     node = {"_target_": "pack.net.Own"}
     with pytest.raises(InputError, match=r"pack\.net needs the package absent_here, which is not"):
-        target_class(node, "net", ["pack"], Network)
+        load_target_class(node, "net", ["pack"], Network)
     (tmp_path / "pack" / "net.py").write_text("")
     with pytest.raises(InputError, match=r"'net\._target_: pack\.net\.Own' does not exist: module"):
-        target_class(node, "net", ["pack"], Network)
+        load_target_class(node, "net", ["pack"], Network)
     for module in ("pack", "pack.net"):
         sys.modules.pop(module, None)
 
@@ -292,7 +292,7 @@ def test_other_errors_stay_what_they_are():
         with pytest.raises(type(error)) as said:
             command(SimpleNamespace(plugins=["nowhere/own.py", "json"]), error)
         assert said.value is error
-    assert failing_place(ValueError("never raised"), ["own.py"]) is None
+    assert locate_failure(ValueError("never raised"), ["own.py"]) is None
 
 
 def test_memory_that_ran_out_in_a_plugin_is_said_as_such(tmp_path):
@@ -341,10 +341,10 @@ def test_of_a_module_in_a_package_the_whole_package_counts(tmp_path, monkeypatch
         (bundle / f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     plugins = load_plugins(["bundle_of_operators.ops"])
-    before = plugin_contents(plugins)
+    before = hash_plugins(plugins)
     assert set(before) == {"bundle_of_operators", "bundle_of_operators.ops"}
     (bundle / "base.py").write_text("FACTOR = 0.5\n")
-    after = plugin_contents(plugins)
+    after = hash_plugins(plugins)
     assert after["bundle_of_operators"] != before["bundle_of_operators"]
     assert after["bundle_of_operators.ops"] == before["bundle_of_operators.ops"]
-    assert "bmo_cli" not in plugin_contents(load_plugins(["bmo_cli.metrics"]))
+    assert "bmo_cli" not in hash_plugins(load_plugins(["bmo_cli.metrics"]))

@@ -415,7 +415,7 @@ def test_evaluations_and_products_are_counted(bmo, tiny, tmp_path):
 
 
 def test_evaluation_crop_curve_and_penalty(bmo, tiny, trained, tmp_path):
-    words = ("train", *tiny, "train.penalty=1e-3", "data.eval_crop=20", "eval.curve=[2,1]")
+    words = ("train", *tiny, "train.penalty=1e-3", "data.eval_crop=20", "eval.score_at=[2,1]")
     done = bmo(*words, "eval.images=1", "hydra.run.dir=penalised")
     assert done.returncode == 0, done.stderr
     found, plain = result(tmp_path / "penalised"), result(trained)

@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from bmo_cli.commands import launch
 from bmo_cli.commands.invocation import Invocation
 from bmo_cli.config.locate import config_dir
-from bmo_cli.config.names import recorded_names
-from bmo_cli.config.snapshot import read_snapshot, require_weights, with_changes
+from bmo_cli.config.names import read_recorded_choices
+from bmo_cli.config.snapshot import apply_changes, read_snapshot, require_weights
 from bmo_cli.errors import InputError
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.results.runs import EMPTY, find_runs, list_runs
@@ -140,7 +140,7 @@ def test_runs_without_a_result_are_listed(trained, monkeypatch):
     line = list_runs(["run"]).splitlines()[1].split()
     assert line[:6] == ["run", "killed", "deconv", "prox", "dncnn", "bmo"]
     rewrite(trained / ".hydra" / "hydra.yaml", lambda c: c["hydra"]["job"].update(name="eval"))
-    assert recorded_names(trained) == {}
+    assert read_recorded_choices(trained) == {}
     assert find_runs([trained])[0].status == "killed"
 
 
@@ -229,4 +229,4 @@ def test_typed_weights_are_taken_and_those_of_a_yaml_of_ones_own(trained):
     file = trained / ".hydra" / "config.yaml"
     rewrite(file, lambda content: content["net"].update(weights="b.pth"))
     for typed, expected in (([], None), (["net.weights=a.pth"], "a.pth"), (["net=dncnn"], "a.pth")):
-        assert with_changes(trained, composed, typed).net.weights == expected
+        assert apply_changes(trained, composed, typed).net.weights == expected

@@ -131,7 +131,7 @@ REFUSED = {
     "task.noise=nan": "task.noise must",
     "task.noise=1e300": "in float32, which ends at 3.4e38",
     "optim.lr=1e300": "optim.lr must be finite and > 0 in float32, which ends at 3.4e38",
-    "optim.lr=1e30 train.numerical_lr=1e30": "times train.numerical_lr=1e+30",
+    "optim.lr=1e30 train.numerical_lr_factor=1e30": "times train.numerical_lr_factor=1e+30",
     "gkm.stages=1000000": "gkm.stages must be an integer from 1 to 10000",
     "gkm.alpha=1": "gkm.alpha must lie in (0, 1)",
     "gkm.alpha=0": "gkm.alpha must lie in (0, 1)",

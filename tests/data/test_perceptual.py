@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bmo_cli.commands.evaluate import _with_leaks
+from bmo_cli.commands.evaluate import _add_leaks
 from bmo_cli.data.embedded import EMBEDDED, embedded_files
 from bmo_cli.data.images.file import read_image
 from bmo_cli.data.images.image_set import ImageSet, image_files, similar_images
@@ -116,11 +116,11 @@ def test_findings_are_warned_of_and_recorded(tmp_path, embedded, caplog):
     alone.prepare(["test"], (1, 1), "a pixel")
     now = alone.fingerprints()
     assert now["similar"] == now["shared"] == []
-    now = _with_leaks(now, found)
+    now = _add_leaks(now, found)
     assert now["similar"] == ["a.png (train of the run) ~ b.png (test)"]
     assert now["shared"] == ["c.png (val of the run) = d.png (test)"]
     nothing = {split: {"files": {}} for split in splits}
-    assert _with_leaks(now, nothing) == now
+    assert _add_leaks(now, nothing) == now
 
 
 def real_set(folder):

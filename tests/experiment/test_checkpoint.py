@@ -16,7 +16,7 @@ from bmo_cli.errors import InputError, RunLocked
 from bmo_cli.experiment.checkpoint import (
     LAST,
     PREVIOUS,
-    Damaged,
+    DamagedCheckpoint,
     Progress,
     load_checkpoint,
     load_last,
@@ -92,7 +92,7 @@ def test_the_one_before_is_used_where_the_last_is_damaged(tmp_path, caplog, dama
     assert torch.equal(module.weight, made(1)[0].weight)
     assert "going on from the one before, of step 1" in caplog.text
     (tmp_path / PREVIOUS).write_bytes(b"")
-    with pytest.raises(Damaged):
+    with pytest.raises(DamagedCheckpoint):
         load_last(tmp_path, module, optimizer)
 
 
@@ -100,7 +100,7 @@ def test_another_network_is_no_damage(tmp_path):
     saved(tmp_path, 1, 2)
     with pytest.raises(InputError, match="another network") as raised:
         load_last(tmp_path, torch.nn.Linear(4, 2), None)
-    assert not isinstance(raised.value, Damaged)
+    assert not isinstance(raised.value, DamagedCheckpoint)
 
 
 def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bmo_cli.data.kernels import kernels_digest
-from bmo_cli.experiment.inputs import differing, weights_of
+from bmo_cli.experiment.inputs import hash_weights, list_changed_inputs
 from bmo_cli.nets.dncnn import DnCNN
 
 PLUGIN = """
@@ -131,20 +131,20 @@ def test_digest_of_kernels_is_that_of_their_values():
 def test_inputs_that_differ():
     recorded = {"train": {"hash": "a", "images": 2}, "kernels": ["k"], "shared": [], "extra": 1}
     present = {"train": {"hash": "a", "images": 2}, "kernels": ["l"], "shared": ["x"]}
-    assert differing(recorded, present) == []
-    assert differing(recorded, {**present, "train": {"hash": "b"}}) == ["train"]
-    assert differing(recorded, {}, ["train"]) == ["train"]
-    assert differing({}, present) == []
+    assert list_changed_inputs(recorded, present) == []
+    assert list_changed_inputs(recorded, {**present, "train": {"hash": "b"}}) == ["train"]
+    assert list_changed_inputs(recorded, {}, ["train"]) == ["train"]
+    assert list_changed_inputs({}, present) == []
 
 
 def test_initial_weights_are_known_by_content(tmp_path):
     file = tmp_path / "w.pth"
     torch.save({"a": torch.zeros(2)}, file)
     config = {"net": {"weights": str(file), "rain": {"weights": None}}, "weights": 3}
-    found = weights_of(config)
+    found = hash_weights(config)
     assert set(found) == {"net.weights"}
     torch.save({"a": torch.ones(2)}, file)
-    assert weights_of(config) != found
+    assert hash_weights(config) != found
 
 
 def save_weights(file, seed):

@@ -10,7 +10,7 @@ from torch import nn
 from bmo_cli.config.locate import choices
 from bmo_cli.config.schema import check_config
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.behaviour import observe, require_map
+from bmo_cli.experiment.behaviour import observe_training_mode, require_map
 from bmo_cli.experiment.build import Experiment, build
 from bmo_cli.gkm.augmented import LADMM
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
@@ -349,7 +349,7 @@ def test_what_is_shipped_is_not_remarked_on(group, option):
     check = GradientCheck(experiment)
     for step, batch in enumerate(experiment.task.samples(range(2), 2)):
         if step == 0:
-            observe(experiment.scheme, batch)
+            observe_training_mode(experiment.scheme, batch)
             assert experiment.scheme.behaviour == Behaviour()
         gradient(batch, step=step)
         assert check() == []

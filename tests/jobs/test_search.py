@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from bmo_cli.errors import InputError
 from bmo_cli.jobs.dimension import Dimension
-from bmo_cli.jobs.search import check_search, space_of
+from bmo_cli.jobs.search import check_search, split_search_space
 
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="needs pip install 'bmo-cli[optuna]'"
@@ -67,9 +67,9 @@ def test_suggestions_are_within_the_space(word):
     seen = set()
     for _ in range(60):
         trial = study.ask()
-        value = dimension.suggested(trial)
+        value = dimension.suggest(trial)
         seen.add(value)
-        assert dimension.checked(value) == value
+        assert dimension.require_valid(value) == value
         study.tell(trial, 0.0)
     if dimension.choices:
         assert seen == set(dimension.choices)
@@ -82,7 +82,7 @@ def test_suggestions_are_within_the_space(word):
 
 
 NO_SPACES = [
-    (("a=1",), "the search has nothing to choose"),
+    (("a=1",), "the search has no key to choose values for"),
     (("a=interval(2,1)",), r"a=interval\(2,1\): the lower end is above the upper one"),
     (("a=tag(log,interval(0,1))",), "a logarithmic scale takes numbers > 0"),
     (("a=tag(log,range(1,9,2))",), "without a step"),
@@ -93,14 +93,14 @@ NO_SPACES = [
 @pytest.mark.parametrize(("words", "said"), NO_SPACES)
 def test_limits_that_are_none_are_refused(words, said):
     with pytest.raises(InputError, match=said):
-        space_of(parsed(*words))
+        split_search_space(parsed(*words))
 
 
 @pytest.mark.parametrize("value", ["z", 3, None, True, [1]])
 def test_recorded_values_of_another_space_are_refused(value):
     for word in ("a=x,y", "a=int(interval(5,9))", "a=interval(5.0,9.0)"):
         with pytest.raises(ValueError, match="a="):
-            Dimension.of(parsed(word)[0]).checked(value)
+            Dimension.of(parsed(word)[0]).require_valid(value)
 
 
 def search_config(command="train", **changes):
@@ -137,7 +137,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         ([LR, "net.last_gain=choice(0.1,-1)"], "net.last_gain=-1: net.last_gain must be finite"),
         (["gkm.alpha=interval(0.5,1)"], "gkm.alpha=1.0: gkm.alpha must lie in (0, 1)"),
         ([LR, "train.stps=3"], "unknown key 'train.stps'"),
-        (["seed=0"], "the search has nothing to choose"),
+        (["seed=0"], "the search has no key to choose values for"),
     ],
 )
 def test_the_fixed_part_and_the_limits_are_checked_first(bmo, tmp_path, words, said):

@@ -17,11 +17,11 @@ import yaml
 from conftest import ROOT, composed, result
 from safetensors import safe_open
 
-from bmo_cli.config.recorded import recorded_sweep, refuse_changes_of_a_sweep
-from bmo_cli.errors import Exited, InputError, exits_as_errors
-from bmo_cli.jobs.pool import own_device
-from bmo_cli.jobs.sweep_end import put_away_pickles
-from bmo_cli.jobs.sweep_job import require_places
+from bmo_cli.config.recorded import read_recorded_sweep, refuse_sweep_changes
+from bmo_cli.errors import Exited, InputError, convert_exits
+from bmo_cli.jobs.pool import assign_device
+from bmo_cli.jobs.sweep_end import rename_pickles
+from bmo_cli.jobs.sweep_job import require_pool_allowed
 from bmo_cli.results.run_folder import RunFolder
 
 FAULTY = """
@@ -97,7 +97,7 @@ def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):
     assert "'train.steps=9' would change the jobs of the sweep" in done.stderr
     assert not (tmp_path / "sweep_1").exists()
     for word in ("resume=x", "plugins=[a.py]", "device=cpu", "hydra/launcher=joblib", "-m"):
-        refuse_changes_of_a_sweep([word])
+        refuse_sweep_changes([word])
 
 
 def test_a_strangers_sweep_brings_no_commands(tmp_path):
@@ -127,7 +127,7 @@ def test_a_strangers_sweep_brings_no_commands(tmp_path):
     task, hydra = harmless + harmful, launching + commands + of_itself
     content = {"hydra": {"overrides": {"task": task, "hydra": hydra}}}
     (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(content))
-    found = recorded_sweep(tmp_path)
+    found = read_recorded_sweep(tmp_path)
     assert found.overrides == harmless + launching
     assert found.left_out == harmful + commands
 
@@ -151,8 +151,8 @@ def test_a_strangers_sweep_runs_no_code_of_a_yaml_that_it_names(bmo, tiny, tmp_p
 def test_a_damaged_sweep_is_named(tmp_path, text):
     (tmp_path / "multirun.yaml").write_text(text)
     with pytest.raises(InputError, match=r"multirun\.yaml is damaged: expected a list"):
-        recorded_sweep(tmp_path)
-    assert recorded_sweep(tmp_path / "nowhere") is None
+        read_recorded_sweep(tmp_path)
+    assert read_recorded_sweep(tmp_path / "nowhere") is None
 
 
 def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny, photos, tmp_path):
@@ -459,22 +459,22 @@ BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSw
 def test_jobs_are_refused_where_something_else_decides(devices, launcher, sweeper, said):
     config = composed("jobs=2", f"train.devices={devices}")
     with pytest.raises(InputError, match=said):
-        require_places(config, launcher, sweeper)
-    require_places(composed("jobs=2"), *BASIC)
+        require_pool_allowed(config, launcher, sweeper)
+    require_pool_allowed(composed("jobs=2"), *BASIC)
     search = "hydra_plugins.bmo_search.Search"
-    require_places(composed("jobs=2"), BASIC[0], search)
+    require_pool_allowed(composed("jobs=2"), BASIC[0], search)
 
 
 def test_every_job_has_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    found = [own_device("auto", place)["CUDA_VISIBLE_DEVICES"] for place in range(5)]
+    found = [assign_device("auto", place)["CUDA_VISIBLE_DEVICES"] for place in range(5)]
     assert found == ["0", "1", "2", "0", "1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert own_device("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "6"}
-    assert own_device("cpu", 1) == own_device("cuda:1", 1) == {}
+    assert assign_device("cuda", 1) == {"CUDA_VISIBLE_DEVICES": "6"}
+    assert assign_device("cpu", 1) == assign_device("cuda:1", 1) == {}
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert own_device("cuda", 1) == {}
+    assert assign_device("cuda", 1) == {}
 
 
 def processes(word):
@@ -521,7 +521,7 @@ def test_an_exit_that_a_launcher_asks_for_is_none_of_a_plug_in(module):
     names = {"__name__": module}
     exec("import sys\ndef handler(): sys.exit(144)", names)
     expected = SystemExit if module.startswith("submitit.") else Exited
-    with pytest.raises(expected), exits_as_errors():
+    with pytest.raises(expected), convert_exits():
         names["handler"]()
 
 
@@ -529,5 +529,5 @@ def test_pickles_of_a_sweep_are_put_away(tmp_path):
     for _ in range(2):
         (tmp_path / ".submitit").mkdir()
         (tmp_path / ".submitit" / "1_0_result.pkl").write_bytes(b"evil")
-        put_away_pickles(tmp_path)
+        rename_pickles(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".submitit_1", ".submitit_2"]

@@ -12,7 +12,7 @@ from bmo_cli.results.runs import find_runs
 
 SAME_NUMBERS = {
     "eval.images": "0",
-    "eval.curve": "[1]",
+    "eval.score_at": "[1]",
     "train.log_every": "3",
     "profile": "true",
     "certify": "true",

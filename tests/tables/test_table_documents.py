@@ -14,20 +14,20 @@ from bmo_cli.config.schema import Preset, Published, Table
 from bmo_cli.errors import InputError
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
-from bmo_cli.tables.collect import _leaks
-from bmo_cli.tables.crops import Panel, crops_figure, detailed_square
-from bmo_cli.tables.curves import TradeoffRun, tradeoff_figure
-from bmo_cli.tables.latex import latex_document
-from bmo_cli.tables.markdown import markdown_document
-from bmo_cli.tables.plan import combinations, last_of_each, scaled
+from bmo_cli.tables.collect import _leak_remarks
+from bmo_cli.tables.crops import Panel, draw_crops, find_detailed_square
+from bmo_cli.tables.curves import TradeoffRun, draw_tradeoff
+from bmo_cli.tables.latex import format_latex
+from bmo_cli.tables.markdown import format_markdown
+from bmo_cli.tables.plan import combine_values, drop_overridden, scale_table
 from bmo_cli.tables.summary import (
     Line,
     Section,
     Sheet,
+    assign_marks,
     compare,
-    marks,
+    is_same_protocol,
     mean_and_interval,
-    same_protocol,
 )
 
 PSNR = "test/psnr"
@@ -75,21 +75,21 @@ def test_interval_is_that_of_a_t_test(rng, count):
     ],
 )
 def test_marks(means, direction, expected):
-    assert marks(section(**means), PSNR, ".2f", direction) == expected
+    assert assign_marks(section(**means), PSNR, ".2f", direction) == expected
 
 
 def test_a_line_that_lacks_a_run_is_not_compared():
     lines = [Line("a", {PSNR: [31.5]}, runs=3), Line("b", {PSNR: [31, 31.1]}, runs=2)]
     lines.append(Line("c", {PSNR: [30]}))
-    assert marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
-    assert "| a | 31.50 (1 of 3 runs) |" in markdown_document(sheet(lines))
-    assert "31.50 (1 of 3 runs)" in latex_document(sheet(lines), "tab")
+    assert assign_marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
+    assert "| a | 31.50 (1 of 3 runs) |" in format_markdown(sheet(lines))
+    assert "31.50 (1 of 3 runs)" in format_latex(sheet(lines), "tab")
 
 
 def test_the_observation_does_not_compete():
     lines = [Line("rainy", {PSNR: [9]}, competes=False), Line("a", {PSNR: [3]})]
     lines.append(Line("b", {PSNR: [2]}))
-    assert marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
+    assert assign_marks(Section("c", lines), PSNR, ".2f", "max") == ["", "best", "second"]
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_a_tenth_is_for_decibels_alone():
 
 
 def test_protocols_are_equal_by_text_or_name():
-    assert same_protocol("PreNet", "prenet: luminance, uint8")
-    assert same_protocol("a:  b", "a: b")
-    assert not same_protocol("prenet", "prenet2: luminance")
-    assert not same_protocol("prenet: other", "prenet: luminance")
+    assert is_same_protocol("PreNet", "prenet: luminance, uint8")
+    assert is_same_protocol("a:  b", "a: b")
+    assert not is_same_protocol("prenet", "prenet2: luminance")
+    assert not is_same_protocol("prenet: other", "prenet: luminance")
 
 
 LINES = [
@@ -197,15 +197,15 @@ bmo & set\_12 & test/psnr & 30.00 & 30.00 & 0.00 & reproduced & A \& B \\
 
 def test_exact_documents():
     given = sheet(LINES, [entry()], seeds=[0, 1], commands=["bmo train"])
-    assert markdown_document(given) == MARKDOWN
-    assert latex_document(given, "rain") == LATEX
+    assert format_markdown(given) == MARKDOWN
+    assert format_latex(given, "rain") == LATEX
 
 
 def test_different_protocols_in_a_column_are_flagged():
     lines = [Line("a", {PSNR: [1]}, protocols=["x"]), Line("b", {PSNR: [2]}, protocols=["y"])]
-    text = markdown_document(sheet(lines))
+    text = format_markdown(sheet(lines))
     assert "**The protocols differ: these rows do not compare.**\n\n- a: x\n- b: y\n" in text
-    assert r"\textbf{The protocols differ" in latex_document(sheet(lines), "t")
+    assert r"\textbf{The protocols differ" in format_latex(sheet(lines), "t")
 
 
 def test_scores_of_other_tasks_are_left_out_and_a_wide_table_is_split():
@@ -213,8 +213,8 @@ def test_scores_of_other_tasks_are_left_out_and_a_wide_table_is_split():
     wide = Section("wide", [Line("a", {f"s{i}": [i] for i in range(8)})])
     codes = Section("codes", [Line("a", {"test/nmse": [-5.0]})])
     given = sheet([], scores=scores, sections=[wide, codes])
-    assert "|  | test/nmse |\n| --- | --- |\n| a | -5.0 |" in markdown_document(given)
-    latex = latex_document(given, "t")
+    assert "|  | test/nmse |\n| --- | --- |\n| a | -5.0 |" in format_markdown(given)
+    latex = format_latex(given, "t")
     assert latex.count(r"\begin{tabular}") == 2
     assert r"\begin{tabular}{lr}" in latex and r"\begin{tabular}{lrrrrrrrr}" in latex
     assert "a & $-$5.0 \\\\" in latex
@@ -241,33 +241,33 @@ TABLE = Table(
 
 
 def test_a_preset_selects_adds_and_replaces():
-    smoke = scaled(TABLE, "smoke")
+    smoke = scale_table(TABLE, "smoke")
     assert smoke.overrides("x", "p") == ["a=1", "c=1", "b=1", "a=2", "b=2"]
     assert smoke.overrides("x", "q") == ["a=1", "b=1", "a=2", "b=2"]
     assert (list(smoke.table.rows), list(smoke.table.columns)) == (["x"], ["q", "p"])
     assert smoke.table.seeds == [3]
     for preset in (None, "cpu"):
-        assert scaled(TABLE, preset).table == TABLE
-        assert scaled(TABLE, preset).overrides("x", "p") == ["a=1", "c=1", "b=1"]
+        assert scale_table(TABLE, preset).table == TABLE
+        assert scale_table(TABLE, preset).overrides("x", "p") == ["a=1", "c=1", "b=1"]
     with pytest.raises(
         InputError, match="preset=paper is not one of this table; it has smoke, cpu"
     ):
-        scaled(TABLE, "paper")
+        scale_table(TABLE, "paper")
 
 
 def test_candidates_are_every_combination():
     tune = {"a": [1, 0.001], "b": [True, None, "disk", [1, 2]]}
-    found = list(combinations(tune))
+    found = list(combine_values(tune))
     assert len(found) == 8
     assert found[0] == {"a": "1", "b": "true"}
     assert found[-1] == {"a": "0.001", "b": "[1, 2]"}
     assert {one["b"] for one in found} == {"true", "null", "disk", "[1, 2]"}
-    assert list(combinations({})) == []
+    assert list(combine_values({})) == []
 
 
 def test_the_last_of_equal_keys_counts():
     given = ["a=1", "+b=1", "a=2", "~c", "b=2"]
-    assert last_of_each(given) == ["+b=1", "a=2", "~c", "b=2"]
+    assert drop_overridden(given) == ["+b=1", "a=2", "~c", "b=2"]
 
 
 @pytest.mark.parametrize("shape", [(20, 31, 1), (24, 17, 3)])
@@ -281,7 +281,7 @@ def test_the_most_detailed_square_by_brute_force(rng, shape):
         for i in range(shape[0] - side + 1)
         for j in range(shape[1] - side + 1)
     }
-    assert detailed_square(image, side) == max(sums, key=sums.get)
+    assert find_detailed_square(image, side) == max(sums, key=sums.get)
 
 
 def test_crops_are_the_pixels_enlarged(rng, tmp_path):
@@ -290,9 +290,9 @@ def test_crops_are_the_pixels_enlarged(rng, tmp_path):
     clean = np.round(rng.random((64, 60, 1)) * 255) / 255
     panels = [Panel("clean", clean, None)]
     panels += [Panel(f"a method with a rather long name {i}", clean * 0.9, 20.0) for i in range(13)]
-    crops_figure(panels, "title", tmp_path / "crops.png")
+    draw_crops(panels, "title", tmp_path / "crops.png")
     picture = imread(tmp_path / "crops.png")[..., 0] / 255
-    top, left = detailed_square(clean, 48)
+    top, left = find_detailed_square(clean, 48)
     crop = clean[top : top + 48, left : left + 48, 0]
     enlarged = np.kron(crop, np.ones((5, 5)))
     inside = enlarged[20:200, 20:200]  # away from the frame
@@ -307,7 +307,7 @@ def test_crops_are_the_pixels_enlarged(rng, tmp_path):
 def test_what_a_preset_says_of_every_cell_counts_in_every_cell(file):
     table = composed(f"table={file.stem}", command="table").table
     for preset, changes in table.presets.items():
-        at_scale = scaled(table, preset)
+        at_scale = scale_table(table, preset)
         for row, column in itertools.product(at_scale.table.rows, at_scale.table.columns):
             own = [
                 word
@@ -324,8 +324,8 @@ def test_images_in_two_splits_are_named_once():
     data = {"shared": ["2.png (train) = 2.png (test)"], "similar": []}
     cells = [SimpleNamespace(result=RunResult(status="ok", data=data)) for _ in range(2)]
     cells += [SimpleNamespace(result=None), SimpleNamespace(result=RunResult(status="ok"))]
-    assert _leaks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
-    assert _leaks(cells[2:]) == []
+    assert _leak_remarks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
+    assert _leak_remarks(cells[2:]) == []
 
 
 def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp_path):
@@ -337,7 +337,7 @@ def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp
         for row in rows
         for seed in range(3)
     ]
-    tradeoff_figure(prices, tmp_path / "x.png")
+    draw_tradeoff(prices, tmp_path / "x.png")
     left, right = drawn[0].axes
     curves = [line for line in left.lines if len(line.get_xdata()) == 2][: len(prices)]
     points = [line for line in right.lines if len(line.get_xdata()) == 1]

@@ -174,7 +174,7 @@ ENDS = [
     ("SIGKILL", 1, 1, "process 1 was ended by SIGKILL (out of memory?)", "interrupted"),
     ("SIGKILL", 0, 1, "process 0 was ended by SIGKILL (out of memory?)", "interrupted"),
     ("SIGSEGV", 1, 1, "process 1 was ended by SIGSEGV", "interrupted"),
-    ("silent", 1, 1, "process 1 ended without a word", "interrupted"),
+    ("silent", 1, 1, "process 1 ended without an error message", "interrupted"),
     ("exit", 1, 1, "process 1: sys.exit(5) was called", "failed"),
     ("memory", 1, 2, "process 1: memory ran out", "interrupted"),
     ("error", 0, 2, "process 0: ending.py, line 25, in objective: ZeroDivisionError", "failed"),

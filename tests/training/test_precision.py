@@ -193,7 +193,7 @@ def prepared(monkeypatch, slowdown, device="cpu"):
     monkeypatch.setattr(prepare, "bfloat16_slowdown", lambda: asked.append(1) or slowdown)
     experiment = replace(built(["net.depth=3", "net.width=4"])[0], device=torch.device(device))
     config = composed("precision=bf16")
-    config, found = prepare._in_usable_precision(config, experiment, SINGLE_PROCESS)
+    config, found = prepare._avoid_slow_bfloat16(config, experiment, SINGLE_PROCESS)
     return config.precision, found.notes[len(experiment.notes) :], len(asked)
 
 
@@ -204,7 +204,7 @@ def test_bf16_is_used_where_it_is_no_slower_than_twice_fp32(monkeypatch):
     assert note.startswith("precision=bf16 is not used: this processor takes 2.0 times as long")
     assert prepared(monkeypatch, 99.0, device="cuda") == ("bf16", (), 0)  # it has instructions
     experiment = built(["net.depth=3", "net.width=4"])[0]
-    assert prepare._in_usable_precision(composed(), experiment, SINGLE_PROCESS)[1] is experiment
+    assert prepare._avoid_slow_bfloat16(composed(), experiment, SINGLE_PROCESS)[1] is experiment
 
 
 def test_the_probe_changes_nothing_and_is_short():

@@ -31,7 +31,7 @@ def test_parts_are_timed_and_said_in_words(clock):
     clock.now += 3  # nobody's
     found.steps = 4
     assert found.seconds == {**dict.fromkeys(PARTS, 0.0), **spent}
-    words = found.words(10.0)
+    words = found.describe(10.0)
     assert words.startswith("profile: 10.0 s, 2000.0 ms a step: backward 50.0 %, forward 20.0 %, ")
     assert "validation 15.0 %" in words and "the rest 5.0 %" in words
     assert words.endswith("; train.validate_every makes it rarer")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from bmo_cli.errors import InputError
-from bmo_cli.experiment.behaviour import observe, require_map
+from bmo_cli.experiment.behaviour import observe_training_mode, require_map
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
@@ -36,7 +36,7 @@ from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.toy import Toy
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.hypergradient import HyperGradient
-from bmo_cli.training.prepare import _shared
+from bmo_cli.training.prepare import _choose_threads
 
 CPU = torch.device("cpu")
 SIZE = (12, 10)
@@ -137,7 +137,7 @@ def test_what_a_network_does_in_training_is_found(name, head):
     scheme = GKM(operator=Resolvent(), net=Own(*layers(), head=head))
     before = {k: v.clone() for k, v in scheme.state_dict().items()}
     states = generator_states(CPU)
-    observe(scheme, sample())
+    observe_training_mode(scheme, sample())
     assert scheme.behaviour == expected
     assert generator_states(CPU) == states
     assert all(torch.equal(v, before[k]) for k, v in scheme.state_dict().items())
@@ -149,10 +149,10 @@ def test_what_a_network_does_in_training_is_found(name, head):
 def test_shipped_networks_and_single_problems_show_nothing():
     for net in (None, DnCNN(depth=2, width=3), GuidedPotential(features=4)):
         scheme = GKM(operator=Resolvent(), net=net)
-        observe(scheme, sample())
+        observe_training_mode(scheme, sample())
         assert scheme.behaviour == Behaviour()
     scheme = GKM(operator=Resolvent(), net=Own(Batch()))
-    observe(scheme, sample(1))
+    observe_training_mode(scheme, sample(1))
     assert scheme.behaviour == Behaviour()
 
 
@@ -227,7 +227,7 @@ class Calls(nn.Module):
 def test_what_is_no_map_is_refused(layer, message):
     scheme = GKM(operator=Resolvent(), net=Own(layer()))
     with pytest.raises(InputError, match=message):
-        observe(scheme, sample())
+        observe_training_mode(scheme, sample())
 
 
 def test_what_is_no_map_is_refused_behind_a_layer_of_zeros():
@@ -249,7 +249,7 @@ def test_random_numbers_without_an_effect_on_the_map_are_ignored():
     blur = given.problem.f.a
     problem = Problem(LeastSquares(Estimated(blur.transfer, SIZE), given.problem.f.y))
     scheme = GKM(operator=ProximalGradient(), net=Own())
-    observe(scheme, Sample(problem, given.initial, given.loss))
+    observe_training_mode(scheme, Sample(problem, given.initial, given.loss))
     assert scheme.behaviour == Behaviour()
 
 
@@ -295,7 +295,7 @@ def test_training_mode_is_that_of_training_steps(hyper):
     net = Own(nn.BatchNorm2d(4))
     scheme = GKM(operator=Resolvent(), net=net)
     gradient = HyperGradient(hyper, scheme, list(scheme.parameters()), iterations=3)
-    observe(scheme, sample())
+    observe_training_mode(scheme, sample())
     mean = net.body[1].running_mean.clone()
     gradient.prepare(sample(), None)
     assert torch.equal(net.body[1].running_mean, mean)
@@ -341,7 +341,7 @@ def test_steps_have_random_numbers_of_their_own():
 @pytest.mark.parametrize("layer", [nn.Dropout(0.5), nn.BatchNorm2d(4)], ids=str)
 def test_iterations_are_not_repeated_where_they_would_be_others(layer):
     scheme = GKM(operator=Resolvent(), net=Own(layer))
-    observe(scheme, sample())
+    observe_training_mode(scheme, sample())
     for memory in ("states", "segments"):
         with pytest.raises(
             InputError, match=rf"in training Resolvent with Own .*hyper\.memory={memory} would do"
@@ -352,7 +352,7 @@ def test_iterations_are_not_repeated_where_they_would_be_others(layer):
     with pytest.raises(InputError, match=r"hyper\.memory=full, which takes about"):
         tight.plan(scheme, sample(), 60, None)
     plain = GKM(operator=Resolvent(), net=Own())
-    observe(plain, sample())
+    observe_training_mode(plain, sample())
     tight.plan(plain, sample(), 60, None)
     for memory in ("full", "auto"):
         hyper = Unrolled(memory=memory)
@@ -369,7 +369,7 @@ def test_the_gradient_through_batch_norm_is_that_of_finite_differences():
     y = given.problem.f.y.double()
     problem = Problem(LeastSquares(PeriodicBlur(blur.transfer.to(torch.complex128), SIZE), y))
     given = Sample(problem, (y,), SquaredError(given.loss.target.double()))
-    observe(scheme, given)
+    observe_training_mode(scheme, given)
     weight = scheme.net.body[0].weight
     gradient = HyperGradient(Unrolled(), scheme, list(scheme.parameters()), iterations=3)
 
@@ -390,7 +390,7 @@ def test_the_gradient_through_batch_norm_is_that_of_finite_differences():
 
 def test_implicit_differentiation_needs_one_map():
     scheme = GKM(operator=Resolvent(), net=Own(nn.Dropout(0.5)))
-    observe(scheme, sample())
+    observe_training_mode(scheme, sample())
     gradient = HyperGradient(Implicit(), scheme, list(scheme.parameters()), iterations=3)
     with pytest.raises(
         InputError, match="but in training Resolvent with Own draws random numbers; use hyper=unr"
@@ -495,7 +495,7 @@ def test_batches_are_divided_only_where_that_changes_nothing(caplog, layer, coun
     torch.set_num_threads(count)
     try:
         with caplog.at_level("INFO", "bmo"):
-            threads = _shared(experiment, sample(), SINGLE_PROCESS)
+            threads = _choose_threads(experiment, sample(), SINGLE_PROCESS)
     finally:
         torch.set_num_threads(1)
     assert threads.count == (count if layer is None else 1)
@@ -513,5 +513,5 @@ def test_batches_of_several_devices_say_that_they_are_parts(caplog):
 
     scheme = GKM(operator=Resolvent(), net=Own(nn.BatchNorm2d(4)))
     with caplog.at_level("INFO", "bmo"):
-        _shared(Experiment(Toy(), scheme, Unrolled(), CPU, ()), sample(), Two())
+        _choose_threads(Experiment(Toy(), scheme, Unrolled(), CPU, ()), sample(), Two())
     assert "every device does so on its part of a batch" in caplog.text

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bmo_cli.config.schema import Certify, check_config
-from bmo_cli.config.snapshot import read_snapshot, with_changes
+from bmo_cli.config.snapshot import apply_changes, read_snapshot
 from bmo_cli.errors import Interrupted
-from bmo_cli.experiment.certificate_report import _meaning
+from bmo_cli.experiment.certificate_report import _explain_verdict
 from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
@@ -343,7 +343,9 @@ def test_undamped_ladmm_is_not_said_to_be_averaged():
     assert found.assumptions[1].verdict == "not used"
     assert "not averaged on all states" in found.assumptions[1].meaning
     assert found.verdict == "certified"
-    assert "and T is not averaged on all states, but LADMM converges undamped" in _meaning(found)
+    assert "and T is not averaged on all states, but LADMM converges undamped" in _explain_verdict(
+        found
+    )
 
 
 def test_bounds():
@@ -378,7 +380,7 @@ def lip_run(tmp_path_factory):
     words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
     done = run_bmo(
         "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
-        "certify=true", "certificate.horizon=40", "gkm.operator.gamma=2", "eval.curve=[1,4]",
+        "certify=true", "certificate.horizon=40", "gkm.operator.gamma=2", "eval.score_at=[1,4]",
         cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -476,11 +478,11 @@ def test_a_run_made_before_there_were_certificates_goes_on(trained):
     today = OmegaConf.create(plain_config())
     for typed in ([], ["certify=true"]):
         today.certify = bool(typed)
-        merged = with_changes(trained, today, typed)
+        merged = apply_changes(trained, today, typed)
         assert (merged.train.steps, merged.certify) == (7, bool(typed))
         assert merged.certificate.turns == 20  # today's, the run has none
     file.write_text(yaml.safe_dump(old | {"certify": True, "certificate": {**own, "turns": 3}}))
-    merged = with_changes(trained, OmegaConf.create(plain_config()), [])
+    merged = apply_changes(trained, OmegaConf.create(plain_config()), [])
     assert (merged.certify, merged.certificate.turns) == (True, 3)
 
 

@@ -624,9 +624,10 @@ def test_a_weak_search_is_no_certificate(weaker):
 
 
 def test_fewer_cases_than_there_are_is_a_weak_search():
-    assert Certify(cases=1).weaker(available=1) == []
-    assert Certify(cases=1).weaker(available=5) == ["cases=1 (2)"]
-    assert Certify(horizon=50, cases=9, turns=99, tolerance=1e-7, seed=3).weaker(5) == []
+    assert Certify(cases=1).weaker_than_default(available=1) == []
+    assert Certify(cases=1).weaker_than_default(available=5) == ["cases=1 (2)"]
+    harder = Certify(horizon=50, cases=9, turns=99, tolerance=1e-7, seed=3)
+    assert harder.weaker_than_default(5) == []
 
 
 def test_constant_images_and_krylov_spaces_find_what_power_iteration_misses():

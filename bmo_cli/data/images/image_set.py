@@ -19,7 +19,7 @@ from bmo_cli.data.images.file import FORMATS, SUFFIXES
 from bmo_cli.data.images.photograph import Photograph
 from bmo_cli.data.images.white_level import Brightness
 from bmo_cli.data.perceptual import look_alikes, perceptual_hash
-from bmo_cli.errors import InputError, printable
+from bmo_cli.errors import InputError, escape_unprintable
 
 log = logging.getLogger(__name__)
 _WORKERS = 4
@@ -171,24 +171,24 @@ def image_files(place: str, key: str) -> list[Path]:
     images = set(files)
     other = [entry.name for entry in entries if entry not in images]
     if other:
-        where = printable(f"{key}={place}")
+        where = escape_unprintable(f"{key}={place}")
         log.warning("%s: ignored %d other files: %s", where, len(other), _list_names(other))
     return files
 
 
 def _list_names(names: Sequence[str], most: int = 20) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return printable(", ".join(names[:most])) + more
+    return escape_unprintable(", ".join(names[:most])) + more
 
 
 def printable_names(files: Sequence[Path]) -> list[str]:
     """Names of files as text that can be printed and encoded, no two of them alike."""
     names: dict[str, None] = {}
     for file in files:
-        name, number = printable(file.name), 1
+        name, number = escape_unprintable(file.name), 1
         while name in names:
             number += 1
-            name = printable(f"{file.stem}~{number}{file.suffix}")
+            name = escape_unprintable(f"{file.stem}~{number}{file.suffix}")
         names[name] = None
     return list(names)
 

@@ -1,4 +1,4 @@
-"""A function in a process of its own: what it says is heard, however the process ends."""
+"""Workers: the parent receives the result or the error, however the process ends."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bmo_cli.errors import Exited, InputError, Killed, NotStarted, OutOfMemory
-from bmo_cli.jobs import worker as worker
+from bmo_cli.jobs import worker
 from bmo_cli.jobs.worker import Worker
 
 
@@ -112,7 +112,7 @@ def test_what_it_returns_and_raises_is_heard():
 
 
 ENDS = [
-    (leave_word_less, Killed, "its process ended with code 7 and no word"),
+    (leave_word_less, Killed, "its process ended with code 7 and no error message"),
     (leave, Exited, r"sys\.exit\('enough'\) was called"),
     (raise_unspeakable, RuntimeError, "Unspeakable: an error without a message"),
     (return_unspeakable, RuntimeError, "cannot pickle '_thread.lock' object"),
@@ -149,7 +149,7 @@ def test_a_process_that_cannot_be_started_is_an_error_with_a_hint(monkeypatch):
 
 
 def test_a_process_that_does_not_end_is_ended_once_it_has_said_its_word(monkeypatch):
-    monkeypatch.setattr(worker, "_PARTING", 0.2)
+    monkeypatch.setattr(worker, "_EXIT_TIMEOUT", 0.2)
     process = Worker(linger, threads=1)
     assert process.outcome() == "said"
     assert not process._process.is_alive()
