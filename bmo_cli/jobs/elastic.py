@@ -26,6 +26,7 @@ import torch.distributed as dist
 from bmo_cli.config.schema import Config
 from bmo_cli.errors import InputError, Interrupted, Killed, deserialize_error, serialize_error
 from bmo_cli.jobs.allocator import keep_freed_memory
+from bmo_cli.jobs.worker import start_server, unblock_stop_signals
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.training.distributed import DistributedGroup
@@ -70,6 +71,7 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     _require_devices(run.config.device, count)
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the error below names the cause
+    start_server()
     launch = elastic_launch(_build_launch_config(run.spec.path.name, count), _run_process)
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
         order = ProcessOrder(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
@@ -115,6 +117,7 @@ def _build_launch_config(name: str, count: int) -> Any:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        start_method="forkserver",  # forks from a server that has imported torch
         shutdown_timeout=_TIMEOUT.days * 86400,  # a step or a validation may take its time
     )
 
@@ -151,6 +154,7 @@ def _require_devices(device: str, count: int) -> None:
 
 def _run_process(order: ProcessOrder) -> RunResult | None:
     """The main function of each process."""
+    unblock_stop_signals()
     rank = int(os.environ["LOCAL_RANK"])
     # A crash in native code writes its stack to this file, from which the log of the run gets it.
     faulthandler.enable((order.exchange / f"{rank}.crash").open("w"))

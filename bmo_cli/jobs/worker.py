@@ -17,7 +17,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -58,7 +58,7 @@ class Worker:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        multiprocessing.set_forkserver_preload(_PRELOADED)
         self._receiver, sender = context.Pipe(duplex=False)
         call = (function, arguments, threads, dict(environment or {}), sender)
         self._process = context.Process(target=_run_worker, args=call)
@@ -130,6 +130,21 @@ class Worker:
         raise Killed.with_code(code) if content is None else deserialize_error(content)
 
 
+def start_server() -> None:
+    """Start the server for processes that this module does not start: those of torch's launcher.
+
+    They have to call `unblock_stop_signals`.
+    """
+    multiprocessing.set_forkserver_preload(_PRELOADED)
+    with _ignore_interrupts(), _block_stop_signals():
+        forkserver.ensure_running()
+
+
+def unblock_stop_signals() -> None:
+    """Receive requests to stop, which the server blocks, also those that were sent before."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
 @contextmanager
 def _ignore_interrupts() -> Iterator[None]:
     """Context in which SIGINT is ignored. A process started in it ignores SIGINT from the start."""
@@ -182,7 +197,7 @@ def _run_worker(
     """The main function of the process."""
     os.environ.update(environment)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    unblock_stop_signals()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logging.raiseExceptions = False
     keep_freed_memory()
