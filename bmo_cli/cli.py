@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from bmo_cli import __version__
-from bmo_cli.errors import BmoError, InputError, escape_unprintable, suggest_nearest, wrap_os_error
+from bmo_cli.errors import (
+    BmoError,
+    InputError,
+    Interrupted,
+    SweepFailed,
+    escape_unprintable,
+    suggest_nearest,
+    wrap_os_error,
+)
 
 COMMANDS = {
     "train": (
@@ -84,7 +92,7 @@ def main() -> None:
     except BrokenPipeError:
         _exit_on_broken_pipe()
     except (BmoError, OSError) as error:
-        if wants_traceback:
+        if wants_traceback and not isinstance(error, Interrupted | SweepFailed):
             raise
         if isinstance(error, OSError):  # of writing to stdout
             _discard_output()

@@ -1,14 +1,21 @@
 """`bmo` in a process of its own, without the seconds that importing torch takes.
 
-A server process that has imported everything once forks one process for every command.
+A server process that has imported everything once forks one process for every command. The server
+of the workers that such a command starts is forked from it as well, instead of being executed;
+tests/jobs/test_child.py and tests/test_wheel.py have servers that are executed.
 """
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
+from multiprocessing import util
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -50,6 +57,43 @@ def _command(words, cwd, environment, streams):
             os.dup2(stream.fileno(), number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
     sys.argv = ["bmo", *words]
+    util.spawnv_passfds = _fork_server
+    Figure.set_layout_engine = _set_no_layout_engine
     from bmo_cli.cli import main
 
     main()
+
+
+_set_layout_engine = Figure.set_layout_engine
+
+
+def _set_no_layout_engine(figure, layout=None, **options):
+    """Half of the time of a tiny run goes into arranging its curves; nobody looks at them."""
+    _set_layout_engine(figure, "none")
+
+
+_execute = util.spawnv_passfds
+
+
+def _fork_server(path, words, kept):
+    """As `util.spawnv_passfds`, for the server of workers; what else it executes is executed."""
+    code = words[-1]
+    if isinstance(code, bytes) or "forkserver" not in code:
+        return _execute(path, words, kept)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            _close_all_but({0, 1, 2, *kept})
+            exec(code, {})
+        finally:
+            os._exit(0)
+    return pid
+
+
+def _close_all_but(kept):
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        if int(entry.name) not in kept:
+            with suppress(OSError):
+                os.close(int(entry.name))

@@ -3,7 +3,7 @@
 import csv
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 
 def history(folder):

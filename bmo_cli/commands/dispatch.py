@@ -49,10 +49,12 @@ class Job:
     Attributes:
         command: one of `cli.COMMANDS`.
         typed: overrides of this command line, without those recorded in a run.
+        started: whether a run has changed its folder.
     """
 
     command: str
     typed: tuple[str, ...]
+    started: bool = field(default=False, init=False)
     _jobs: SweepJobs | None = field(default=None, init=False)
 
     def __call__(self, config: DictConfig) -> float | None:
@@ -122,7 +124,7 @@ class Job:
             with explain_full_disk(str(path), _recovery_hint(self.command, run)), convert_exits():
                 result = self._dispatch(run)
         except Exception as error:
-            started = run is not None and run.state != "prepared"
+            started = self.started = run is not None and run.state != "prepared"
             if (started or hydra.mode != RunMode.RUN) and not isinstance(error, RunLocked):
                 about = None if run is None else run.spec.about
                 record_failure(path, error, choices, about=about, started=started)

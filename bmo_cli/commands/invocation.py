@@ -31,10 +31,11 @@ _FLAGS = _FLAGS_WITH_VALUE | {
     *("--info", "-i", "--shell-completion", "-sc"),
 }
 """Allowed flags of Hydra. --experimental-rerun is excluded, because it unpickles a file."""
+_FOLDERS = {*CONFIG_DIR_FLAGS, "--config-path", "-cp"}
 _DRY_RUN = "--dry-run"
 _ONLY_SHOW = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
 _SWEEPS = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
-_NO_SWEEPS = {
+NO_SWEEPS = {
     "table": "bmo table runs its cells itself, without -m; see table.rows",
     "restore": "bmo restore works on one photograph at a time, without -m",
 }
@@ -85,8 +86,8 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
     """
     dry_run = command != "table" and _DRY_RUN in words
     words = [word for word in words if word != _DRY_RUN or not dry_run]
-    if command in _NO_SWEEPS and _SWEEPS & set(words):
-        raise InputError(_NO_SWEEPS[command])
+    if command in NO_SWEEPS and _SWEEPS & set(words):
+        raise InputError(NO_SWEEPS[command])
     words = (_rewrite_table_words if command == "table" else _move_flags_first)(words)
     require_free_names(words)
     words = quote_overrides(words)
@@ -135,9 +136,14 @@ def _move_flags_first(words: Sequence[str]) -> list[str]:
             following = value if equals else next(rest, None)
             if not following:
                 raise InputError(f"{flag} is given without a value: {flag} VALUE")
-            word = f"{flag}={expand_home(following) if flag in CONFIG_DIR_FLAGS else following}"
+            word = f"{flag}={_absolute_folder(following) if flag in _FOLDERS else following}"
         flags.append(word)
     return flags + overrides
+
+
+def _absolute_folder(folder: str) -> str:
+    """A folder of YAML files; Hydra would look for a relative one beside its caller."""
+    return folder if folder.startswith("pkg://") else str(Path(expand_home(folder)).absolute())
 
 
 def _add_recorded(invocation: Invocation) -> Invocation:

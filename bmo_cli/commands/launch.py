@@ -28,18 +28,18 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bmo_cli.commands.dispatch import Job
-from bmo_cli.commands.invocation import Invocation
+from bmo_cli.commands.invocation import NO_SWEEPS, Invocation
 from bmo_cli.config.commands import format_command, quote_value, relative_to_cwd
 from bmo_cli.config.help import register_help
 from bmo_cli.config.locate import config_dir
 from bmo_cli.config.overrides import list_overrides
+from bmo_cli.config.own_files import config_dirs
 from bmo_cli.config.paths import expand_home
 from bmo_cli.errors import InputError, escape_unprintable, escape_unprintable_lines
 from bmo_cli.jobs.sweep_end import rename_pickles, require_all_ok
 from bmo_cli.jobs.sweep_plan import list_jobs, plan_jobs
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import MadeFolder, make_unique
-from bmo_cli.results.result import FILE
 
 _HYDRA_VERSION = "1.3"
 """Version of Hydra whose defaults apply."""
@@ -62,19 +62,31 @@ def launch(invocation: Invocation, purpose: str, example: str) -> None:
         words.append("hydra/help=bmo_command")
     version.setbase(_HYDRA_VERSION)
     options = get_args_parser().parse_args(words)
-    shown = (options.help, options.hydra_help, options.cfg, options.info, options.shell_completion)
-    if any(option not in (None, False) for option in shown) or (options.run and options.multirun):
+    shows = (options.help, options.hydra_help, options.shell_completion, options.resolve)
+    if any(shows) or options.cfg or options.info or (options.run and options.multirun):
         show_with_hydra(invocation.command, words)
         return
     app = _create_hydra(invocation.command, options.config_path, options.config_dir)
     name = options.config_name or invocation.command
     try:
-        if invocation.sweeps:
+        if _asks_for_sweep(app, name, options.run, invocation):
             _run_sweep(app, name, options.overrides, invocation)
         else:
             _run_once(app, name, options.overrides, invocation)
     finally:
         GlobalHydra.instance().clear()
+
+
+def _asks_for_sweep(app: Hydra, name: str, run: bool, invocation: Invocation) -> bool:
+    """Whether the command line or a YAML file asks for a sweep."""
+    own = config_dirs(invocation.words) or any("hydra.mode" in word for word in invocation.words)
+    if invocation.sweeps or run or not own:  # the shipped YAML files ask for none
+        return invocation.sweeps
+    overrides = [word for word in invocation.words if not word.startswith("-")]
+    mode = app.get_mode(name, overrides)
+    if mode == RunMode.MULTIRUN and invocation.command in NO_SWEEPS:
+        raise InputError(NO_SWEEPS[invocation.command])
+    return bool(mode == RunMode.MULTIRUN)
 
 
 def show_with_hydra(command: str, words: Sequence[str]) -> None:
@@ -96,7 +108,7 @@ def _must_not_run(config: DictConfig) -> None:
 
 
 def _create_hydra(command: str, config_path: str | None, own: str | None) -> Hydra:
-    path = create_config_search_path(str(Path(config_path or config_dir()).absolute()))
+    path = create_config_search_path(config_path or str(config_dir()))
     if own is not None:
         place = f"file://{Path(own).absolute()}"
         path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
@@ -107,17 +119,17 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
     """Run the command in a folder of its own; a resumed run keeps its folder."""
     words = [*overrides, "hydra.mode=RUN"]
     config = app.compose_config(name, words, run_mode=RunMode.RUN, with_log_configuration=True)
+    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     made = None
     if invocation.command not in ("restore", "table") and not isinstance(config.get("resume"), str):
         made = _make_folder(config, "hydra.run.dir")
-        if config.hydra.output_subdir == ".hydra":  # `bmo runs` recognises run folders by it
-            (made.path / ".hydra").mkdir()
-    callbacks = Callbacks(config)
-    callbacks.on_run_start(config=config, config_name=name)
     try:
+        if made is not None and config.hydra.output_subdir == ".hydra":
+            (made.path / ".hydra").mkdir()  # `bmo runs` recognises run folders by it
+        callbacks.on_run_start(config=config, config_name=name)
         returned = run_job(
             hydra_context=HydraContext(config_loader=app.config_loader, callbacks=callbacks),
-            task_function=Job(invocation.command, invocation.typed),
+            task_function=job,
             config=config,
             job_dir_key="hydra.run.dir",
             job_subdir_key=None,
@@ -126,7 +138,7 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
         if returned.status is JobStatus.FAILED:
             raise returned._return_value  # the public property would print a line of Hydra
     except Exception:
-        if made is not None and not (made.path / FILE).exists():  # refused before it started
+        if made is not None and not job.started:  # refused
             logging.shutdown()
             made.discard()
         raise
@@ -134,12 +146,11 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
 
 def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
     """Check all jobs of a sweep, run them, and report those that failed."""
-    words = list(overrides)
-    if "hydra.mode=MULTIRUN" not in words:
-        words.append("hydra.mode=MULTIRUN")
+    words = [*overrides, "hydra.mode=MULTIRUN"]
     config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
-    jobs = plan_jobs(config, invocation.typed)
+    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
+    jobs = plan_jobs(config, invocation.command, invocation.typed)
     if invocation.dry_run:
         print(escape_unprintable_lines(list_jobs(config, jobs)))
         return
@@ -147,7 +158,6 @@ def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invo
         _make_sweep_folder(config)
     else:
         rename_pickles(invocation.resumed)
-    callbacks, job = Callbacks(config), Job(invocation.command, invocation.typed)
     callbacks.on_multirun_start(config=config, config_name=name)
     sweeper = Plugins.instance().instantiate_sweeper(
         config=config,

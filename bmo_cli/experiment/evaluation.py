@@ -189,7 +189,7 @@ def evaluate(
         start = time.perf_counter()
         estimate = solve_case(scheme, case, settings)
         seconds = time.perf_counter() - start
-        scores = task.score(estimate.value, case)
+        scores = {key: float(v) for key, v in task.score(estimate.value, case).items()}
         scores |= {
             "residual": estimate.residual,
             "iterations": estimate.iterations,

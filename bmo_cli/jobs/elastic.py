@@ -64,8 +64,6 @@ def train_on_devices(run: Run[Config]) -> RunResult:
         InputError: there are fewer devices.
         BmoError, RuntimeError: the error of the process that failed first.
     """
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch
 
     count = run.config.train.devices
@@ -76,20 +74,32 @@ def train_on_devices(run: Run[Config]) -> RunResult:
     with tempfile.TemporaryDirectory(prefix="bmo-") as exchange:
         order = ProcessOrder(run.spec, Path(exchange), max(1, torch.get_num_threads() // count))
         try:
-            results: dict[int, RunResult] = launch(order)
-        except (ChildFailedError, SignalException) as failure:
+            result = _launch(launch, order)
+        except BaseException:
             if _first_process_started(order):
                 run.state = "started"
-            if isinstance(failure, SignalException):
-                stopped = Interrupted("stopped", exit_code=128 + int(failure.sigval))
-                error = _first_error(order.exchange) or stopped
-            else:
-                codes = {rank: process.exitcode for rank, process in failure.failures.items()}
-                error = _find_cause(order.exchange, count, codes)
-            raise error from error.__cause__
+            raise
+    run.state = "finished"
+    return result
+
+
+def _launch(launch: Any, order: ProcessOrder) -> RunResult:
+    """Run the processes; the result of the first one."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        results: dict[int, RunResult] = launch(order)
+    except (ChildFailedError, SignalException) as failure:
+        if isinstance(failure, SignalException):
+            stopped = Interrupted("stopped", exit_code=128 + int(failure.sigval))
+            error = _first_error(order.exchange) or stopped
+        else:
+            codes = {rank: process.exitcode for rank, process in failure.failures.items()}
+            error = _find_cause(order.exchange, order.spec.config.train.devices, codes)
+        raise error from error.__cause__
     if 0 not in results:  # it ended with code 0 and without a result
         raise Killed.with_code(0, "process 0")
-    run.state = "finished"
     return results[0]
 
 
@@ -117,7 +127,10 @@ def _first_process_started(order: ProcessOrder) -> bool:
     reports = [entry for entry in _read_reports(order.exchange) if entry["rank"] == 0]
     if reports:
         return bool(reports[0]["state"] != "prepared")
-    result = order.spec.folder.read_result()
+    try:
+        result = order.spec.folder.read_result()
+    except InputError:  # damaged; the message is about the failed process
+        return False
     return result is not None and result.status == "running"
 
 

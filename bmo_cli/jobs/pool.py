@@ -53,9 +53,9 @@ class JobPool(Generic[Key]):
         self._on_end, self._parent = on_end, os.getppid() if stop_with_parent else None
         self._running: list[_Running[Key]] = []
         self._stop, self._listens = StopRequest(), False
-        atexit.register(self._stop_all)  # else Python would wait for running jobs when it exits
 
     def __enter__(self) -> JobPool[Key]:
+        atexit.register(self._stop_all)  # else Python would wait for running jobs when it exits
         self._stop.__enter__()
         self._listens = True
         return self
@@ -68,6 +68,8 @@ class JobPool(Generic[Key]):
     ) -> None:
         self._listens = False
         self._stop.__exit__(kind, error, trace)
+        if not self._running:
+            atexit.unregister(self._stop_all)
 
     def add(
         self, key: Key, function: Callable[..., Any], *arguments: Any, device: str = "cpu"
@@ -85,8 +87,8 @@ class JobPool(Generic[Key]):
             Interrupted: this process received a request to stop; every job that ran has a
                 checkpoint.
         """
+        self.wait_for_place()
         with self._listening():
-            self._wait_until_fewer_than(self.size)
             place = min(set(range(self.size)) - {job.place for job in self._running})
             worker = Worker(
                 function,
@@ -95,6 +97,15 @@ class JobPool(Generic[Key]):
                 environment=assign_device(device, place) if self.size > 1 else {},
             )
             self._running.append(_Running(key, worker, place))
+
+    def wait_for_place(self) -> None:
+        """Wait until fewer than `size` jobs run.
+
+        Raises:
+            Interrupted: see `add`.
+        """
+        with self._listening():
+            self._wait_until_fewer_than(self.size)
 
     def finish(self) -> None:
         """Wait for all jobs.
@@ -131,7 +142,12 @@ class JobPool(Generic[Key]):
             for job in self._running:
                 job.worker.has_ended(timeout=_SAVE_TIMEOUT)
             raise
-        raise Interrupted("stopped; what was in progress is saved", exit_code=self._stop.exit_code)
+        raise Interrupted("stopped; what was in progress is saved", exit_code=self.exit_code)
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a process that received a request to stop."""
+        return self._stop.exit_code
 
     @property
     def stopping(self) -> bool:

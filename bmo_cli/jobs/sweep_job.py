@@ -62,6 +62,9 @@ class SweepJobs:
         at_a_time = spec.config.jobs
         if at_a_time > 1:
             require_pool_allowed(spec.config, self._launcher, self._sweeper)
+            if self._pool is None:
+                self._pool = JobPool(at_a_time, _record_outcome)
+            self._pool.wait_for_place()  # another process may train the job meanwhile
         spec, done = resume_earlier_attempt(spec)
         if done is not None:
             if at_a_time > 1:
@@ -69,9 +72,7 @@ class SweepJobs:
                 return None
             log.info("done before: %s", spec.path)
             return done
-        if at_a_time > 1:
-            if self._pool is None:
-                self._pool = JobPool(at_a_time, _record_outcome)
+        if self._pool is not None:
             self._pool.add(spec, _train_quietly, spec, device=spec.config.device)
             _print_line("started", spec)
             return None
@@ -98,14 +99,16 @@ class SweepJobs:
                 pool.add(spec, train_job, spec)
                 pool.finish()
             except Interrupted as stopped:
-                raise _describe_stop(spec, ended, stopped) from stopped
+                raise _describe_stop(spec, ended, stopped.exit_code) from stopped
+        if pool.stopping:  # the request came just before the end
+            raise _describe_stop(spec, ended, pool.exit_code)
         result: RunResult = ended[0].outcome()
         return result
 
 
-def _describe_stop(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -> Interrupted:
+def _describe_stop(spec: TrainSpec, ended: list[Worker], exit_code: int) -> Interrupted:
     """The error of a job that received a request to stop."""
-    message = f"stopped; {spec.path} is done"
+    message = f"stopped; {spec.path} is done" if ended else f"stopped before {spec.path} began"
     try:
         for worker in ended:
             worker.outcome()
@@ -113,7 +116,7 @@ def _describe_stop(spec: TrainSpec, ended: list[Worker], stopped: Interrupted) -
         message = str(error)
     except Killed:
         message = "stopped before it could be saved"
-    return Interrupted(message, exit_code=stopped.exit_code)
+    return Interrupted(message, exit_code=exit_code)
 
 
 def resume_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None]:

@@ -47,13 +47,14 @@ class SweepJob:
     folder: Path
 
 
-def plan_jobs(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
+def plan_jobs(config: DictConfig, command: str, typed: Sequence[str]) -> list[SweepJob]:
     """Compose and check every job.
 
     Of a sweeper that chooses values itself, the jobs at the limits of its search space are checked.
 
     Args:
         config: of the sweep, with Hydra's section.
+        command: that the jobs run.
         typed: overrides of the command line, without those recorded in a run.
 
     Raises:
@@ -61,21 +62,23 @@ def plan_jobs(config: DictConfig, typed: Sequence[str]) -> list[SweepJob]:
     """
     words_of_jobs, varied = combine_overrides(config)
     jobs = [
-        _plan_job(config, typed, number, words, tuple(w for w in words if _key_of(w) in varied))
+        _plan_job(
+            config, (command, typed), number, words, [w for w in words if _key_of(w) in varied]
+        )
         for number, words in enumerate(words_of_jobs)
     ]
     exact = is_basic(config.hydra.sweeper)
     if exact:
         _require_own_folders(jobs)
-    _require_files(config, jobs, exact=exact)
+    _require_files(command, jobs, exact=exact)
     return jobs
 
 
-def _require_files(config: DictConfig, jobs: Sequence[SweepJob], *, exact: bool) -> None:
+def _require_files(command: str, jobs: Sequence[SweepJob], *, exact: bool) -> None:
     """Check the files of every job that is not done."""
     from bmo_cli.jobs.sweep_files import SweepFiles
 
-    files = SweepFiles(str(config.hydra.job.config_name))
+    files = SweepFiles(command)
     for number, job in enumerate(jobs):
         if exact and _read_done_result(job) is not None:
             continue
@@ -121,11 +124,11 @@ def list_jobs(config: DictConfig, jobs: Sequence[SweepJob]) -> str:
 
 
 def _describe_work(job: SweepJob, *, exact: bool) -> Work:
-    from bmo_cli.jobs.status import can_resume  # which imports torch
+    from bmo_cli.jobs.status import can_resume, is_done  # which imports torch
 
     folder, config = RunFolder(job.folder), job.config
     result = folder.read_result() if exact else None
-    done = _read_done_result(job) if exact else None
+    done = result if result is not None and is_done(result, config) else None
     if done is not None:
         state = "done"
     elif can_resume(folder, config):
@@ -193,34 +196,35 @@ def _vary_one_at_a_time(values: dict[str, list[str]]) -> Iterator[list[str]]:
 
 def _plan_job(
     config: DictConfig,
-    typed: Sequence[str],
+    asked: tuple[str, Sequence[str]],
     number: int,
     words: Sequence[str],
-    own: tuple[str, ...],
+    own: Sequence[str],
 ) -> SweepJob:
-    command = str(config.hydra.job.config_name)
+    """A job of the command and the overrides that the user `asked` for."""
     with _name_job_in_errors(number, own):
         composed = _compose_job(config, words)
         folder = _job_folder(config, composed, number)
         choices = {group: composed.hydra.runtime.choices.get(group) for group in NAMED}
         with open_dict(composed):
             del composed["hydra"]
+        command, typed = asked
         checked = resolve_and_check(command, composed, typed)
-        return SweepJob(own, checked.config, choices, folder)
+        return SweepJob(tuple(own), checked.config, choices, folder)
 
 
 def _compose_job(config: DictConfig, words: Sequence[str]) -> DictConfig:
-    command, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
+    name, hydra = str(config.hydra.job.config_name), GlobalHydra.instance().hydra
     assert hydra is not None
     try:
         return hydra.compose_config(
-            command,
+            name,
             [*list_overrides(config.hydra.overrides.hydra), *words],
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(explain_hydra_error(error, words, command)) from error
+        raise InputError(explain_hydra_error(error, words, name)) from error
 
 
 def _job_folder(config: DictConfig, composed: DictConfig, number: int) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -289,7 +290,7 @@ def test_other_errors_stay_what_they_are():
 
     for error in (ZeroDivisionError("inside"), InputError("known"), MemoryError()):
         with pytest.raises(type(error)) as said:
-            command({"plugins": ["nowhere/own.py", "json"]}, error)
+            command(SimpleNamespace(plugins=["nowhere/own.py", "json"]), error)
         assert said.value is error
     assert locate_failure(ValueError("never raised"), ["own.py"]) is None
 
@@ -304,7 +305,7 @@ def test_memory_that_ran_out_in_a_plugin_is_said_as_such(tmp_path):
         sys.modules["greedy"].take()
 
     with pytest.raises(MemoryError):
-        command({"plugins": [str(file)]})
+        command(SimpleNamespace(plugins=[str(file)]))
     del sys.modules["greedy"]
 
 

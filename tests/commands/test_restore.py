@@ -1,6 +1,7 @@
 """`bmo restore`: one photograph in, one file out, and as good as an evaluation says."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,7 +138,8 @@ def test_restore_of_a_run_without_photographs_says_so(bmo, tmp_path):
 
 @pytest.mark.parametrize("task", ["patch_coding.PatchCoding", "sparse_coding.SparseCoding"])
 def test_restore_is_for_tasks_that_pose_photographs(task):
-    config = {"device": "cpu", "plugins": [], "task": {"_target_": f"bmo_cli.tasks.{task}"}}
+    target = {"_target_": f"bmo_cli.tasks.{task}"}
+    config = SimpleNamespace(device="cpu", plugins=[], task=target)
     with pytest.raises(InputError, match=r"photographs, which .*Coding does not restore"):
         restore(config)
 
