@@ -37,7 +37,7 @@ def code_has_changed(folder: RunFolder) -> bool:
     return result is None or result.code != source_hash()
 
 
-def set_aside(folder: RunFolder) -> None:
+def move_failed_attempt(folder: RunFolder) -> None:
     """Move the files of a failed attempt to `earlier/N`. Log and configuration stay."""
     left = [folder.checkpoints, folder.images]
     left += [folder.path / name for name in ("result.json", "history.csv", "curves.png")]

@@ -22,7 +22,7 @@ from bmo_cli.errors import BmoError, InputError, Interrupted, Killed, escape_unp
 from bmo_cli.jobs.elastic import train_on_devices
 from bmo_cli.jobs.failures import record_failure
 from bmo_cli.jobs.pool import JobPool
-from bmo_cli.jobs.status import can_resume, code_has_changed, is_done, set_aside
+from bmo_cli.jobs.status import can_resume, code_has_changed, is_done, move_failed_attempt
 from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import Run, TrainSpec
@@ -134,7 +134,7 @@ def resume_earlier_attempt(spec: TrainSpec) -> tuple[TrainSpec, RunResult | None
         if begun and code_has_changed(folder):
             log.info("%s goes on with code that has changed since it stopped", folder.path)
         if not begun:
-            set_aside(folder)
+            move_failed_attempt(folder)
     resume = str(folder.path) if begun else None
     return replace(spec, config=replace(spec.config, resume=resume), snapshot=None), None
 

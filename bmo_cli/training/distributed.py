@@ -33,7 +33,7 @@ class ProcessGroup:
         """Whether this is the first process, which writes."""
         return self.index == 0
 
-    def part(self, sample: Sample) -> Sample:
+    def select_part(self, sample: Sample) -> Sample:
         """The part of a batch that this process differentiates."""
         return sample
 
@@ -44,15 +44,15 @@ class ProcessGroup:
         """Means over the processes."""
         return list(values)
 
-    def largest(self, value: float) -> float:
+    def maximum(self, value: float) -> float:
         """The maximum over the processes."""
         return value
 
-    def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
+    def gather_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
         """The flags of all processes, each once."""
         return tuple(flags)
 
-    def from_first(self, value: Callable[[], float]) -> float:
+    def broadcast_from_first(self, value: Callable[[], float]) -> float:
         """The value that the first process computes, on all processes."""
         return value()
 
@@ -67,7 +67,7 @@ class DistributedGroup(ProcessGroup):
         self.index, self.count = dist.get_rank(), dist.get_world_size()
         self._device = device if device.type == "cuda" else torch.device("cpu")
 
-    def part(self, sample: Sample) -> Sample:
+    def select_part(self, sample: Sample) -> Sample:
         return sample.equal_part(self.index, self.count)
 
     def average_gradients(self, parameters: Sequence[Tensor]) -> None:
@@ -86,17 +86,17 @@ class DistributedGroup(ProcessGroup):
         dist.all_reduce(total)
         return [value / self.count for value in total.tolist()]
 
-    def largest(self, value: float) -> float:
+    def maximum(self, value: float) -> float:
         maximum = torch.tensor(value, dtype=torch.float64, device=self._device)
         dist.all_reduce(maximum, dist.ReduceOp.MAX)
         return maximum.item()
 
-    def all_of(self, flags: Sequence[str]) -> tuple[str, ...]:
+    def gather_flags(self, flags: Sequence[str]) -> tuple[str, ...]:
         gathered: list[Any] = [None] * self.count
         dist.all_gather_object(gathered, list(flags))
         return tuple(dict.fromkeys(flag for own in gathered for flag in own))
 
-    def from_first(self, value: Callable[[], float]) -> float:
+    def broadcast_from_first(self, value: Callable[[], float]) -> float:
         shared = torch.zeros((), dtype=torch.float64, device=self._device)
         if self.first:
             shared.fill_(value())
@@ -106,4 +106,4 @@ class DistributedGroup(ProcessGroup):
 
 def clock(process_group: ProcessGroup) -> float:
     """Seconds on the clock of the first process."""
-    return process_group.from_first(time.monotonic)
+    return process_group.broadcast_from_first(time.monotonic)

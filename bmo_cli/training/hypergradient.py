@@ -155,7 +155,7 @@ class HyperGradient:
     ) -> Outcome:
         threads, iterations = self.threads, self.iterations
         scheme = self.scheme.using(execution=self.execution, cost=cost)
-        with self.profile.part("forward"):
+        with self.profile.measure("forward"):
             outcomes = threads.run(
                 lambda part: self.hyper.objective(scheme, part, iterations), threads.parts(sample)
             )
@@ -172,7 +172,7 @@ class HyperGradient:
             objectives[0] = objectives[0] + self.penalty * expansion(
                 self.scheme.using(cost=cost), sample, iterations
             )
-        with self.profile.part("backward"):
+        with self.profile.measure("backward"):
             if threads.count == 1:
                 torch.autograd.backward(scale(objectives[0]))
                 return merged

@@ -92,7 +92,7 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
         progress = _resume(spec, recorded, experiment, optimizer)
     _require_network_where_needed(config, experiment)
     config, experiment = _avoid_slow_bfloat16(config, experiment, process_group)
-    first = process_group.part(_draw_first_sample(experiment, config.train.batch))
+    first = process_group.select_part(_draw_first_sample(experiment, config.train.batch))
     _require_images(experiment, first)
     require_map_on_split(experiment, "val")
     threads = _choose_threads(experiment, first, process_group)
@@ -100,7 +100,7 @@ def prepare(spec: TrainSpec, process_group: ProcessGroup) -> TrainingSetup:
     if experiment.hyper.trains:
         sharing = process_group.count if experiment.device.type == "cpu" else 1
         gradient.prepare(first, free_memory(experiment.device), sharing)
-    process_group.largest(0.0)  # nothing is written before every process has passed its checks
+    process_group.maximum(0.0)  # nothing is written before every process has passed its checks
     return TrainingSetup(
         experiment, optimizer, progress, gradient, SafeLogger(logger), process_group
     )
@@ -203,7 +203,7 @@ def _avoid_slow_bfloat16(
     """Configuration and experiment, with float32 and a note where bfloat16 would be slow."""
     if config.precision != "bf16" or experiment.device.type != "cpu":
         return config, experiment
-    slowdown = process_group.largest(bfloat16_slowdown())
+    slowdown = process_group.maximum(bfloat16_slowdown())
     if slowdown <= SLOW:
         return config, experiment
     note = (

@@ -46,11 +46,11 @@ class Console:
         if self._bar is not None:
             self._bar.update()
 
-    def progress(self, row: Mapping[str, float], fraction: float, steps: int | None) -> None:
+    def show_row(self, row: Mapping[str, float], fraction: float, steps: int | None) -> None:
         """Show a row of the history."""
         scored = not math.isnan(row["val"])
         self._score = row["val"] if scored else self._score
-        left = self._left(fraction)
+        left = self._time_left(fraction)
         pairs = [
             f"loss {row['loss']:.1e}",
             f"val {self._show(self._score)}" if not math.isnan(self._score) else "val -",
@@ -70,7 +70,7 @@ class Console:
         if self._bar is not None:
             self._bar.close()
 
-    def _left(self, fraction: float) -> str:
+    def _time_left(self, fraction: float) -> str:
         if self._started is None:
             self._started, self._start_fraction = time.monotonic(), fraction
             return "?"

@@ -31,7 +31,7 @@ class Profile:
         self._device = device
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         """Context whose time is added to a part."""
         start = self._now()
         try:
@@ -60,5 +60,5 @@ class Untimed(Profile):
     """Measures nothing, so that a GPU is not synchronised."""
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
+    def measure(self, name: str) -> Iterator[None]:
         yield

@@ -101,8 +101,8 @@ class Trainer:
         started = clock(self.process_group) - progress.seconds
         samples = experiment.task.samples(range(progress.step, last), settings.batch)
         while progress.step < last and self._fraction_done() < 1 and not self._must_stop():
-            with self.profile.part("data"):
-                sample = self.process_group.part(next(samples))
+            with self.profile.measure("data"):
+                sample = self.process_group.select_part(next(samples))
             progress.window.append(self._step(sample))
             progress.step += 1
             self.profile.steps += 1
@@ -130,7 +130,7 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether any process received a request to stop. All then stop after the same step."""
-        self.stopping = self.process_group.largest(float(self.stop.signal is not None)) > 0
+        self.stopping = self.process_group.maximum(float(self.stop.signal is not None)) > 0
         return self.stopping
 
     def _step(self, sample: Sample) -> tuple[float, float, float]:
@@ -158,18 +158,18 @@ class Trainer:
                 self.flags[remark] = 1
                 self.logged_flags.add(remark)
                 log.warning(remark)
-            with self.profile.part("optimiser"):
+            with self.profile.measure("optimiser"):
                 norm = self._descend(optimizer)
             if math.isfinite(norm):
                 break
         self.progress.evaluations += cost.evaluations // self._gradient.threads.count
         self.progress.products += cost.vjps // self._gradient.threads.count
         self.progress.scaler = self._scaler.state_dict()
-        self.flags.update(self.process_group.all_of(outcome.flags))
+        self.flags.update(self.process_group.gather_flags(outcome.flags))
         self.progress.flags = dict(self.flags)
         experiment.scheme.project_()
         (loss,) = self.process_group.mean([outcome.objective.item()])
-        return loss, norm, self.process_group.largest(outcome.residual)
+        return loss, norm, self.process_group.maximum(outcome.residual)
 
     def _descend(self, optimizer: Optimizer) -> float:
         """One step of the optimiser, which is skipped where fp16 overflowed.
@@ -225,8 +225,8 @@ class Trainer:
                 "a weight became non-finite", "the hyper-gradient is not clipped"
             )
         try:
-            with self.profile.part("validation"):
-                return self.process_group.from_first(self._mean_score)
+            with self.profile.measure("validation"):
+                return self.process_group.broadcast_from_first(self._mean_score)
         except DivergenceError as error:
             step = self.progress.step
             raise DivergenceError(f"validation after step {step}: {error}") from error
@@ -238,7 +238,7 @@ class Trainer:
 
     def _save(self, score: float) -> None:
         """Write the last checkpoint, and the best one if the validation score has improved."""
-        with self.profile.part("writing"):
+        with self.profile.measure("writing"):
             self._write(score)
 
     def _write(self, score: float) -> None:
@@ -274,7 +274,7 @@ class Trainer:
         }
         self._history.add(row)
         self.logger.row(row)
-        self._console.progress(row, self._fraction_done(), self.settings.steps)
+        self._console.show_row(row, self._fraction_done(), self.settings.steps)
 
 
 def _build_score_format(task: Task) -> Callable[[float], str]:

@@ -26,7 +26,7 @@ def test_parts_are_timed_and_said_in_words(clock):
     spent = {"data": 1.0, "forward": 2.0, "backward": 5.0, "validation": 1.5}
     found = Profile(torch.device("cpu"))
     for name, seconds in spent.items():
-        with found.part(name):
+        with found.measure(name):
             clock.now += seconds
     clock.now += 3  # nobody's
     found.steps = 4
@@ -39,7 +39,7 @@ def test_parts_are_timed_and_said_in_words(clock):
 
 def test_no_clock_no_time(clock):
     found = Untimed(torch.device("cpu"))
-    with found.part("data"):
+    with found.measure("data"):
         clock.now += 1
     assert set(found.seconds.values()) == {0.0}
 
