@@ -21,6 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)  # of a worker: threads that share cores with another one wait for it
 
 
+SLOW_FIXTURES = {"lip_run", "browser", "built", "sweep", "trained_once", "real_data"}
+"""What takes seconds to make, so that no test that needs it is a fast one."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def real_data():
     """Folder with set12 and kernels; tests that need it are skipped when it is absent."""

@@ -39,6 +39,7 @@ def part(module):
     return module.split(".")[1] if module.count(".") else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
 def test_imports_go_down(file):
     own = file.relative_to(ROOT / "bmo_cli").parts[0].removesuffix(".py")
@@ -71,6 +72,7 @@ def test_plugins_do_not_import_one_another(package, bases):
         assert set(own) <= {f"bmo_cli.{package}.{base}" for base in bases}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], [], ["train", "train.stps=1"], ["train", "seed=x"]])
 def test_torch_is_not_imported_for(words, tmp_path):
     code = (

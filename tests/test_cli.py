@@ -17,6 +17,7 @@ def test_help_names_every_command_with_an_example(bmo):
             assert f"bmo {name} " in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_lists_every_choice_and_key(bmo, command, tmp_path):
     done = bmo(command, "--help")
@@ -36,6 +37,7 @@ def test_version(bmo):
     assert bmo("--version").stdout.startswith("bmo 0.")
 
 
+@pytest.mark.slow
 def test_own_choices_are_listed_and_used(bmo, tmp_path):
     (tmp_path / "mine" / "optim").mkdir(parents=True)
     (tmp_path / "mine" / "optim" / "slow.yaml").write_text(

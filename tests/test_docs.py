@@ -87,6 +87,7 @@ def composed(command, words):
         yield OmegaConf.to_container(config, resolve=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_shown_command_composes(words, monkeypatch):
     monkeypatch.chdir(ROOT)

@@ -50,6 +50,7 @@ def test_contents(built):
         assert path in names and any(name.endswith(path) for name in members)
 
 
+@pytest.mark.slow
 def test_installed_wheel_trains_from_another_directory(built, photos, tmp_path):
     environment = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)

@@ -34,6 +34,7 @@ def record(problem, method, hyper):
     return audit_gradient(problem, small, method, hyper, scheme)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_every_promise_holds(problem, method):
@@ -73,6 +74,7 @@ class Scaled(HyperOptimizer):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "fails"), [(1.001, True), (0.999, True), (1 + 3e-7, False)])
 @pytest.mark.parametrize("problem", ["convex", "strongly_convex", "nonsymmetric"])
 def test_a_scaled_gradient_is_found(problem, factor, fails):
@@ -90,6 +92,7 @@ def test_angle_and_error():
     assert compare(torch.zeros(2), torch.zeros(2)) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 def test_an_operator_that_lies_about_its_norm_is_found():
     class Longer(ProximalGradient):
         def bind(self, problem):
@@ -120,6 +123,7 @@ class Scaled(Unrolled):
 """
 
 
+@pytest.mark.slow
 def test_command_fails_on_a_gradient_scaled_by_a_thousandth(tmp_path, bmo):
     (tmp_path / "scaled.py").write_text(SCALED)
     (tmp_path / "conf" / "hyper").mkdir(parents=True)
@@ -137,6 +141,7 @@ def test_command_fails_on_a_gradient_scaled_by_a_thousandth(tmp_path, bmo):
     assert bmo(*words, "hyper.factor=1", "hydra.run.dir=good").returncode == 0
 
 
+@pytest.mark.slow
 def test_command_writes_a_report(tmp_path, bmo):
     done = bmo("audit", "problem=[convex]", "hydra.run.dir=a")
     assert done.returncode == 0, done.stderr
@@ -151,6 +156,7 @@ def test_command_writes_a_report(tmp_path, bmo):
     assert (tmp_path / "a" / "audit.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_command_refuses_an_unknown_problem(tmp_path, bmo):
     done = bmo("audit", "problem=cnvex")
     assert done.returncode == 2
@@ -158,6 +164,7 @@ def test_command_refuses_an_unknown_problem(tmp_path, bmo):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_examples_outside_the_package_are_audited_and_run(tmp_path, bmo, tiny):
     files = [EXAMPLE / "half_step.py", EXAMPLE / "averaged.py"]
     mine = ["--config-dir", EXAMPLE, f"plugins=[{files[0]},{files[1]}]"]

@@ -180,6 +180,7 @@ def own(folder):
     return ["net=own", "gkm=pg", f"plugins=[{quote_if_needed(f'{folder.name}/own.py')}]"]
 
 
+@pytest.mark.slow
 def test_hints_about_a_run_can_be_pasted(bmo, tiny, nasty, tmp_path):
     words = ["train", f"--config-dir={nasty.name}", *own(nasty)]
     words += [word for word in tiny if not word.startswith("net.")]
@@ -204,6 +205,7 @@ def test_hints_about_a_run_can_be_pasted(bmo, tiny, nasty, tmp_path):
     assert result(tmp_path / run)["metrics"]["test/psnr"] == whole["metrics"]["test/psnr"]
 
 
+@pytest.mark.slow
 def test_the_hint_of_a_sweep_can_be_pasted(bmo, tiny, nasty, tmp_path):
     words = ["train", "-m", f"--config-dir={nasty.name}", *own(nasty), "data.crop=99,24"]
     words += [word for word in tiny if not word.startswith(("net.", "data.crop"))]
@@ -215,6 +217,7 @@ def test_the_hint_of_a_sweep_can_be_pasted(bmo, tiny, nasty, tmp_path):
     assert "done before: " in done.stdout and commands(done.stderr) == [again]
 
 
+@pytest.mark.slow
 def test_the_commands_of_a_table_can_be_pasted(bmo, nasty, tmp_path):
     flags = [f"--config-dir={nasty.name}", own(nasty)[-1]]
     done = bmo("table", "mine", *flags, "out=out")

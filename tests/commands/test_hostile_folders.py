@@ -63,6 +63,7 @@ def test_hostile_snapshot_runs_nothing(bmo, trained, tmp_path, key, value):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [
@@ -172,6 +173,7 @@ def test_weights_are_never_those_that_a_folder_names(trained, text):
     assert merged.net.weights is None
 
 
+@pytest.mark.slow
 def test_a_name_from_a_result_is_no_line_of_the_log(bmo, trained):
     file = trained / "result.json"
     content = json.loads(file.read_text())

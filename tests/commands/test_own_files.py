@@ -96,6 +96,7 @@ def test_every_command_says_that_a_name_is_taken(bmo, mine, tmp_path, words):
     assert [entry.name for entry in tmp_path.iterdir()] == [mine.name]
 
 
+@pytest.mark.slow
 def test_help_and_use_of_a_folder_with_any_name(bmo, mine):
     put(mine, "optim/slow.yaml", "# my own slow optimiser\n_target_: torch.optim.SGD\nlr: 0.001\n")
     words = ["train", "--config-dir", mine]

@@ -70,6 +70,7 @@ def placed(root):
     return [*TINY, *SMALL_NET, *data, *more, f"plugins=[{quote_if_needed(f'{root}/own.py')}]"]
 
 
+@pytest.mark.slow
 def test_home_and_relative_paths_of_any_script_lead_to_the_same_run(bmo, home, tmp_path):
     tilde = f"~/{PLACE}"
     assert bmo("train", *placed(tilde), f"hydra.run.dir={tilde}/run").returncode == 0
@@ -97,6 +98,7 @@ def test_home_and_relative_paths_of_any_script_lead_to_the_same_run(bmo, home, t
     assert done.returncode == 0 and (home / "r.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_jobs_of_a_sweep_read_the_same_paths(bmo, home, jobs):
     words = [*placed(f"~/{PLACE}"), "seed=0,1", f"jobs={jobs}", f"hydra.sweep.dir=~/{PLACE}/s"]
@@ -107,6 +109,7 @@ def test_jobs_of_a_sweep_read_the_same_paths(bmo, home, jobs):
     assert done.returncode == 0 and done.stdout.count("done before: ") == 2, done.stderr
 
 
+@pytest.mark.slow
 def test_cells_of_a_table_read_the_same_paths(bmo, home, tmp_path):
     table = {
         "title": "T",
@@ -124,6 +127,7 @@ def test_cells_of_a_table_read_the_same_paths(bmo, home, tmp_path):
     assert (home / "t" / "t.md").is_file()
 
 
+@pytest.mark.slow
 def test_data_and_kernels_may_move_before_a_certificate(bmo, home, tmp_path):
     done = bmo("train", *placed(f"~/{PLACE}"), "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -153,6 +157,7 @@ TOO_LONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", TOO_LONG, ids=lambda w: " ".join(w)[:30])
 def test_a_name_that_is_too_long_is_one_line(bmo, tmp_path, words):
     done = bmo(*words)
@@ -168,6 +173,7 @@ def test_an_empty_place_for_results_is_one_line(bmo, trained, tmp_path, words):
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 def test_folders_of_runs_with_names_that_look_like_something_else(bmo, trained, tmp_path):
     for name in ("a=b", "-x", "status=failed", "~x", "task=deconv,toy"):
         shutil.copytree(trained, tmp_path / name)

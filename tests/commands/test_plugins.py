@@ -104,6 +104,7 @@ def expected(where):
     return f"{file}, line {number}, in {function}: {re.escape(error)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", CASES)
 def test_place_of_an_error(bmo, tiny, own, where):
     done = bmo("train", *without_net(tiny), *NET, f"net.where={where}", "hydra.run.dir=run")
@@ -119,6 +120,7 @@ def test_the_traceback_is_shown_where_it_is_wished(bmo, tiny, own):
     assert "Traceback" in done.stderr and 'self.conv(x) + "a text"' in done.stderr
 
 
+@pytest.mark.slow
 def test_place_of_an_error_in_the_jobs_of_a_sweep(bmo, tiny, own, tmp_path):
     """In turn and side by side; what works goes on."""
     values = "net.where=nowhere,forward,backward"
@@ -136,6 +138,7 @@ def test_place_of_an_error_in_the_jobs_of_a_sweep(bmo, tiny, own, tmp_path):
         assert result(tmp_path / f"s{jobs}" / "0")["status"] == "ok"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_place_of_an_error_in_a_table(bmo, tiny, own, photos, tmp_path, jobs):
     table = {
@@ -155,6 +158,7 @@ def test_place_of_an_error_in_a_table(bmo, tiny, own, photos, tmp_path, jobs):
     assert "internal error" not in done.stderr
 
 
+@pytest.mark.slow
 def test_place_of_an_error_on_several_devices(bmo, tiny, own):
     words = [*without_net(tiny), *NET, "net.where=forward", "train.devices=2"]
     done = bmo("train", *words, "train.batch=4", "hydra.run.dir=run", timeout=300)
@@ -163,6 +167,7 @@ def test_place_of_an_error_on_several_devices(bmo, tiny, own):
     assert re.search(expected("forward"), done.stderr), done.stderr
 
 
+@pytest.mark.slow
 def test_place_of_an_error_in_eval_certify_and_restore(bmo, tiny, own, photos, tmp_path):
     done = bmo("train", *without_net(tiny), *NET, "net.where=nowhere", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -322,6 +327,7 @@ class Lazy(ConvexPotential):
 """
 
 
+@pytest.mark.slow
 def test_what_a_plugin_imports_while_it_computes_belongs_to_it(bmo, tiny, tmp_path):
     (tmp_path / "lazy.py").write_text(LAZY)
     (tmp_path / "amount.py").write_text("FACTOR = 0.9\n")

@@ -24,6 +24,7 @@ def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
     return blurred + noise * rng.normal(size=blurred.shape)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_restore_keeps_size_depth_and_alpha(bmo, trained, tmp_path, rng, channels, suffix):
@@ -113,6 +114,7 @@ def test_restore_writes_what_the_input_says(bmo, trained, tmp_path, rng):
     assert 10 < np.abs(written[..., :3] - colour).mean() < 1000  # restored, at the same scale
 
 
+@pytest.mark.slow
 def test_restore_asks_for_the_white_level(bmo, trained, tmp_path, rng):
     pixels = np.clip(rng.integers(0, 4000, (31, 45)), 0, 3900).astype(np.uint16)
     tifffile.imwrite(tmp_path / "in.tif", pixels)
@@ -126,6 +128,7 @@ def test_restore_asks_for_the_white_level(bmo, trained, tmp_path, rng):
     assert tifffile.imread(tmp_path / "out.tif").max() <= 3000
 
 
+@pytest.mark.slow
 def test_restore_of_a_run_without_photographs_says_so(bmo, tmp_path):
     done = bmo("train", "task=toy", "debug=tiny", "device=cpu", "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
@@ -155,6 +158,7 @@ def test_restore_of_a_palette_image_stored_on_its_side(bmo, trained, tmp_path, r
     assert read_image(tmp_path / "out.png").pixels.shape == (45, 31, 3)
 
 
+@pytest.mark.slow
 def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):
     kernel_file = real_data / "kernels" / "levin09.npz"
     images = [real_data / "set12" / f"0{i}.png" for i in (1, 2, 3, 4)]
@@ -248,6 +252,7 @@ class Larger(Task):
 """
 
 
+@pytest.mark.slow
 def test_a_task_that_enlarges_restores_at_its_own_size(bmo, tiny, tmp_path, rng):
     """Twice as many rows, three times as many columns: whole, continued and in tiles."""
     (tmp_path / "task").mkdir()

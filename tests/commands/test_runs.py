@@ -66,6 +66,7 @@ def test_pictures_show_what_the_numbers_say(trained):
         assert psnr == pytest.approx(scores[key], abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(bmo, tiny, trained, tmp_path):
     assert bmo("train", *tiny, "hydra.run.dir=again").returncode == 0
     assert bmo("train", *tiny, "hydra.run.dir=other", "seed=1").returncode == 0
@@ -80,6 +81,7 @@ def test_the_same_seed_gives_the_same_run(bmo, tiny, trained, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_options_change_what_they_claim(bmo, tiny, trained, tmp_path):
     """Each of these must lead to other weights than the default does."""
     changes = ["hyper.mu=0.5", "train.clip=1e-4", "train.schedule=linear", "gkm.alpha=0.5"]
@@ -91,6 +93,7 @@ def test_options_change_what_they_claim(bmo, tiny, trained, tmp_path):
 PAIRS = [(hyper, "prox") for hyper in choices()["hyper"]] + [("bmo", "pg")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hyper", "gkm"), PAIRS)
 def test_every_scheme_trains_with_every_hyper_optimiser(bmo, tiny, tmp_path, hyper, gkm):
     done = bmo("train", *tiny, f"hyper={hyper}", f"gkm={gkm}", "hydra.run.dir=run")
@@ -99,6 +102,7 @@ def test_every_scheme_trains_with_every_hyper_optimiser(bmo, tiny, tmp_path, hyp
     assert (found["hyper"], found["gkm"]) == (hyper, gkm)
 
 
+@pytest.mark.slow
 def test_colour_and_lip(bmo, tiny, tmp_path):
     done = bmo("train", *tiny, "net=lip", "data.channels=3", "hydra.run.dir=run", "net.size=3")
     assert done.returncode == 0, done.stderr
@@ -106,6 +110,7 @@ def test_colour_and_lip(bmo, tiny, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_runs_of_one_second_have_their_own_folders(tiny, tmp_path):
     words = [sys.executable, "-m", "bmo_cli", "train", *tiny, "hydra.run.dir=run"]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -123,12 +128,14 @@ def test_runs_of_one_second_have_their_own_folders(tiny, tmp_path):
         assert result(tmp_path / name)["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_sweep(bmo, tiny, tmp_path):
     done = bmo("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert [result(tmp_path / "sweep" / str(i))["seed"] for i in (0, 1)] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_does_not_stop_the_sweep(bmo, tiny, tmp_path):
     done = bmo("train", "-m", *tiny, "data.crop=99,24", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
@@ -166,6 +173,7 @@ def interrupted(tiny, tmp_path, number):
     return job.returncode, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), INTERRUPTS)
 def test_interrupted_run_is_saved_and_says_how_to_go_on(tiny, tmp_path, number, code):
     returned, errors = interrupted(tiny, tmp_path, number)
@@ -180,6 +188,7 @@ def test_interrupted_run_is_saved_and_says_how_to_go_on(tiny, tmp_path, number, 
     assert not (tmp_path / "run" / "images").exists()
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_the_uninterrupted_one(bmo, tiny, tmp_path):
     steps = ["train.steps=6", "train.schedule=constant"]
     assert bmo("train", *tiny, *steps, "hydra.run.dir=whole").returncode == 0
@@ -207,6 +216,7 @@ def test_divergence_keeps_the_last_good_checkpoint(bmo, tiny, tmp_path):
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run", "best").values())
 
 
+@pytest.mark.slow
 def test_eval_on_other_noise_data_and_iterations(bmo, trained, photos, tmp_path):
     before = {f: f.stat().st_mtime_ns for f in trained.rglob("*")}
     done = bmo("eval", "run=run", "hydra.run.dir=same")
@@ -237,6 +247,7 @@ def test_refused_run_removes_no_folder_that_was_there(bmo, tmp_path):
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_refused_resume_leaves_the_run_as_it_was(bmo, trained):
     def content():
         files = [f for f in trained.rglob("*") if f.is_file() and f.name != "run.log"]
@@ -250,6 +261,7 @@ def test_refused_resume_leaves_the_run_as_it_was(bmo, trained):
     assert bmo("eval", "run=run", "hydra.run.dir=e").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_failure_in_the_middle_keeps_what_was_trained(tiny, photos, tmp_path, workers):
     words = [*tiny, "data.cache_mib=1e-6", f"data.workers={workers}", "train.steps=100000"]
@@ -270,6 +282,7 @@ def test_failure_in_the_middle_keeps_what_was_trained(tiny, photos, tmp_path, wo
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_eval_sees_images_that_the_run_was_trained_on(bmo, trained, photos, tmp_path):
     done = bmo("eval", "run=run", f"data.test={photos / 'train'}", "hydra.run.dir=e")
     assert done.returncode == 0
@@ -278,6 +291,7 @@ def test_eval_sees_images_that_the_run_was_trained_on(bmo, trained, photos, tmp_
     assert "the same image is in two splits" in done.stdout
 
 
+@pytest.mark.slow
 def test_flags_and_sweeps_of_eval(bmo, trained, tmp_path):
     done = bmo("eval", "-m", "run=run", "task.noise=1,5", "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
@@ -288,6 +302,7 @@ def test_flags_and_sweeps_of_eval(bmo, trained, tmp_path):
     assert done.returncode == 2
 
 
+@pytest.mark.slow
 def test_pictures_of_odd_shape_or_name(bmo, tiny, photos, tmp_path, rng):
     pixels = rng.integers(0, 256, (40, 7, 1), dtype=np.uint8)
     write_image(photos / "test" / ("a$_$" + "x" * 200 + ".png"), Photograph(pixels))
@@ -296,6 +311,7 @@ def test_pictures_of_odd_shape_or_name(bmo, tiny, photos, tmp_path, rng):
     assert len(list((tmp_path / "run" / "images").iterdir())) == 12
 
 
+@pytest.mark.slow
 def test_an_operator_of_ones_own_is_one_file_and_one_yaml(bmo, tiny, tmp_path):
     (tmp_path / "my_operator.py").write_text(
         "from bmo_cli.config.checks import Positive, checked\n"
@@ -341,6 +357,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=[" ".join(w) for w, _ in REFUSED])
 def test_parts_that_do_not_fit_are_refused(bmo, tiny, tmp_path, words, message):
     done = bmo("train", *tiny, *words, "hydra.run.dir=run")
@@ -350,6 +367,7 @@ def test_parts_that_do_not_fit_are_refused(bmo, tiny, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_unmet_tolerance_is_flagged_and_its_values_are_kept(bmo, trained, tmp_path):
     plain = ["eval", "run=run", "eval.iterations=3"]
     assert bmo(*plain, "hydra.run.dir=plain").returncode == 0
@@ -372,6 +390,7 @@ def test_unmet_tolerance_is_flagged_and_its_values_are_kept(bmo, trained, tmp_pa
     assert easy["metrics"]["test/iterations"] < 3
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_file_that_its_weights_came_from(bmo, tiny, tmp_path):
     file = tmp_path / "net.safetensors"
     tensors = DnCNN(depth=2, width=4, seed=7).state_dict()
@@ -389,6 +408,7 @@ def test_a_run_outlives_the_file_that_its_weights_came_from(bmo, tiny, tmp_path)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_notes_say_what_the_theory_lacks(bmo, tiny, trained, tmp_path):
     expected = "bmo converges for a nonexpansive D, but DnCNN is unconstrained"
     found = result(trained)
@@ -401,6 +421,7 @@ def test_notes_say_what_the_theory_lacks(bmo, tiny, trained, tmp_path):
     assert "bmo converges" not in done.stdout
 
 
+@pytest.mark.slow
 def test_evaluations_and_products_are_counted(bmo, tiny, tmp_path):
     """4 iterations, so that the measurement of memory before training runs some as well."""
     words = ["hyper=unrolled", "train.steps=3", "train.iterations=4", "hydra.run.dir=run"]
@@ -414,6 +435,7 @@ def test_evaluations_and_products_are_counted(bmo, tiny, tmp_path):
     assert (found["steps"], found["evaluations"], found["products"]) == (5, 20, 20)
 
 
+@pytest.mark.slow
 def test_evaluation_crop_curve_and_penalty(bmo, tiny, trained, tmp_path):
     words = ("train", *tiny, "train.penalty=1e-3", "data.eval_crop=20", "eval.score_at=[2,1]")
     done = bmo(*words, "eval.images=1", "hydra.run.dir=penalised")
@@ -431,6 +453,7 @@ def test_evaluation_crop_curve_and_penalty(bmo, tiny, trained, tmp_path):
     assert done.returncode == 2 and "train.penalty is about a network" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_guided_run_restores_and_other_tasks_refuse_the_network(bmo, tiny, tmp_path):
     words = [word for word in tiny if "net." not in word]
     small = ("net=guided", "net.width=3", "net.size=3", "net.features=3", "net.layers=1")
@@ -459,6 +482,7 @@ class Jumping(Unrolled):
 """
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_back_changes_no_duration(bmo, tiny, tmp_path):
     (tmp_path / "jumping.py").write_text(JUMPING)
     own = ["hyper=unrolled", "hyper._target_=jumping.Jumping", "plugins=[jumping.py]"]

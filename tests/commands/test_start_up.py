@@ -60,6 +60,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_it_goes_on_as_what_it_is(bmo, trained_once, trained, moment):
     MOMENTS[moment](trained)
@@ -75,6 +76,7 @@ def test_it_goes_on_as_what_it_is(bmo, trained_once, trained, moment):
     assert done.returncode == 0 and "of 1 run," in done.stdout
 
 
+@pytest.mark.slow
 def test_other_choices_and_overlays_are_remembered(bmo, tiny, tmp_path):
     words = [word for word in tiny if not word.startswith("net.")]
     done = bmo("train", *words, "method=tv", "hydra.run.dir=run")
@@ -88,6 +90,7 @@ def test_other_choices_and_overlays_are_remembered(bmo, tiny, tmp_path):
         assert {key: result(tmp_path / "run")[key] for key in NAMES} == expected
 
 
+@pytest.mark.slow
 def test_a_result_that_lost_its_names_is_mended(bmo, trained):
     """As an earlier version left it."""
     found = result(trained) | dict.fromkeys(NAMES)
@@ -119,6 +122,7 @@ def test_before_its_configuration_is_whole_one_line_says_what_to_do(bmo, trained
     assert {f: f.read_bytes() for f in trained.rglob("*") if f.is_file()} == before
 
 
+@pytest.mark.slow
 def test_an_emptied_file_is_one_line(bmo, trained):
     """As a power failure leaves it."""
     for name in ("config.yaml", "overrides.yaml"):
@@ -176,6 +180,7 @@ def test_a_folder_is_known_as_a_run_from_its_first_instant(monkeypatch, tmp_path
     assert not (tmp_path / "run").exists()  # refused, so that nothing is left of it
 
 
+@pytest.mark.slow
 def test_initial_weights_are_typed_again_where_no_checkpoint_has_them(bmo, tiny, tmp_path):
     file, run = tmp_path / "net.safetensors", tmp_path / "run"
     tensors = DnCNN(depth=2, width=4, seed=7).state_dict()
@@ -195,6 +200,7 @@ def test_initial_weights_are_typed_again_where_no_checkpoint_has_them(bmo, tiny,
         killed(run)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_still_says_where_its_weights_came_from(bmo, tiny, tmp_path):
     file, run = tmp_path / "net.safetensors", tmp_path / "run"
     tensors = DnCNN(depth=2, width=4, seed=7).state_dict()

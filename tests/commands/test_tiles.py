@@ -18,6 +18,7 @@ from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.tasks.derain import Derain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(31, 45), (64, 64), (130, 97)])
 def test_local_maps_are_reproduced(rng, size):
     y = torch.tensor(rng.random((2, 3, *size)))
@@ -52,6 +53,7 @@ def test_grid_of_the_tiles_is_that_of_the_image(rng):
     torch.testing.assert_close(in_tiles(coarse, y, 40, 10), coarse(y), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(20, 30), (130, 97)])
 @pytest.mark.parametrize("factor", [(2, 2), (3, 1), (1, 4)])
 def test_tiles_of_a_map_that_enlarges(rng, size, factor):
@@ -141,6 +143,7 @@ def blurred(rng, kernel):
     return y + 0.01 * torch.tensor(rng.normal(size=y.shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("boundary", "padding", "border"),
     [("periodic", "circular", 0), ("periodic", "zeros", 32), ("pad", "zeros", 0)],

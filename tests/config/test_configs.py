@@ -32,6 +32,7 @@ def alone(group, option):
     return [f"{group}={option}", *([f"task={task}"] if learned or task == "derain" else [])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_choice_composes_and_passes_the_schema(group, option):
     check_config(plain_config(*alone(group, option)))
@@ -46,6 +47,7 @@ def test_choice_says_what_it_is(group, option):
 PARTS = ("task", "method", "gkm", "net", "hyper", "optim")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), [pair for pair in OPTIONS if pair[0] in PARTS])
 def test_choice_builds(group, option):
     config = plain_config(*alone(group, option), "device=cpu")
@@ -130,6 +132,7 @@ def test_nested_targets_are_checked():
         check_target(node, "gkm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(f.stem for f in (config_dir() / "table").glob("*.yaml")))
 def test_every_cell_of_every_table_composes(name):
     table = yaml.safe_load((config_dir() / "table" / f"{name}.yaml").read_text())

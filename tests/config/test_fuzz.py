@@ -34,6 +34,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FILES)
 @QUICK
 @given(data=st.data())
@@ -68,6 +69,7 @@ NODES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @QUICK
 @given(content=st.dictionaries(KEYS, NODES, max_size=5))
 def test_a_snapshot_is_read_or_refused_in_one_line(tmp_path_factory, content):

@@ -310,6 +310,7 @@ def test_syntax_errors_are_said_with_their_line(tmp_path, monkeypatch):
         plugin_files(["gone.py"])
 
 
+@pytest.mark.slow
 def test_a_network_from_three_files_trains(bmo, tiny, tmp_path):
     """Its arguments come from a base in a module beside it, through a named sibling."""
     (tmp_path / "ground.py").write_text(

@@ -87,6 +87,7 @@ def test_unusable_files_are_named(tmp_path, rng, name, content, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_images_that_claim_to_be_huge_are_refused(tmp_path):
     stream = io.BytesIO()
     Image.new("1", (40_000, 10_000)).save(stream, "PNG")

@@ -108,6 +108,7 @@ def test_pictures_have_names_that_a_file_system_takes(tmp_path, case):
     assert RunFolder(tmp_path).picture(3, "plain.png", "clean").name == "03_plain_clean.png"
 
 
+@pytest.mark.slow
 def test_a_run_on_names_of_any_bytes_ends_well(bmo, tmp_path, photos):
     names = [NOT_UTF8, "漢字" * 40 + ".png", "q'\"<b>&$x_1$.png", "b\nc.png", "%s {x}.png"]
     fill(photos / "test", *names)

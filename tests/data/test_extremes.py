@@ -49,6 +49,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "task", "channels"), CASES)
 def test_photographs_of_one_row(bmo, tmp_path, size, task, channels):
     where = photographs(tmp_path / "p", [ONE_ROW[size]], channels)
@@ -78,6 +79,7 @@ def test_files_of_one_row_are_written_as_they_are(tmp_path, size, suffix):
             np.testing.assert_array_equal(found, turned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ONE_ROW)
 def test_restored_photographs_of_one_row(bmo, trained, tmp_path, size):
     np.save(tmp_path / "k.npy", np.ones((1, 1)))
@@ -158,6 +160,7 @@ def words_of(line, tiny):
     return [*(w for w in tiny if w.split("=")[0] not in keys and not w.startswith(groups)), *words]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", VALID)
 def test_valid_numbers_end_in_a_result(bmo, tiny, tmp_path, line):
     words = words_of(line, tiny)
@@ -183,6 +186,7 @@ def test_noise_beyond_all_sense_is_a_divergence(bmo, tiny):
     assert "non-finite" in done.stderr
 
 
+@pytest.mark.slow
 def test_seeds_of_sweeps_and_tables(bmo, tiny, tmp_path):
     done = bmo("train", "-m", *tiny, f"seed=0,{LARGEST + 1}", "hydra.sweep.dir=s")
     ends_well(done, 2)
@@ -193,6 +197,7 @@ def test_seeds_of_sweeps_and_tables(bmo, tiny, tmp_path):
     ends_well(done)
 
 
+@pytest.mark.slow
 def test_an_empty_folder_is_named(bmo, tiny, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     for split in ("train", "val", "test"):

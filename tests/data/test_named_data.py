@@ -107,6 +107,7 @@ def test_splits_of_pairs(sets):
     assert len(own.load("test")) == 20
 
 
+@pytest.mark.slow
 def test_null_is_the_embedded_photographs(sets):
     data = Named(root=str(sets), test_set="set12", train_set=None)
     for split in ("train", "val"):
@@ -275,6 +276,7 @@ def test_kernels_by_name(sets, tmp_path, monkeypatch):
 WORDS = ("data=set12", "data.train_set=null", "data.subset=[01,08]", "task.kernels=levin")
 
 
+@pytest.mark.slow
 def test_relative_root_on_the_command_line(bmo, sets, tmp_path):
     copied(sets, tmp_path / "sets", "set12", "kernels")
     words = ["train", "method=wiener", *WORDS, "task.kernel=k5", "eval.images=0", "device=cpu"]
@@ -286,6 +288,7 @@ def test_relative_root_on_the_command_line(bmo, sets, tmp_path):
     assert found["data"]["shared"] == found["data"]["similar"] == []
 
 
+@pytest.mark.slow
 def test_a_table_gives_its_root_to_the_data(sets, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     caplog.set_level("INFO")

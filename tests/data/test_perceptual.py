@@ -128,6 +128,7 @@ def real_set(folder):
     return ImageSet(sources, channels=1)
 
 
+@pytest.mark.slow
 def test_real_sets_have_no_false_alarms(real_data):
     names = ("bsd400_gray", "set12", "bsd68", "set14")
     if not all((real_data / name).is_dir() for name in names):

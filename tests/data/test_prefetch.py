@@ -93,6 +93,7 @@ def test_an_error_is_raised_as_itself_in_its_turn(error, workers):
     assert workers_left() == []
 
 
+@pytest.mark.slow
 def test_whole_runs_are_equal_for_every_number_of_workers(bmo, tiny, trained, tmp_path):
     words = [*tiny, "data.cache_mib=1e-6", "data.workers=2", "hydra.run.dir=ahead"]
     done = bmo("train", *words)

@@ -129,6 +129,7 @@ with RunFolder(Path(sys.argv[1])).claimed():
 """
 
 
+@pytest.mark.slow
 def test_a_folder_is_one_process_own_and_a_killed_one_holds_nothing(trained, bmo):
     before = json.dumps(result(trained))
     other = subprocess.Popen(
@@ -151,6 +152,7 @@ def test_a_folder_is_one_process_own_and_a_killed_one_holds_nothing(trained, bmo
         pass
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_costs_an_interval_and_no_more(bmo, tiny, tmp_path):
     steps = ["train.steps=6", "train.schedule=constant"]
     assert bmo("train", *tiny, *steps, "hydra.run.dir=whole").returncode == 0
@@ -214,6 +216,7 @@ def test_who_asks_whether_a_run_is_claimed_is_in_nobodys_way(tmp_path):
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_damaged_best_checkpoint_is_replaced_by_the_best_from_now_on(bmo, tiny, tmp_path):
     assert bmo("train", *tiny, "hydra.run.dir=run").returncode == 0
     best = tmp_path / "run" / "checkpoints" / "best.safetensors"

@@ -91,6 +91,7 @@ def test_certify_refuses_other_inputs(folder, exchange, named):
     assert f"trained with other data ({named})" in done.stderr
 
 
+@pytest.mark.slow
 def test_equal_inputs_elsewhere_are_the_same(folder):
     (folder / "photos").rename(folder / "moved")
     (folder / "k.npy").rename(folder / "kernel.npy")
@@ -103,6 +104,7 @@ def test_equal_inputs_elsewhere_are_the_same(folder):
     assert result(folder / "run")["steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_with_a_changed_plugin_neither_goes_on_nor_is_certified(folder):
     (folder / "mine.py").write_text(PLUGIN + "\n# changed\n")
     done = run_bmo("certify", "run=run", PLUGINS, cwd=folder)
@@ -152,6 +154,7 @@ def save_weights(file, seed):
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
 
 
+@pytest.mark.slow
 def test_exchanged_weights_are_noticed(tmp_path):
     file, words = tmp_path / "w.safetensors", tiny_words(make_photos(tmp_path / "photos"))
     for seed in (7, 8):
@@ -184,6 +187,7 @@ def test_exchanged_weights_are_noticed(tmp_path):
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_reports_show_what_certify_found_elsewhere(folder):
     done = run_bmo("certify", "run=run", PLUGINS, "hydra.run.dir=certificate", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -205,6 +209,7 @@ def test_reports_show_what_certify_found_elsewhere(folder):
     assert "no certificate" in page and "left out, about another run" in page
 
 
+@pytest.mark.slow
 def test_a_refused_certificate_is_a_result_about_a_run(folder):
     """It was recorded as a failed training run."""
     (folder / "mine.py").write_text(

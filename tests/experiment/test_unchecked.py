@@ -325,6 +325,7 @@ OWN_SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"),
     [(group, option) for group, options in GROUPS.items() for option in options],
@@ -394,6 +395,7 @@ def own(tmp_path, tiny):
     return [*words, "--config-dir", ".", "plugins=[own.py]", "net=own", "eval.images=0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "message", "begins"),
     [
@@ -417,6 +419,7 @@ def test_runs_end_in_one_line(bmo, own, tmp_path, where, message, begins):
         assert re.search(message, result(tmp_path / "run")["message"])
 
 
+@pytest.mark.slow
 def test_a_run_names_what_it_does_not_train_and_so_does_its_second_session(bmo, own, tmp_path):
     line = (
         "no gradient reaches 2 of 4 weights, which stay as they are: net.idle.weight, net.idle.bi"
@@ -431,6 +434,7 @@ def test_a_run_names_what_it_does_not_train_and_so_does_its_second_session(bmo, 
     assert result(tmp_path / "run")["flags"][flag] == 1
 
 
+@pytest.mark.slow
 def test_eval_and_certify_look_at_the_network_before_they_begin(bmo, own, tmp_path):
     done = bmo("train", *own, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr

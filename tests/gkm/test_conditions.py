@@ -68,6 +68,7 @@ def limit_of(kind, **numbers):
     return kind(share=0.99999, **numbers) if kind in (ALM, LADMM, PDHG) else kind(**numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "f", "h"), CASES)
 def test_nonexpansive_inside_the_condition(kind, f, h):
     """At the longest step, and wherever an optimiser may drive the hyper-parameters, one by one.
@@ -95,6 +96,7 @@ BROKEN = [  # where a step that is 30 % too long is felt most depends on beta
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "f", "h", "numbers", "least"), BROKEN)
 def test_expansive_when_the_condition_is_broken(kind, f, h, numbers, least):
     operator = limit_of(kind, **numbers)
@@ -148,6 +150,7 @@ def test_conditions_on_a_blur(rng, kind):
         assert largest_ratio(wrong, (u,), turns=60) > 1.5
 
 
+@pytest.mark.slow
 def test_ratio_of_a_linear_map_is_its_norm_in_the_metric(rng):
     """Also where the metric is small against the identity."""
     matrix = normal(rng, 6, 6)

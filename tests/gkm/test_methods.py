@@ -500,6 +500,7 @@ def test_classical_solvers_find_the_lasso_optimum(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_alm_finds_the_sparsest_solution():
     optimize = pytest.importorskip("scipy.optimize")
     words = ("task=sparse_coding", "gkm=alm", "hyper=none", "task.form=exact")

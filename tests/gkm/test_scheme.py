@@ -347,6 +347,7 @@ def test_anderson_is_refused_for_what_is_no_single_map(rng):
     assert solve(GKM(operator=ProximalGradient()).double(), problem, initial, settings).iterations
 
 
+@pytest.mark.slow
 def test_a_solve_goes_on_from_where_another_ended(rng):
     coupling = Coupling(
         Matrix(torch.tensor(rng.normal(size=(5, 4)))), torch.ones(1, 5).double(), L1(1)

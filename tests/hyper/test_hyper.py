@@ -180,6 +180,7 @@ def test_separate_says_what_it_cannot_do(sample):
         Separate().objective(GKM(operator=Resolvent(), net=Identity()), sample, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["gmres", "anderson", "fixed_point"])
 @pytest.mark.parametrize("net", ["lip", "none"])
 def test_implicit_gradient_at_a_fixed_point(rng, net, solver):

@@ -58,6 +58,7 @@ def test_counting_changes_no_gradient():
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_counting_keeps_nothing_alive():
     x = torch.randn(10, requires_grad=True)
     with SavedBytes() as saved:

@@ -74,6 +74,7 @@ def gradients(experiment, sample, hyper):
     return outcome, found, cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "hyper, memory", [("unrolled", "segments"), ("bmo", "states"), ("truncated", "segments")]
 )
@@ -109,6 +110,7 @@ def agree(experiment, sample, hyper, memory, bound):
     assert repeated.evaluations > cost.evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEMES)
 def test_a_plan_that_was_made_before_changes_nothing(posed, name):
     """Training plans once; what a metric computes when it is first needed must keep its graph."""

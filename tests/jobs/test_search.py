@@ -129,6 +129,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         check_search(search_config(), parsed(LR))
 
 
+@pytest.mark.slow
 @needs_optuna
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -154,6 +155,7 @@ def suggested(folder):
     return [trial["values"] for trial in record(folder)["trials"]]
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, *SEARCH, LR, "net.width=choice(3,4)"]
@@ -183,6 +185,7 @@ def test_a_search_takes_the_best_by_validation_and_goes_on(bmo, tiny, tmp_path):
     assert other.returncode == 0 and suggested(tmp_path / "o") != values[:1]
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_trials_that_diverge_are_failed_and_the_others_go_on(bmo, tiny, tmp_path):
     words = ["net.last_gain=choice(0.1,1e30)", "hydra.sweeper.n_trials=5", "hydra.sweep.dir=s"]
@@ -200,6 +203,7 @@ def test_trials_that_diverge_are_failed_and_the_others_go_on(bmo, tiny, tmp_path
         )
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_in_which_all_fails_ends(bmo, tiny, tmp_path):
     words = ["net.last_gain=choice(1e30,1e31)", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=s"]
@@ -208,6 +212,7 @@ def test_a_search_in_which_all_fails_ends(bmo, tiny, tmp_path):
     assert record(tmp_path / "s")["best"] is None
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_trials_at_the_same_time(bmo, tiny, tmp_path):
     words = [LR, "hydra.sweeper.n_trials=3", "hydra.sweep.dir=s", "jobs=2"]
@@ -218,6 +223,7 @@ def test_trials_at_the_same_time(bmo, tiny, tmp_path):
     assert len({value["optim.lr"] for value in suggested(tmp_path / "s")}) == 3
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_the_smaller_one_is_the_best_where_the_metric_says_so(bmo, tmp_path):
     small = ["task=sparse_coding", "task.rows=8", "task.columns=16", "debug=tiny", "device=cpu"]
@@ -232,6 +238,7 @@ def test_the_smaller_one_is_the_best_where_the_metric_says_so(bmo, tmp_path):
         assert len(set(scores)) == 2 and scores[found["best"]] == chosen(scores)
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_that_was_stopped_suggests_the_same_again(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, *SEARCH, LR, "hydra.sweeper.n_trials=3"]
@@ -257,6 +264,7 @@ def test_a_search_that_was_stopped_suggests_the_same_again(bmo, tiny, tmp_path):
     assert begun["values"] == suggested(tmp_path / "whole")[0]
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_record_that_is_damaged_or_of_another_search_is_one_line(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, *SEARCH, LR, "hydra.sweeper.n_trials=1", "hydra.sweep.dir=s"]
@@ -273,6 +281,7 @@ def test_a_record_that_is_damaged_or_of_another_search_is_one_line(bmo, tiny, tm
     assert done.returncode == 2 and "optim.lr=7" in done.stderr
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_dry_run_shows_the_limits(bmo, tmp_path):
     words = [*SEARCH, LR, "net=lip,dncnn", "hydra.sweeper.n_trials=20", "--dry-run"]

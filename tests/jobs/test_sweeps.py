@@ -52,6 +52,7 @@ class Faulty(Unrolled):
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
@@ -80,6 +81,7 @@ def test_a_sweep_survives_and_its_second_start_does_what_is_left(bmo, tiny, tmp_
     assert len(set(scores)) == 1  # the fault is the only difference
 
 
+@pytest.mark.slow
 def test_an_exit_that_a_plug_in_asks_for_is_an_error(bmo, tiny, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
@@ -90,6 +92,7 @@ def test_an_exit_that_a_plug_in_asks_for_is_an_error(bmo, tiny, tmp_path):
     assert (left["status"], left["message"]) == ("failed", said)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_as_it_was_started(bmo, tiny, tmp_path):
     assert bmo("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=sweep").returncode == 0
     done = bmo("train", "resume=sweep", "train.steps=9")
@@ -132,6 +135,7 @@ def test_a_strangers_sweep_brings_no_commands(tmp_path):
     assert found.left_out == harmful + commands
 
 
+@pytest.mark.slow
 def test_a_strangers_sweep_runs_no_code_of_a_yaml_that_it_names(bmo, tiny, tmp_path):
     evil = tmp_path / "evil"
     evil.mkdir()
@@ -155,6 +159,7 @@ def test_a_damaged_sweep_is_named(tmp_path, text):
     assert read_recorded_sweep(tmp_path / "nowhere") is None
 
 
+@pytest.mark.slow
 def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny, photos, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
@@ -174,6 +179,7 @@ def test_a_mistake_when_a_sweep_goes_on_changes_nothing_that_is_there(bmo, tiny,
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_what_a_failed_attempt_left_is_kept(bmo, tiny, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
@@ -185,6 +191,7 @@ def test_what_a_failed_attempt_left_is_kept(bmo, tiny, tmp_path):
     assert result(earlier)["status"] == "failed" and (earlier / "checkpoints").is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "own", ["hydra.sweep.subdir='a/${hydra.job.num}'", "hydra.output_subdir=null"]
 )
@@ -194,6 +201,7 @@ def test_failures_are_counted_wherever_the_jobs_are(bmo, tiny, own):
     assert "2 of 2 jobs failed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_with_folders_of_its_own_asks_for_them(bmo, tiny):
     own = "hydra.sweep.subdir='s${seed}'"
     assert bmo("train", "-m", *tiny, "seed=0,1", own, "hydra.sweep.dir=sweep").returncode == 0
@@ -229,6 +237,7 @@ def children(pid):
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), STOPS)
 def test_a_sweep_is_stopped_while_a_job_starts(tiny, tmp_path, number, code):
     process = sweeping(tmp_path, *tiny, "seed=0,1")
@@ -256,6 +265,7 @@ LATE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "said"), LATE, ids=lambda v: " ".join(v)[:40])
 @pytest.mark.parametrize("more", [(), ("jobs=2",), ("hydra/launcher=joblib",)], ids=str)
 def test_every_job_is_checked_before_the_first_one_starts(bmo, tmp_path, words, said, more):
@@ -282,6 +292,7 @@ MISSING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "said"), MISSING, ids=lambda v: v if isinstance(v, str) else "")
 def test_every_file_is_looked_for_before_the_first_job(bmo, tiny, photos, words, said):
     words = [word.format(photos=photos) for word in words]
@@ -297,12 +308,14 @@ def test_every_file_is_looked_for_before_the_first_job(bmo, tiny, photos, words,
     assert sorted(photos.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_files_that_a_task_does_not_read_are_not_looked_for(bmo, tmp_path):
     words = ["task=toy", "debug=tiny", "device=cpu", "data=folder", "seed=0,1"]
     done = bmo("train", "-m", *words, "hydra.sweep.dir=s")
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_files_of_jobs_that_are_done_are_not_needed(bmo, tiny, photos, tmp_path):
     assert bmo("train", "-m", *tiny, "seed=0,1", "hydra.sweep.dir=s").returncode == 0
     shutil.rmtree(photos)
@@ -313,6 +326,7 @@ def test_files_of_jobs_that_are_done_are_not_needed(bmo, tiny, photos, tmp_path)
     assert done.returncode == 2 and "job 1 of the sweep, seed=1: data.train=" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_touch_one_that_is_there(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, "seed=0", "hydra.sweep.dir=s"]
     assert bmo(*words).returncode == 0
@@ -344,6 +358,7 @@ def test_a_sweep_of_what_has_none_is_refused(bmo, trained, tmp_path, flag):
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["eval", "certify"])
 def test_jobs_of_other_commands_are_checked_as_well(bmo, trained, tmp_path, command):
     key = {"eval": "task.noise=1,2,many", "certify": "certificate.turns=1,2,many"}[command]
@@ -365,6 +380,7 @@ def test_a_damaged_sweep_that_goes_on_is_checked(bmo, tiny, tmp_path):
     assert [entry.name for entry in (tmp_path / "sweep").iterdir()] == ["multirun.yaml"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_the_jobs_and_writes_nothing(bmo, tiny, tmp_path):
     words = ["train", "-m", *tiny, "seed=0,1", "hyper=bmo,none", "hydra.sweep.dir=sweep"]
     before = sorted(tmp_path.rglob("*"))
@@ -397,6 +413,7 @@ def test_a_dry_run_lists_the_jobs_and_writes_nothing(bmo, tiny, tmp_path):
 # --- some jobs at a time ---
 
 
+@pytest.mark.slow
 def test_jobs_at_the_same_time_give_what_jobs_in_turn_give(bmo, tiny, tmp_path):
     for jobs in (1, 2):
         done = bmo("train", "-m", *tiny, "seed=0,1,2", f"jobs={jobs}", f"hydra.sweep.dir=s{jobs}")
@@ -411,6 +428,7 @@ def test_jobs_at_the_same_time_give_what_jobs_in_turn_give(bmo, tiny, tmp_path):
     assert again.returncode == 0 and again.stdout.count("done before: ") == 3
 
 
+@pytest.mark.slow
 def test_jobs_at_the_same_time_hide_no_failure(bmo, tiny, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
     words = [*tiny, "hyper=unrolled", "hyper._target_=faulty.Faulty", "plugins=[faulty.py]"]
@@ -427,6 +445,7 @@ def test_jobs_at_the_same_time_hide_no_failure(bmo, tiny, tmp_path):
     assert again.stdout.count("done before: ") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), STOPS)
 def test_jobs_at_the_same_time_are_all_saved_when_they_are_stopped(tiny, tmp_path, number, code):
     process = sweeping(tmp_path, *tiny, "train.steps=100000", "seed=0,1,2", "jobs=2")
@@ -448,6 +467,7 @@ def test_jobs_at_the_same_time_are_all_saved_when_they_are_stopped(tiny, tmp_pat
 BASIC = ("hydra._internal.core_plugins.basic_launcher.BasicLauncher", "x.BasicSweeper")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("devices", "launcher", "sweeper", "said"),
     [
@@ -487,6 +507,7 @@ def processes(word):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="no submitit")
 def test_a_job_that_submitit_puts_back_into_its_queue_goes_on(tiny, tmp_path):
     sweep = tmp_path / "sweep"

@@ -124,6 +124,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "kind", "message"), ENDS, ids=lambda v: getattr(v, "__name__", "")
 )
@@ -135,6 +136,7 @@ def test_every_end_is_an_error_with_a_message(function, kind, message):
     assert time.monotonic() - started < 25  # nobody waits for what a fork holds open
 
 
+@pytest.mark.slow
 def test_a_large_result_arrives():
     assert Worker(return_much, 200_000_000, threads=1).outcome() == bytes(200_000_000)
 

@@ -67,6 +67,7 @@ def assert_scalars(folder):
     assert events["test/psnr"][-1][1] == pytest.approx(metrics["test/psnr"], rel=1e-6)
 
 
+@pytest.mark.slow
 @needs_tensorboard
 def test_tensorboard_says_what_history_says_and_changes_no_number(bmo, tiny, tmp_path):
     words = ["train", *tiny, "train.steps=6", "train.log_every=1"]
@@ -77,6 +78,7 @@ def test_tensorboard_says_what_history_says_and_changes_no_number(bmo, tiny, tmp
     assert_scalars(tmp_path / "run")
 
 
+@pytest.mark.slow
 @needs_tensorboard
 def test_tensorboard_of_a_resumed_run_has_every_step_once(bmo, tiny, tmp_path):
     words = ["train", *tiny, "train.log_every=1", "logger=tensorboard", "hydra.run.dir=run"]
@@ -115,6 +117,7 @@ class Broken(Logger):
 """
 
 
+@pytest.mark.slow
 def test_a_logger_of_ones_own_that_fails_costs_a_line(bmo, tiny, tmp_path):
     (tmp_path / "broken.py").write_text(BROKEN)
     words = ["train", *tiny]
@@ -133,6 +136,7 @@ def test_a_package_that_is_missing_is_named_before_training(monkeypatch):
         TensorBoard()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
 def test_without_wandb_nothing_is_spent(bmo, tiny, tmp_path):
     done = bmo("train", *tiny, "logger=wandb", "hydra.run.dir=run")
@@ -200,6 +204,7 @@ def test_wandb_stays_in_the_run_folder_and_says_what_history_says(bmo, tiny, tmp
     assert len(files) == 2 and len({file.name for file in files}) == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_closes_its_logger(bmo, tiny, tmp_path):
     (tmp_path / "ears.py").write_text(
         "import os, signal\n"

@@ -82,6 +82,7 @@ def drunet_count(channels, widths, blocks):
     return residuals + between + ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "count"), [(1, 32_638_656), (3, 32_640_960)]
 )  # the published gray and colour models
@@ -111,6 +112,7 @@ def test_the_noise_level_is_used_and_learned():
     assert not DRUNet(learn_sigma=False, **SMALL).log_sigma.requires_grad
 
 
+@pytest.mark.slow
 def test_initial_drunet_is_bounded_and_comes_from_the_seed():
     torch.manual_seed(1)
     a = DRUNet(seed=3)

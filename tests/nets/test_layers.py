@@ -45,6 +45,7 @@ def test_sum_and_streaks_by_hand():
     assert steps[0, 2].abs().max() == 0  # an upright streak has no vertical difference
 
 
+@pytest.mark.slow
 def test_each_layer_has_its_own_network(rng):
     first, second = DnCNN(channels=3, width=4, depth=2, seed=1), ConvexPotential(channels=3)
     net = Layers(background=first, rain=second)

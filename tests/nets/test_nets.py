@@ -74,6 +74,7 @@ def test_contract(net, size):
     assert net.guarantee and all(hasattr(net, name) for name in net.numerical)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS, ids=lambda n: type(n).__name__)
 @pytest.mark.parametrize("trained", [False, True], ids=["initial", "trained"])
 def test_what_a_network_guarantees_holds(net, trained):
@@ -112,6 +113,7 @@ def test_initial_weights_come_from_the_seed_alone():
     assert not torch.equal(a["convs.0.weight"], c["convs.0.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(8, 8), (9, 13), (33, 20)])
 def test_norm_bound_holds_for_every_size_and_is_tight(channels, size):
@@ -194,6 +196,7 @@ def train_briefly(net):
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lip_is_nonexpansive_after_training(channels):
     net = ConvexPotential(channels=channels, depth=3, width=6, size=5).double()
@@ -203,6 +206,7 @@ def test_lip_is_nonexpansive_after_training(channels):
     assert 0.9 < largest_ratio(net) <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_the_ratio_test_can_fail():
     net = train_briefly(ConvexPotential(depth=1, width=6, size=5).double())
     apply = net.bind()

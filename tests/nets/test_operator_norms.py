@@ -97,6 +97,7 @@ def test_the_reshaped_weight_never_exceeds_a_periodic_convolution(shape):
     assert reshaped <= norm <= reshaped * (shape[2] * shape[3]) ** 0.5
 
 
+@pytest.mark.slow
 def test_norms_are_differentiable():
     w = weights((2, 2, 3, 3)).requires_grad_()
     assert torch.autograd.gradcheck(lambda w: periodic_norm(w, (5, 6)), (w,))

@@ -145,6 +145,7 @@ def test_other_sizes_are_refused_with_the_values_to_set(tmp_path):
     refused(lambda: DRUNet(**{**SMALL, "blocks": 2}, weights=file), "expected", "found", "lacks")
 
 
+@pytest.mark.slow
 def test_published_dncnn_has_its_published_quality(real_data):
     """30.44 dB on Set12 at sigma 25 in the DPIR repository, 30.43 by another program here."""
     file = real_data / "weights" / "dncnn_25.pth"

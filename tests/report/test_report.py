@@ -370,6 +370,7 @@ def opened(browser, file, **options):
     return page_, seen
 
 
+@pytest.mark.slow
 def test_the_divider_the_zoom_the_legend_and_the_table_work(runs, browser):
     write_report([str(runs)])
     file = runs / "report.html"
@@ -438,6 +439,7 @@ def test_the_divider_the_zoom_the_legend_and_the_table_work(runs, browser):
     assert [url for url in seen["requests"] if not url.startswith("data:")] == [file.as_uri()]
 
 
+@pytest.mark.slow
 def test_a_page_without_pictures_has_no_viewer(tmp_path, browser):
     make_run(tmp_path / "a", 30.0, pictures={"camera": []})
     write_report([str(tmp_path)])
@@ -445,6 +447,7 @@ def test_a_page_without_pictures_has_no_viewer(tmp_path, browser):
     assert page_.locator(".viewer").count() == 0 and seen["messages"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone(runs, browser, scheme):
     write_report([str(runs)])
@@ -463,6 +466,7 @@ def test_it_fits_a_telephone(runs, browser, scheme):
     assert seen["messages"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_hostile_run_does_nothing_in_the_browser(tmp_path, browser, text):
     file = tmp_path / "report.html"

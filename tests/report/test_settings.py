@@ -34,6 +34,7 @@ ELSEWHERE = {
 }
 
 
+@pytest.mark.slow
 def test_keys_that_cannot_move_a_score_move_none(bmo, tiny, trained, tmp_path):
     assert set(NO_SCORE) == {*SAME_NUMBERS, *EQUAL_BUT_FOR_ROUNDING, *ELSEWHERE}
     words = [word for word in tiny if word != "device=cpu"]

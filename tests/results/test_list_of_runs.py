@@ -136,6 +136,7 @@ def test_a_frame_has_the_settings_that_differ(tmp_path):
     assert len(frame([tmp_path / "0.1"])) == 1 and "hyper.mu" not in frame([tmp_path / "0.1"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["runs"], ["compare", "--help"], ["train", "a=b"]])
 def test_pandas_is_imported_where_it_is_used(outputs, words):
     code = (

@@ -75,6 +75,7 @@ numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(0, 2**6
 scores = st.dictionaries(st.text(), st.none() | numbers)
 
 
+@pytest.mark.slow
 @given(
     status=st.sampled_from(["running", "ok", "interrupted", "failed"]),
     message=st.text(),
@@ -223,6 +224,7 @@ anything = st.recursive(
 keys = st.sampled_from([*RunResult.__dataclass_fields__, *NAMED])
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=60,

@@ -38,6 +38,7 @@ def split(a, y):
     return Problem(g=L1(0.3), coupling=Coupling(Matrix(a), y, SquaredNorm()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "operator, pose",
     [(ProximalGradient(), lasso), (DouglasRachford(), lasso), (LADMM(), split)],

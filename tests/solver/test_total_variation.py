@@ -49,6 +49,7 @@ def test_prox_of_total_variation_against_brute_force():
     assert none.abs().max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["tv", "tv_anisotropic"])
 def test_pdhg_minimises_the_objective(form):
     """The duality gap of min 1/2 |k * u - y|^2 + w TV(u) closes."""

@@ -55,6 +55,7 @@ def test_images_that_change_their_split_change_the_key(tmp_path):
     assert of("ab", "c") != of("a", "bc")
 
 
+@pytest.mark.slow
 def test_content_of_published_kernels_is_in_the_key(roots):
     def of(root, *words):
         given = ("data=set12", "data.train_set=null", f"data.root={roots / root}")
@@ -91,6 +92,7 @@ def test_tasks_without_kernels_have_keys():
     assert key("task=toy")[1] == key("task=derain")[1] == ""
 
 
+@pytest.mark.slow
 def test_content_of_plugin_modules_is_in_the_key(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     package = tmp_path / "plugged_package"
@@ -112,6 +114,7 @@ def test_content_of_plugin_modules_is_in_the_key(tmp_path, monkeypatch):
             sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_content_of_modules_beside_plugin_files_is_in_the_key(tmp_path):
     """Bases and helpers; other files of the folder, which nothing imports, are not."""
     (tmp_path / "plugged_file.py").write_text("import plugged_helper\n")

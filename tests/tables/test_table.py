@@ -122,6 +122,7 @@ def rows_of(out, name="mini"):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_table_runs_once_and_only_what_is_missing(make, caplog):
     caplog.set_level("INFO")
     out = make()
@@ -146,6 +147,7 @@ def test_table_runs_once_and_only_what_is_missing(make, caplog):
     assert written(out) == documents
 
 
+@pytest.mark.slow
 def test_a_cell_is_a_run_folder(make, bmo):
     folder = next((make(seeds=[0]) / "runs").glob("unrolled*"))
     assert json.loads((folder / "result.json").read_text())["status"] == "ok"
@@ -154,6 +156,7 @@ def test_a_cell_is_a_run_folder(make, bmo):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_failed_cell_does_not_hide_the_others(make, tmp_path):
     rows = yaml.safe_load(MINI)["rows"] | {"bad": ["net=dncnn"]}
     with pytest.raises(BmoError, match="1 of 3 cells failed"):
@@ -194,6 +197,7 @@ def test_what_is_wrong_is_refused_before_anything_runs(make, tmp_path, changes, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_table_must_be_named(bmo, table):
     done = bmo("table")
     assert done.returncode == 2
@@ -207,6 +211,7 @@ def test_table_must_be_named(bmo, table):
     assert "in all: 2 cells of unknown time; nothing was run" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raised", "said"),
     [
@@ -234,6 +239,7 @@ def test_an_error_of_the_program_is_one_cell_s_own(make, tmp_path, monkeypatch, 
     assert "Traceback" in (folder / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_two_tables_do_not_share_a_folder(make, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -244,6 +250,7 @@ def test_two_tables_do_not_share_a_folder(make, tmp_path):
     assert not (out / "runs").exists()
 
 
+@pytest.mark.slow
 def test_interrupted_anywhere_it_gives_the_identical_table(make, monkeypatch, tmp_path):
     scores = {"test/distance": ".4f", "train/loss": ".12f"}  # the loss is an average over steps
     expected = written(make(out="whole", seeds=[0], scores=scores))
@@ -296,6 +303,7 @@ class Stopping(Unrolled):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("asked", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_several_jobs_that_are_stopped_give_the_identical_table(tmp_path, table, make, asked, code):
     plugin = f"stopping_{code}"
@@ -318,6 +326,7 @@ def test_several_jobs_that_are_stopped_give_the_identical_table(tmp_path, table,
     assert written(tmp_path / "two") == written(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_what_is_done_stays_usable(make, monkeypatch, tmp_path):
     expected = written(make(out="whole", seeds=[0]))
     fsync, left = os.fsync, 0
@@ -347,6 +356,7 @@ def unfinished(folder, **changes):
     (folder / "result.json").write_text(json.dumps(result | changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [{"status": "interrupted"}, {"status": "running", "steps": 0, "train_seconds": 0.0}],
@@ -362,6 +372,7 @@ def test_a_trained_cell_is_not_trained_again(make, changes):
     assert written(out) == expected
 
 
+@pytest.mark.slow
 def test_a_cell_that_only_lacks_its_certificate_is_not_trained_again(make):
     common = ["task=toy", "train.steps=3", "certify=true", "train.validate_every=2"]
     out = make(seeds=[0], common=common)
@@ -374,6 +385,7 @@ def test_a_cell_that_only_lacks_its_certificate_is_not_trained_again(make):
     assert json.loads((folder / "result.json").read_text())["certificate"] == certificate
 
 
+@pytest.mark.slow
 def test_a_cell_of_other_code_starts_again_and_says_so(make, caplog):
     caplog.set_level("INFO")
     out = make(seeds=[0])
@@ -384,6 +396,7 @@ def test_a_cell_of_other_code_starts_again_and_says_so(make, caplog):
     assert "going on" not in (folder / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_failed_candidate_is_named(make, monkeypatch):
     train = execute.train
 
@@ -400,6 +413,7 @@ def test_a_failed_candidate_is_named(make, monkeypatch):
     assert "| bmo | 0." in text and "gkm.alpha=0.6" in text
 
 
+@pytest.mark.slow
 def test_seeds_of_the_command_count_more_than_those_of_a_preset(table, tmp_path):
     words = ("preset=cpu", "+table.presets.cpu.seeds=[4,5]", "dry_run=true")
     assert "seed 4" in table(*words).stdout
@@ -407,6 +421,7 @@ def test_seeds_of_the_command_count_more_than_those_of_a_preset(table, tmp_path)
     assert "seed 7" in shown and "seed 4" not in shown
 
 
+@pytest.mark.slow
 def test_cells_of_other_code_are_kept_and_named(make, caplog):
     out = make(seeds=[0])
     folder = next((out / "runs").glob("unrolled*"))
@@ -423,6 +438,7 @@ def test_cells_of_other_code_are_kept_and_named(make, caplog):
     assert named not in (out / "mini.md").read_text()
 
 
+@pytest.mark.slow
 def test_dry_run_lists_and_writes_nothing(make, tmp_path, caplog):
     caplog.set_level("INFO")
     make(dry_run=True, common=["task=toy", "train.max_minutes=3"])
@@ -442,6 +458,7 @@ def test_dry_run_lists_and_writes_nothing(make, tmp_path, caplog):
     assert results(out) == before
 
 
+@pytest.mark.slow
 def test_a_preset_is_the_table_at_another_scale(make):
     presets = {
         "smoke": {
@@ -455,6 +472,7 @@ def test_a_preset_is_the_table_at_another_scale(make):
     assert (row["row"], row["seed"], row["evaluations"]) == ("unrolled", "5", "4.0")
 
 
+@pytest.mark.slow
 def test_a_row_is_adjusted_in_one_column_alone(make):
     columns = {"b": ["task.problem=b"], "c": ["task.problem=c"]}
     out = make(
@@ -473,6 +491,7 @@ def test_a_row_is_adjusted_in_one_column_alone(make):
     }
 
 
+@pytest.mark.slow
 def test_tuned_values_are_chosen_by_validation_alone(make):
     values = [0.001, 0.3]
     table = {
@@ -513,6 +532,7 @@ seeds: [0]
 """
 
 
+@pytest.mark.slow
 def test_missing_data_is_the_cells_own_failure_and_moved_data_is_the_same(make, photos, tmp_path):
     def column(folder, noise=2):
         names = [f"data.{split}={folder / split}" for split in ("train", "val", "test")]
@@ -559,6 +579,7 @@ seeds: [0]
 """
 
 
+@pytest.mark.slow
 def test_table_of_one_task_with_its_figure(make, caplog):
     caplog.set_level("INFO")
     out = make(FIGURES, only="toy")

@@ -284,6 +284,7 @@ def test_the_most_detailed_square_by_brute_force(rng, shape):
     assert find_detailed_square(image, side) == max(sums, key=sums.get)
 
 
+@pytest.mark.slow
 def test_crops_are_the_pixels_enlarged(rng, tmp_path):
     from skimage.io import imread
 

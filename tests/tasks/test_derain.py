@@ -50,6 +50,7 @@ def test_prox_of_rain_against_brute_force(rng):
     assert torch.equal(found[0, 0].flatten(), torch.tensor(v[:4]))
 
 
+@pytest.mark.slow
 def test_sparse_decomposition_against_scipy():
     """PDHG finds the minimum that SLSQP finds with the absolute values as variables."""
     rng = np.random.default_rng(0)
@@ -154,6 +155,7 @@ def test_smoothed_views_solve_their_equation(rng):
         torch.testing.assert_close(v + c * (4 * v - neighbours), y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_samples_and_cases(channels):
     def task(**changes):
@@ -218,6 +220,7 @@ def pairs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_real_pairs_train_evaluate_and_restore(bmo, pairs, tmp_path):
     places = [f"data.{split}={pairs / split}" for split in ("train", "val", "test")]
     done = bmo("train", *WORDS, *SMALL, "data=paired", *places, "hydra.run.dir=run")
@@ -247,6 +250,7 @@ def test_real_pairs_train_evaluate_and_restore(bmo, pairs, tmp_path):
     assert "no kernel file" in done.stderr or "leave it out" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -265,6 +269,7 @@ def test_choices_run(bmo, tmp_path, words):
     assert found["status"] == "ok" and np.isfinite(found["metrics"]["test/psnr"])
 
 
+@pytest.mark.slow
 def test_certificate_of_two_layers(bmo, tmp_path):
     small = ["certificate.cases=1", "certificate.turns=2", "certificate.horizon=2"]
     done = bmo(
@@ -277,6 +282,7 @@ def test_certificate_of_two_layers(bmo, tmp_path):
     assert 0.3 < metrics["certificate/ratio"] <= 1 + 1e-5
 
 
+@pytest.mark.slow
 def test_rain_sheet(tmp_path):
     script = ROOT / "benchmarks" / "rain_sheet.py"
     done = subprocess.run(
@@ -286,6 +292,7 @@ def test_rain_sheet(tmp_path):
     assert read_image(tmp_path / "sheet.png").pixels.std() > 10
 
 
+@pytest.mark.slow
 def test_a_denoiser_is_not_fitted_with_another_loss(bmo):
     words = ("task=derain", "task.loss=charbonnier", "hyper=separate", "net=dncnn", "debug=tiny")
     done = bmo("train", *words, "device=cpu", "data.crop=32", "data.eval_crop=48")

@@ -321,6 +321,7 @@ def test_samples_are_patches_of_the_training_images(photographs):
     assert sample.loss.a.a is task.dictionary
 
 
+@pytest.mark.slow
 def test_evaluation_depends_on_its_own_seed(photographs):
     def drawn(split="test", **seeds):
         task = made(photographs, **seeds)
@@ -355,6 +356,7 @@ def test_forms_are_what_they_say(photographs):
     assert torch.equal(observations(split), observations(lasso))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", [LADMM(beta=3.0), PDHG(beta=3.0)])
 def test_the_converged_scheme_solves_the_linear_program(photographs, operator):
     task = made(photographs, kappa=0.4).double()
@@ -372,6 +374,7 @@ def test_the_converged_scheme_solves_the_linear_program(photographs, operator):
         assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_case_in_parts_is_the_case_in_one(photographs, monkeypatch):
     task = made(photographs, ("train", "test"), stride=1)
     scheme, settings = GKM(operator=LADMM(beta=3.0)), Settings(iterations=12)
@@ -464,6 +467,7 @@ def words(photos, *more):
     ]
 
 
+@pytest.mark.slow
 def test_train_then_evaluate_with_the_same_dictionary(photos, bmo, tmp_path):
     done = bmo("train", *words(photos, "method=dladmm", "gkm.stages=2", "hydra.run.dir=run"))
     assert done.returncode == 0, done.stderr
@@ -494,6 +498,7 @@ def test_train_then_evaluate_with_the_same_dictionary(photos, bmo, tmp_path):
     assert "(16, 24), expected (16, 20)" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_the_uninterrupted_one(photos, bmo, tmp_path):
     more = ("train.schedule=constant",)
     for name, steps in (("whole", 4), ("run", 2)):
@@ -508,6 +513,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(photos, bmo, tmp_path):
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+@pytest.mark.slow
 def test_a_dictionary_file_is_used(photos, bmo, tmp_path, rng):
     matrix = rng.normal(size=(16, 24))
     np.save(tmp_path / "q.npy", matrix)

@@ -174,6 +174,7 @@ def solved(form, operator, iterations, kappa=0.1, alpha=0.9):
     return task.dictionary, observations(sample.problem), end.value[0]
 
 
+@pytest.mark.slow
 def test_lasso_and_split_have_one_optimum():
     a, y, x = solved("lasso", ProximalGradient(gamma=1.8), 8000)
     _, _, z = solved("split", LADMM(), 8000)
@@ -184,6 +185,7 @@ def test_lasso_and_split_have_one_optimum():
     torch.testing.assert_close(slope[x != 0], x[x != 0].sign())
 
 
+@pytest.mark.slow
 def test_basis_pursuit_is_their_limit_for_a_small_weight():
     _, y, x = solved("exact", LADMM(beta=0.3), 8000)
     a, _, z = solved("lasso", FISTA(), 6000, kappa=1e-3, alpha=None)

@@ -120,6 +120,7 @@ def rows(folder):
         return list(csv.DictReader(stream))
 
 
+@pytest.mark.slow
 def test_a_run_on_two_devices_is_the_run_on_one(bmo, tiny, tmp_path):
     for name, words in (("one", PAIR[:1]), ("two", PAIR)):
         done = bmo("train", *tiny, *words, f"hydra.run.dir={name}")
@@ -181,6 +182,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "of", "code", "said", "status"), ENDS)
 def test_every_end_of_a_process_is_a_line_that_names_it(
     bmo, tiny, tmp_path, end, of, code, said, status
@@ -211,6 +213,7 @@ class Failing(Unrolled):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_the_job_with_its_traceback(bmo, tiny, tmp_path):
     (tmp_path / "failing.py").write_text(FAILING)
     words = ["hyper._target_=failing.Failing", "plugins=[failing.py]", "hydra.run.dir=bad"]
@@ -240,6 +243,7 @@ class Remarking(Unrolled):
 """
 
 
+@pytest.mark.slow
 def test_what_any_process_remarks_is_in_the_result(bmo, tiny, tmp_path):
     (tmp_path / "remarking.py").write_text(REMARKING)
     words = ["hyper._target_=remarking.Remarking", "plugins=[remarking.py]", "hydra.run.dir=run"]
@@ -250,6 +254,7 @@ def test_what_any_process_remarks_is_in_the_result(bmo, tiny, tmp_path):
     assert set(flags.values()) == {found["steps"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words, said",
     [

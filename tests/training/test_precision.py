@@ -61,6 +61,7 @@ def gradient(experiment, sample, precision):
     return outcome.objective.item(), torch.cat([g.flatten() for g in found])
 
 
+@pytest.mark.slow
 def test_bf16_keeps_eight_bits_of_the_gradient(posed):
     experiment, sample = posed
     value, exact = gradient(experiment, sample, None)
@@ -71,6 +72,7 @@ def test_bf16_keeps_eight_bits_of_the_gradient(posed):
     assert torch.nn.functional.cosine_similarity(found, exact, 0) > 0.995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["states", "segments"])
 def test_recomputed_iterations_are_lowered_alike(posed, memory):
     experiment, sample = posed
@@ -87,6 +89,7 @@ def test_recomputed_iterations_are_lowered_alike(posed, memory):
     assert (found - expected).norm() <= 1e-4 * expected.norm()  # one digit of bfloat16 is 8e-3
 
 
+@pytest.mark.slow
 def test_evaluation_is_not_lowered(posed):
     experiment, sample = posed
     before = solve(experiment.scheme, sample.problem, sample.initial, Settings(3)).value[0]
@@ -95,6 +98,7 @@ def test_evaluation_is_not_lowered(posed):
     assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_a_run_in_bf16(bmo, tiny, tmp_path):
     scores = {}
     for precision in ("fp32", "bf16"):
@@ -105,6 +109,7 @@ def test_a_run_in_bf16(bmo, tiny, tmp_path):
     assert scores["bf16"] == pytest.approx(scores["fp32"], abs=0.05)
 
 
+@pytest.mark.slow
 def test_fp16_is_for_gpus(bmo, tiny, tmp_path):
     done = bmo("train", *tiny, "precision=fp16", "hydra.run.dir=refused")
     assert done.returncode == 2
@@ -113,6 +118,7 @@ def test_fp16_is_for_gpus(bmo, tiny, tmp_path):
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["precision=bf16", "compile=true"])
 def test_precision_and_compilation_are_about_a_network(bmo, tiny, tmp_path, word):
     words = [other for other in tiny if not other.startswith("net.")]
@@ -123,6 +129,7 @@ def test_precision_and_compilation_are_about_a_network(bmo, tiny, tmp_path, word
     assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at it while it traces
 def test_compiled_networks_have_the_gradient_of_written_ones(small):
@@ -141,6 +148,7 @@ def test_compiled_networks_have_the_gradient_of_written_ones(small):
     assert counters["stats"]["unique_graphs"] >= 1 and not counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_without_a_compiler_networks_stay_as_they_are(bmo, tiny, tmp_path):
     nothing = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     assert bmo("train", *tiny, "hydra.run.dir=plain").returncode == 0
@@ -171,6 +179,7 @@ class Short(Unrolled):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [2, 0])
 def test_less_is_kept_where_memory_runs_out(bmo, tiny, tmp_path, fits):
     (tmp_path / "short.py").write_text(SHORT.replace("FITS", str(fits)))
@@ -197,6 +206,7 @@ def prepared(monkeypatch, slowdown, device="cpu"):
     return config.precision, found.notes[len(experiment.notes) :], len(asked)
 
 
+@pytest.mark.slow
 def test_bf16_is_used_where_it_is_no_slower_than_twice_fp32(monkeypatch):
     assert prepared(monkeypatch, 1.99) == ("bf16", (), 1)
     precision, (note,), _ = prepared(monkeypatch, 2.01)
@@ -216,6 +226,7 @@ def test_the_probe_changes_nothing_and_is_short():
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="instructions of x86")
 def test_a_processor_without_instructions_for_bf16_trains_in_fp32(bmo, tiny, tmp_path):
     old = {"ONEDNN_MAX_CPU_ISA": "AVX2"}

@@ -44,6 +44,7 @@ def test_no_clock_no_time(clock):
     assert set(found.seconds.values()) == {0.0}
 
 
+@pytest.mark.slow
 def test_a_profiled_run_is_the_same_run(bmo, tiny, tmp_path):
     done = bmo("train", *tiny, "hydra.run.dir=plain")
     start = time.perf_counter()

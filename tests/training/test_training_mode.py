@@ -437,6 +437,7 @@ def tensors(file):
         return {key: archive.get_tensor(key) for key in archive.keys()}  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_scores_of_a_checkpoint_do_not_depend_on_the_seed(bmo, own, tmp_path, photos):
     done = bmo("train", *own, "train.steps=3", "hydra.run.dir=run", "certify=true")
     assert done.returncode == 0, done.stderr
@@ -457,6 +458,7 @@ def test_scores_of_a_checkpoint_do_not_depend_on_the_seed(bmo, own, tmp_path, ph
         assert len({images[name]["residual"] for images in scores}) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_random_numbers_of_the_uninterrupted_one(bmo, own, tmp_path):
     """Weights, running averages, optimiser's state and history, time aside."""
     assert bmo("train", *own, "train.steps=6", "hydra.run.dir=whole").returncode == 0

@@ -215,6 +215,7 @@ def test_no_fixed_point_is_seen_behind_a_decaying_transient(shift, start):
     assert min(trajectory.residuals) < 1e-2  # the relative residual falls all the same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.5, 0.9, 0.99, 0.997])
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_slow_and_fast_contractions_stop(rate, size):
@@ -230,6 +231,7 @@ def test_slow_and_fast_contractions_stop(rate, size):
         assert trajectory.has_stopped(1e-5), (rate, size, dtype)
 
 
+@pytest.mark.slow
 def test_steps_that_fall_like_a_power_stop():
     """Gradient steps on |u|^4 go in one direction, and fall like k^{-3/2}."""
     mapping = FixedPointMap(lambda u, k: (u[0] - 0.1 * u[0] ** 3,), ONE, 0.9)
@@ -252,6 +254,7 @@ def inconsistent(form):
     return case.problem, case.initial
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ALM, LADMM, PDHG])
 def test_an_inconsistent_constraint_is_not_certified(kind):
     problem, initial = inconsistent("exact")
@@ -333,6 +336,7 @@ def test_a_network_that_is_not_finite_is_refused(rng):
     assert found.bound.declared_by == ("Lost",)
 
 
+@pytest.mark.slow
 def test_undamped_ladmm_is_not_said_to_be_averaged():
     task = SparseCoding(rows=6, columns=8, form="split", val_count=2)
     case = next(iter(task.cases("val")))
@@ -426,6 +430,7 @@ def flagged(checkpoint):
     save_file(tensors, checkpoint, {**meta, "digest": _digest(tensors, meta)})
 
 
+@pytest.mark.slow
 def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypatch):
     """It was stopped during certification: resuming it does what is left, and that alone."""
     run = tmp_path / "run"
@@ -469,6 +474,7 @@ def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypat
     assert "nothing left to do" in done.stderr and "'bmo certify run=" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_made_before_there_were_certificates_goes_on(trained):
     file = trained / ".hydra" / "config.yaml"
     old = yaml.safe_load(file.read_text())
@@ -486,6 +492,7 @@ def test_a_run_made_before_there_were_certificates_goes_on(trained):
     assert (merged.certify, merged.certificate.turns) == (True, 3)
 
 
+@pytest.mark.slow
 def test_certify_again_and_unconstrained(lip_run, trained, bmo, tmp_path):
     done = bmo("certify", f"run={lip_run}", *LONG, "hydra.run.dir=again")
     assert done.returncode == 0, done.stderr
@@ -511,6 +518,7 @@ class Expanding(ConvexPotential):
 '''
 
 
+@pytest.mark.slow
 def test_a_network_made_expansive_by_one_percent_is_refused(photos, bmo, tmp_path):
     (tmp_path / "expanding.py").write_text(PLUGIN)
     words = [word for word in tiny_words(photos) if "net." not in word]
@@ -531,6 +539,7 @@ def test_a_network_made_expansive_by_one_percent_is_refused(photos, bmo, tmp_pat
     assert found["assumptions"][0]["verdict"] == "violated"
 
 
+@pytest.mark.slow
 def test_what_does_not_belong_together_is_refused(lip_run, trained, bmo, tmp_path):
     copy = trained
     (copy / "checkpoints" / "best.safetensors").write_bytes(
@@ -573,6 +582,7 @@ def test_small_steps_that_add_up_are_no_rounding(size, slope):
     assert "none found" in finding(found, "has a fixed point").meaning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-10, 1e-20, 1e-24])
 def test_steps_whose_squares_vanish_are_no_fixed_point(size):
     h = torch.diag(torch.tensor([1.0, 0.0]))

@@ -117,6 +117,7 @@ def test_what_is_not_declared_is_not_promised():
     assert found.bound.value is None
 
 
+@pytest.mark.slow
 def test_what_is_declared_is_not_proved():
     found = certificate(GKM(operator=Declaring()), blur_problem(image(), blur()))
     assert found.verdict == "as declared"
@@ -128,6 +129,7 @@ def test_what_is_declared_is_not_proved():
     assert not any(check.contradicts for check in found.checks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [2.01, 2.1, 2.5])
 def test_a_step_that_is_longer_than_declared_is_refused(length):
     """2.01 / L_f expands constant images alone, by 1 %."""
@@ -137,6 +139,7 @@ def test_a_step_that_is_longer_than_declared_is_refused(length):
     assert found.ratio == pytest.approx(length - 1, abs=2e-4)
 
 
+@pytest.mark.slow
 def test_a_subclass_of_a_proved_operator_only_declares():
     class Relabelled(ProximalGradient):
         pass
@@ -146,6 +149,7 @@ def test_a_subclass_of_a_proved_operator_only_declares():
     assert verdict(GKM(operator=Relabelled()), problem) == "as declared"
 
 
+@pytest.mark.slow
 def test_a_replaced_method_is_seen():
     operator = ProximalGradient()
     assert is_own(operator)
@@ -188,6 +192,7 @@ class Random(Declaring):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Growing, Random])
 def test_a_map_that_is_not_one_map_is_refused(kind):
     found = certificate(GKM(operator=kind()), blur_problem(image(), blur()))
@@ -230,6 +235,7 @@ def halving(**stated):
     return Problem(LeastSquares(a, image()))
 
 
+@pytest.mark.slow
 def test_a_right_linear_map_is_taken_at_its_word():
     for operator in (ProximalGradient(gamma=1.5), Resolvent(gamma=2.0)):
         found = certificate(GKM(operator=operator), halving())
@@ -244,6 +250,7 @@ def test_a_right_linear_map_is_taken_at_its_word():
         assert norm.measured == pytest.approx(0.25, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stated", "named"),
     [
@@ -261,6 +268,7 @@ def test_a_wrong_linear_map_is_refused(stated, named):
     assert any(named in what for what in broken), broken
 
 
+@pytest.mark.slow
 def test_a_map_that_is_not_linear_is_refused():
     problem = Problem(LeastSquares(Curved(), image()))
     found = certificate(GKM(operator=ProximalGradient(gamma=0.5)), problem)
@@ -268,6 +276,7 @@ def test_a_map_that_is_not_linear_is_refused():
     assert any("linear" in check.what for check in found.checks if check.contradicts)
 
 
+@pytest.mark.slow
 def test_a_map_without_an_inverse_is_measured_without_it():
     class Bare(Halving):
         def shifted_inverse(self, gamma):
@@ -288,6 +297,7 @@ class Bowl(Smooth):
         return (self.curvature * (u[0] - self.y),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("curvature", "stated", "expected"),
     [(1.0, 1.0, "as declared"), (1.0, 0.9, "refused"), (-0.5, 1.0, "refused")],
@@ -316,6 +326,7 @@ class Turning(Proximable):
         return tuple(a.roll(1, -1) for a in u)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("g", "expected"),
     [
@@ -354,6 +365,7 @@ class Skewed(Metric):
         return torch.tensor(self.lowest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "expected"),
     [
@@ -372,6 +384,7 @@ def test_a_metric_is_measured(faults, expected):
     assert verdict(GKM(operator=Own()), blur_problem(image(), blur())) == expected
 
 
+@pytest.mark.slow
 def test_a_stated_norm_of_a_map_of_this_package_is_computed_again():
     a = blur()
     problem = Problem(LeastSquares(a, image()))
@@ -390,6 +403,7 @@ def test_a_stated_norm_of_a_map_of_this_package_is_computed_again():
     assert "breaks its condition" in found.bound.why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "problem",
     [
@@ -491,6 +505,7 @@ def test_the_share_of_a_step_is_that_of_the_textbook_condition():
         assert operator.step_share(coupled) == pytest.approx(0.8, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theta", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("kind", [ProximalGradient, Resolvent, DouglasRachford, LADMM, PDHG])
 def test_step_sizes_that_are_not_finite_are_not_certified(kind, theta):
@@ -520,6 +535,7 @@ def rain_problem(channels=2):
     return Problem(LeastSquares(SumOfLayers(2), y), guide=lambda: y.repeat(1, 4, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_broken_weights_prove_nothing(name, value):
@@ -539,6 +555,7 @@ def test_broken_weights_prove_nothing(name, value):
             assert not bound.value <= 1 + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_of_this_package_are_certified(name):
     layers = 2 if name == "layers" else 1
@@ -573,6 +590,7 @@ class Blurring(Network):
         return None if self.value is None else NormBound(self.value, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("weight", "value", "expected"),
     [
@@ -595,6 +613,7 @@ def test_a_network_from_outside_declares(weight, value, expected):
         assert (agrees.verdict, found.measurements) == ("holds", 4)
 
 
+@pytest.mark.slow
 def test_a_network_from_outside_is_seen_inside_another():
     net = Layers(background=ConvexPotential(width=3, size=3), rain=Blurring())
     scheme = GKM(operator=Resolvent(gamma=2.0), net=net, layers=2)
@@ -603,6 +622,7 @@ def test_a_network_from_outside_is_seen_inside_another():
     assert found.declared_by == ("Blurring",)
 
 
+@pytest.mark.slow
 def test_an_unconstrained_network_is_not_certified():
     scheme = GKM(operator=Resolvent(gamma=2.0), net=DnCNN(depth=2, width=3))
     assert verdict(scheme, blur_problem(image(), blur())) == "not certified"
@@ -611,6 +631,7 @@ def test_an_unconstrained_network_is_not_certified():
 # --- the search -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "weaker", [{"turns": 3}, {"horizon": 39, "turns": 19}, {"tolerance": 1e-4}, {"horizon": 9}]
 )
@@ -668,6 +689,7 @@ def test_an_exhausted_krylov_space_refutes_nothing(dtype):
         assert pair.ratio == pytest.approx(0.5, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_map_without_a_derivative_is_searched_at_random():
     class Rounded(Declaring):
         def bind(self, problem):
@@ -692,6 +714,7 @@ def nearly_identity(gain):
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gain", [0.0, 3e-8, 9e-7])
 def test_a_bound_above_1_is_no_rounding_where_the_network_is_unconstrained(gain):
     """b + r = y leaves b - r to the network, which expands it for ever."""
@@ -702,6 +725,7 @@ def test_a_bound_above_1_is_no_rounding_where_the_network_is_unconstrained(gain)
     assert (of(found, "network alone").verdict == "holds") == (not gain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [1.99, 1.9999, 1.99999])
 def test_undamped_steps_close_to_their_limit_are_averaged(gamma):
     problem = Problem(Quadratic(torch.eye(2), torch.tensor([[1.0, 2.0]])))
@@ -718,6 +742,7 @@ class Reflection(Declaring):
         return BoundOperator(lambda u, k: (-u[0],), ScaledIdentity(torch.ones(())))
 
 
+@pytest.mark.slow
 def test_a_declared_averaging_without_a_measured_one_is_not_taken():
     found = certificate(GKM(operator=Reflection(), alpha=None), blur_problem(image(), blur()))
     assert found.verdict == "not certified"
@@ -736,6 +761,7 @@ def test_every_class_of_this_package_is_as_written():
     assert len(own) > 60 and all(map(_is_as_written, own))
 
 
+@pytest.mark.slow
 def test_a_method_that_was_replaced_on_the_class_is_seen(monkeypatch):
     written = ConvexPotential.bind
 
@@ -758,6 +784,7 @@ class Gamma(nn.Module):
         return torch.tensor(1.0)
 
 
+@pytest.mark.slow
 def test_a_module_inside_of_a_part_of_this_package_only_declares():
     operator = ProximalGradient()
     operator.gamma = Gamma()
@@ -765,6 +792,7 @@ def test_a_module_inside_of_a_part_of_this_package_only_declares():
     assert (found.verdict, found.declared_by) == ("as declared", ("Gamma",))
 
 
+@pytest.mark.slow
 def test_a_hook_only_declares():
     net = GuidedPotential(width=2, size=3, features=4, layers=2)
     net.body[0].register_forward_hook(lambda module, given, output: 2 * output)
@@ -772,6 +800,7 @@ def test_a_hook_only_declares():
     assert verdict(GKM(operator=Resolvent(), net=net), problem) == "as declared"
 
 
+@pytest.mark.slow
 def test_a_subclass_of_a_problem_only_declares():
     class Posed(Problem):
         pass
@@ -792,6 +821,7 @@ def ill_conditioned(rows, columns):
     return (u * torch.logspace(0, -7, len(s))) @ v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Resolvent, DouglasRachford])
 @pytest.mark.parametrize("gamma", [1e3, 1e5, 1e7])
 @pytest.mark.parametrize("shape", [(12, 12), (5, 30)])
