@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +18,7 @@ from bmo_cli.config.commands import format_command, relative_to_cwd
 from bmo_cli.config.effective import CheckedConfig, resolve_and_check
 from bmo_cli.config.names import NAMED, choice_name_or_none, read_recorded_choices
 from bmo_cli.config.overrides import own_config_words
-from bmo_cli.config.schema import AuditConfig, Config, EvalConfig, RestoreConfig, TableConfig
+from bmo_cli.config.schema import AuditConfig, Config, RestoreConfig, TableConfig
 from bmo_cli.config.snapshot import restore_weight_keys
 from bmo_cli.errors import (
     InputError,
@@ -119,9 +119,10 @@ class Job:
             if hydra.job.chdir:
                 raise InputError("hydra.job.chdir=true moves every relative path; leave it out")
             checked_run = resolve_and_check(self.command, config, self.typed)
-            choices = _collect_choices(dict(hydra.runtime.choices), checked_run, self.typed)
+            choices = _collect_choices(hydra.runtime.choices, checked_run.existing, self.typed)
             run = Run(_build_spec(self.command, checked_run, choices, path))
-            with explain_full_disk(str(path), _recovery_hint(self.command, run)), convert_exits():
+            hint = _recovery_hint(self.command, run.plugins, path)
+            with explain_full_disk(str(path), hint), convert_exits():
                 result = self._dispatch(run)
         except Exception as error:
             started = self.started = run is not None and run.state != "prepared"
@@ -173,7 +174,7 @@ def _build_spec(
     command: str, checked: CheckedConfig, choices: Mapping[str, str | None], path: Path
 ) -> RunSpec[Config | AuditConfig]:
     config, snapshot = cast(Config | AuditConfig, checked.config), None
-    existing = _existing_run(config)
+    existing = checked.existing
     if existing is not None:
         snapshot = OmegaConf.to_yaml(restore_weight_keys(checked.composed, Path(existing)))
     logging_config: Any = OmegaConf.to_container(HydraConfig.get().job_logging, resolve=True)
@@ -181,23 +182,16 @@ def _build_spec(
     return RunSpec(config, choices, path, logging_config, snapshot, about)
 
 
-def _existing_run(config: object) -> str | None:
-    """Folder of the existing run that the command reads or resumes; None for a new run."""
-    if isinstance(config, EvalConfig):
-        return config.run
-    return config.resume if isinstance(config, Config) else None
-
-
-def _recovery_hint(command: str, run: Run[Any]) -> str:
+def _recovery_hint(command: str, plugins: Sequence[str], path: Path) -> str:
     """What the user does once there is room on the disk."""
     if command != "train":
         return "give the same command again"
-    resume = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
+    resume = format_command("train", plugins=plugins, resume=path)
     return f"go on with '{resume}'"
 
 
 def _collect_choices(
-    composed: Mapping[str, str], checked: CheckedConfig, typed: tuple[str, ...]
+    composed: Mapping[str, str], existing: str | None, typed: tuple[str, ...]
 ) -> dict[str, str | None]:
     """The choice of every group. An existing run keeps its choices where nothing else was typed.
 
@@ -205,7 +199,6 @@ def _collect_choices(
     recorded; where these are missing too, those composed from its overrides.
     """
     chosen = {group: composed.get(group) for group in NAMED}
-    existing = _existing_run(checked.config)
     if existing is None:
         return chosen
     result = RunFolder(Path(existing)).read_result()

@@ -12,7 +12,7 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from bmo_cli.config.keys import PLACES
 from bmo_cli.config.paths import expand_home, expand_paths
-from bmo_cli.config.schema import AnyConfig, check_config
+from bmo_cli.config.schema import AnyConfig, Config, EvalConfig, check_config
 from bmo_cli.config.snapshot import apply_changes
 from bmo_cli.errors import InputError
 
@@ -28,6 +28,13 @@ class CheckedConfig:
 
     composed: DictConfig
     config: AnyConfig
+
+    @property
+    def existing(self) -> str | None:
+        """Folder of the existing run that the command reads or resumes; None for a new run."""
+        if isinstance(self.config, EvalConfig):
+            return self.config.run
+        return self.config.resume if isinstance(self.config, Config) else None
 
 
 def resolve_and_check(command: str, config: DictConfig, typed: Sequence[str]) -> CheckedConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bmo_cli.config.commands import format_command
@@ -19,6 +20,7 @@ from bmo_cli.results.figures import curves
 from bmo_cli.results.provenance import git_state, peak_rss_mib, source_hash, versions
 from bmo_cli.results.result import RunResult, Score, Testing, Training
 from bmo_cli.results.run import Run, TrainSpec
+from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.prepare import TrainingSetup, prepare
@@ -26,6 +28,7 @@ from bmo_cli.training.trainer import Trainer
 from bmo_cli.verification.predictions import gradient_decay
 
 log = logging.getLogger("bmo")
+History = Sequence[Mapping[str, float]]
 
 
 @names_plugins
@@ -46,18 +49,18 @@ def train(run: Run[Config], process_group: ProcessGroup = SINGLE_PROCESS) -> Run
         DivergenceError: the loss or an iterate became non-finite.
     """
     with run.folder.claimed():
-        prepared = prepare(run.spec, process_group)
-        first = _build_initial_result(prepared, run)
-        _announce(prepared, run.spec, first)
+        setup = prepare(run.spec, process_group)
+        first = _build_initial_result(setup, run)
+        _announce(run.spec.choices, first, run.folder)
         run.start(first)  # a run that is killed after this resumes from its last checkpoint
         try:
-            result = _train_and_test(prepared, run, first)
+            result = _train_and_test(setup, run, first)
             if run.config.certify:
                 run.write(result)  # a failure of the certificate keeps the trained result
-                result = _certify(prepared, run, result)
+                result = _certify(setup, run, result)
             run.finish(result)
         finally:
-            prepared.logger.close((run.written or first).content())
+            setup.logger.close((run.written or first).content())
     return result
 
 
@@ -69,14 +72,14 @@ def assist(spec: TrainSpec, process_group: ProcessGroup) -> None:
         spec: as for `train`; nothing is written.
         process_group: processes that share the batch.
     """
-    prepared = prepare(spec, process_group)
+    setup = prepare(spec, process_group)
     with StopRequest() as stop:
-        Trainer(prepared, spec, stop).run()
+        Trainer(setup, spec, stop).run()
 
 
-def _build_initial_result(prepared: TrainingSetup, run: Run[Config]) -> RunResult:
+def _build_initial_result(setup: TrainingSetup, run: Run[Config]) -> RunResult:
     """The result before the first step."""
-    experiment, config = prepared.experiment, run.config
+    experiment, config = setup.experiment, run.config
     before = run.folder.read_result()
     return RunResult(
         status="running",
@@ -88,14 +91,14 @@ def _build_initial_result(prepared: TrainingSetup, run: Run[Config]) -> RunResul
         git=git_state(),
         code=source_hash(),
         device=describe_device(experiment.device),
-        devices=prepared.process_group.count,
+        devices=setup.process_group.count,
         nonexpansive=experiment.nonexpansive,
         notes=experiment.notes,
         data=experiment.task.fingerprints(),
         plugins=hash_plugins(config.plugins),
         weights=hash_weights(to_plain(config)) or (before.weights if before else None) or {},
-        steps=prepared.progress.step,
-        train_seconds=prepared.progress.seconds,
+        steps=setup.progress.step,
+        train_seconds=setup.progress.seconds,
     )
 
 
@@ -103,41 +106,42 @@ def _describe_score(task: Task) -> Score:
     return Score(task.metric, task.unit, task.larger_is_better, dict(task.columns))
 
 
-def _announce(prepared: TrainingSetup, spec: TrainSpec, result: RunResult) -> None:
+def _announce(choices: Mapping[str, str | None], result: RunResult, folder: RunFolder) -> None:
     log.info(
         "%s: %s, %s + %s (%d parameters) on %s -> %s",
-        *(spec.choices.get(group) for group in ("task", "hyper", "gkm", "net")),
+        *(choices.get(group) for group in ("task", "hyper", "gkm", "net")),
         result.parameters,
         result.device,
-        spec.path,
+        folder.path,
     )
-    for note in prepared.experiment.notes:
+    for note in result.notes or ():
         log.info("note: %s", note)
 
 
-def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
-    progress, earlier = prepared.progress, prepared.progress.seconds
+def _train_and_test(setup: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
+    progress, earlier = setup.progress, setup.progress.seconds
     with StopRequest() as stop:
-        trainer = Trainer(prepared, run.spec, stop)
+        trainer = Trainer(setup, run.spec, stop)
         try:
             trainer.run()
         finally:  # progress is recorded, however the run ends
-            result = result.including(_build_training(prepared))
+            result = result.including(_build_training(setup))
             run.write(result)
         if run.config.profile:
             spent = sum(trainer.profile.seconds.values())
             log.info(trainer.profile.describe(max(spent, progress.seconds - earlier)))
             result = replace(result, profile=trainer.profile.seconds)
-        _draw_curves(prepared, run)
+        history = run.folder.read_history()
+        _draw_curves(history, setup.experiment.task, run.folder)
         if trainer.stopping:
             again = format_command("train", plugins=run.config.plugins, resume=run.spec.path)
             raise Interrupted(
                 f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
             )
-        load_checkpoint(trainer.best, prepared.experiment.omega)
-        result = result.including(_evaluate_test_split(prepared, run, stop))
-    result = result.including(_summarize_training(prepared, run, trainer))
+        load_checkpoint(trainer.best, setup.experiment.omega)
+        result = result.including(_evaluate_test_split(setup, run, stop))
+    result = result.including(_summarize_training(setup, history, trainer))
     for flag, count in trainer.flags.items():
         if flag not in trainer.logged_flags:
             log.warning("%s%s", flag, f" ({count} steps)" if count > 1 else "")
@@ -146,9 +150,9 @@ def _train_and_test(prepared: TrainingSetup, run: Run[Config], result: RunResult
     )
 
 
-def _build_training(prepared: TrainingSetup) -> Training:
+def _build_training(setup: TrainingSetup) -> Training:
     """Progress of training, for result.json."""
-    progress = prepared.progress
+    progress = setup.progress
     return Training(
         steps=progress.step,
         train_seconds=progress.seconds,
@@ -157,30 +161,28 @@ def _build_training(prepared: TrainingSetup) -> Training:
     )
 
 
-def _summarize_training(prepared: TrainingSetup, run: Run[Config], trainer: Trainer) -> Training:
+def _summarize_training(setup: TrainingSetup, history: History, trainer: Trainer) -> Training:
     """The outcome of training, for result.json."""
-    progress, history = prepared.progress, run.folder.read_history()
-    metrics = {f"val/{prepared.experiment.task.metric}": progress.best}
+    progress = setup.progress
+    metrics = {f"val/{setup.experiment.task.metric}": progress.best}
     if history:
         metrics["train/loss"] = history[-1]["loss"]
         metrics["train/gradient_fall"] = gradient_decay([row["hypergrad_norm"] for row in history])
     return replace(
-        _build_training(prepared),
+        _build_training(setup),
         best_step=progress.best_step,
         metrics=metrics,
         flags=trainer.flags,
     )
 
 
-def _draw_curves(prepared: TrainingSetup, run: Run[Config]) -> None:
-    task, folder = prepared.experiment.task, run.folder
-    label = f"{task.metric} {task.unit}".strip()
-    curves(folder.read_history(), label, folder.path / "curves.png")
+def _draw_curves(history: History, task: Task, folder: RunFolder) -> None:
+    curves(history, f"{task.metric} {task.unit}".strip(), folder.path / "curves.png")
 
 
-def _evaluate_test_split(prepared: TrainingSetup, run: Run[Config], stop: StopRequest) -> Testing:
+def _evaluate_test_split(setup: TrainingSetup, run: Run[Config], stop: StopRequest) -> Testing:
     """Evaluate the best checkpoint on the test split, unless eval.test=false."""
-    experiment, config, step = prepared.experiment, run.config, prepared.progress.best_step
+    experiment, config, step = setup.experiment, run.config, setup.progress.best_step
     if not config.eval.test:
         log.info("eval.test=false: the checkpoint of step %d is not tested", step)
         task = experiment.task
@@ -190,10 +192,10 @@ def _evaluate_test_split(prepared: TrainingSetup, run: Run[Config], stop: StopRe
     return evaluate_test(experiment, config.eval, run.folder, again, stop)
 
 
-def _certify(prepared: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
+def _certify(setup: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     folder = run.folder
     try:
-        part = write_certificate(prepared.experiment, run.config, folder.read_history(), folder)
+        part = write_certificate(setup.experiment, run.config, folder.read_history(), folder)
     except KeyboardInterrupt as error:
         again = format_command("train", plugins=run.config.plugins, resume=folder.path)
         raise Interrupted(
