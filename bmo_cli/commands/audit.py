@@ -34,9 +34,7 @@ OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
 
 
 @names_plugins
-def audit(
-    run: Run[AuditConfig],
-) -> RunResult:
+def audit(run: Run[AuditConfig]) -> RunResult:
     """Measure, and write audit.md, audit.csv and audit.png.
 
     Args:

@@ -24,9 +24,7 @@ log = logging.getLogger("bmo")
 
 
 @names_plugins
-def certify_run(
-    run: Run[EvalConfig],
-) -> RunResult:
+def certify_run(run: Run[EvalConfig]) -> RunResult:
     """Certify the best checkpoint of `config.run` on the validation problems of that run.
 
     Args:

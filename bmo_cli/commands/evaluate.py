@@ -26,9 +26,7 @@ log = logging.getLogger("bmo")
 
 
 @names_plugins
-def evaluate_run(
-    run: Run[EvalConfig],
-) -> RunResult:
+def evaluate_run(run: Run[EvalConfig]) -> RunResult:
     """Evaluate the best checkpoint of `config.run` on the test split of `config.data`.
 
     Args:
