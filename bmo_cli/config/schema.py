@@ -409,12 +409,12 @@ def check_target(node: Mapping[str, Any], name: str, plugins: Sequence[str] = ()
     signature = read_signature(target, plugin_files(plugins))
     if not signature.complete:  # the constructor checks the others
         arguments = {k: v for k, v in arguments.items() if k in signature.annotations}
-    given_elsewhere = _GIVEN.get(name, ())
+    given_elsewhere = GIVEN.get(name, ())
     required = [key for key in signature.required if key not in given_elsewhere]
     check_arguments(arguments, signature.annotations, required=required, prefix=f"{name}.")
 
 
-_GIVEN: dict[str, tuple[str, ...]] = {"task": ("data", "seed")}
+GIVEN: dict[str, tuple[str, ...]] = {"task": ("data", "seed")}
 """Arguments that the program passes when it builds a group. They are no keys of its YAML."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bmo_cli.config.schema import Config, check_allowed, plugin_files, plugin_module
+from bmo_cli.config.schema import GIVEN, Config, check_allowed, plugin_files, plugin_module
 from bmo_cli.config.signature import read_signature
 from bmo_cli.data.splits import PhotographData
 from bmo_cli.errors import BmoError, InputError
@@ -63,7 +63,8 @@ def build(config: Config) -> Experiment:
     torch.manual_seed(config.seed)  # for plug-in networks without a seed argument
     torch.backends.cudnn.deterministic = True
     data = instantiate(config.data, "data", plugins, PhotographData)
-    given = {"data": data, "seed": config.seed}
+    values = {"data": data, "seed": config.seed}
+    given = {name: values[name] for name in GIVEN["task"]}
     task = instantiate(config.task, "task", plugins, Task, **given)
     scheme = instantiate(config.gkm, "gkm", plugins, GKM, layers=task.layers)
     hyper = instantiate(config.hyper, "hyper", plugins, HyperOptimizer)
