@@ -118,8 +118,9 @@ def _choose_problems(chosen: str | Sequence[str]) -> list[str]:
         raise InputError(f"problem is empty; known: all, {', '.join(PROBLEMS)}")
     for name in names:
         if name not in PROBLEMS:
-            hint = suggest_nearest(name, PROBLEMS) or f"; known: all, {', '.join(PROBLEMS)}"
-            raise InputError(f"unknown problem '{name}'{hint}")
+            hint = suggest_nearest(name, PROBLEMS)
+            known = ", ".join(("all", *PROBLEMS))
+            raise InputError(f"unknown problem '{name}'{hint} Known: {known}")
     return names
 
 
@@ -149,6 +150,21 @@ def _build_operators(name: str | None, given: GKM | None) -> dict[str, Numerical
     }
 
 
+_GRADIENTS = (
+    "bound: the largest relative error that the method promises; -: it promises none, because it is "
+    "biased by design or its assumptions do not hold on this problem. T: evaluations of T. J^T v: "
+    "products with the derivative of D. BROKEN: the error is above the bound."
+)
+_NORMS = (
+    "Largest measured |D(a) - D(b)|_G / |a - b|_G of every operator on small problems. f: least "
+    "squares. f + g: with an l1 norm. l1, squares, exact: with a linear relation A u + z = b, where "
+    "z has an l1 norm, a squared norm, or is 0. inside: parameters anywhere inside the condition; a "
+    "promise to be nonexpansive is broken above 1. 30 % beyond: the same with L_f and |A|^2 "
+    "declared 30 % too small, so that steps are too long; a value above 1 shows that the condition "
+    "is needed, and 1 that this does not break it."
+)
+
+
 def _write_report(
     folder: RunFolder, gradients: Sequence[GradientRecord], norms: Sequence[NormRecord]
 ) -> None:
@@ -160,11 +176,9 @@ def _write_report(
     norm_header = ["operator", "problem", "condition", "inside", "30 % beyond", "promise"]
     norm_rows = [_format_norm_row(record) for record in norms]
     text = "# Audit\n\nHyper-gradients against central finite differences of their own objective, "
-    text += "float64.\n\n" + markdown(gradient_header, gradient_rows) + "\n"
+    text += "float64.\n\n" + markdown(gradient_header, gradient_rows) + f"\n\n{_GRADIENTS}\n"
     if norms:
-        text += "\nLargest measured |D(a) - D(b)|_G / |a - b|_G, parameters anywhere inside the "
-        text += "condition, and with L_f and |A|^2 declared 30 % too small.\n\n"
-        text += markdown(norm_header, norm_rows) + "\n"
+        text += f"\n{_NORMS}\n\n" + markdown(norm_header, norm_rows) + "\n"
         log.info("\n%s", text_table([norm_header, *norm_rows]))
     keys = [field.name for field in fields(GradientRecord)]
     table = comma_separated(keys, [[asdict(record)[key] for key in keys] for record in gradients])

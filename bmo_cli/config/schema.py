@@ -444,5 +444,5 @@ def plugin_files(plugins: Sequence[str]) -> tuple[Path, ...]:
     files = [Path(plugin) for plugin in plugins if plugin.endswith(".py")]
     for file in files:
         if not file.is_file():
-            raise InputError(f"no plug-in file {file}")
+            raise InputError(f"no plug-in file {file}; check the path in plugins=[...]")
     return tuple(file.resolve() for file in files)

@@ -76,7 +76,7 @@ def read_kernels(
         InputError: missing or damaged file, or none of its arrays is a kernel.
     """
     if not file.is_file():
-        raise InputError(f"no kernel file {file}")
+        raise InputError(f"no kernel file {file}; check the path")
     suffix = file.suffix.lower()
     if suffix not in FILE_SUFFIXES:
         raise InputError(f"kernel file {file} must end in one of {', '.join(FILE_SUFFIXES)}")

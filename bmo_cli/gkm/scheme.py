@@ -192,8 +192,9 @@ class GKM(nn.Module):
             return None
         if not net.nonexpansive:
             return f"{type(net).__name__} is unconstrained"
+        where = "in the place of prox_g" if operator.uses_g else "after it"
         return (
-            f"{type(operator).__name__} with {type(net).__name__} in the place of prox_g need not "
+            f"{type(operator).__name__} with {type(net).__name__} {where} need not "
             "be nonexpansive, though each of them is"
         )
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bmo_cli.config.names import read_recorded_choices
 from bmo_cli.config.paths import expand_home
@@ -125,6 +125,8 @@ def select(
             values[key] = value
         elif key in COLUMNS and equals:
             filters.append((key, value.split(",")))
+            if key == "status":
+                _require_status(filters[-1][1])
         else:
             raise InputError(_mistake(word, command, flags, [*keys, *COLUMNS]))
     roots = roots or [Path("outputs")]
@@ -134,6 +136,15 @@ def select(
         if all(run.cell(column) in wanted for column, wanted in filters)
     ]
     return Selection(runs, frozenset(given), values, roots)
+
+
+def _require_status(values: Sequence[str]) -> None:
+    """Refuse a status that no run can have."""
+    known = get_args(Status)
+    for value in values:
+        if value not in known:
+            hint = suggest_nearest(value, known) or f"; known: {', '.join(known)}"
+            raise InputError(f"no status '{value}'{hint}")
 
 
 def _mistake(word: str, command: str, flags: Sequence[str], keys: Sequence[str]) -> str:

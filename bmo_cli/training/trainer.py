@@ -203,11 +203,15 @@ class Trainer:
 
     def _fraction_done(self) -> float:
         """The fraction of the run that is done: by steps if they are given, 1 once time is up."""
-        steps, minutes = self.settings.steps, self.settings.max_minutes
-        by_time = self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
+        steps, by_time = self.settings.steps, self._time_fraction()
         if steps is None:
             return by_time
         return 1.0 if by_time >= 1 else self.progress.step / steps
+
+    def _time_fraction(self) -> float:
+        """The fraction of `max_minutes` that is over, 0 without such a limit."""
+        minutes = self.settings.max_minutes
+        return self.progress.seconds / (60 * minutes) if minutes is not None else 0.0
 
     def _learning_rate_factor(self) -> float:
         """The factor of the learning rate at this step."""
@@ -274,7 +278,8 @@ class Trainer:
         }
         self._history.add(row)
         self.logger.row(row)
-        self._console.show_row(row, self._fraction_done(), self.settings.steps)
+        done = max(self._fraction_done(), self._time_fraction())  # whichever limit ends the run
+        self._console.show_row(row, done, self.settings.steps)
 
 
 def _build_score_format(task: Task) -> Callable[[float], str]:

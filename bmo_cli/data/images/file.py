@@ -144,7 +144,7 @@ def _read_header(
 def _content(file: Path) -> bytes:
     if not file.is_file():
         link = " (a link to nothing)" if file.is_symlink() else ""
-        raise InputError(f"no image file {file}{link}")
+        raise InputError(f"no image file {file}{link}; check the path")
     try:
         content = file.read_bytes()
     except OSError as error:
