@@ -151,17 +151,17 @@ def _build_operators(name: str | None, given: GKM | None) -> dict[str, Numerical
 
 
 _GRADIENTS = (
-    "bound: the largest relative error that the method promises; -: it promises none, because it is "
-    "biased by design or its assumptions do not hold on this problem. T: evaluations of T. J^T v: "
-    "products with the derivative of D. BROKEN: the error is above the bound."
+    "bound: the largest relative error that the method promises; -: it promises none, because "
+    "it is biased by design or its assumptions do not hold on this problem. T: evaluations of "
+    "T. J^T v: products with the derivative of D. BROKEN: the error is above the bound."
 )
 _NORMS = (
-    "Largest measured |D(a) - D(b)|_G / |a - b|_G of every operator on small problems. f: least "
-    "squares. f + g: with an l1 norm. l1, squares, exact: with a linear relation A u + z = b, where "
-    "z has an l1 norm, a squared norm, or is 0. inside: parameters anywhere inside the condition; a "
-    "promise to be nonexpansive is broken above 1. 30 % beyond: the same with L_f and |A|^2 "
-    "declared 30 % too small, so that steps are too long; a value above 1 shows that the condition "
-    "is needed, and 1 that this does not break it."
+    "Largest measured |D(a) - D(b)|_G / |a - b|_G of every operator on small problems. f: "
+    "least squares. f + g: with an l1 norm. l1, squares, exact: with a linear relation A u + "
+    "z = b, where z has an l1 norm, a squared norm, or is 0. inside: parameters anywhere "
+    "inside the condition; a promise to be nonexpansive is broken above 1. 30 % beyond: the "
+    "same with L_f and |A|^2 declared 30 % too small, so that steps are too long; a value "
+    "above 1 shows that the condition is needed, and 1 that this does not break it."
 )
 
 

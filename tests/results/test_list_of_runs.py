@@ -136,6 +136,13 @@ def test_a_frame_has_the_settings_that_differ(tmp_path):
     assert len(frame([tmp_path / "0.1"])) == 1 and "hyper.mu" not in frame([tmp_path / "0.1"])
 
 
+def test_a_status_that_no_run_has_is_refused(outputs):
+    with pytest.raises(InputError, match="no status 'faild'; did you mean 'failed'"):
+        list_runs(["status=ok,faild"])
+    with pytest.raises(InputError, match="no status 'x'; known: starting, running, ok"):
+        list_runs(["status=x"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["--help"], ["runs"], ["compare", "--help"], ["train", "a=b"]])
 def test_pandas_is_imported_where_it_is_used(outputs, words):
