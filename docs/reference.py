@@ -271,7 +271,7 @@ def keys_of(choice: Choice, prefix: str, shown: str) -> list[str]:
             rows.append(row(f"{shown}.{key}", entry.value, annotations.get(key), comment))
         else:
             rows += keys_of(choice, f"{dotted}{key}", f"{shown}.{key}")
-    given = {*own, *schema._GIVEN.get(shown, ())}
+    given = {*own, *schema.GIVEN.get(shown, ())}
     parts = {key for key in annotations if annotations[key] is checks.Part}
     if target is not None and target.startswith("bmo_cli."):
         for key in sorted(set(annotations) - given - parts - {"data"}):
