@@ -36,8 +36,6 @@ from bmo_cli.config.overrides import list_overrides
 from bmo_cli.config.own_files import config_dirs
 from bmo_cli.config.paths import expand_home
 from bmo_cli.errors import InputError, escape_unprintable, escape_unprintable_lines
-from bmo_cli.jobs.sweep_end import rename_pickles, require_all_ok
-from bmo_cli.jobs.sweep_plan import list_jobs, plan_jobs
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.folders import MadeFolder, make_unique
 
@@ -146,6 +144,9 @@ def _run_once(app: Hydra, name: str, overrides: Sequence[str], invocation: Invoc
 
 def _run_sweep(app: Hydra, name: str, overrides: Sequence[str], invocation: Invocation) -> None:
     """Check all jobs of a sweep, run them, and report those that failed."""
+    from bmo_cli.jobs.sweep_end import rename_pickles, require_all_ok  # slow to import
+    from bmo_cli.jobs.sweep_plan import list_jobs, plan_jobs
+
     words = [*overrides, "hydra.mode=MULTIRUN"]
     config = app.compose_config(name, words, run_mode=RunMode.MULTIRUN, with_log_configuration=True)
     HydraConfig.instance().set_config(config)  # names of folders interpolate ${hydra:...}
