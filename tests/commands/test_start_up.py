@@ -1,6 +1,7 @@
 """Runs that were killed while they started: they know what they are, or say what to do."""
 
 import json
+import logging
 import os
 import shutil
 
@@ -165,7 +166,17 @@ def test_a_run_that_was_killed_before_its_configuration_is_listed(bmo, trained):
     )
 
 
-def test_a_folder_is_known_as_a_run_from_its_first_instant(monkeypatch, tmp_path):
+@pytest.fixture
+def kept_logging():
+    """Hydra configures the log of this process, which other tests look at."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_folder_is_known_as_a_run_from_its_first_instant(monkeypatch, tmp_path, kept_logging):
     monkeypatch.chdir(tmp_path)
     seen = []
 
