@@ -19,7 +19,7 @@ environment_is_current() {
 warn_of_cuda() {
     [ "$(uname -s)" = Linux ] && [ -z "${PIP_EXTRA_INDEX_URL:-}${PIP_INDEX_URL:-}" ] || return 0
     "$venv/bin/python" -c 'import torch' 2>/dev/null ||
-        echo "bmo: torch includes CUDA here, several GB to download; for the smaller CPU build press Ctrl-C" \
+        echo "bmo: the default build of torch for Linux includes CUDA, several GB; for the smaller CPU build press Ctrl-C" \
             "and set PIP_EXTRA_INDEX_URL to the index of CPU builds on pytorch.org/get-started" >&2
 }
 
