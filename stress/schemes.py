@@ -31,9 +31,10 @@ from bmo_cli.linear.gradient import PeriodicGradient
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
-from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.gradient_step import GradientStep
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Network, NormBound
@@ -224,9 +225,9 @@ def lip(draw: Draw) -> Network:
 
 
 def guided(draw: Draw) -> Network:
-    """The same with levels chosen from the observation."""
+    """The same with levels and directions chosen from the observation."""
     return GuidedPotential(
-        width=draw.among(2, 6), size=draw.among(3, 5), features=6, layers=2, seed=draw.seed()
+        size=draw.among(3, 5), steer=draw.among(False, True), widths=(4, 4, 4), seed=draw.seed()
     )
 
 

@@ -180,8 +180,8 @@ def _number(value: float | Tensor) -> float:
 
 
 def share_of_positive(step: Tensor) -> float:
-    """`step_share` where any finite positive step is allowed: 0 for these, else infinite."""
-    return 0.0 if 0 < step.item() < math.inf else math.inf
+    """`step_share` where any finite positive steps are allowed: 0 for these, else infinite."""
+    return 0.0 if bool(((step > 0) & (step < math.inf)).all()) else math.inf
 
 
 def coupling_of(problem: Problem, operator: NumericalOperator) -> Coupling:

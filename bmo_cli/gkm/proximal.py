@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import OpenZeroTwo, Positive, checked
+from bmo_cli.config.checks import NonNegative, OpenZeroTwo, Positive, checked
+from bmo_cli.errors import InputError
 from bmo_cli.gkm.operator import (
     Bounded,
     BoundOperator,
@@ -16,8 +17,10 @@ from bmo_cli.gkm.operator import (
     share_of_positive,
 )
 from bmo_cli.solver.metric import ScaledIdentity
-from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.problem import LEAST_NOISE, Problem
 from bmo_cli.solver.state import State
+
+_UNIT_NOISE = 2.55 / 255
 
 
 @checked
@@ -69,8 +72,13 @@ class ProximalGradient(NumericalOperator):
 class Resolvent(NumericalOperator):
     """prox_{gamma f}(u), the proximal map of the data term; firmly nonexpansive in I/gamma.
 
+    The step at noise sigma is gamma (sigma_1 / sigma)^p / L_f with sigma_1 = 2.55/255. With p = 2
+    and f = 1/2 |A u - y|^2 it is a fixed step on the negative log-likelihood f / sigma^2.
+
     Args:
-        gamma: step size in units of 1/L_f, > 0.
+        gamma: step size in units of 1/L_f, > 0; with p > 0 at noise sigma_1.
+        noise_power: p, >= 0; 0: the step does not depend on the noise. Noise below half a grey
+            level counts as that.
         learn: whether gamma is a hyper-parameter, kept positive.
     """
 
@@ -79,17 +87,36 @@ class Resolvent(NumericalOperator):
     averaged = True
     keeps_nonexpansive = True
 
-    def __init__(self, *, gamma: Positive = 50.0, learn: bool = True) -> None:
+    def __init__(
+        self, *, gamma: Positive = 50.0, noise_power: NonNegative = 0.0, learn: bool = True
+    ) -> None:
         super().__init__()
-        self.gamma = Exponential(gamma, learn=learn)
+        self.gamma, self.noise_power = Exponential(gamma, learn=learn), noise_power
 
     def bind(self, problem: Problem) -> BoundOperator:
-        gamma = self.gamma() / lipschitz_of(problem, self)
+        gamma = self._step(problem)
         resolvent = problem.f.resolvent(gamma)
         return BoundOperator(lambda u, k: resolvent(u), ScaledIdentity(1 / gamma))
 
     def step_share(self, problem: Problem) -> float:
-        return share_of_positive(self.gamma() / lipschitz_of(problem, self))
+        return share_of_positive(self._step(problem))
+
+    def _step(self, problem: Problem) -> Tensor:
+        """gamma / L_f, a scalar, or (B, 1, 1, 1) where it depends on the noise.
+
+        Raises:
+            InputError: it depends on the noise, which the problem does not know.
+        """
+        gamma: Tensor = self.gamma() / lipschitz_of(problem, self)
+        if self.noise_power == 0:
+            return gamma
+        if problem.noise is None:
+            raise InputError(
+                "gkm.operator.noise_power chooses the step by the noise, which this task does not "
+                "state; use gkm.operator.noise_power=0"
+            )
+        level = problem.noise.to(gamma).clamp_min(LEAST_NOISE)[:, None, None, None]
+        return gamma * (_UNIT_NOISE / level) ** self.noise_power
 
 
 @checked

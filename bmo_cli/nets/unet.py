@@ -6,6 +6,7 @@ Shape legend: B images, C channels, H x W pixels.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +18,7 @@ from bmo_cli.nets.network import Network
 
 @checked
 class UNet(Network):
-    """x + U(x), U of residual blocks on several scales. Nothing is promised about its norm.
-
-    The first scale works at half the resolution (pixel unshuffling). 2 x 2 convolutions of stride 2
-    and their transposes connect the scales. Skip connections add the features of a scale on the way
-    down to those on the way up. A block is z + conv(ReLU(conv(z))) with 3 x 3 convolutions.
-    (Ronneberger, Fischer & Brox, MICCAI 2015, with the additive skips of DRUNet: Zhang et al., IEEE
-    TPAMI 2021.)
+    """x + U(x), U a `MultiScale` network. Nothing is promised about its norm.
 
     Args:
         channels: of the images, 1 or 3.
@@ -45,17 +40,50 @@ class UNet(Network):
     ) -> None:
         super().__init__()
         self.channels = channels
+        self.body = MultiScale(channels, channels, widths, blocks, last_gain, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map at x, shape (B, C, H, W) of any H and W."""
+        change: Tensor = self.body(x)
+        return x + change
+
+
+class MultiScale(nn.Module):
+    """U, residual blocks on several scales, for images of any size.
+
+    The first scale works at half the resolution (pixel unshuffling). 2 x 2 convolutions of stride 2
+    and their transposes connect the scales. Skip connections add the features of a scale on the way
+    down to those on the way up. A block is z + conv(ReLU(conv(z))) with 3 x 3 convolutions.
+    (Ronneberger, Fischer & Brox, MICCAI 2015, with the additive skips of DRUNet: Zhang et al., IEEE
+    TPAMI 2021.)
+
+    Args:
+        inputs: channels of the argument.
+        outputs: channels of the value.
+        widths, blocks, last_gain, seed: see `UNet`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        widths: Sequence[int],
+        blocks: int,
+        last_gain: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
         pairs = list(itertools.pairwise(widths))
-        self.head = _conv(4 * channels, widths[0])
+        self.head = _conv(4 * inputs, widths[0])
         self.down = nn.ModuleList(_blocks(n, blocks) for n in widths)
         self.up = nn.ModuleList(_blocks(n, blocks) for n in widths[:-1])
         self.coarser = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.finer = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
-        self.tail = _conv(widths[0], 4 * channels)
+        self.tail = _conv(widths[0], 4 * outputs)
         self._initialise(seed, last_gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map at x, shape (B, C, H, W) of any H and W."""
+        """(B, `inputs`, H, W) -> (B, `outputs`, H, W)."""
         height, width = x.shape[2:]
         step = 2 ** len(self.down)
         z = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
@@ -69,7 +97,7 @@ class UNet(Network):
         for blocks, finer in zip(reversed(self.up), reversed(self.finer), strict=True):
             z = blocks(finer(z) + skips.pop())
         change = F.pixel_shuffle(self.tail(z), 2)
-        return x + change[..., :height, :width]
+        return change[..., :height, :width]
 
     @torch.no_grad()
     def _initialise(self, seed: int, last_gain: float) -> None:

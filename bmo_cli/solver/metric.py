@@ -80,7 +80,7 @@ class ScaledIdentity(Metric):
     """G = weight * I, the metric I/gamma of proximal gradient and resolvent steps.
 
     Args:
-        weight: positive, a scalar tensor or a number.
+        weight: positive: a number, a scalar tensor, or one for each problem, (B, 1, ...).
     """
 
     weight: Tensor | float
@@ -96,7 +96,7 @@ class ScaledIdentity(Metric):
 
     @property
     def smallest_eigenvalue(self) -> Tensor:
-        return torch.as_tensor(self.weight)
+        return torch.as_tensor(self.weight).amin()
 
     @property
     def is_diagonal(self) -> bool:

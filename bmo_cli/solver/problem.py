@@ -23,6 +23,9 @@ from bmo_cli.linear.map import NOT_DIVIDED, LinearMap
 from bmo_cli.solver.functions import Proximable, Smooth, Zero
 from bmo_cli.solver.state import State
 
+LEAST_NOISE = 0.5 / 255
+"""Noise that steps and weights are chosen for at least. Rounding to 8 bits has 0.29 / 255."""
+
 
 @dataclass(frozen=True)
 class Coupling:

@@ -12,17 +12,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.fft import irfft2, rfft2
 
 from bmo_cli.config.checks import NonNegative, checked
 from bmo_cli.data.blurred import BlurredPhotographs
+from bmo_cli.data.noise import estimate_noise
 from bmo_cli.data.splits import Split
 from bmo_cli.errors import InputError
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.boundary import continue_periodically, interior
+from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
-from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
+from bmo_cli.solver.problem import LEAST_NOISE, Coupling, Problem, Sample, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.restoration import Restoration
 from bmo_cli.tasks.task import Case, Posed
@@ -48,7 +49,7 @@ def blur_problem(
         noise: standard deviation, (B,), when known.
         tv_weight: weight of the total variation beside 1/2 |k * u - y|^2.
     """
-    guide = partial(linear_views, y, blur)
+    guide = partial(linear_views, y, blur, noise)
     if form == "least_squares":
         return Problem(f=LeastSquares(blur, y), noise=noise, guide=guide)
     if form in ("tv", "tv_anisotropic"):
@@ -60,23 +61,48 @@ def blur_problem(
     return Problem(coupling=Coupling(blur, y, h), noise=noise, guide=guide)
 
 
-_VIEW_WEIGHTS = (0.003, 0.015, 0.06)  # from little to much smoothing at noise of some 1 % and more
+_VIEW_WEIGHTS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # from little to much smoothing
+_START_WEIGHT = 100.0
 
 
-def linear_views(y: Tensor, blur: PeriodicBlur) -> Tensor:
-    """y beside three linear restorations: argmin_u |k * u - y|^2 + c (|grad u|^2 + 0.05 |u|^2).
+def linear_views(y: Tensor, blur: PeriodicBlur, noise: Tensor | None = None) -> Tensor:
+    """y beside five linear restorations, from little to much smoothing, and the level of the noise.
 
     Args:
         y: (B, C, H, W).
         blur: of the batch.
+        noise: standard deviation, (B,); None: it is estimated.
 
     Returns:
-        (B, 4 C, H, W), for networks that adapt to the observation.
+        (B, 7 C, H, W), for networks that adapt to the observation. The last C are constant, ten
+        times the noise.
+    """
+    level = noise_level(y, noise)
+    restored = [wiener(y, blur, c * level.square()) for c in _VIEW_WEIGHTS]
+    return torch.cat([y, *restored, 10 * level.expand_as(y)], 1)
+
+
+def noise_level(y: Tensor, noise: Tensor | None) -> Tensor:
+    """The noise that weights are chosen for, at least half a grey level: (B, 1, 1, 1).
+
+    Args:
+        y: (B, C, H, W).
+        noise: standard deviation, (B,); None: it is estimated.
+    """
+    level = estimate_noise(y) if noise is None else noise.to(y)
+    return level.clamp_min(LEAST_NOISE)[:, None, None, None]
+
+
+def wiener(y: Tensor, blur: PeriodicBlur, weight: Tensor) -> Tensor:
+    """argmin_u |k * u - y|^2 + c (|grad u|^2 + 0.05 |u|^2), shape (B, C, H, W).
+
+    Args:
+        y: (B, C, H, W).
+        blur: of the batch.
+        weight: c > 0, (B, 1, 1, 1).
     """
     roughness = (laplacian_symbol(blur.size) + 0.05).to(y)
-    spectrum = rfft2(y) * blur.transfer.conj()
-    restored = [irfft2(spectrum / (blur.power + c * roughness), s=blur.size) for c in _VIEW_WEIGHTS]
-    return torch.cat([y, *restored], 1)
+    return multiply_spectrum(y, blur.transfer.conj() / (blur.power + weight * roughness))
 
 
 @dataclass(frozen=True)
@@ -86,10 +112,12 @@ class BlurModel:
     Attributes:
         form: how it is written, see `blur_problem`.
         tv_weight: of the total variation, where form is tv.
+        start: u^0, the observation or a Wiener filter of it.
     """
 
     form: Form = "least_squares"
     tv_weight: float = 0.0
+    start: Literal["observation", "wiener"] = "observation"
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> BlurModel:
@@ -107,7 +135,10 @@ class BlurModel:
             blur: of the batch.
             noise: standard deviation, (B,), when known.
         """
-        return blur_problem(y, blur, self.form, noise, self.tv_weight), (y,)
+        problem = blur_problem(y, blur, self.form, noise, self.tv_weight)
+        if self.start == "observation":
+            return problem, (y,)
+        return problem, (wiener(y, blur, _START_WEIGHT * noise_level(y, noise).square()),)
 
 
 @checked
@@ -117,6 +148,7 @@ class Deconvolution(Restoration):
     Args:
         form: how the problem is written, see `blur_problem`.
         tv_weight: of the total variation, where form is tv.
+        start: u^0, the observation or a Wiener filter of it.
         protocol: how scores are computed, see `metrics`.
         data_keys: arguments of `BlurredPhotographs`: photographs, kernels and noise.
     """
@@ -128,11 +160,12 @@ class Deconvolution(Restoration):
         *,
         form: Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"] = "least_squares",
         tv_weight: NonNegative = 9e-4,
+        start: Literal["observation", "wiener"] = "observation",
         protocol: str = "float",
         **data_keys: Any,
     ) -> None:
         super().__init__(BlurredPhotographs(**data_keys), protocol)
-        self.model = BlurModel(form, tv_weight)
+        self.model = BlurModel(form, tv_weight, start)
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
         for images, seed in self.data.batches(steps, batch):
@@ -153,5 +186,16 @@ class Deconvolution(Restoration):
         wide = continue_periodically(y, margin)
         size = (wide.shape[-2], wide.shape[-1])
         blur = PeriodicBlur(transfer_function(kernel[None], size), size)
-        problem, initial = BlurModel.from_settings(settings).pose(wide, blur)
+        noise = _noise_of_settings(y, settings)
+        problem, initial = BlurModel.from_settings(settings).pose(wide, blur, noise)
         return Posed(problem, initial, lambda u: interior(u[0], margin))
+
+
+def _noise_of_settings(y: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    """The level of training, (B,); where that is a range, an estimate within the range."""
+    noise = settings.get("noise")
+    if noise is None:
+        return estimate_noise(y)
+    if isinstance(noise, list | tuple):
+        return estimate_noise(y).clamp(noise[0] / 255, noise[1] / 255)
+    return torch.full((len(y),), noise / 255, dtype=y.dtype, device=y.device)

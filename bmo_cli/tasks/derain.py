@@ -109,17 +109,17 @@ def initial_layers(y: Tensor, form: Form) -> State:
     return (y if form == "single" else torch.cat([y, torch.zeros_like(y)], 1),)
 
 
-_SMOOTHING = (1.0, 10.0, 100.0)
+_SMOOTHING = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 def smoothed_views(y: Tensor) -> Tensor:
-    """y beside three smoothed versions, argmin_v |v - y|^2 + c |grad v|^2.
+    """y beside six smoothed versions, argmin_v |v - y|^2 + c |grad v|^2.
 
     Args:
         y: (B, C, H, W).
 
     Returns:
-        (B, 4 C, H, W), for networks that adapt to the observation.
+        (B, 7 C, H, W), for networks that adapt to the observation.
     """
     roughness, spectrum = laplacian_symbol((y.shape[-2], y.shape[-1])).to(y), rfft2(y)
     smooth = [irfft2(spectrum / (1 + c * roughness), s=y.shape[-2:]) for c in _SMOOTHING]

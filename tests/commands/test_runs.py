@@ -456,7 +456,7 @@ def test_evaluation_crop_curve_and_penalty(bmo, tiny, trained, tmp_path):
 @pytest.mark.slow
 def test_a_guided_run_restores_and_other_tasks_refuse_the_network(bmo, tiny, tmp_path):
     words = [word for word in tiny if "net." not in word]
-    small = ("net=guided", "net.width=3", "net.size=3", "net.features=3", "net.layers=1")
+    small = ("net=guided", "net.widths=[3,3,3]")
     done = bmo("train", *words, *small, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     images = tmp_path / "photos" / "test"

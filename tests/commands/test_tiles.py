@@ -12,8 +12,8 @@ from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.boundary import ALIGNMENT, continue_periodically, in_tiles, interior
-from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.tasks.derain import Derain
 
@@ -175,7 +175,7 @@ def test_tiles_smaller_than_the_kernel(blurred, boundary):
 def test_padding_keeps_opposite_borders_of_rain_apart(rng, form):
     settings = {"rain_weight": 0.1, "background_weight": 0.1, "streak_weight": 0.1}
     sparse = {"operator": PDHG()}
-    guided = {"operator": ProximalGradient(), "net": GuidedPotential(features=8)}
+    guided = {"operator": ProximalGradient(), "net": GuidedPotential(widths=(8, 8, 8))}
     scheme = GKM(**(sparse if form == "sparse" else guided), layers=2).double()
     settings["form"] = form
     y = torch.tensor(rng.random((1, 1, 40, 40)))

@@ -20,9 +20,9 @@ from bmo_cli.hyper.aggregation import Unrolled
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.map import LinearMap
-from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.execution import Execution
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.mode import Behaviour
 from bmo_cli.nets.network import Network
@@ -304,7 +304,7 @@ def test_learned_matrices_count_and_numbers_do_not():
 @pytest.mark.parametrize(
     ("net", "options"),
     [
-        (lambda: GuidedPotential(features=4), {}),
+        (lambda: GuidedPotential(widths=(4, 4, 4)), {}),
         (lambda: DnCNN(depth=2, width=3), {"hyper": Separate()}),
         (lambda: DnCNN(depth=2, width=3), {"hyper": Truncated(last=1), "stages": 3}),
         (lambda: DnCNN(depth=2, width=3), {"stages": 5}),

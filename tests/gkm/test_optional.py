@@ -10,7 +10,7 @@ from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO, Unrolled
 from bmo_cli.linear.map import LinearMap
-from bmo_cli.nets.convex_potential import GuidedPotential
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
 from bmo_cli.training.threads import CpuThreads
@@ -136,7 +136,7 @@ def test_other_methods_that_are_left_out():
         raise NotImplementedError
 
     image = torch.zeros(1, 1, 8, 8)
-    scheme = GKM(operator=ProximalGradient(), net=GuidedPotential(features=2))
+    scheme = GKM(operator=ProximalGradient(), net=GuidedPotential(widths=(2, 2, 2)))
     for given in (None, guide):
         with pytest.raises(InputError, match="a first estimate of the image, which this task"):
             scheme.bind(Problem(LeastSquares(Left(), image), guide=given))

@@ -8,8 +8,9 @@ from bmo_cli.errors import InputError
 from bmo_cli.gkm.proximal import ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
-from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Identity
 from bmo_cli.nets.normalized_conv import NormalizedConv
@@ -71,9 +72,9 @@ def test_guarantees_are_those_of_all_layers(rng):
     u, v = (torch.tensor(rng.normal(size=(1, 2, 16, 16))).float() for _ in range(2))
     with torch.no_grad():
         assert 0.05 < float((both(u) - both(v)).norm() / (u - v).norm()) <= 1
-    guided = Layers(background=GuidedPotential(features=4, layers=2), rain=ConvexPotential())
+    guided = Layers(background=GuidedPotential(widths=(4, 4, 4)), rain=ConvexPotential())
     assert guided.guided
-    views = torch.tensor(rng.random((1, 4, 16, 16))).float()
+    views = torch.tensor(rng.random((1, 7, 16, 16))).float()
     with torch.no_grad():
         found = guided.bind(views)(u)
         expected = guided.networks[0].bind(views)(u[:, :1])

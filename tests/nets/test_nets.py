@@ -7,17 +7,12 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
-from bmo_cli.nets.convex_potential import (
-    ConvexPotential,
-    GuidedPotential,
-    _analyse,
-    _synthesise,
-    clip,
-    dct_filters,
-)
+from bmo_cli.nets.convex_potential import ConvexPotential, clip
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
+from bmo_cli.nets.filter_bank import analyse
 from bmo_cli.nets.gradient_step import GradientStep
+from bmo_cli.nets.guided import GuidedPotential, rotate
 from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.network import Identity
 from bmo_cli.nets.normalized_conv import NormalizedConv
@@ -32,8 +27,9 @@ NETS = [
     ConvexPotential(width=6),
     ConvexPotential(channels=3, depth=2, width=5, size=3, clips=2),
     ConvexPotential(depth=2, width=30, size=5, initial="random"),
-    GuidedPotential(width=6, size=3, features=5, layers=2),
-    GuidedPotential(channels=3, depth=2, width=4, size=3, clips=2, features=5, layers=1, views=2),
+    GuidedPotential(widths=(4, 5, 6)),
+    GuidedPotential(channels=3, size=5, widths=(3, 3, 3), blocks=2, views=2),
+    GuidedPotential(steer=False, widths=(4, 4, 4)),
     NormalizedConv(width=4),
     NormalizedConv(channels=3, depth=2, width=5, theta=0.9),
     GradientStep(width=4),
@@ -132,7 +128,7 @@ def test_norm_bound_holds_for_every_size_and_is_tight(channels, size):
 
 
 def periodic_matrix(w, size):
-    return matrix(lambda x: _analyse(x, w), w.shape[1], size)
+    return matrix(lambda x: analyse(x, w), w.shape[1], size)
 
 
 def matrix(function, channels, size):
@@ -152,16 +148,6 @@ def test_norm_is_not_that_of_the_reshaped_weight():
 def test_norm_bound_is_differentiable():
     w = torch.randn(3, 1, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert torch.autograd.gradcheck(norm_squared_bound, (w.requires_grad_(),))
-
-
-@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
-def test_synthesis_is_the_adjoint_of_analysis(size):
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randn(4, 2, 5, 5, generator=generator, dtype=torch.float64)
-    x = torch.randn(1, 2, *size, generator=generator, dtype=torch.float64)
-    z = torch.randn(1, 4, *size, generator=generator, dtype=torch.float64)
-    left, right = (_analyse(x, w) * z).sum(), (x * _synthesise(z, w)).sum()
-    assert left.item() == pytest.approx(right.item(), rel=1e-12)
 
 
 def largest_ratio(net, size=(24, 20), steps=200):
@@ -228,17 +214,6 @@ def test_lip_needs_filters_with_a_centre():
         ConvexPotential(size=7)(torch.zeros(1, 1, 2, 30))
 
 
-def test_dct_filters_are_orthonormal_and_have_zero_mean():
-    for channels, size in ((1, 5), (3, 3)):
-        filters = dct_filters(channels, size).double()
-        assert len(filters) == channels * (size**2 - 1)
-        flat = filters.flatten(1)
-        torch.testing.assert_close(flat @ flat.mT, torch.eye(len(flat), dtype=torch.float64))
-        assert filters.sum((2, 3)).abs().max() < 1e-6
-    rough = [(f[0, 1:] - f[0, :-1]).square().sum() for f in dct_filters(1, 5)]
-    assert rough[0] < rough[-1]  # low frequencies first
-
-
 def test_clip_and_its_gradients():
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -255,7 +230,7 @@ def test_a_convex_potential_is_a_gradient_step_on_a_mixture_of_huber_norms():
     unit, levels, shares = net._units()[0], net.log_levels.exp()[0], net.mixture.softmax(-1)[0]
 
     def potential(x):
-        z = _analyse(x, unit)[:, :, None]
+        z = analyse(x, unit)[:, :, None]
         t, a = levels[:, :, None, None], shares[:, :, None, None]
         huber = torch.where(z.abs() <= t, z.square() / 2, t * (z.abs() - t / 2))
         return (a * huber).sum()
@@ -266,19 +241,54 @@ def test_a_convex_potential_is_a_gradient_step_on_a_mixture_of_huber_norms():
     torch.testing.assert_close(net(x), x - gradient)  # rho starts at 1
 
 
-def test_a_guide_changes_the_levels_and_a_flat_head_does_not():
-    net = GuidedPotential(width=4, size=3, features=4, layers=2).double()
-    plain = ConvexPotential(width=4, size=3).double()
+def loud(net):
+    """The network with a guide that changes levels and angles."""
+    generator = torch.Generator().manual_seed(2)
+    torch.nn.init.normal_(net.guide.tail.weight, generator=generator)
+    return net
+
+
+@pytest.mark.parametrize("steer", [True, False])
+def test_a_guide_changes_the_step_and_one_that_is_silent_does_not(steer):
+    net = GuidedPotential(steer=steer, widths=(4, 4, 4)).double()
+    torch.nn.init.zeros_(net.guide.tail.weight)
+    plain = ConvexPotential(width=8, size=3).double()
     plain.load_state_dict({k: v for k, v in net.state_dict().items() if k in plain.state_dict()})
     x = torch.rand(2, 1, 11, 13, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     guide = guide_for(net, (11, 13), 2, torch.float64)
-    torch.testing.assert_close(net.bind(guide)(x), plain(x))
-    torch.nn.init.normal_(net.head.weight, generator=torch.Generator().manual_seed(2))
-    assert (net.bind(guide)(x) - plain(x)).abs().max() > 1e-4
-    with pytest.raises(InputError, match=r"has 3 channels, but net\.views=4"):
+    torch.testing.assert_close(net.bind(guide)(x), plain(x), rtol=0, atol=1e-7)
+    assert (loud(net).bind(guide)(x) - plain(x)).abs().max() > 1e-4
+    with pytest.raises(InputError, match=r"has 3 channels, but net\.views=7"):
         net.bind(guide[:, :3])
     with pytest.raises(InputError, match="needs a guide"):
         net.bind()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_guided_network_is_a_gradient_step_on_a_convex_function(channels):
+    """Its Jacobian is symmetric with eigenvalues in (-1, 1], whatever the guide says."""
+    net = loud(GuidedPotential(channels=channels, threshold=0.05, widths=(4, 4, 4)).double())
+    size = (6, 7)
+    apply = net.bind(guide_for(net, size, 1, torch.float64))
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(1, channels, *size, generator=generator, dtype=torch.float64)
+    n = x.numel()
+    jacobian = torch.autograd.functional.jacobian(apply, x).reshape(n, n)
+    torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-12)
+    values = torch.linalg.eigvalsh(jacobian)
+    assert -1 < values.min() < 0.9 < values.max() <= 1 + 1e-12
+
+
+def test_a_rotation_turns_pairs_and_differentiates():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
+    angle = torch.rand(2, 2, 3, 5, generator=generator, dtype=torch.float64)
+    turned = torch.polar(torch.ones_like(angle), -angle) * torch.complex(z[:, 0::2], z[:, 1::2])
+    rotated = rotate(z, angle.cos(), angle.sin())
+    torch.testing.assert_close(rotated[:, 0::2], turned.real)
+    torch.testing.assert_close(rotated[:, 1::2], turned.imag)
+    inputs = [t.requires_grad_() for t in (z, angle.cos(), angle.sin())]
+    assert torch.autograd.gradcheck(rotate, inputs)
 
 
 def test_gradient_step_has_a_symmetric_jacobian_and_dncnn_has_not():

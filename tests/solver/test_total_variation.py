@@ -82,10 +82,14 @@ def test_linear_views_solve_their_normal_equations():
     size = (6, 5)
     y = torch.tensor(rng.random((2, 1, *size)))
     blur = PeriodicBlur(transfer_function(torch.tensor(rng.random((1, 3, 3))), size), size)
-    views, a = linear_views(y, blur), PeriodicGradient(size)
-    assert views.shape == (2, 4, *size)
+    noise = torch.tensor([0.02, 0.0001], dtype=y.dtype)
+    views, a = linear_views(y, blur, noise), PeriodicGradient(size)
+    assert views.shape == (2, 7, *size)
     torch.testing.assert_close(views[:, :1], y)
-    for i, c in enumerate((0.003, 0.015, 0.06), 1):
+    level = torch.tensor([0.02, 0.5 / 255], dtype=y.dtype)[:, None, None, None]
+    torch.testing.assert_close(views[:, 6:], 10 * level.expand_as(y))
+    for i, weight in enumerate((10, 30, 100, 300, 1000), 1):
+        c = weight * level**2
         u = views[:, i : i + 1]
         left = blur.normal(u) + c * (a.normal(u) + 0.05 * u)
         torch.testing.assert_close(left, blur.adjoint(y), rtol=1e-5, atol=1e-7)

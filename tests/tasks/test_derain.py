@@ -16,8 +16,9 @@ from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import BMO
-from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.problem import Charbonnier, Loss, Sample, SquaredError
 from bmo_cli.tasks.derain import Derain, SparseRain, rain_problem, smoothed_views
@@ -99,11 +100,13 @@ def test_sparse_decomposition_against_scipy():
 @pytest.mark.parametrize(("operator", "form"), SCHEMES)
 @pytest.mark.parametrize("net", [None, DnCNN, ConvexPotential, GuidedPotential])
 def test_every_operator_and_network_applies(rng, operator, form, net):
-    size = {"width": 4, "seed": 1}
-    size |= {"depth": 2} if net is DnCNN else {"size": 3}
-    size |= {"features": 4, "layers": 2} if net is GuidedPotential else {}
+    size = {
+        DnCNN: {"width": 4, "depth": 2, "seed": 1},
+        ConvexPotential: {"width": 4, "size": 3, "seed": 1},
+        GuidedPotential: {"widths": (4, 4, 4), "seed": 1},
+    }
     task = Derain(data=Embedded(channels=1), channels=1, form=form)
-    network = None if net is None else net(**size)
+    network = None if net is None else net(**size[net])
     scheme = GKM(operator=operator(), net=network, layers=task.layers).double()
     y = rainy(rng)
     problem, initial = task.model.pose(y)
@@ -150,7 +153,7 @@ def test_smoothed_views_solve_their_equation(rng):
     y = rainy(rng)
     views = smoothed_views(y)
     assert torch.equal(views[:, :1], y)
-    for c, v in zip((1.0, 10.0, 100.0), views[:, 1:].split(1, 1), strict=True):
+    for c, v in zip((1.0, 3.0, 10.0, 30.0, 100.0, 300.0), views[:, 1:].split(1, 1), strict=True):
         neighbours = sum(v.roll(shift, dim) for shift in (1, -1) for dim in (2, 3))
         torch.testing.assert_close(v + c * (4 * v - neighbours), y)
 

@@ -21,8 +21,8 @@ from bmo_cli.hyper.implicit import Implicit
 from bmo_cli.hyper.separate import Separate
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
-from bmo_cli.nets.convex_potential import GuidedPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.mode import (
     Behaviour,
     fixed_seed,
@@ -147,7 +147,7 @@ def test_what_a_network_does_in_training_is_found(name, head):
 
 
 def test_shipped_networks_and_single_problems_show_nothing():
-    for net in (None, DnCNN(depth=2, width=3), GuidedPotential(features=4)):
+    for net in (None, DnCNN(depth=2, width=3), GuidedPotential(widths=(4, 4, 4))):
         scheme = GKM(operator=Resolvent(), net=net)
         observe_training_mode(scheme, sample())
         assert scheme.behaviour == Behaviour()

@@ -23,8 +23,9 @@ from bmo_cli.linear.gradient import PeriodicGradient
 from bmo_cli.linear.layers import StreakGradient, SumOfLayers
 from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
-from bmo_cli.nets.convex_potential import ConvexPotential, GuidedPotential
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Network, NormBound, largest
 from bmo_cli.nets.normalized_conv import NormalizedConv
@@ -524,7 +525,7 @@ def test_step_sizes_that_are_not_finite_are_not_certified(kind, theta):
 NETWORKS = {
     "lip": lambda: ConvexPotential(width=3, size=3),
     "lip, clips": lambda: ConvexPotential(width=3, size=3, depth=2, clips=2),
-    "guided": lambda: GuidedPotential(width=3, size=3, features=4, layers=2),
+    "guided": lambda: GuidedPotential(widths=(4, 4, 4)),
     "norm_conv": lambda: NormalizedConv(depth=2, width=3),
     "layers": lambda: Layers(background=ConvexPotential(width=3, size=3)),
 }
@@ -532,7 +533,7 @@ NETWORKS = {
 
 def rain_problem(channels=2):
     y = image()
-    return Problem(LeastSquares(SumOfLayers(2), y), guide=lambda: y.repeat(1, 4, 1, 1))
+    return Problem(LeastSquares(SumOfLayers(2), y), guide=lambda: y.repeat(1, 7, 1, 1))
 
 
 @pytest.mark.slow
@@ -794,7 +795,7 @@ def test_a_module_inside_of_a_part_of_this_package_only_declares():
 
 @pytest.mark.slow
 def test_a_hook_only_declares():
-    net = GuidedPotential(width=2, size=3, features=4, layers=2)
+    net = GuidedPotential(widths=(4, 4, 4))
     net.body[0].register_forward_hook(lambda module, given, output: 2 * output)
     problem = blur_problem(image(), blur())
     assert verdict(GKM(operator=Resolvent(), net=net), problem) == "as declared"

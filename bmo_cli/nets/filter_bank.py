@@ -1,0 +1,174 @@
+"""Periodic correlation with a bank of small filters, its adjoint, and the filters of the DCT.
+
+Shape legend: B images, C channels, H x W pixels, m filters of k x k.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BLOCK = 4
+"""side of the blocks of pixels that `synthesise` computes together"""
+
+
+def analyse(x: Tensor, filters: Tensor) -> Tensor:
+    """W x, the periodic correlation with (m, C, k, k) filters: (B, C, H, W) -> (B, m, H, W)."""
+    responses: Tensor = _Analysis.apply(*_in_one_precision(x, filters))  # type: ignore[no-untyped-call]
+    return responses
+
+
+def synthesise(z: Tensor, filters: Tensor) -> Tensor:
+    """W^T z, the adjoint of `analyse`: (B, m, H, W) -> (B, C, H, W)."""
+    image: Tensor = _Synthesis.apply(*_in_one_precision(z, filters))  # type: ignore[no-untyped-call]
+    return image
+
+
+class _Analysis(torch.autograd.Function):
+    """`analyse`. Its derivative in x is `synthesise`, faster than that of torch's convolution."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, filters)
+        return F.conv2d(_wrap(x, filters), filters)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, filters = ctx.saved_tensors
+        to_x, to_filters = ctx.needs_input_grad
+        return (
+            synthesise(gradient, filters) if to_x else None,
+            _filter_gradient(x, gradient, filters) if to_filters else None,
+        )
+
+
+class _Synthesis(torch.autograd.Function):
+    """`synthesise`, as one convolution of stride 4 with 16 C outputs, one a pixel of a block.
+
+    On a CPU, this takes a sixth of the time of a convolution with C outputs (5 x 5, C = 1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, filters: Tensor) -> Tensor:
+        ctx.save_for_backward(z, filters)
+        height, width = z.shape[2:]
+        wide = F.pad(_wrap(z, filters), (0, -width % _BLOCK, 0, -height % _BLOCK))
+        blocks = F.conv2d(wide, _block_filters(filters), stride=_BLOCK)
+        return F.pixel_shuffle(blocks, _BLOCK)[..., :height, :width]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        z, filters = ctx.saved_tensors
+        to_z, to_filters = ctx.needs_input_grad
+        return (
+            analyse(gradient, filters) if to_z else None,
+            _filter_gradient(gradient, z, filters) if to_filters else None,
+        )
+
+
+def _in_one_precision(images: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the precision of autocast, which ends before the derivative is computed."""
+    kind = images.device.type
+    if not torch.is_autocast_enabled(kind):
+        return images, filters
+    dtype = torch.get_autocast_dtype(kind)
+    return images.to(dtype), filters.to(dtype)
+
+
+def _wrap(x: Tensor, filters: Tensor) -> Tensor:
+    """Images continued periodically by the reach of the filters."""
+    p = filters.shape[-1] // 2
+    return F.pad(x, (p, p, p, p), mode="circular")
+
+
+def _block_filters(filters: Tensor) -> Tensor:
+    """Filters of the adjoint for every pixel of a block: (16 C, m, k + 3, k + 3)."""
+    m, channels, k, _ = filters.shape
+    flipped = filters.flip(2, 3).transpose(0, 1)
+    side = k + _BLOCK - 1
+    shifted = filters.new_zeros(channels, _BLOCK, _BLOCK, m, side, side)
+    for i in range(_BLOCK):
+        for j in range(_BLOCK):
+            shifted[:, i, j, :, i : i + k, j : j + k] = flipped
+    return shifted.reshape(channels * _BLOCK**2, m, side, side)
+
+
+def _filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
+    """The derivative of <z, W x> with respect to the filters."""
+    gradient: Tensor = torch.nn.grad.conv2d_weight(_wrap(x, filters), list(filters.shape), z)
+    return gradient
+
+
+def dct_filters(channels: int, size: int) -> Tensor:
+    """DCT-II basis of k x k patches without the constant, lowest frequencies first.
+
+    Args:
+        channels: C. With 3, every frequency exists for the sum and two differences of the channels.
+            The constants of the differences are left out as well.
+        size: k.
+
+    Returns:
+        (C (k^2 - 1), C, k, k), orthonormal.
+    """
+    frequencies = sorted(
+        ((i, j) for i in range(size) for j in range(size) if i + j > 0),
+        key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
+    )
+    waves = _waves(size)
+    return _in_colours(torch.stack([waves[i, j] for i, j in frequencies]), channels)
+
+
+def steerable_filters(channels: int, size: int) -> Tensor:
+    """An orthonormal basis of the span of `dct_filters`, in pairs of one order and colour.
+
+    The first pair are differences along rows and columns: a rotation of the two responses measures
+    differences in another direction. (Freeman & Adelson, "The design and use of steerable filters",
+    IEEE TPAMI 1991.) On so few pixels, the pairs of higher orders turn only approximately.
+
+    Args:
+        channels: C, as in `dct_filters`.
+        size: k, odd.
+
+    Returns:
+        (C (k^2 - 1), C, k, k), orthonormal; filters 2 i and 2 i + 1 are a pair.
+    """
+    waves = _waves(size)
+    mixed = sorted(
+        ((i, j) for j in range(size) for i in range(j)), key=lambda f: (f[0] ** 2 + f[1] ** 2, f)
+    )
+    odd = [f for f in mixed if sum(f) % 2]
+    even = [f for f in mixed if sum(f) % 2 == 0]
+    diagonal = [waves[i, i] for i in range(1, size)]
+    differences = [(waves[i, j] - waves[j, i]) / math.sqrt(2) for i, j in even]
+    sums = [(waves[i, j] + waves[j, i]) / math.sqrt(2) for i, j in even]
+    turning = min(len(differences), len(diagonal))
+    pairs = [
+        *(wave for i, j in odd for wave in (waves[i, j], waves[j, i])),
+        *(w for pair in zip(differences, diagonal, strict=False) for w in pair),
+        *sums,
+        *differences[turning:],
+        *diagonal[turning:],
+    ]
+    colours = _in_colours(torch.stack(pairs), channels)
+    # A pair is of one colour.
+    return colours.unflatten(0, (-1, 2, channels)).transpose(1, 2).flatten(0, 2)
+
+
+def _waves(size: int) -> Tensor:
+    """Products of cosines, (k, k, k, k) in float64: [i, j] has frequency (i, j)."""
+    n = torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(math.pi * (n[None] + 0.5) * n[:, None] / size)
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    return torch.einsum("ip,jq->ijpq", rows, rows)
+
+
+def _in_colours(waves: Tensor, channels: int) -> Tensor:
+    """(n, k, k) gray filters for the sum and two differences of the channels, (n C, C, k, k)."""
+    mixes = {1: [[1.0]], 3: [[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]}[channels]
+    colours = torch.tensor(mixes, dtype=torch.float64)
+    colours = colours / colours.norm(dim=1, keepdim=True)
+    return torch.einsum("npq,dc->ndcpq", waves, colours).flatten(0, 1).float()

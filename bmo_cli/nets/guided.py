@@ -1,0 +1,125 @@
+"""A network that is nonexpansive for every observation and adapts to it.
+
+Shape legend: B images, C channels, H x W pixels, m filters of k x k.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
+from bmo_cli.errors import InputError
+from bmo_cli.nets.convex_potential import Activation, ConvexPotential, clip
+from bmo_cli.nets.filter_bank import steerable_filters
+from bmo_cli.nets.unet import MultiScale
+
+
+@checked
+class GuidedPotential(ConvexPotential):
+    """A step x - rho W^T Q^T clip(Q W x, -t, t) / |W|^2 whose t and Q a second network chooses.
+
+        log t(y) = log t + G(y),   Q(y) rotates pairs of responses,   G a U-Net of the guide alone
+
+    t has a level for every pixel and filter. Q rotates each pair of filters by an angle of its own
+    at every pixel, so that the first pair measures differences along and across an edge. The guide
+    is made from the observation y and does not change along the iteration. For every y, the step is
+    therefore a gradient step on a convex function of x, whatever G is. It can smooth strongly where
+    the guide is flat, along edges and not across them. G runs once an image, not once an iteration.
+    (Spatially adapted regularisation: Kofler et al., "Learning regularization parameter-maps for
+    variational image reconstruction", SIAM J. Imaging Sci. 2023; Neumayer & Altekrueger, "Stability
+    of data-dependent ridge-regularization", 2024. Directional total variation: Bayram & Kamasak,
+    IEEE Signal Process. Lett. 2012.)
+
+    Args:
+        channels: of the images, 1 or 3.
+        size: k, odd. There are m = C (k^2 - 1) filters. Images have at least k // 2 pixels a side.
+        threshold: initial level t, in units of the image range.
+        steer: whether responses are rotated. Otherwise Q = I.
+        views: number of images a channel in the guide of the task.
+        widths: features of the scales of G, the first at half the resolution.
+        blocks: residual blocks of G on each side of a scale.
+        seed: seed of G. The initial filters are those of the discrete cosine transform.
+    """
+
+    guided = True
+    guarantee = "averaged for all weights and observations; the step depends on the observation"
+    _LARGEST = 6.0  # of |G|: a level moves by a factor 400 at most
+
+    def __init__(
+        self,
+        *,
+        channels: Channels = 1,
+        size: Literal[3, 5, 7] = 3,
+        threshold: Positive = 0.005,
+        steer: bool = True,
+        views: Count = 7,
+        widths: tuple[Count, Count, Count] = (32, 64, 96),
+        blocks: Repeats = 1,
+        seed: Seed = 0,
+    ) -> None:
+        filters = steerable_filters(channels, size)
+        super().__init__(
+            channels=channels, width=len(filters), size=size, threshold=threshold, seed=seed
+        )
+        with torch.no_grad():
+            self.filters.copy_(filters[None])
+        self.views, self.steer = views, steer
+        outputs = 2 * len(filters) if steer else len(filters)
+        self.guide = MultiScale(views * channels, outputs, widths, blocks, 0.1, seed)
+
+    def _activations(self, guide: Tensor | None) -> list[Activation]:
+        if guide is None:
+            raise InputError(f"{type(self).__name__} needs a guide, a first estimate of the image")
+        if guide.shape[1] != self.views * self.channels:
+            raise InputError(
+                f"the task's guide has {guide.shape[1]} channels, but net.views={self.views} and "
+                f"net.channels={self.channels} expect {self.views * self.channels}"
+            )
+        maps: Tensor = self.guide(guide - 0.5)
+        width = self.filters.shape[1]
+        change = maps[:, :width].clamp(-self._LARGEST, self._LARGEST)
+        levels = (self.log_levels[0, :, 0, None, None] + change).exp()
+        if not self.steer:
+            return [partial(clip, t=levels)]
+        cos, sin = _unit(1 + maps[:, width::2], maps[:, width + 1 :: 2])
+        return [lambda z: rotate(clip(rotate(z, cos, sin), levels), cos, -sin)]
+
+
+def _unit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) scaled to a length just below 1, so that no rounding makes a rotation expand."""
+    scale = (1 - 1e-6) * (a.square() + b.square() + 1e-6).rsqrt()
+    return a * scale, b * scale
+
+
+class _Rotation(torch.autograd.Function):
+    """`rotate`, whose derivative keeps its three arguments alone."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(z, cos, sin)
+        a, b = z[:, 0::2], z[:, 1::2]
+        return torch.stack([cos * a + sin * b, cos * b - sin * a], 2).flatten(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        z, cos, sin = ctx.saved_tensors
+        to_z = rotate(gradient, cos, -sin) if ctx.needs_input_grad[0] else None
+        if not any(ctx.needs_input_grad[1:]):
+            return to_z, None, None
+        (a, b), (c, d) = ((x[:, 0::2], x[:, 1::2]) for x in (z, gradient))
+        return to_z, a * c + b * d, b * c - a * d
+
+
+def rotate(z: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Every pair of neighbouring channels as a vector, rotated: (B, m, H, W) to the same shape.
+
+    Args:
+        z: (B, m, H, W), m even.
+        cos, sin: (B, m / 2, H, W), of the angles.
+    """
+    rotated: Tensor = _Rotation.apply(z, cos, sin)  # type: ignore[no-untyped-call]
+    return rotated
