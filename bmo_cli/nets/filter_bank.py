@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 _BLOCK = 4
 """side of the blocks of pixels that `synthesise` computes together"""
@@ -99,8 +100,7 @@ def _block_filters(filters: Tensor) -> Tensor:
 
 def _filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
     """The derivative of <z, W x> with respect to the filters."""
-    gradient: Tensor = torch.nn.grad.conv2d_weight(_wrap(x, filters), list(filters.shape), z)
-    return gradient
+    return conv2d_weight(_wrap(x, filters), list(filters.shape), z)
 
 
 def dct_filters(channels: int, size: int) -> Tensor:
@@ -155,7 +155,8 @@ def steerable_filters(channels: int, size: int) -> Tensor:
     ]
     colours = _in_colours(torch.stack(pairs), channels)
     # A pair is of one colour.
-    return colours.unflatten(0, (-1, 2, channels)).transpose(1, 2).flatten(0, 2)
+    by_pair = colours.reshape(-1, 2, channels, *colours.shape[1:])
+    return by_pair.transpose(1, 2).flatten(0, 2)
 
 
 def _waves(size: int) -> Tensor:
