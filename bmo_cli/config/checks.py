@@ -78,6 +78,8 @@ Channels = Literal[1, 3]
 """1: gray, 3: colour."""
 Memory = Literal["auto", "full", "segments", "states"]
 """What reverse mode stores, see `hyper.reverse.ReverseMode`."""
+LossName = Literal["squared", "log", "charbonnier"]
+"""Loss of hyper-training, see `tasks.restoration.LOSSES`."""
 Flips = Literal["all", "mirror", "none"]
 """Augmentation of training crops, see `data.patches.Patches`."""
 

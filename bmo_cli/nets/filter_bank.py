@@ -100,7 +100,9 @@ def _block_filters(filters: Tensor) -> Tensor:
 
 def _filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
     """The derivative of <z, W x> with respect to the filters."""
-    return conv2d_weight(_wrap(x, filters), list(filters.shape), z)
+    shape = list(filters.shape)
+    gradient: Tensor = conv2d_weight(_wrap(x, filters), shape, z)  # type: ignore[no-untyped-call]
+    return gradient
 
 
 def dct_filters(channels: int, size: int) -> Tensor:

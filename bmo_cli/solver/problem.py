@@ -179,6 +179,37 @@ class Charbonnier(Loss):
         return (first, *(torch.zeros_like(block) for block in u[1:]))
 
 
+class LogSquaredError(Loss):
+    """l(u) = n q / 2 log(1 + |e|^2 / (n q)), e = u - x of the first block, n its entries.
+
+    Far above the mean squared error q, it is a PSNR: a batch of images with much and with little
+    noise is fitted in decibels, where the squared error would see the noisy ones alone. Far below
+    q it is 1/2 |e|^2, so that L_l = 1.
+
+    Args:
+        target: x, shape (B, ...).
+        level: q, > 0; the default corresponds to 40 dB.
+    """
+
+    def __init__(self, target: Tensor, level: float = 1e-4) -> None:
+        self.target, self.level = target, level
+        self.size = target[0].numel()
+
+    def select(self, problems: Tensor) -> LogSquaredError:
+        return LogSquaredError(self.target[problems], self.level)
+
+    def value(self, u: State) -> Tensor:
+        scale = self.size * self.level
+        squares = _difference(u[0], self.target).square().flatten(1).sum(1)
+        return scale / 2 * (squares / scale).log1p()
+
+    def grad(self, u: State) -> State:
+        error = _difference(u[0], self.target)
+        share = error.square().flatten(1).sum(1) / (self.size * self.level)
+        first = error / (1 + share).reshape(-1, *[1] * (error.dim() - 1))
+        return (first, *(torch.zeros_like(block) for block in u[1:]))
+
+
 def _difference(estimate: Tensor, target: Tensor) -> Tensor:
     """estimate - target; refuses shapes that broadcasting would combine."""
     if estimate.shape != target.shape:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bmo_cli.config.checks import NonNegative, checked
+from bmo_cli.config.checks import LossName, NonNegative, checked
 from bmo_cli.data.blurred import BlurredPhotographs
 from bmo_cli.data.noise import estimate_noise
 from bmo_cli.data.splits import Split
@@ -23,9 +23,9 @@ from bmo_cli.linear.boundary import continue_periodically, interior
 from bmo_cli.linear.fourier import multiply_spectrum
 from bmo_cli.linear.gradient import PeriodicGradient, laplacian_symbol
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, SquaredNorm, TotalVariation
-from bmo_cli.solver.problem import LEAST_NOISE, Coupling, Problem, Sample, SquaredError
+from bmo_cli.solver.problem import LEAST_NOISE, Coupling, Problem, Sample
 from bmo_cli.solver.state import State
-from bmo_cli.tasks.restoration import Restoration
+from bmo_cli.tasks.restoration import LOSSES, Restoration
 from bmo_cli.tasks.task import Case, Posed
 
 Form = Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"]
@@ -149,6 +149,7 @@ class Deconvolution(Restoration):
         form: how the problem is written, see `blur_problem`.
         tv_weight: of the total variation, where form is tv.
         start: u^0, the observation or a Wiener filter of it.
+        loss: what hyper-training minimises, a key of `LOSSES`.
         protocol: how scores are computed, see `metrics`.
         data_keys: arguments of `BlurredPhotographs`: photographs, kernels and noise.
     """
@@ -161,16 +162,18 @@ class Deconvolution(Restoration):
         form: Literal["least_squares", "split", "exact", "tv", "tv_anisotropic"] = "least_squares",
         tv_weight: NonNegative = 9e-4,
         start: Literal["observation", "wiener"] = "observation",
+        loss: LossName = "squared",
         protocol: str = "float",
         **data_keys: Any,
     ) -> None:
         super().__init__(BlurredPhotographs(**data_keys), protocol)
         self.model = BlurModel(form, tv_weight, start)
+        self.loss = LOSSES[loss]
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
         for images, seed in self.data.batches(steps, batch):
             problem, initial = self.model.pose(images.y, images.blur, images.noise)
-            yield Sample(problem, initial, SquaredError(images.clean), seed)
+            yield Sample(problem, initial, self.loss(images.clean), seed)
 
     def cases(self, split: Split) -> Iterator[Case]:
         for name, reference, images in self.data.cases(split):

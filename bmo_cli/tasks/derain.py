@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fft import irfft2, rfft2
 
-from bmo_cli.config.checks import NonNegative, checked
+from bmo_cli.config.checks import LossName, NonNegative, checked
 from bmo_cli.data.degraded import DegradedImages
 from bmo_cli.data.rainy import RainyPhotographs
 from bmo_cli.data.splits import Split
@@ -33,9 +33,9 @@ from bmo_cli.solver.functions import (
     Zero,
     is_weight,
 )
-from bmo_cli.solver.problem import Charbonnier, Coupling, Problem, Sample, SquaredError
+from bmo_cli.solver.problem import Coupling, Problem, Sample
 from bmo_cli.solver.state import State
-from bmo_cli.tasks.restoration import Restoration
+from bmo_cli.tasks.restoration import LOSSES, Restoration
 from bmo_cli.tasks.task import Case, Picture, Posed
 
 Form = Literal["sum", "split", "exact", "sparse", "single"]
@@ -159,12 +159,6 @@ class RainModel:
         return torch.cat([images.clean, images.y - images.clean], 1)
 
 
-_LOSSES: Mapping[str, type[SquaredError] | type[Charbonnier]] = {
-    "squared": SquaredError,
-    "charbonnier": Charbonnier,
-}
-
-
 @checked
 class Derain(Restoration):
     """Remove rain streaks from photographs.
@@ -174,8 +168,7 @@ class Derain(Restoration):
         rain_weight: of |r|_1, see `rain_problem`.
         background_weight: of |grad b|_1, where form is sparse.
         streak_weight: of |d r / d vertical|_1, where form is sparse.
-        loss: what hyper-training minimises on both layers: squared, 1/2 |u - x|^2, or charbonnier,
-            a smooth |u - x|_1, see `solver.problem`.
+        loss: what hyper-training minimises on both layers, a key of `LOSSES`.
         protocol: how scores are computed, see `metrics`.
         data_keys: arguments of `RainyPhotographs`: photographs and rain.
     """
@@ -190,14 +183,14 @@ class Derain(Restoration):
         rain_weight: NonNegative = 0.0,
         background_weight: NonNegative = 0.03,
         streak_weight: NonNegative = 0.03,
-        loss: Literal["squared", "charbonnier"] = "squared",
+        loss: LossName = "squared",
         protocol: str = "luminance",
         **data_keys: Any,
     ) -> None:
         super().__init__(RainyPhotographs(**data_keys), protocol)
         self.model = RainModel(form, rain_weight, background_weight, streak_weight)
         self.layers = self.layers_of({"form": form})
-        self.loss = _LOSSES[loss]
+        self.loss = LOSSES[loss]
 
     def samples(self, steps: range, batch: int) -> Iterator[Sample]:
         for images, seed in self.data.batches(steps, batch):

@@ -8,12 +8,20 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from bmo_cli import metrics
+from bmo_cli.config.checks import LossName
 from bmo_cli.data.degraded import DegradedPhotographs
 from bmo_cli.data.splits import Split
 from bmo_cli.solver.functions import LeastSquares
-from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.problem import Charbonnier, LogSquaredError, Problem, SquaredError
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Picture, Task
+
+LOSSES: Mapping[LossName, type[SquaredError] | type[LogSquaredError] | type[Charbonnier]] = {
+    "squared": SquaredError,
+    "log": LogSquaredError,
+    "charbonnier": Charbonnier,
+}
+"""l by name: 1/2 |u - x|^2, its logarithm (a PSNR), or a smooth |u - x|_1; see `solver.problem`."""
 
 
 class Restoration(Task):
