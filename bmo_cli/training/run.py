@@ -22,6 +22,7 @@ from bmo_cli.results.result import RunResult, Score, Testing, Training
 from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tasks.task import Task
+from bmo_cli.training.convergence_check import check_convergence
 from bmo_cli.training.distributed import SINGLE_PROCESS, ProcessGroup
 from bmo_cli.training.prepare import TrainingSetup, prepare
 from bmo_cli.training.trainer import Trainer
@@ -140,6 +141,9 @@ def _train_and_test(setup: TrainingSetup, run: Run[Config], result: RunResult) -
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, setup.experiment.omega)
+        remark = check_convergence(setup.experiment, run.config.train.iterations)
+        if remark is not None:
+            trainer.flags[remark] = 1
         result = result.including(_evaluate_test_split(setup, run, stop))
     result = result.including(_summarize_training(setup, history, trainer))
     for flag, count in trainer.flags.items():
