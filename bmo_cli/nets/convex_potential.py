@@ -144,7 +144,7 @@ class _Clip(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, t: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(z, -t), t)
+        return torch.clamp(z, -t, t)
 
     @staticmethod
     def setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
