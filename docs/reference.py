@@ -35,11 +35,13 @@ GROUPS = {
     "net": "The network of the scheme. `guided`, `lip`, `norm_conv` and `none` are nonexpansive by "
     "construction; of the others nothing is proved.",
     "hyper": "The hyper-optimiser: how the gradient of the loss with respect to everything learned "
-    "is computed. The default is bilevel meta optimisation (BMO).",
+    "is computed. The default is bilevel meta optimisation (BMO); `task=deconv` takes `truncated`.",
     "data": "The photographs of a run. [Data sets](../data-sets.md) describes their files.",
     "optim": "The optimiser of hyper-training: any class of `torch.optim` that takes a learning "
     "rate.",
     "logger": "What receives the history of a run beside `history.csv`. It changes no number.",
+    "recipe": "Training settings of a task with a network. The choices of both select it: "
+    "`task=deconv net=guided` takes `deconv_guided`, where there is such a file.",
     "method": "A published method as one word. It chooses task, operator, network and "
     "hyper-optimiser, and sets some of their keys.",
     "experiment": "A prepared experiment: some choices and keys at once.",
@@ -344,7 +346,7 @@ TORCH = (
     "keys, as far as that class has them. A key of the default that the class does not take is "
     "dropped with `'~optim.betas'`."
 )
-OVERLAYS = ("method", "experiment", "debug")
+OVERLAYS = ("recipe", "method", "experiment", "debug")
 
 
 def section_rows(

@@ -80,10 +80,10 @@ def result(folder):
 
 
 TINY = (
-    *("debug=tiny", "data=folder", "device=cpu", "data.crop=24"),
+    *("debug=tiny", "data=folder", "device=cpu", "data.crop=24", "hyper=bmo"),
     *("task.kernel_count=2", "task.kernel_size=7"),
 )
-SMALL_NET = ("net.width=4", "net.depth=2")
+SMALL_NET = ("net=dncnn", "net.width=4", "net.depth=2")
 
 
 def tiny_words(photos):

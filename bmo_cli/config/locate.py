@@ -6,7 +6,7 @@ from pathlib import Path
 
 import bmo_cli
 
-OVERLAYS = ("method", "experiment", "debug")
+OVERLAYS = ("recipe", "method", "experiment", "debug")
 GROUPS = ("task", "gkm", "net", "hyper", "data", "optim", "logger", *OVERLAYS)
 """Groups of a run; `table` is the group of `bmo table`."""
 

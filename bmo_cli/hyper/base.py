@@ -39,10 +39,12 @@ class HyperOptimizer(ABC):
     """A method to differentiate training with respect to omega.
 
     Attributes:
+        anderson: memory of the Anderson acceleration of its inner iteration; 0: none.
         trains: whether it takes hyper-training steps at all.
         minimises_phi: whether its objective is phi_K, the loss at the end of the iteration.
     """
 
+    anderson: int = 0
     trains: ClassVar[bool] = True
     minimises_phi: ClassVar[bool] = True
 

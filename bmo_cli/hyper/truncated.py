@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from bmo_cli.config.checks import Count, Index, Memory, Positive, checked
-from bmo_cli.errors import InputError
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import Outcome
 from bmo_cli.hyper.reverse import ReverseMode
@@ -25,7 +24,8 @@ class Truncated(ReverseMode):
 
     Args:
         last: M, number of differentiated iterations.
-        anderson: memory of Anderson acceleration of the first K - M iterations; 0: none.
+        anderson: memory of Anderson acceleration of the first K - M iterations; 0: none. A scheme
+            that changes with the iteration is not accelerated.
         memory, memory_mib: see `ReverseMode`.
     """
 
@@ -46,7 +46,7 @@ class Truncated(ReverseMode):
         u, first = sample.initial, max(iterations - self.last, 0)
         if first:
             acceleration = None
-            if self.anderson:
+            if self.anderson and scheme.stationary:
                 acceleration = Anderson(mapping.metric, memory=self.anderson, iterations=first)
             with torch.no_grad():
                 begun = iterate(
@@ -63,15 +63,14 @@ class Truncated(ReverseMode):
         return min(self.last, iterations)
 
     def check(self, scheme: GKM) -> tuple[str, ...]:
-        stages = len(scheme.stages)
-        if self.anderson and not scheme.stationary:
-            raise InputError(
-                "hyper.anderson accelerates one map, but this scheme changes with the iteration "
-                "(FISTA, or gkm.stages > 1); use hyper.anderson=0"
+        stages, notes = len(scheme.stages), []
+        if stages > self.last:
+            notes.append(
+                f"of the {stages} sets of weights only the last {self.last} are differentiated"
             )
-        if stages <= self.last:
-            return ()
-        return (f"of the {stages} sets of weights only the last {self.last} are differentiated",)
+        if self.anderson and not scheme.stationary:
+            notes.append("hyper.anderson is not used: this scheme changes with the iteration")
+        return tuple(notes)
 
     def accuracy(self, iterations: int) -> float | None:
         return super().accuracy(iterations) if self.last >= iterations else None
