@@ -200,38 +200,75 @@ def evaluate(
     return scores_by_name
 
 
+@dataclass(frozen=True)
+class Trace:
+    """T iterated on one case.
+
+    Attributes:
+        scores: the task's metric by number of iterations; infinitely bad once an iterate is not
+            finite.
+        residuals: |D(u^k) - u^k|_G / |u^k|_G for k = 0, 1, ..., the largest of all problems of the
+            case, until an iterate is not finite.
+    """
+
+    scores: dict[int, float]
+    residuals: tuple[float, ...]
+
+
 @torch.no_grad()
+def trace_case(
+    scheme: GKM,
+    task: Task,
+    case: Case,
+    counts: Sequence[int],
+    starts: Sequence[State] | None = None,
+) -> Trace:
+    """Iterate T on a case, and score its estimate after each of several numbers of iterations.
+
+    Args:
+        scheme: trained.
+        task: scores the estimates.
+        case: to be solved.
+        counts: numbers of iterations, increasing.
+        starts: u^0 of each problem of the case; None: its own.
+    """
+    mappings = [scheme.bind(problem) for problem, _ in case.parts]
+    states = list(starts or (initial for _, initial in case.parts))
+    scores = dict.fromkeys(counts, -math.inf if task.larger_is_better else math.inf)
+    residuals: list[float] = []
+    for count in counts:
+        done = len(residuals)
+        solutions = [
+            iterate(mapping, u, iterations=count - done, start=done)
+            for mapping, u in zip(mappings, states, strict=True)
+        ]
+        columns = zip(*(solution.residuals for solution in solutions), strict=False)
+        residuals += [max(column) for column in columns if all(map(math.isfinite, column))]
+        if any(solution.status is Status.NONFINITE for solution in solutions):
+            break
+        states = [solution.value for solution in solutions]
+        estimates = [m.estimate(u) for m, u in zip(mappings, states, strict=True)]
+        joined = _concatenate(estimates, len(case.initial))
+        scores[count] = task.score(joined, case)[task.metric]
+    return Trace(scores, tuple(residuals))
+
+
 def scores_by_iteration(
     scheme: GKM, task: Task, cases: Iterable[Case], counts: Sequence[int]
 ) -> dict[int, list[float]]:
     """The task's metric of every case after each of several numbers of iterations of T.
 
     Args:
-        scheme: trained.
-        task: scores the estimates.
+        scheme, task, counts: as in `trace_case`.
         cases: problems.
-        counts: numbers of iterations, increasing.
 
     Returns:
         For every count a score for each case; infinitely bad once an iterate is not finite.
     """
     scores: dict[int, list[float]] = {count: [] for count in counts}
     for case in cases:
-        mappings = [scheme.bind(problem) for problem, _ in case.parts]
-        states, done = [initial for _, initial in case.parts], 0
-        for count in counts:
-            solutions = [
-                iterate(mapping, u, iterations=count - done, start=done)
-                for mapping, u in zip(mappings, states, strict=True)
-            ]
-            states, done = [solution.value for solution in solutions], count
-            estimates = [m.estimate(u) for m, u in zip(mappings, states, strict=True)]
-            lost = any(solution.status is Status.NONFINITE for solution in solutions)
-            worst = -math.inf if task.larger_is_better else math.inf
-            value = worst
-            if not lost:
-                value = task.score(_concatenate(estimates, len(case.initial)), case)[task.metric]
-            scores[count].append(value)
+        for count, score in trace_case(scheme, task, case, counts).scores.items():
+            scores[count].append(score)
     return scores
 
 
