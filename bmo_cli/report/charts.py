@@ -122,7 +122,7 @@ def lines(
         log_x, log_y: whether an axis is logarithmic.
         mark: x value and name of a vertical line.
     """
-    kept = [(each, _thin(_plottable(each.points, log_x, log_y))) for each in series]
+    kept = [(each, _thin(_plottable(each.points, log_x, log_y), log_x)) for each in series]
     kept = [(each, points) for each, points in kept if points]
     if not kept:
         return _chart(title)
@@ -206,14 +206,21 @@ def _plottable(points: Sequence[Point], log_x: bool, log_y: bool) -> list[Point]
     ]
 
 
-def _thin(points: list[Point]) -> list[Point]:
-    """Reduce to `_MOST_POINTS`: the smallest and the largest point of every stretch, in order."""
+def _thin(points: list[Point], log_x: bool) -> list[Point]:
+    """Reduce to `_MOST_POINTS`: the smallest and the largest point of every stretch, in order.
+
+    Stretches are equally long on the axis.
+    """
     if len(points) <= _MOST_POINTS:
         return points
-    length = -(-len(points) // (_MOST_POINTS // 2))
+    places = [math.log10(x) if log_x else float(i) for i, (x, _) in enumerate(points)]
+    low, length = min(places), max(places) - min(places) or 1.0
+    count = _MOST_POINTS // 2
+    stretches: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        stretches.setdefault(min(int((place - low) / length * count), count - 1), []).append(i)
     kept = []
-    for start in range(0, len(points), length):
-        stretch = range(start, min(start + length, len(points)))
+    for stretch in stretches.values():
         ends = {
             min(stretch, key=lambda i: points[i][1]),
             max(stretch, key=lambda i: points[i][1]),

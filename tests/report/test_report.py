@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -330,6 +331,11 @@ def test_lines_keep_their_extremes_and_leave_out_what_is_not_finite():
     heights = [float(pair.split(",")[1]) for pair in path.split()]
     assert len(heights) <= 240 and "nan" not in path
     assert min(heights) == pytest.approx(38.0, abs=0.1)  # the spike reaches the top
+    drawn = lines("t", "x", [Series(3, "a", [(k, 1 / k) for k in range(1, 5000)])], log_x=True)
+    (path,) = re.findall(r'<polyline points="([^"]*)"', drawn)
+    places = [float(pair.split(",")[0]) for pair in path.split()]
+    assert len(places) <= 240
+    assert all(b - a < 10 for a, b in pairwise(places[8:]))  # also at the left
     assert "no values" in lines("t", "x", [Series(0, "a", [(1.0, math.nan)])])
     assert "no values" in lines("t", "x", [Series(0, "a", [(1.0, -1.0)])], log_y=True)
 
