@@ -12,8 +12,9 @@ NO_NUMBER: Mapping[str, str] = {
     "plugins": "where plug-ins lie; a _target_ names what they define",
     "logger": "receives the history and changes nothing",
     "jobs": "how many jobs of a sweep run at a time",
+    "certificate.curve": "how far the curves of a certificate are drawn, which decide nothing",
 }
-"""Keys and sections that change no number that a run writes, with the reason."""
+"""Keys and sections that change no score and no verdict that a run writes, with the reason."""
 
 NO_SCORE: Mapping[str, str] = {
     **NO_NUMBER,

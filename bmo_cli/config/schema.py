@@ -94,6 +94,9 @@ class Certify:
     """steps of every adversarial search, on each of these problems"""
     tolerance: OpenUnit = 1e-5
     """largest |D(u) - u|_G that counts as zero, in units of |u^0|_G or |D(u^0)|_G"""
+    curve: Count = 100
+    """iterations that certificate.png shows, from five starts on the first validation problem; the
+    verdict does not depend on it"""
     seed: Seed = 0
     """seed of random states"""
 

@@ -16,9 +16,11 @@ from safetensors.torch import save
 from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
+from bmo_cli.experiment.certificate_curves import trace_starts
 from bmo_cli.experiment.evaluation import scores_by_iteration
-from bmo_cli.results.figures import certificate_figure
+from bmo_cli.results.certificate_figure import draw_certificate
 from bmo_cli.results.files import plain, write_atomically
+from bmo_cli.results.iteration_curves import Curves
 from bmo_cli.results.result import Certification
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.results.tables import markdown
@@ -61,18 +63,25 @@ def write_certificate(
             experiment.scheme, task, cases[: settings.cases], counts
         ).items()
     }
-    content = _build_content(certificate, scores, experiment, k, settings)
+    curves = trace_starts(
+        experiment.scheme,
+        task,
+        cases[0],
+        trained=k,
+        iterations=settings.curve,
+        seed=settings.seed,
+    )
+    content = _build_content(certificate, scores, curves, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)
     write_atomically(folder.path / "certificate.json", text.encode())
     page = _format_page(certificate, scores, experiment, k, settings)
     write_atomically(folder.path / "certificate.md", page.encode())
     _write_worst_pair(certificate, folder)
-    certificate_figure(
-        {name: t.residuals for name, t in certificate.trajectories.items()},
-        (scores, f"{task.metric} {task.unit}".strip()),
-        [(row["step"], row["hypergrad_norm"]) for row in history],
+    draw_certificate(
+        curves,
         k,
-        certificate.verdict,
+        f"{_format_title(certificate)}: {experiment.scheme.title}",
+        _describe_constant(certificate),
         folder.path / "certificate.png",
     )
     log.info("\n%s", page)
@@ -156,6 +165,7 @@ def _draw_training_sample(experiment: Experiment) -> Sample | None:
 def _build_content(
     certificate: Certificate,
     scores: Mapping[int, float],
+    curves: Curves,
     experiment: Experiment,
     k: int,
     settings: Certify,
@@ -188,6 +198,7 @@ def _build_content(
             for name, t in certificate.trajectories.items()
         },
         f"val_{experiment.task.metric}": dict(scores),
+        "curves": curves,
     }
 
 
@@ -198,9 +209,7 @@ def _format_page(
     k: int,
     settings: Certify,
 ) -> str:
-    task, net = experiment.task, experiment.scheme.net
-    operator = type(experiment.scheme.operator).__name__
-    name = operator if net is None else f"{operator} with {type(net).__name__}"
+    task, net, name = experiment.task, experiment.scheme.net, experiment.scheme.title
     parts = [f"# Convergence certificate: {_format_title(certificate)}"]
     parts += [_explain_verdict(certificate), f"{name}, K = {k}."]
     if net is not None:
@@ -279,6 +288,15 @@ def _format_title(certificate: Certificate) -> str:
         return certificate.verdict.upper()
     by = ", ".join(certificate.declared_by)
     return f"as declared by {by}, not contradicted by {certificate.measurements} measurements"
+
+
+def _describe_constant(certificate: Certificate) -> str:
+    """The bound of D and the largest measured ratio, in a line."""
+    bound, stated = certificate.bound, "no bound is known"
+    if bound.value is not None:
+        stated = f"at most {bound.value:.7g} ({bound.evidence})"
+    measured = f"largest measured ratio {certificate.ratio:.6g}"
+    return f"Lipschitz constant of D in G: {stated}, {measured}"
 
 
 def _explain_verdict(certificate: Certificate) -> str:

@@ -25,7 +25,7 @@ _CURVES = (
 )
 
 
-def _new_figure(**options: Any) -> Figure:
+def new_figure(**options: Any) -> Figure:
     """Create a figure. The import is here because it takes a second."""
     from matplotlib.figure import Figure
 
@@ -46,7 +46,7 @@ def curves(rows: Sequence[Mapping[str, float]], metric: str, file: Path) -> None
     """Draw history.csv: loss, validation score, hyper-gradient norm and residual against steps."""
     from matplotlib import ticker
 
-    figure = _new_figure(figsize=(10, 6.5), layout="constrained")
+    figure = new_figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     for axis, (key, title, logarithmic) in zip(axes.flat, _CURVES, strict=True):
         points = [(row["step"], row[key]) for row in rows if not math.isnan(row[key])]
@@ -70,7 +70,7 @@ def side_by_side(
     height, width = next(iter(images.values())).shape[:2]
     dpi, gap, head = 100, 8, 34
     total = (width * len(images) + gap * (len(images) - 1), height + head)
-    figure = _new_figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
+    figure = new_figure(figsize=(total[0] / dpi, total[1] / dpi), dpi=dpi)
     for i, (name, image) in enumerate(images.items()):
         left = i * (width + gap)
         area = (left / total[0], 0, width / total[0], height / total[1])
@@ -103,7 +103,7 @@ def error_against_cost(points: Sequence[tuple[str, str, int, float, bool]], file
     methods = list(dict.fromkeys(point[1] for point in points))
     columns = min(3, len(problems))
     lines = -(-len(problems) // columns)
-    figure = _new_figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
+    figure = new_figure(figsize=(4.2 * columns, 3.4 * lines + 0.7), layout="constrained")
     axes = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     handles: dict[str, Any] = {}
     for axis in axes.flat[len(problems) :]:
@@ -148,75 +148,3 @@ def _draw_errors(
             linestyle="",
         )
     return handles
-
-
-def certificate_figure(
-    residuals: Mapping[str, Sequence[float]],
-    quality: tuple[Mapping[int, float], str],
-    gradients: Sequence[tuple[float, float]],
-    trained: int,
-    verdict: str,
-    file: Path,
-) -> None:
-    """Draw residuals from every start and the score far beyond K, and the hyper-gradient.
-
-    Args:
-        residuals: residuals for k = 1, 2, ..., by start.
-        quality: scores by number of iterations, and the name of the score.
-        gradients: pairs (step, |grad phi_K|).
-        trained: K, the iterations of training.
-        verdict: verdict of the certificate.
-        file: PNG to write.
-    """
-    from matplotlib import ticker
-
-    figure = _new_figure(figsize=(12, 3.6), layout="constrained")
-    figure.suptitle(f"convergence certificate: {verdict}", fontsize=11)
-    left, middle, right = figure.subplots(1, 3)
-    _draw_residuals(left, residuals)
-    points = [(k, score) for k, score in quality[0].items() if math.isfinite(score)]
-    if points:
-        middle.plot(*zip(*points, strict=True), marker="o", markersize=3)
-    middle.set(title=f"validation {quality[1]}")
-    for axis in (left, middle):
-        _scale_iterations(axis, trained)
-    known = [(step, g) for step, g in gradients if math.isfinite(g) and g > 0]
-    if known:
-        right.plot(*zip(*known, strict=True))
-        right.set(yscale="log")
-    right.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    right.set(xlabel="hyper-training step t", title=r"|grad $\varphi_K(\omega^t)$|")
-    for axis in (left, middle, right):
-        axis.grid(alpha=0.3)
-    save_figure(figure, file, 110)
-
-
-def _draw_residuals(axis: Any, residuals: Mapping[str, Sequence[float]]) -> None:
-    """Draw a curve for every start. The first is broad, so that equal curves stay visible."""
-    for i, (name, values) in enumerate(residuals.items()):
-        shown = [(k, r) for k, r in enumerate(values, 1) if math.isfinite(r) and r > 0]
-        if shown:
-            axis.plot(
-                *zip(*shown, strict=True),
-                linestyle=("-", "--", ":")[i % 3],
-                linewidth=4 if i == 0 else 1.5,
-                alpha=0.5 if i == 0 else 1,
-                label=f"from {name}",
-            )
-    axis.set(yscale="log", title="residual $|D(u) - u|_G / |u|_G$")
-    axis.legend(fontsize=8)
-
-
-def _scale_iterations(axis: Any, trained: int) -> None:
-    """Format the x axis for iterations and mark K."""
-    from matplotlib import ticker
-
-    axis.set(xscale="log", xlabel="iteration k")
-    axis.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    axis.xaxis.set_minor_formatter(ticker.NullFormatter())
-    axis.axvline(trained, color="0.5", linestyle="--", linewidth=1)
-    axis.annotate(
-        "K", (trained, 0), xycoords=("data", "axes fraction"), xytext=(3, 4),
-        textcoords="offset points", color="0.4",
-    )  # fmt: skip

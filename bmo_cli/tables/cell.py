@@ -122,11 +122,7 @@ class Identity:
         digest, problem = self._digest_data(config), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = {
-            k: _replace_files_by_hashes(v)
-            for k, v in to_plain(config).items()
-            if k not in NO_NUMBER
-        }
+        counted = _replace_files_by_hashes(_drop_keys(to_plain(config)))
         try:
             counted["task"] |= _hash_named_kernels(config)
         except InputError as error:
@@ -153,6 +149,15 @@ class Identity:
             except InputError as error:
                 self._digests[where] = error
         return self._digests[where]
+
+
+def _drop_keys(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration without the keys of `NO_NUMBER`."""
+    return {
+        key: _drop_keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if f"{prefix}{key}" not in NO_NUMBER
+    }
 
 
 def _replace_files_by_hashes(value: Any) -> Any:

@@ -285,11 +285,16 @@ def starts(initial: State, seed: int = 0) -> dict[str, State]:
     by_name: dict[str, State] = {TASK_START: initial}
     if not all(torch.equal(a, b) for a, b in zip(initial, zero, strict=True)):
         by_name["zero"] = zero
-    spread = max(float(max(block.abs().max() for block in initial)), 1.0)
     by_name["noise"] = tuple(
-        (spread * torch.rand(block.shape, generator=generator)).to(block) for block in initial
+        (spread(initial) * torch.rand(block.shape, generator=generator)).to(block)
+        for block in initial
     )
     return by_name
+
+
+def spread(initial: State) -> float:
+    """The largest absolute entry of the task's start, and at least 1."""
+    return max(float(max(block.abs().max() for block in initial)), 1.0)
 
 
 def distance(estimates: Sequence[State]) -> float:

@@ -17,6 +17,7 @@ SAME_NUMBERS = {
     "profile": "true",
     "certify": "true",
     "certificate": "{horizon: 2, cases: 1, turns: 1, tolerance: 0.1, seed: 1}",
+    "certificate.curve": "3",
     "device": "auto",
     "data.workers": "1",
     "data.cache_mib": "1e-6",

@@ -55,6 +55,12 @@ def test_images_that_change_their_split_change_the_key(tmp_path):
     assert of("ab", "c") != of("a", "bc")
 
 
+def test_the_length_of_the_curves_is_not_in_the_key():
+    given = ("task=toy", "certify=true")
+    assert key(*given, "certificate.curve=7") == key(*given)
+    assert key(*given, "certificate.turns=7") != key(*given)
+
+
 @pytest.mark.slow
 def test_content_of_published_kernels_is_in_the_key(roots):
     def of(root, *words):

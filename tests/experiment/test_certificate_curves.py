@@ -1,0 +1,188 @@
+"""Curves of a certificate: T from several starts, with the score along the way."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import make_photos, run_bmo, tiny_words
+from PIL import Image
+
+from bmo_cli.config.schema import Certify
+from bmo_cli.experiment.certificate_curves import curve_starts, scored_counts, trace_starts
+from bmo_cli.experiment.evaluation import scores_by_iteration, trace_case
+from bmo_cli.experiment.load import load_run
+from bmo_cli.gkm.proximal import ProximalGradient
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.results.certificate_figure import draw_certificate
+from bmo_cli.results.files import plain
+from bmo_cli.tasks.sparse_coding import SparseCoding
+
+NAMES = ["the task's start", "zero", "ones", "noise", "far noise"]
+LENGTH = 30
+
+
+@pytest.fixture(scope="module")
+def certified(tmp_path_factory):
+    """A run with a certificate of 30 iterations from every start, and another one of 2."""
+    folder = tmp_path_factory.mktemp("curves")
+    words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
+    done = run_bmo(
+        "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
+        "certify=true", "certificate.turns=2", f"certificate.curve={LENGTH}", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_bmo(
+        "certify", "run=run", "certificate.turns=2", "certificate.curve=2", "device=cpu",
+        "hydra.run.dir=short", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def content(folder):
+    return json.loads((folder / "certificate.json").read_text())
+
+
+@torch.no_grad()
+def reference_loop(mapping, u, task, case, counts):
+    """Residuals and scores of T, with D applied and averaged by hand."""
+    residuals, scores = [], []
+    for k in range(max(counts)):
+        du = mapping.D(u, k)
+        step = tuple(a - b for a, b in zip(du, u, strict=True))
+        size = mapping.metric.norm(u if float(mapping.metric.norm(u)) else du)
+        residuals.append(float(mapping.metric.norm(step) / size))
+        u = tuple((1 - mapping.alpha) * a + mapping.alpha * b for a, b in zip(u, du, strict=True))
+        if k + 1 in counts:
+            scores.append(task.score(mapping.estimate(u), case)["psnr"])
+    return residuals, scores
+
+
+def test_the_curves_are_those_of_a_plain_loop_over_the_map(certified):
+    curves = content(certified / "run")["curves"]
+    _, experiment = load_run(certified / "run")
+    experiment.task.prepare(["val"])
+    case = next(iter(experiment.task.cases("val")))
+    assert (curves["case"], curves["metric"], curves["unit"]) == (case.name, "psnr", "dB")
+    assert curves["counts"][0] == 1 and curves["counts"][-1] == LENGTH
+    assert list(curves["starts"]) == NAMES
+    (y,) = case.initial
+    generator = torch.Generator().manual_seed(0)
+    begin = {
+        "the task's start": y,
+        "zero": torch.zeros_like(y),
+        "ones": torch.ones_like(y),
+        "noise": max(float(y.abs().max()), 1.0) * torch.rand(y.shape, generator=generator),
+    }
+    mapping = experiment.scheme.bind(case.problem)
+    for name, start in begin.items():
+        found = curves["starts"][name]
+        residuals, scores = reference_loop(
+            mapping, mapping.lift((start,)), experiment.task, case, curves["counts"]
+        )
+        assert found["residuals"] == pytest.approx(residuals, rel=1e-3, abs=1e-7), name
+        assert found["scores"] == pytest.approx(scores, abs=1e-3), name
+    firsts = [found["residuals"][0] for found in curves["starts"].values()]
+    assert len(set(firsts)) == len(NAMES)
+
+
+def test_the_curves_decide_nothing(certified):
+    """Every other entry of the certificates is the same, however long the curves are."""
+    run, short = content(certified / "run"), content(certified / "short")
+    assert len(run.pop("curves")["starts"]["zero"]["residuals"]) == LENGTH
+    assert short.pop("curves")["counts"] == [1, 2]
+    assert (run["search"].pop("curve"), short["search"].pop("curve")) == (LENGTH, 2)
+    assert run == short
+    assert Certify(curve=1).weaker_than_default(2) == []
+
+
+def test_the_picture_differs_with_its_curves(certified):
+    pictures = [Image.open(certified / name / "certificate.png") for name in ("run", "short")]
+    assert all(min(picture.size) > 500 for picture in pictures)
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+
+
+def sparse_case(snr=30.0):
+    task = SparseCoding(rows=8, columns=12, form="lasso", val_count=2, snr=snr)
+    return task, next(iter(task.cases("val")))
+
+
+def test_far_noise_lies_beyond_the_range_and_follows_the_seed():
+    initial = (torch.full((1, 1, 40, 40), 0.5),)
+    first, again, other = (curve_starts(initial, seed) for seed in (3, 3, 4))
+    assert list(first) == NAMES
+    assert float(first["far noise"][0].std()) == pytest.approx(3, rel=0.1)
+    assert float(first["noise"][0].min()) >= 0 and float(first["noise"][0].max()) <= 1
+    for name in NAMES:
+        assert torch.equal(first[name][0], again[name][0])
+        assert torch.equal(first[name][0], other[name][0]) == ("noise" not in name)
+    at_zero = curve_starts((torch.zeros(1, 5),), 0)
+    assert list(at_zero) == [name for name in NAMES if name != "zero"]
+
+
+@pytest.mark.parametrize("trained", [1, 7, 20, 5000])
+@pytest.mark.parametrize("iterations", [1, 2, 30, 1000])
+def test_scored_counts_are_spread_and_hold_the_trained_number(iterations, trained):
+    counts = scored_counts(iterations, trained)
+    assert list(counts) == sorted(set(counts)) and len(counts) <= 26
+    assert counts[0] == 1 and counts[-1] == iterations
+    assert min(trained, iterations) in counts
+    if iterations == 1000:
+        assert len(counts) > 20
+        assert all(b <= max(1.5 * a, a + 1) for a, b in pairwise(counts))
+
+
+class Growing(ProximalGradient):
+    """D(u) = 1e20 u, which leaves float32 after two iterations."""
+
+    def bind(self, problem):
+        bound = super().bind(problem)
+        return type(bound)(
+            lambda u, k: tuple(1e20 * a for a in u), bound.metric, bound.lift, bound.readout
+        )
+
+
+def test_a_start_that_diverges_is_scored_as_bad_as_can_be(tmp_path):
+    task, case = sparse_case()
+    scheme = GKM(operator=Growing())
+    curves = trace_starts(scheme, task, case, trained=3, iterations=50, seed=0)
+    grown = curves.starts["ones"]
+    assert len(grown.residuals) < 5 and all(map(math.isfinite, grown.residuals))
+    assert grown.scores[-1] == math.inf and not task.larger_is_better
+    assert curves.starts["the task's start"].scores[-1] < math.inf  # 0 stays
+    assert None in plain(curves)["starts"]["ones"]["scores"]
+    draw_certificate(curves, 3, "not certified", "$no_bound^", tmp_path / "drawn.png")
+    assert (tmp_path / "drawn.png").stat().st_size > 5000
+
+
+def test_scores_of_several_cases_are_those_of_each():
+    task, first = sparse_case()
+    scheme, counts, cases = (
+        GKM(operator=ProximalGradient()),
+        [1, 4, 9],
+        [first, sparse_case(5.0)[1]],
+    )
+    found = scores_by_iteration(scheme, task, cases, counts)
+    traces = [trace_case(scheme, task, case, counts) for case in cases]
+    assert found == {count: [trace.scores[count] for trace in traces] for count in counts}
+    assert all(len(trace.residuals) == 9 for trace in traces)
+    assert len({score for trace in traces for score in trace.scores.values()}) == 6
+
+
+def test_a_case_of_several_problems_has_the_largest_residual():
+    (task, first), (_, second) = sparse_case(), sparse_case(5.0)
+    both = replace(first, further=[(second.problem, second.initial)])
+
+    class Scored(SparseCoding):
+        def score(self, estimate, case):
+            assert len(estimate[0]) == len(first.initial[0]) + len(second.initial[0])
+            return {"nmse": 1.0}
+
+    scheme = GKM(operator=ProximalGradient())
+    joint = trace_case(scheme, Scored(rows=8, columns=12, val_count=2), both, [5])
+    single = [trace_case(scheme, task, each, [5]).residuals for each in (first, second)]
+    assert joint.residuals == tuple(map(max, *single)) and joint.scores == {5: 1.0}
+    assert single[0] != single[1]
