@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bmo_cli.errors import InputError
+from bmo_cli.results.iteration_curves import Curves
 from bmo_cli.results.json_types import convert, read_object
 
 _LARGEST = 20 * 2**20
@@ -46,6 +47,19 @@ class Trajectory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bound:
+    """The upper bound of the Lipschitz constant of D in G.
+
+    Attributes:
+        value: value of the bound; None: none is known.
+        evidence: `proved` or `declared`.
+    """
+
+    value: float | None = None
+    evidence: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertificateFile:
     """Content of certificate.json.
 
@@ -54,6 +68,9 @@ class CertificateFile:
         assumptions, predictions: statements of the theory.
         trajectories: the iteration from every start.
         validation: validation scores by metric and number of iterations.
+        bound: of D.
+        ratios: largest measured |D(a) - D(b)|_G / |a - b|_G by kind of pair.
+        curves: the iteration of one problem from several starts; None: the file has none.
     """
 
     iterations_trained: int | None = None
@@ -61,15 +78,18 @@ class CertificateFile:
     predictions: Sequence[Finding] = ()
     trajectories: Mapping[str, Trajectory] = field(default_factory=dict)
     validation: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    bound: Bound = field(default_factory=Bound)
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    curves: Curves | None = None
 
     @property
-    def curves(self) -> dict[str, list[tuple[float, float]]]:
+    def residuals(self) -> dict[str, list[tuple[float, float]]]:
         """Pairs (iteration, residual) by start, without starts that have none."""
-        curves = {
+        residuals = {
             start: [(float(k), r) for k, r in enumerate(trajectory.residuals, 1) if r is not None]
             for start, trajectory in self.trajectories.items()
         }
-        return {start: points for start, points in curves.items() if points}
+        return {start: points for start, points in residuals.items() if points}
 
     def scores(self, metric: str) -> list[tuple[float, float]]:
         """Pairs (iteration, validation score) of a metric, in order."""

@@ -1,7 +1,7 @@
 """Charts as SVG: lines of several runs over one another, and points with their names.
 
-Colours and fonts are those of page.css. Every mark of run i has the class `c<i>` and the attribute
-`data-run`, by which page.js dims the others.
+Colours and fonts are those of page.css. Every mark of run i has the attribute `data-run`, by which
+page.js dims the others, and the class `c<i>` of its colour, or that of another colour.
 """
 
 from __future__ import annotations
@@ -28,29 +28,39 @@ class Series:
     """A line or a point of a chart.
 
     Attributes:
-        run: number of the run, which chooses the colour.
+        run: number of the run.
         name: text of the tooltip.
         points: pairs (x, y).
+        colour: number of the colour; None: that of the run.
     """
 
     run: int
     name: str
     points: Sequence[Point]
+    colour: int | None = None
+
+    @property
+    def class_number(self) -> int:
+        """The number of the colour's class."""
+        return self.run if self.colour is None else self.colour
 
 
 @dataclass(frozen=True)
 class _Shape:
     """A series as it is drawn: a line through its points in pixels, or a circle at the only one."""
 
-    run: int
-    name: str
+    series: Series
     points: Sequence[Point]
     radius: int = 4
     kind: str = ""
 
     @property
     def path(self) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+        return _path(self.points)
+
+
+def _path(points: Sequence[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 class Axis:
@@ -111,6 +121,7 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     mark: tuple[float, str] | None = None,
+    cover: Sequence[Point] = (),
 ) -> Markup:
     """Lines over one another.
 
@@ -121,13 +132,15 @@ def lines(
             left out.
         log_x, log_y: whether an axis is logarithmic.
         mark: x value and name of a vertical line.
+        cover: further points that the axes cover, for charts with equal axes.
     """
     kept = [(each, _thin(_plottable(each.points, log_x, log_y), log_x)) for each in series]
     kept = [(each, points) for each, points in kept if points]
     if not kept:
         return _chart(title)
-    axes = _axes([point for _, points in kept for point in points], log_x, log_y)
-    shapes = [_Shape(each.run, each.name, _pixels(points, axes)) for each, points in kept]
+    covered = [point for _, points in kept for point in points]
+    axes = _axes(covered + _plottable(cover, log_x, log_y), log_x, log_y)
+    shapes = [_Shape(each, _pixels(points, axes)) for each, points in kept]
     x = axes[0]
     at = x.at(mark[0]) if mark and (mark[0] > 0 or not x.logarithmic) else math.nan
     shown = (at, mark[1]) if mark and LEFT <= at <= WIDTH - RIGHT else None
@@ -150,7 +163,7 @@ def scatter(title: str, x_title: str, series: Sequence[Series], front: Sequence[
     axes = _axes(points, min(costs) > 0 and max(costs) > 10 * min(costs), False)
     drawn = list(zip(series, front, strict=True))
     shapes = [
-        _Shape(s.run, s.name, _pixels(s.points[:1], axes), 6, "filled" if is_best else "hollow")
+        _Shape(s, _pixels(s.points[:1], axes), 6, "filled" if is_best else "hollow")
         for s, is_best in drawn
     ]
     best = _pixels(sorted(s.points[0] for s, is_best in drawn if is_best), axes)
@@ -176,7 +189,7 @@ def _chart(
         y_ticks=y_ticks,
         shapes=shapes,
         mark=mark,
-        front=_Shape(0, "", front).path if len(front) > 1 else "",
+        front=_path(front) if len(front) > 1 else "",
     )
 
 

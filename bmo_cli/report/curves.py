@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from bmo_cli.report.charts import Series, lines
+from bmo_cli.report.pair import pair
 from bmo_cli.report.problem import Problem
 from bmo_cli.report.render import render
 
@@ -57,15 +58,22 @@ def convergence_section(problem: Problem) -> Markup:
         mark = _mark_at_k(problem)
         panels.append(lines(f"validation {metric}", "iteration k", beyond, log_x=True, mark=mark))
     _, label, entry = certified[0]
-    return render("convergence.html", certificate=entry.certificate, label=label, panels=panels)
+    return render(
+        "convergence.html",
+        certificate=entry.certificate,
+        label=label,
+        panels=panels,
+        pair=pair(problem),
+    )
 
 
 def residuals(problem: Problem) -> Markup:
     """Chart of the residuals far beyond K, for every run from its slowest start."""
     slowest = []
     for number, label, entry in problem.drawn_runs:
-        if entry.certificate and entry.certificate.curves:
-            start, points = max(entry.certificate.curves.items(), key=lambda item: item[1][-1][1])
+        if entry.certificate and entry.certificate.residuals:
+            items = entry.certificate.residuals.items()
+            start, points = max(items, key=lambda item: item[1][-1][1])
             slowest.append(Series(number, f"{label}, from {start}", points))
     title, mark = "residual |D(u) - u| / |u|, slowest start", _mark_at_k(problem)
     return lines(title, "iteration k", slowest, log_x=True, log_y=True, mark=mark)

@@ -120,7 +120,7 @@ def convergence(entry: Entry) -> Convergence:
     if verdict == "refused":
         return Convergence("bad", "certificate refused", "a measurement contradicts a bound")
     certificate = entry.certificate or CertificateFile()
-    ends = [points[-1] for points in certificate.curves.values()]
+    ends = [points[-1] for points in certificate.residuals.values()]
     seen = ""
     if ends:
         count, largest = max(k for k, _ in ends), max(residual for _, residual in ends)

@@ -21,6 +21,7 @@ from bmo_cli.report.charts import Axis, Series, lines, scatter
 from bmo_cli.report.page import page, write_report
 from bmo_cli.report.problem import Problem, convergence
 from bmo_cli.report.summary import training_entries
+from bmo_cli.results.iteration_curves import Curve, Curves, score_range
 from bmo_cli.results.runs import find_runs
 
 ALLOWED = {
@@ -81,7 +82,7 @@ def runs(tmp_path):
     return tmp_path
 
 
-def certify(folder, verdict, residuals):
+def certify(folder, verdict, residuals, curves=None):
     finding = {
         "name": "D is nonexpansive in G",
         "verdict": "holds",
@@ -95,6 +96,9 @@ def certify(folder, verdict, residuals):
         "predictions": [],
         "trajectories": {"zero": {"residuals": residuals}},
         "val_psnr": {"1": 20.0, "5": 30.0},
+        "bound": {"value": 1.0, "evidence": "proved"},
+        "ratios": {"random": 0.5, "adversarial": 0.75},
+        **({} if curves is None else {"curves": curves}),
     }
     (folder / "certificate.json").write_text(json.dumps(content))
     result = json.loads((folder / "result.json").read_text())
@@ -109,6 +113,93 @@ def test_a_certificate_of_earlier_weights_is_not_shown(runs):
     del result["certificate"]
     (runs / "bmo0" / "result.json").write_text(json.dumps(result))
     assert not any(entry.certificate or entry.verdict for entry in entries(runs))
+
+
+def curves(iterations, top=30.0, starts=("the task's start", "zero"), **changes):
+    """Curves whose residual halves, and whose score rises to `top` by steps that halve."""
+    counts = [k for k in (1, 2, 5, 10, 20) if k <= iterations]
+    curve = {
+        "residuals": [0.5**k for k in range(iterations)],
+        "scores": [top - 8 * 0.5**k for k in counts],
+    }
+    content = {"case": "coins", "metric": "psnr", "unit": "dB", "larger_is_better": True}
+    return {**content, "counts": counts, "starts": dict.fromkeys(starts, curve), **changes}
+
+
+def charts_of_panels(text):
+    """The SVG charts of every run of the picture, by its heading."""
+    panels = re.findall(r'<figure class="panel">.*?</figure>', text, re.S)
+    return {
+        re.search(r"<b>(.*?)</b>", panel).group(1): re.findall(r"<svg.*?</svg>", panel, re.S)
+        for panel in panels
+    }
+
+
+def ticks(chart):
+    return re.findall(r'<text class="tick"[^>]*>[^<]*</text>', chart)
+
+
+def test_a_certified_run_and_the_best_other_one_are_shown_side_by_side(runs):
+    """Validation ranks bmo0 and bmo1 before unrolled0 and unrolled1."""
+    certify(runs / "bmo0", "not certified", [0.1], curves(20, 30.0))
+    certify(runs / "bmo1", "refused", [0.1], curves(20, 29.0))
+    certify(runs / "unrolled0", "certified", [0.1], curves(10, 27.0))
+    certify(runs / "unrolled1", "certified", [0.1], curves(10, 27.0))
+    text = page(entries(runs))
+    shown = charts_of_panels(text)
+    assert list(shown) == ["hyper=unrolled seed=0", "hyper=bmo seed=0"]
+    for charts in zip(*shown.values(), strict=True):
+        assert ticks(charts[0]) == ticks(charts[1])  # equal axes
+        assert [chart.count("<polyline") for chart in charts] == [2, 2]
+        assert all("K = 5" in chart for chart in charts)
+        assert charts[0] != charts[1]
+    words = " ".join(Reader(text).text)
+    assert "bound of D 1 (proved), largest measured ratio 0.75" in words
+    assert "T iterated up to 20 times on the validation problem coins" in " ".join(words.split())
+
+
+def test_the_picture_takes_the_first_two_runs_where_none_is_certified(runs):
+    for name in ("bmo0", "bmo1", "unrolled0"):
+        certify(runs / name, "not certified", [0.1], curves(20))
+    assert list(charts_of_panels(page(entries(runs)))) == ["hyper=bmo seed=0", "hyper=bmo seed=1"]
+
+
+@pytest.mark.parametrize("kept", [None, {}, {"starts": {}}, [1], {"counts": [1], "starts": [2]}])
+def test_certificates_without_curves_are_shown_as_before(runs, kept):
+    certify(runs / "bmo0", "certified", [0.1, 0.01], kept)
+    text = page(entries(runs))
+    assert charts_of_panels(text) == {} and "No certificate here has curves" in text
+    assert "slowest start" in text and "Certificate of hyper=bmo seed=0" in text
+    certify(runs / "bmo1", "certified", [0.1, 0.01], curves(20))
+    text = page(entries(runs))
+    assert list(charts_of_panels(text)) == ["hyper=bmo seed=1"]
+    assert "No certificate here has curves" not in text
+
+
+def test_scores_of_iterates_that_are_not_finite_lie_on_the_edge(runs):
+    content = curves(20)
+    lost = {"residuals": [0.5, 0.4, 0.3], "scores": [28.0, 27.0, None, None, None]}
+    content["starts"] = {**content["starts"], "noise": lost}
+    certify(runs / "bmo0", "not certified", [0.1], content)
+    (charts,) = charts_of_panels(page(entries(runs))).values()
+    paths = re.findall(r'<polyline points="([^"]*)"', charts[1])
+    heights = [[float(pair.split(",")[1]) for pair in path.split()] for path in paths]
+    assert heights[2][-1] == max(max(each) for each in heights)  # SVG counts downwards
+    assert len(heights[2]) == 5 and heights[2][1] < heights[2][2] == heights[2][4]
+
+
+def test_decibels_are_shown_from_the_best_score_downwards():
+    def reading(*scores, **changes):
+        curve = Curve(scores=scores)
+        counts = range(1, len(scores) + 1)
+        return Curves(counts=counts, starts={"zero": curve}, **changes)
+
+    psnr = {"unit": "dB", "larger_is_better": True}
+    assert score_range([reading(-20.0, 25.0, 31.0, **psnr)]) == (21.0, 31.0)
+    assert score_range([reading(29.0, 31.0, **psnr), reading(28.0, **psnr)]) == (28.0, 31.0)
+    assert score_range([reading(5.0, -30.0, unit="dB", larger_is_better=False)]) == (-30.0, -20.0)
+    assert score_range([reading(1e6, 3.0)]) == (3.0, 1e6)
+    assert score_range([reading(None, math.inf)]) is None
 
 
 def test_the_first_view_names_the_best_by_validation(runs):
@@ -214,6 +305,9 @@ def entries_of_hostile(root, text):
             "predictions": [],
             "trajectories": {text: {"residuals": [1.0, 0.5]}},
             "val_psnr": {"1": 2.0, text: 3.0},
+            "bound": {"value": 1.0, "evidence": text},
+            "ratios": {text: 0.5},
+            "curves": curves(20, case=text, metric=text, unit=text, starts=(text, "zero")),
         }
         (folder / "certificate.json").write_text(json.dumps(content))
     make_run(root / "lost", None, status=text, message=text, task=text)
