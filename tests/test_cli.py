@@ -69,9 +69,9 @@ MISTAKES = [
     (["train", "train.steps=abc"], "train.steps must be an integer (or null), got 'abc'"),
     (["train", "gkm.alpha=1"], "gkm.alpha must lie in (0, 1) (or null), got 1"),
     (["train", "gkm.alpha=0"], "gkm.alpha must lie in (0, 1) (or null), got 0"),
-    (["train", "hyper.mu=1"], "hyper.mu must lie in [0, 1), got 1"),
-    (["train", "hyper.mu=-0.1"], "hyper.mu must lie in [0, 1), got -0.1"),
-    (["train", "hyper.s=1.0"], "hyper.s must lie in (0, 1), got 1.0"),
+    (["train", "hyper=bmo", "hyper.mu=1"], "hyper.mu must lie in [0, 1), got 1"),
+    (["train", "hyper=bmo", "hyper.mu=-0.1"], "hyper.mu must lie in [0, 1), got -0.1"),
+    (["train", "hyper=bmo", "hyper.s=1.0"], "hyper.s must lie in (0, 1), got 1.0"),
     (["train", "train.iterations=0"], "train.iterations must be an integer >= 1, got 0"),
     (["train", "gkm=pg", "gkm.operator.gamma=2.0"], "gkm.operator.gamma must lie in (0, 2)"),
     (["train", "gkm.operator.gamma=-3"], "gkm.operator.gamma must be finite and > 0, got -3"),
@@ -95,8 +95,11 @@ MISTAKES = [
     (["train", "+net=[1,[2]]"], "'+net=[1,[2]]': a group takes the name of a choice"),
     (["train", "--hlp"], "unknown flag '--hlp'; did you mean '--help'?"),
     (["train", "-m", "--cfg", "job"], "Only one of --run, --multirun, --cfg"),
-    (["train", "net.width=2147483647"], "memory ran out; use a smaller network"),
-    (["train", "net.depth=99999999999"], "net.depth must be an integer from 1 to 10000"),
+    (["train", "net=dncnn", "net.width=2147483647"], "memory ran out; use a smaller network"),
+    (
+        ["train", "net=dncnn", "net.depth=99999999999"],
+        "net.depth must be an integer from 1 to 10000",
+    ),
     (["train", "data.crop=1\n\x1b[31m"], r"'data.crop=1\n\x1b[31m'"),
 ]
 

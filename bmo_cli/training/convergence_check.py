@@ -40,13 +40,14 @@ def check_convergence(experiment: Experiment, iterations: int) -> str | None:
         scores = [task.score(u, case) for u, case in zip(estimates, cases, strict=True)]
         return mean([row[task.metric] for row in scores])
 
+    farther = _FARTHER * iterations
     near = score(Settings(iterations, anderson=hyper.anderson if scheme.stationary else 0))
-    far = score(Settings(_FARTHER * iterations))
+    far = score(Settings(farther))
     if abs(near - far) <= _DECIBELS:
         return None
     return (
         f"the K = {iterations} iterations of training end far from the fixed point: validation "
-        f"{task.metric} {near:.2f} dB there and {far:.2f} dB after {_FARTHER * iterations} iterations; use "
-        "more train.iterations, a start that is closer to it (task.start=wiener of task=deconv), "
+        f"{task.metric} {near:.2f} dB there and {far:.2f} dB after {farther} iterations; use more "
+        "train.iterations, a start that is closer to it (task.start=wiener of task=deconv), "
         "or hyper=implicit"
     )

@@ -51,7 +51,7 @@ class Identity(LinearMap):
 
 
 def problem(a=None, y=X):
-    guide = lambda: torch.cat([y] * 4, 1)  # noqa: E731
+    guide = lambda: torch.cat([y] * 7, 1)  # noqa: E731
     return Problem(LeastSquares(a or Identity(), y), noise=torch.full((2,), 0.01), guide=guide)
 
 

@@ -19,7 +19,7 @@ from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.recompute import iterate_lean
 
 K = 7
-SMALL = ("data.crop=32", "train.batch=2", "net.width=6")
+SMALL = ("data.crop=32", "train.batch=2", "net=dncnn", "net.width=6", "hyper=bmo")
 SCHEMES = {
     "prox": [*SMALL],
     "untied": [*SMALL, "gkm=pg", "gkm.stages=3"],

@@ -23,13 +23,13 @@ from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.threads import CpuThreads
 
-SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3")
+SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3", "hyper=bmo")
 SCHEMES = {
-    "prox": [*SMALL, "net.width=6"],
+    "prox": [*SMALL, "net=dncnn", "net.width=6"],
     "guided": [*SMALL, "net=guided", "task.noise=[1,8]"],
-    "separate": [*SMALL, "net.width=6", "hyper=separate", "task.noise=[1,8]"],
-    "split, ladmm": [*SMALL, "task.form=split", "gkm=ladmm", "net.width=6"],
-    "exact, alm": [*SMALL, "task.form=exact", "gkm=alm", "net.width=6"],
+    "separate": [*SMALL, "net=dncnn", "net.width=6", "hyper=separate", "task.noise=[1,8]"],
+    "split, ladmm": [*SMALL, "task.form=split", "gkm=ladmm", "net=dncnn", "net.width=6"],
+    "exact, alm": [*SMALL, "task.form=exact", "gkm=alm", "net=dncnn", "net.width=6"],
     "total variation, pdhg": [*SMALL, "task.form=tv", "gkm=pdhg", "net=none"],
     "anisotropic": [*SMALL, "task.form=tv_anisotropic", "gkm=pdhg", "net=none"],
     "rain": [*SMALL, "task=derain", "net.widths=[4,4,4]", "task.loss=charbonnier"],

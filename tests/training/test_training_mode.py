@@ -47,7 +47,7 @@ def sample(problems=4):
     clean, y = (torch.rand(problems, 1, *SIZE, generator=generator) for _ in range(2))
     kernel = torch.rand(1, 3, 3, generator=generator)
     blur = PeriodicBlur(transfer_function(kernel / kernel.sum(), SIZE), SIZE)
-    guide = lambda: torch.cat([y] * 4, 1)  # noqa: E731
+    guide = lambda: torch.cat([y] * 7, 1)  # noqa: E731
     problem = Problem(LeastSquares(blur, y), noise=torch.full((problems,), 0.01), guide=guide)
     return Sample(problem, (y,), SquaredError(clean), seed=5)
 
