@@ -13,10 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
-from bmo_cli.errors import InputError
-from bmo_cli.nets.filter_bank import analyse, dct_filters, synthesise
+from bmo_cli.nets.filter_bank import (
+    analyse,
+    dct_filters,
+    require_room,
+    synthesise,
+    unit_filters,
+)
 from bmo_cli.nets.network import LayerBound, Network, NormBound, largest, open_unit, product
-from bmo_cli.nets.operator_norms import norm_bound, norm_squared_bound
+from bmo_cli.nets.operator_norms import norm_bound
 
 Activation = Callable[[Tensor], Tensor]
 """z -> s(z), (B, m, H, W) to the same shape."""
@@ -87,11 +92,7 @@ class ConvexPotential(Network):
         side = self.filters.shape[-1]
 
         def apply(x: Tensor) -> Tensor:
-            if min(x.shape[2:]) < side // 2:
-                raise InputError(
-                    f"an image of {x.shape[2]} x {x.shape[3]} is too small for filters of {side} x "
-                    f"{side} (net.size)"
-                )
+            require_room(x, side)
             for unit, activate, rho in steps:
                 x = x - rho * synthesise(activate(analyse(x, unit)), unit)
             return x
@@ -116,8 +117,7 @@ class ConvexPotential(Network):
 
     def _units(self) -> list[Tensor]:
         """Filters of zero mean with |W| <= 1."""
-        centred = self.filters - self.filters.mean((3, 4), keepdim=True)
-        return [c / norm_squared_bound(c).clamp_min(1e-30).sqrt() for c in centred]
+        return [unit_filters(filters) for filters in self.filters]
 
     def _rho(self) -> Tensor:
         return 2 * open_unit(self.relaxation)

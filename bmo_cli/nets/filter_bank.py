@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from bmo_cli.errors import InputError
+from bmo_cli.nets.operator_norms import norm_squared_bound
+
 _BLOCK = 4
 """side of the blocks of pixels that `synthesise` computes together"""
 
@@ -27,6 +30,32 @@ def synthesise(z: Tensor, filters: Tensor) -> Tensor:
     """W^T z, the adjoint of `analyse`: (B, m, H, W) -> (B, C, H, W)."""
     image: Tensor = _Synthesis.apply(*_in_one_precision(z, filters))  # type: ignore[no-untyped-call]
     return image
+
+
+def unit_filters(filters: Tensor) -> Tensor:
+    """The filters without their means, divided by |W|: (m, C, k, k), of zero mean with |W| <= 1.
+
+    |W| is bounded for images of every size (`nets.operator_norms`).
+    """
+    centred = filters - filters.mean((2, 3), keepdim=True)
+    return centred / norm_squared_bound(centred).clamp_min(1e-30).sqrt()
+
+
+def require_room(x: Tensor, size: int) -> None:
+    """Refuse images that are smaller than the reach of the filters.
+
+    Args:
+        x: (B, C, H, W).
+        size: k.
+
+    Raises:
+        InputError: a side has fewer than k // 2 pixels.
+    """
+    if min(x.shape[2:]) < size // 2:
+        raise InputError(
+            f"an image of {x.shape[2]} x {x.shape[3]} is too small for filters of {size} x {size} "
+            "(net.size)"
+        )
 
 
 class _Analysis(torch.autograd.Function):
