@@ -25,6 +25,7 @@ SCHEMES = {
     "dpir": ["gkm=dpir", "gkm.operator.learn=true", "hyper=unrolled", "net.width=8"],
     "guided, implicit": ["net=guided", "hyper=implicit", "gkm.operator.gamma=5"],
     "norm_conv": ["net=norm_conv", "hyper=onestep"],
+    "convex ridge, implicit": ["net=crr", "hyper=implicit", "gkm.operator.gamma=5"],
     "drunet": ["net=drunet", "net.widths=[4,4,8,8]", "net.blocks=1"],
     "split, ladmm": ["task.form=split", "gkm=ladmm", "net.width=8"],
     "total variation, pdhg": ["task.form=tv", "gkm=pdhg", "net=none"],

@@ -191,7 +191,9 @@ class GKM(nn.Module):
         if net is None or (net.nonexpansive and operator.keeps_nonexpansive):
             return None
         if not net.nonexpansive:
-            return f"{type(net).__name__} is unconstrained"
+            constrained = net.guarantee != Network.guarantee
+            what = "need not be nonexpansive" if constrained else "is unconstrained"
+            return f"{type(net).__name__} {what}"
         where = "in the place of prox_g" if operator.uses_g else "after it"
         return (
             f"{type(operator).__name__} with {type(net).__name__} {where} need not "

@@ -22,6 +22,7 @@ from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.execution import Execution
 from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.network import Identity, Network
+from bmo_cli.nets.ridge import WeaklyConvexRidge
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Quadratic, SquaredNorm, Zero
@@ -141,6 +142,9 @@ def test_says_why_it_may_expand():
         "FISTA promises nothing": GKM(operator=FISTA()),
         "ALISTA promises nothing": GKM(operator=ALISTA(), net=lip),
         "DnCNN is unconstrained": GKM(operator=Resolvent(), net=dncnn),
+        "WeaklyConvexRidge need not be nonexpansive": GKM(
+            operator=Resolvent(), net=WeaklyConvexRidge(width=2, size=3)
+        ),
     }
     for operator in (DouglasRachford(), ALM(), LADMM(), PDHG()):  # 2 N - I, or another metric
         reason = (

@@ -17,6 +17,7 @@ from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.network import Identity
 from bmo_cli.nets.normalized_conv import NormalizedConv
 from bmo_cli.nets.operator_norms import norm_squared_bound
+from bmo_cli.nets.ridge import ConvexRidge, WeaklyConvexRidge
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.nonexpansive import worst_pair
@@ -30,6 +31,10 @@ NETS = [
     GuidedPotential(widths=(4, 5, 6)),
     GuidedPotential(channels=3, size=5, widths=(3, 3, 3), blocks=2, views=2),
     GuidedPotential(steer=False, widths=(4, 4, 4)),
+    ConvexRidge(width=6, size=3),
+    ConvexRidge(channels=3, width=30, size=5, knots=3),
+    WeaklyConvexRidge(width=6, size=3),
+    WeaklyConvexRidge(channels=3, width=5, size=5, reach=2.0),
     NormalizedConv(width=4),
     NormalizedConv(channels=3, depth=2, width=5, theta=0.9),
     GradientStep(width=4),

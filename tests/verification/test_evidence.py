@@ -29,6 +29,7 @@ from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Network, NormBound, largest
 from bmo_cli.nets.normalized_conv import NormalizedConv
+from bmo_cli.nets.ridge import ConvexRidge, WeaklyConvexRidge
 from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import (
     L1,
@@ -527,6 +528,7 @@ NETWORKS = {
     "lip, clips": lambda: ConvexPotential(width=3, size=3, depth=2, clips=2),
     "guided": lambda: GuidedPotential(widths=(4, 4, 4)),
     "norm_conv": lambda: NormalizedConv(depth=2, width=3),
+    "crr": lambda: ConvexRidge(width=4, size=3),
     "layers": lambda: Layers(background=ConvexPotential(width=3, size=3)),
 }
 
@@ -624,8 +626,11 @@ def test_a_network_from_outside_is_seen_inside_another():
 
 
 @pytest.mark.slow
-def test_an_unconstrained_network_is_not_certified():
-    scheme = GKM(operator=Resolvent(gamma=2.0), net=DnCNN(depth=2, width=3))
+@pytest.mark.parametrize(
+    "net", [DnCNN(depth=2, width=3), WeaklyConvexRidge(width=4, size=3)], ids=["dncnn", "wcrr"]
+)
+def test_a_network_that_may_expand_is_not_certified(net):
+    scheme = GKM(operator=Resolvent(gamma=2.0), net=net)
     assert verdict(scheme, blur_problem(image(), blur())) == "not certified"
 
 
