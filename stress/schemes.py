@@ -39,6 +39,7 @@ from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Network, NormBound
 from bmo_cli.nets.normalized_conv import NormalizedConv
+from bmo_cli.nets.ridge import ConvexRidge, WeaklyConvexRidge
 from bmo_cli.nets.unet import UNet
 from bmo_cli.solver.functions import (
     L1,
@@ -224,6 +225,18 @@ def lip(draw: Draw) -> Network:
     )
 
 
+def convex_ridge(draw: Draw, kind: type[Network] = ConvexRidge) -> Network:
+    """A gradient step on a ridge regulariser with a learned spline."""
+    return kind(
+        width=draw.among(2, 5, 8),
+        size=draw.among(3, 5),
+        threshold=draw.between(0.002, 0.05, log=True),
+        knots=draw.among(1, 4, 10),
+        reach=draw.between(1, 6),
+        seed=draw.seed(),
+    )
+
+
 def guided(draw: Draw) -> Network:
     """The same with levels and directions chosen from the observation."""
     return GuidedPotential(
@@ -248,7 +261,7 @@ def two_layers(draw: Draw) -> Network:
     return Layers(background=each[0], rain=each[1])
 
 
-NONEXPANSIVE = (lip, guided, norm_conv, two_layers)
+NONEXPANSIVE = (lip, convex_ridge, guided, norm_conv, two_layers)
 
 
 # --- good ----------------------------------------------------------------------------------------
@@ -477,6 +490,7 @@ def expansive_by_nature(draw: Draw) -> Scheme:
         lambda: ISTANet(width=4, last_gain=draw.between(0.3, 1), seed=draw.seed()),
         lambda: GradientStep(depth=2, width=4, last_gain=draw.between(0.5, 2), seed=draw.seed()),
         lambda: UNet(channels=1, widths=(4, 4, 4), last_gain=1.0, seed=draw.seed()),
+        lambda: shaken(draw, convex_ridge(draw, WeaklyConvexRidge), draw.between(0, 0.5)),
     )
     operator = draw.among(Resolvent(gamma=2.0), ProximalGradient(gamma=0.5))
     return made(draw, GKM(operator=operator, net=make()), deconvolution, "expansive")
