@@ -665,8 +665,9 @@ def broken_weights(draw: Draw) -> Scheme:
             break
     scheme = copy.deepcopy(found.scheme)
     name, _ = parameters[int(draw.rng.integers(len(parameters)))]
-    entries = scheme.get_parameter(name).data.view(-1)
-    where = int(draw.rng.integers(len(entries)))
+    entries = scheme.get_parameter(name).data
+    number = int(draw.rng.integers(entries.numel()))
+    where = np.unravel_index(number, tuple(entries.shape))  # some weights are not contiguous
     entries[where] = draw.among(math.nan, math.inf, -math.inf)
     return replace(found, scheme=scheme, fault="broken weights")
 
