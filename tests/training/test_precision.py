@@ -29,7 +29,10 @@ from bmo_cli.training.precision import bfloat16_slowdown
 SMALL = ("device=cpu", "data.crop=32", "train.batch=2", "train.iterations=4")
 
 
-@pytest.fixture(scope="module", params=["net.width=8", "net=lip", "net=norm_conv", "net=drunet"])
+NETS = ["net.width=8", "net=lip", "net=norm_conv", "net=crr", "net=drunet"]
+
+
+@pytest.fixture(scope="module", params=NETS)
 def posed(request):
     words = [request.param]
     if request.param == "net=drunet":
