@@ -18,8 +18,10 @@ from collections import Counter, defaultdict
 import schemes
 import torch
 
+from bmo_cli.config.schema import Certify as Settings
 from bmo_cli.errors import BmoError
-from bmo_cli.verification.certificate import Settings, Subject, certify
+from bmo_cli.verification.certificate import certify
+from bmo_cli.verification.examination import Subject
 
 ITERATIONS = 20
 LEAST = 0.9

@@ -27,7 +27,8 @@ from bmo_cli.results.tables import markdown
 from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.solver.problem import Sample
 from bmo_cli.tasks.task import Case
-from bmo_cli.verification.certificate import PATIENCE, Certificate, Subject, certify
+from bmo_cli.verification.certificate import Certificate, certify
+from bmo_cli.verification.examination import PATIENCE, Subject
 from bmo_cli.verification.findings import Finding
 
 log = logging.getLogger("bmo")

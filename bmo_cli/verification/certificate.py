@@ -16,68 +16,28 @@ refutes a bound, the code does not compute what it declares, and the certificate
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 
 from bmo_cli.config.schema import Certify as Settings
-from bmo_cli.gkm.scheme import GKM
-from bmo_cli.solver.fixed_point import FixedPointMap, iterate
-from bmo_cli.solver.metric import Metric, ScaledIdentity
-from bmo_cli.solver.nonexpansive import (
-    Pair,
-    compare,
-    constant_direction,
-    krylov_pair,
-    worst_pair,
-)
-from bmo_cli.solver.problem import Problem, Sample
-from bmo_cli.solver.state import State
+from bmo_cli.solver.metric import Metric
+from bmo_cli.solver.nonexpansive import Pair
+from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.verification import assumptions, predictions
 from bmo_cli.verification.bound import bound_of
-from bmo_cli.verification.declared import Check, check_constants, check_declarations, check_one_map
+from bmo_cli.verification.declared import Check
+from bmo_cli.verification.evidence import declarers, parts_of_scheme
+from bmo_cli.verification.examination import Examination, Subject, examine, worst_of
 from bmo_cli.verification.findings import MEASURED, Bound, Finding
-from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, follow, starts
+from bmo_cli.verification.trajectory import TASK_START, Trajectory
 
 log = logging.getLogger("bmo")
 
-PATIENCE = 20
-"""multiple of the horizon over which an averaged T is searched for a fixed point"""
-
-_FEW = 5
-"""turns from a constant direction, of which the first one matters most"""
-
 Verdict = Literal["certified", "as declared", "not certified", "refused"]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The object of a certificate.
-
-    Attributes:
-        scheme: trained scheme.
-        convex: whether the task declares the functions of every problem convex.
-        iterations: K of training.
-        step: s of the aggregation as a share of its limit; None: nothing is aggregated.
-        problems: problems and their starts, as the solver gets them.
-        sample: a training sample, for L_l; None: L_l is not examined.
-        gradients: |grad phi_K| along training, in order; None: training did not minimise phi_K.
-        hyper: the hyper-optimiser, which states `step`; None if nothing is aggregated.
-        available: number of validation problems; None: that of `problems`.
-    """
-
-    scheme: GKM
-    convex: bool
-    iterations: int
-    step: float | None
-    problems: Sequence[tuple[Problem, State]]
-    sample: Sample | None
-    gradients: Sequence[float] | None
-    hyper: object = None
-    available: int | None = None
 
 
 @dataclass(frozen=True)
@@ -147,51 +107,45 @@ class _Search:
         self.maps: list[Check] = []
         self.distance_of_ends = 0.0
 
-    def examine(self, number: int, problem: Problem, initial: State) -> None:
-        """Iterate T from several starts, and search for pairs whose distance D increases."""
-        subject, settings, scheme = self.subject, self.settings, self.scheme
-        k = max(subject.iterations - 1, 0)
-        with torch.no_grad():
-            mapping = scheme.bind(problem)
-        self.metrics.append(mapping.metric)
-        begin = starts(initial, settings.seed + number)
-        self._iterate_from(mapping, begin)
-        for kind, pair in _pairs(mapping, begin, k, settings).items():
+    def add(self, seen: Examination) -> None:
+        """Take over the measurements of the next problem."""
+        limit = self.settings.tolerance
+        self.metrics.append(seen.metric)
+        self.checks += seen.checks
+        self.maps += seen.maps
+        self.from_task.append(seen.trajectories[TASK_START])
+        self.distance_of_ends = max(self.distance_of_ends, seen.distance_of_ends)
+        for name, trajectory in seen.trajectories.items():
+            kept = self.trajectories.get(name)
+            slower = predictions.slowness(trajectory, limit)
+            if kept is None or slower > predictions.slowness(kept, limit):
+                self.trajectories[name] = trajectory
+        for kind, pair in seen.pairs.items():
             known = self.pairs.get(kind)
             if known is None or pair.surely > known.surely:
                 self.pairs[kind] = pair
-        alone = _network_pairs(scheme, problem, initial, settings)
-        if alone:
-            self.checks += assumptions.checks_of_network(scheme, alone)
-            self.network = _worst_pair([*alone, *([self.network] if self.network else [])])
-        self.checks += check_constants(problem)
-        self.checks += check_declarations(
-            problem, initial, scheme.operator, mapping, settings.turns
-        )
-        if self.bound.nonexpansive:
-            name = type(scheme.operator).__name__
-            self.maps.append(check_one_map(name, mapping, initial, subject.iterations))
+        if seen.network:
+            self.network = worst_of([*seen.network, *([self.network] if self.network else [])])
         log.info(
             "  problem %d of %d: residual %.1e after %d iterations, largest ratio so far %.6f",
-            number + 1,
-            len(subject.problems),
+            len(self.from_task),
+            len(self.subject.problems),
             self.from_task[-1].residuals[-1],
             len(self.from_task[-1].residuals),
             max(pair.ratio for pair in self.pairs.values()),
         )
 
-    def _iterate_from(self, mapping: FixedPointMap, begin: dict[str, State]) -> None:
-        limit = self.settings.tolerance
-        followed = _trajectories(mapping, begin, self.bound, self.subject.iterations, self.settings)
-        self.from_task.append(followed[TASK_START])
-        for name, trajectory in followed.items():
-            kept = self.trajectories.get(name)
-            slower = predictions.slowness(trajectory, limit)
-            if kept is None or slower > predictions.slowness(kept, limit):
-                self.trajectories[name] = trajectory
-        ends = [mapping.estimate(trajectory.end) for trajectory in followed.values()]
-        apart = distance(ends) if all(map(_is_finite, ends)) else math.inf
-        self.distance_of_ends = max(self.distance_of_ends, apart)
+
+def _threads_for(subject: Subject) -> CpuThreads:
+    """A thread for each problem, as far as there are cores.
+
+    Classes from outside of the package may keep something between two calls. They are examined in
+    one thread.
+    """
+    on_cpu = all(initial[0].device.type == "cpu" for _, initial in subject.problems)
+    if not on_cpu or declarers(parts_of_scheme(subject.scheme)):
+        return CpuThreads()
+    return CpuThreads(min(len(subject.problems), torch.get_num_threads()))
 
 
 def certify(subject: Subject, settings: Settings) -> Certificate:
@@ -202,8 +156,9 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         settings: how thoroughly to search.
     """
     search, scheme = _Search(subject, settings), subject.scheme
-    for i, (problem, initial) in enumerate(subject.problems):
-        search.examine(i, problem, initial)
+    look = partial(examine, subject, settings, search.bound)
+    for seen in _threads_for(subject).run(look, range(len(subject.problems))):
+        search.add(seen)
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))
     available = len(problems) if subject.available is None else subject.available
@@ -258,86 +213,3 @@ def _verdict(search: _Search, assessed: Sequence[Finding], declared: Sequence[Ch
         return "not certified"
     is_declared = any(finding.evidence == "declared" for finding in needed)
     return "as declared" if is_declared else "certified"
-
-
-def _trajectories(
-    mapping: FixedPointMap,
-    begin: dict[str, State],
-    bound: Bound,
-    trained: int,
-    settings: Settings,
-) -> dict[str, Trajectory]:
-    """T from every start, over the horizon and, if the search is worthwhile, beyond it.
-
-    An averaged map converges if it has a fixed point. The task's start is therefore iterated for
-    long, and the other starts only if it converged.
-    """
-    horizon, limit = settings.horizon * trained, settings.tolerance
-    search = (PATIENCE - 1) * horizon if bound.nonexpansive else 0
-    by_start: dict[str, Trajectory] = {}
-    for name, start in begin.items():
-        by_start[name] = follow(mapping, start, horizon, search=search, tolerance=limit)
-        search = search if by_start[TASK_START].has_stopped(limit) else 0
-    return by_start
-
-
-def _pairs(
-    mapping: FixedPointMap, begin: dict[str, State], k: int, settings: Settings
-) -> dict[str, Pair]:
-    """The worst pair of every kind at one problem."""
-    with torch.no_grad():
-        first = mapping.lift(begin[TASK_START])
-        later = iterate(mapping, first, iterations=k + 1).value
-        noise = mapping.lift(begin["noise"])
-        data = (first, later) if not _are_equal(first, later) else (first, noise)
-        far = tuple(100 * (block + 1) for block in noise)
-        farther = tuple(block + 1 for block in far)
-    turns, seed = settings.turns, settings.seed
-    adversarial = [
-        *(
-            worst_pair(mapping, point, turns=turns, radius=radius, seed=seed, k=k)
-            for point, radius in ((later, 0.01), (first, 0.1), (noise, 0.1))
-        ),
-        *(
-            worst_pair(mapping, u, turns=_FEW, radius=0.1, k=k, direction=constant_direction(u))
-            for u in (first, later)
-        ),
-        krylov_pair(mapping, later, turns=turns, radius=0.01, seed=seed, k=k),
-        compare(mapping, far, farther, k=k),
-    ]
-    return {
-        "random": worst_pair(mapping, noise, turns=1, radius=0.1, seed=seed, k=k),
-        "data": compare(mapping, *data, k=k),
-        "adversarial": _worst_pair(adversarial),
-    }
-
-
-def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Settings) -> list[Pair]:
-    """Pairs of the network alone, whose expansion the data term could hide."""
-    if scheme.net is None:
-        return []
-    identity = ScaledIdentity(torch.ones((), device=initial[0].device))
-    with torch.no_grad():
-        guide = problem.guide() if scheme.net.guided and problem.guide is not None else None
-        network = scheme.net.bind(guide)
-        point = scheme.bind(problem).lift(initial)[:1]
-    mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
-    ones = constant_direction(point)  # constant images are not contracted
-    turns, seed = settings.turns, settings.seed
-    return [
-        worst_pair(mapping, point, turns=_FEW, radius=0.1, direction=ones),
-        *(worst_pair(mapping, point, turns=turns, radius=r, seed=seed) for r in (0.01, 0.3)),
-        krylov_pair(mapping, point, turns=turns, radius=0.01, seed=seed),
-    ]
-
-
-def _worst_pair(pairs: Sequence[Pair]) -> Pair:
-    return max(pairs, key=lambda pair: pair.surely)
-
-
-def _is_finite(u: State) -> bool:
-    return all(bool(torch.isfinite(block).all()) for block in u)
-
-
-def _are_equal(u: State, v: State) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(u, v, strict=True))

@@ -35,7 +35,8 @@ from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.tasks.sparse_coding import SparseCoding
 from bmo_cli.training import run as training
 from bmo_cli.verification.bound import bound_of
-from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.certificate import certify
+from bmo_cli.verification.examination import Subject
 from bmo_cli.verification.predictions import assess_stationarity, assess_uniqueness, gradient_decay
 from bmo_cli.verification.trajectory import TASK_START, Motion, Trajectory, follow, starts
 

@@ -47,8 +47,9 @@ from bmo_cli.solver.nonexpansive import constant_direction, krylov_pair, worst_p
 from bmo_cli.solver.problem import Coupling, Problem
 from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.verification.bound import bound_of
-from bmo_cli.verification.certificate import Subject, certify
+from bmo_cli.verification.certificate import certify
 from bmo_cli.verification.evidence import _is_as_written, declarers, is_own
+from bmo_cli.verification.examination import Subject
 
 SIZE = (8, 6)
 SEARCH = Certify(horizon=40)
