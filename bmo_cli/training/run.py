@@ -199,7 +199,9 @@ def _evaluate_test_split(setup: TrainingSetup, run: Run[Config], stop: StopReque
 def _certify(setup: TrainingSetup, run: Run[Config], result: RunResult) -> RunResult:
     folder = run.folder
     try:
-        part = write_certificate(setup.experiment, run.config, folder.read_history(), folder)
+        part = write_certificate(
+            setup.experiment, run.config, folder.read_history(), folder, shown="line"
+        )
     except KeyboardInterrupt as error:
         again = format_command("train", plugins=run.config.plugins, resume=folder.path)
         raise Interrupted(

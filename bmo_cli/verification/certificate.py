@@ -21,17 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import torch
-
 from bmo_cli.config.schema import Certify as Settings
 from bmo_cli.solver.metric import Metric
 from bmo_cli.solver.nonexpansive import Pair
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.verification import assumptions, predictions
 from bmo_cli.verification.bound import bound_of
 from bmo_cli.verification.declared import Check
-from bmo_cli.verification.evidence import declarers, parts_of_scheme
-from bmo_cli.verification.examination import Examination, Subject, examine, worst_of
+from bmo_cli.verification.examination import Examination, Subject, examine, threads_for, worst_of
 from bmo_cli.verification.findings import MEASURED, Bound, Finding
 from bmo_cli.verification.trajectory import TASK_START, Trajectory
 
@@ -136,18 +132,6 @@ class _Search:
         )
 
 
-def _threads_for(subject: Subject) -> CpuThreads:
-    """A thread for each problem, as far as there are cores.
-
-    Classes from outside of the package may keep something between two calls. They are examined in
-    one thread.
-    """
-    on_cpu = all(initial[0].device.type == "cpu" for _, initial in subject.problems)
-    if not on_cpu or declarers(parts_of_scheme(subject.scheme)):
-        return CpuThreads()
-    return CpuThreads(min(len(subject.problems), torch.get_num_threads()))
-
-
 def certify(subject: Subject, settings: Settings) -> Certificate:
     """Certify a scheme.
 
@@ -157,7 +141,8 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     """
     search, scheme = _Search(subject, settings), subject.scheme
     look = partial(examine, subject, settings, search.bound)
-    for seen in _threads_for(subject).run(look, range(len(subject.problems))):
+    states = [initial for _, initial in subject.problems]
+    for seen in threads_for(scheme, states).run(look, range(len(states))):
         search.add(seen)
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))

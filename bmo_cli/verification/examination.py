@@ -21,8 +21,10 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
+from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.verification import assumptions
 from bmo_cli.verification.declared import Check, check_constants, check_declarations, check_one_map
+from bmo_cli.verification.evidence import declarers, parts_of_scheme
 from bmo_cli.verification.findings import Bound
 from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, follow, starts
 
@@ -113,6 +115,22 @@ def examine(subject: Subject, settings: Settings, bound: Bound, number: int) -> 
         ],
         [check_one_map(name, mapping, initial, subject.iterations)] if bound.nonexpansive else [],
     )
+
+
+def threads_for(scheme: GKM, states: Sequence[State], most: int | None = None) -> CpuThreads:
+    """A thread for each state, as far as there are cores.
+
+    Classes from outside of the package may keep something between two calls. They are examined in
+    one thread.
+
+    Args:
+        scheme: whose maps the threads share.
+        states: where they begin.
+        most: largest number of threads; None: one for each state.
+    """
+    if any(u[0].device.type != "cpu" for u in states) or declarers(parts_of_scheme(scheme)):
+        return CpuThreads()
+    return CpuThreads(min(most or len(states), torch.get_num_threads()))
 
 
 def _trajectories(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from bmo_cli.config.schema import Certify, check_config
 from bmo_cli.config.snapshot import apply_changes, read_snapshot
 from bmo_cli.errors import Interrupted
-from bmo_cli.experiment.certificate_report import _explain_verdict
+from bmo_cli.experiment.certificate_page import explain_verdict
 from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
@@ -348,7 +348,7 @@ def test_undamped_ladmm_is_not_said_to_be_averaged():
     assert found.assumptions[1].verdict == "not used"
     assert "not averaged on all states" in found.assumptions[1].meaning
     assert found.verdict == "certified"
-    assert "and T is not averaged on all states, but LADMM converges undamped" in _explain_verdict(
+    assert "and T is not averaged on all states, but LADMM converges undamped" in explain_verdict(
         found
     )
 
