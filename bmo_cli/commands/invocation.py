@@ -90,6 +90,7 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
         raise InputError(NO_SWEEPS[command])
     words = (_rewrite_table_words if command == "table" else _move_flags_first)(words)
     require_free_names(words)
+    _refuse_recipe(words)
     words = quote_overrides(words)
     typed = tuple(word for word in words if not word.startswith("-"))
     invocation = Invocation(command, tuple(words), typed, dry_run)
@@ -101,6 +102,14 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
             "--cfg job shows the configuration of a run"
         )
     return invocation
+
+
+def _refuse_recipe(words: Sequence[str]) -> None:
+    if any(re.match(r"[+~]*recipe\b", word) for word in words):
+        raise InputError(
+            "the recipe follows from task and net; choose these, and change single keys, such as "
+            "train.iterations=20 (recipe= is no choice of its own)"
+        )
 
 
 def _rewrite_table_words(words: Sequence[str]) -> list[str]:

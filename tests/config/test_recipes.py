@@ -1,0 +1,49 @@
+"""The training settings that a task and a network choose together, and the default run."""
+
+import pytest
+from conftest import composed, make_photos, result, run_bmo
+
+from bmo_cli.config.locate import choices
+
+
+def test_deconvolution_is_certified_by_default():
+    config = composed("task=deconv")
+    assert config.net["_target_"].endswith("GuidedPotential")
+    assert config.hyper["_target_"].endswith("Truncated")
+    assert config.certify and config.task["start"] == "wiener" and config.train.iterations == 15
+
+
+def test_a_recipe_is_that_of_the_network_and_the_command_line_wins():
+    plain = composed("task=deconv", "net=dncnn", "hyper=bmo")
+    assert not plain.certify and plain.task["start"] == "observation"
+    assert plain.train.iterations == 5
+    assert not composed("task=derain", "net=guided").certify
+    changed = composed("task=deconv", "train.iterations=7", "certify=false", "hyper=bmo")
+    assert changed.train.iterations == 7 and not changed.certify
+    assert changed.hyper["_target_"].endswith("BMO") and changed.task["start"] == "wiener"
+    assert composed("task=deconv", "method=tv").net["_target_"].endswith("Identity")
+
+
+def test_every_recipe_names_a_task_and_a_network():
+    groups = choices()
+    known = {f"{task}_{net}" for task in groups["task"] for net in groups["net"]}
+    assert groups["recipe"] and set(groups["recipe"]) <= known
+
+
+@pytest.mark.slow
+def test_the_default_run_ends_with_a_line_of_its_certificate(tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    places = [f"data.{split}={photos / split}" for split in ("train", "val", "test")]
+    small = ["data.crop=24", "task.kernel_count=2", "task.kernel_size=7", "net.widths=[4,4,4]"]
+    done = run_bmo(
+        *("train", "debug=tiny", "data=folder", "device=cpu", "hydra.run.dir=run"),
+        *(*places, *small),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    (line,) = (row for row in text.splitlines() if row.startswith("certificate: "))
+    assert line.startswith("certificate: CERTIFIED; Lipschitz constant of D in G: at most 1 ")
+    assert "What the theory assumes" not in text
+    assert result(tmp_path / "run")["certificate"] == "certified"
+    assert "What the theory assumes" in (tmp_path / "run" / "certificate.md").read_text()
