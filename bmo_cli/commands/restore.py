@@ -71,7 +71,7 @@ def restore(config: RestoreConfig) -> None:
     restorer = Restorer(
         scheme,
         task,
-        config.task,
+        _with_noise(config.task, config.noise),
         Settings.of(config.eval),
         config.boundary,
         config.tile,
@@ -126,6 +126,7 @@ class Restorer:
         Raises:
             InputError: the task changes the size otherwise.
         """
+        settings = self.task.settings_for(y, self.settings)
         padded, smoothing = (
             self.boundary == "pad",
             align_up(max(_SMOOTHING, *_kernel_shape(kernel))),
@@ -138,7 +139,7 @@ class Restorer:
 
         def restore_tile(tile: Tensor) -> Tensor:
             try:
-                posed = self.task.pose(tile, self.settings, kernel, at_cuts)
+                posed = self.task.pose(tile, settings, kernel, at_cuts)
             except NotImplementedError as error:
                 raise _no_photographs_error(self.task) from error
             estimate = solve(self.scheme, posed.problem, posed.initial, self.solver, check=False)
@@ -171,6 +172,15 @@ def _no_photographs_error(task: type[Task]) -> InputError:
         f"bmo restore works on photographs, which {task.__name__} does not restore; use bmo eval, "
         "or a run of task=deconv or task=derain"
     )
+
+
+def _with_noise(settings: Mapping[str, Any], noise: float | None) -> Mapping[str, Any]:
+    """The settings of the task, with the noise that the user stated, if any."""
+    if noise is None:
+        return settings
+    if "noise" not in settings:
+        raise InputError("noise= is for runs of task=deconv; this task has none: leave it out")
+    return {**settings, "noise": noise}
 
 
 def _kernel_shape(kernel: Tensor | None) -> tuple[int, ...]:

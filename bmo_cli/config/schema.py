@@ -233,6 +233,7 @@ class RestoreConfig(EvalConfig):
     kernel: str | None
     kernel_name: Index | str | None
     kernel_clip: bool
+    noise: NonNegative | None
     output: str
     overwrite: bool
     boundary: Literal["periodic", "pad"]

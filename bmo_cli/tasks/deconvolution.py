@@ -5,6 +5,7 @@ Shape legend: B images, C channels, H x W pixels, kernels of h x w.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -181,6 +182,16 @@ class Deconvolution(Restoration):
             yield Case(name, problem, initial, reference)
 
     @classmethod
+    def settings_for(cls, y: Tensor, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The level of the noise: that of training; for a range, an estimate inside of it."""
+        noise = settings.get("noise", (0.0, math.inf))
+        if not isinstance(noise, list | tuple):
+            return settings
+        low, high = noise
+        level = 255 * float(estimate_noise(y).mean())
+        return {**settings, "noise": min(max(level, low), high)}
+
+    @classmethod
     def pose(
         cls, y: Tensor, settings: Mapping[str, Any], kernel: Tensor | None, margin: int
     ) -> Posed:
@@ -189,16 +200,6 @@ class Deconvolution(Restoration):
         wide = continue_periodically(y, margin)
         size = (wide.shape[-2], wide.shape[-1])
         blur = PeriodicBlur(transfer_function(kernel[None], size), size)
-        noise = _noise_of_settings(y, settings)
+        noise = torch.full((len(y),), settings["noise"] / 255, dtype=y.dtype, device=y.device)
         problem, initial = BlurModel.from_settings(settings).pose(wide, blur, noise)
         return Posed(problem, initial, lambda u: interior(u[0], margin))
-
-
-def _noise_of_settings(y: Tensor, settings: Mapping[str, Any]) -> Tensor:
-    """The level of training, (B,); where that is a range, an estimate within the range."""
-    noise = settings.get("noise")
-    if noise is None:
-        return estimate_noise(y)
-    if isinstance(noise, list | tuple):
-        return estimate_noise(y).clamp(noise[0] / 255, noise[1] / 255)
-    return torch.full((len(y),), noise / 255, dtype=y.dtype, device=y.device)

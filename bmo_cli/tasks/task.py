@@ -129,6 +129,18 @@ class Task(nn.Module, ABC):
         return cls.layers
 
     @classmethod
+    def settings_for(cls, y: Tensor, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings of `pose` for a photograph, before it is divided into tiles.
+
+        A task that estimates something from the photograph as a whole does it here.
+
+        Args:
+            y: (B, C, H, W), C the channels of the scheme.
+            settings: the configuration's `task` section.
+        """
+        return settings
+
+    @classmethod
     def pose(
         cls, y: Tensor, settings: Mapping[str, Any], kernel: Tensor | None, margin: int
     ) -> Posed:

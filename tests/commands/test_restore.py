@@ -12,7 +12,7 @@ from image_case import SRGB_LIKE
 from made_tiff import Layout, Page, tiff
 from PIL import Image
 
-from bmo_cli.commands.restore import restore
+from bmo_cli.commands.restore import _with_noise, restore
 from bmo_cli.data.images.file import Photograph, read_image, write_image
 from bmo_cli.errors import InputError
 
@@ -158,6 +158,13 @@ def test_restore_of_a_palette_image_stored_on_its_side(bmo, trained, tmp_path, r
     assert read_image(tmp_path / "out.png").pixels.shape == (45, 31, 3)
 
 
+def test_a_stated_noise_replaces_that_of_training_where_there_is_one():
+    assert _with_noise({"noise": [0, 15]}, 5.0) == {"noise": 5.0}
+    assert _with_noise({"noise": 2.55}, None) == {"noise": 2.55}
+    with pytest.raises(InputError, match="noise= is for runs of task=deconv"):
+        _with_noise({"rain": "light"}, 5.0)
+
+
 @pytest.mark.slow
 def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_data, tmp_path):
     kernel_file = real_data / "kernels" / "levin09.npz"
@@ -165,7 +172,7 @@ def test_restore_does_as_well_as_eval_on_what_was_blurred_elsewhere(bmo, real_da
     words = [f"task.kernels={kernel_file}", "task.kernel=k1", "gkm.operator.gamma=30"]
     places = [f"data.{split}={images[0]}" for split in ("train", "val")]
     test = f"data.test='{real_data / 'set12'}/0[1-4].png'"
-    sizes = ["net.width=8", "net.depth=3", "train.steps=20", "task.kernel_size=7"]
+    sizes = ["net=dncnn", "net.width=8", "net.depth=3", "train.steps=20", "task.kernel_size=7"]
     done = bmo("train", *TINY, *words, *places, test, *sizes, "hydra.run.dir=r", timeout=300)
     assert done.returncode == 0, done.stderr
     expected = result(tmp_path / "r")["metrics"]["test/psnr"]

@@ -77,7 +77,8 @@ def test_a_photograph_is_posed_with_the_noise_of_training_or_an_estimate():
     kernel = torch.ones(3, 3, dtype=torch.float64) / 9
 
     def level(noise):
-        posed = Deconvolution.pose(y, {"noise": noise}, kernel, 0)
+        settings = Deconvolution.settings_for(y, {"noise": noise})
+        posed = Deconvolution.pose(y, settings, kernel, 0)
         return posed.problem.noise.item()
 
     assert level(5.1) == pytest.approx(0.02)
