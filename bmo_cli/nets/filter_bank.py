@@ -117,14 +117,12 @@ def _wrap(x: Tensor, filters: Tensor) -> Tensor:
 
 def _block_filters(filters: Tensor) -> Tensor:
     """Filters of the adjoint for every pixel of a block: (16 C, m, k + 3, k + 3)."""
-    m, channels, k, _ = filters.shape
-    flipped = filters.flip(2, 3).transpose(0, 1)
-    side = k + _BLOCK - 1
-    shifted = filters.new_zeros(channels, _BLOCK, _BLOCK, m, side, side)
-    for i in range(_BLOCK):
-        for j in range(_BLOCK):
-            shifted[:, i, j, :, i : i + k, j : j + k] = flipped
-    return shifted.reshape(channels * _BLOCK**2, m, side, side)
+    room = _BLOCK - 1
+    side = filters.shape[-1] + room
+    wide = F.pad(filters.transpose(0, 1), (room, room, room, room))
+    # The window that begins at (a, b), flipped, belongs to pixel (a, b) of the block.
+    windows = wide.unfold(2, side, 1).unfold(3, side, 1)
+    return windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flip(2, 3)
 
 
 def _filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
