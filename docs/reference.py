@@ -40,8 +40,8 @@ GROUPS = {
     "optim": "The optimiser of hyper-training: any class of `torch.optim` that takes a learning "
     "rate.",
     "logger": "What receives the history of a run beside `history.csv`. It changes no number.",
-    "recipe": "Training settings of a task with a network. The choices of both select it: "
-    "`task=deconv net=guided` takes `deconv_guided`, where there is such a file.",
+    "recipe": "Settings of a combination of task, network, operator and hyper-optimiser, whose "
+    "names in this order select it. Other combinations have no recipe.",
     "method": "A published method as one word. It chooses task, operator, network and "
     "hyper-optimiser, and sets some of their keys.",
     "experiment": "A prepared experiment: some choices and keys at once.",

@@ -69,7 +69,10 @@ MISTAKES = [
     (["train", "train.steps=abc"], "train.steps must be an integer (or null), got 'abc'"),
     (["train", "gkm.alpha=1"], "gkm.alpha must lie in (0, 1) (or null), got 1"),
     (["train", "gkm.alpha=0"], "gkm.alpha must lie in (0, 1) (or null), got 0"),
-    (["train", "recipe=deconv_guided"], "the recipe follows from task and net; choose these"),
+    (
+        ["train", "recipe=deconv_guided"],
+        "the recipe follows from task, net, gkm and hyper; choose these",
+    ),
     (["train", "hyper=bmo", "hyper.mu=1"], "hyper.mu must lie in [0, 1), got 1"),
     (["train", "hyper=bmo", "hyper.mu=-0.1"], "hyper.mu must lie in [0, 1), got -0.1"),
     (["train", "hyper=bmo", "hyper.s=1.0"], "hyper.s must lie in (0, 1), got 1.0"),

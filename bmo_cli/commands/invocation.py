@@ -107,8 +107,8 @@ def read_invocation(command: str, words: Sequence[str]) -> Invocation:
 def _refuse_recipe(words: Sequence[str]) -> None:
     if any(re.match(r"[+~]*recipe\b", word) for word in words):
         raise InputError(
-            "the recipe follows from task and net; choose these, and change single keys, such as "
-            "train.iterations=20 (recipe= is no choice of its own)"
+            "the recipe follows from task, net, gkm and hyper; choose these, and change single "
+            "keys, such as train.iterations=20 (recipe= is no choice of its own)"
         )
 
 

@@ -19,11 +19,13 @@ def estimate_noise(y: Tensor) -> Tensor:
     shrinkage", Biometrika 1994; `skimage.restoration.estimate_sigma` uses another wavelet.)
 
     Args:
-        y: (B, C, H, W) with H, W >= 2; channels share a level.
+        y: (B, C, H, W); channels share a level.
 
     Returns:
-        (B,).
+        (B,); 0 where a side has one pixel.
     """
+    if min(y.shape[-2:]) < 2:
+        return y.new_zeros(len(y))
     rows = y[..., 1:, :] - y[..., :-1, :]
     diagonal = (rows[..., 1:] - rows[..., :-1]) / 2
     return diagonal.abs().flatten(1).median(1).values / _QUARTILE

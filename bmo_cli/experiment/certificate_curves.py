@@ -46,8 +46,8 @@ def trace_starts(
         return Curve(residuals=traced.residuals, scores=scores)
 
     names = list(by_part[0])
-    states = [initial for _, initial in case.parts]
-    curves = dict(zip(names, threads_for(scheme, states, 2).run(trace, names), strict=True))
+    threads = threads_for(scheme, case.parts, most=2, others=[task])
+    curves = dict(zip(names, threads.run(trace, names), strict=True))
     return Curves(
         case=case.name,
         metric=task.metric,

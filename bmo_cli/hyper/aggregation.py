@@ -92,7 +92,7 @@ class BMO(Unrolled):
                 "step on the loss would climb. The operator's step sizes break their condition; "
                 "state the norms of its linear maps right, or use shorter steps"
             )
-        s = self.s * limit / loss.lipschitz
+        s = self.s * metric.smallest_eigenvalues / loss.lipschitz
 
         def aggregate(k: int, u: State, averaged: State) -> State:
             direction = metric.solve(loss.grad(u))

@@ -78,5 +78,5 @@ class Separate(HyperOptimizer):
                 f"{type(scheme.operator).__name__} does not have; give hyper.sigma in grey levels"
             )
         metric = scheme.bind(sample.problem).metric
-        level = sample.problem.noise / metric.smallest_eigenvalue.detach().sqrt()
-        return level[:, None, None, None]
+        noise = sample.problem.noise[:, None, None, None]
+        return noise / metric.smallest_eigenvalues.detach().sqrt()

@@ -152,11 +152,12 @@ def dct_filters(channels: int, size: int) -> Tensor:
 
 
 def steerable_filters(channels: int, size: int) -> Tensor:
-    """An orthonormal basis of the span of `dct_filters`, in pairs of one order and colour.
+    """An orthonormal basis of the span of `dct_filters`, in pairs of one colour.
 
-    The first pair are differences along rows and columns: a rotation of the two responses measures
-    differences in another direction. (Freeman & Adelson, "The design and use of steerable filters",
-    IEEE TPAMI 1991.) On so few pixels, the pairs of higher orders turn only approximately.
+    A pair has one order, where there are as many filters. The first pair are differences along
+    rows and columns: a rotation of the two responses measures differences in another direction.
+    (Freeman & Adelson, "The design and use of steerable filters", IEEE TPAMI 1991.) On so few
+    pixels, the pairs of higher orders turn only approximately.
 
     Args:
         channels: C, as in `dct_filters`.

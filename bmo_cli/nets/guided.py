@@ -46,7 +46,10 @@ class GuidedPotential(ConvexPotential):
     """
 
     guided = True
-    guarantee = "averaged for all weights and observations; the step depends on the observation"
+    guarantee = (
+        "averaged for all weights and observations for which the guide is finite; the step depends "
+        "on the observation"
+    )
     _LARGEST = 6.0  # of |G|: a level moves by a factor 400 at most
 
     def __init__(

@@ -53,6 +53,11 @@ class Metric(ABC):
         """lambda_min(G), a scalar tensor; not positive if a step size violates its condition."""
 
     @property
+    def smallest_eigenvalues(self) -> Tensor:
+        """lambda_min(G) of every problem, in a shape that broadcasts to a block (B, ...)."""
+        return self.smallest_eigenvalue
+
+    @property
     @abstractmethod
     def is_diagonal(self) -> bool:
         """Whether the G-projection onto a box is the entrywise clamp."""
@@ -97,6 +102,10 @@ class ScaledIdentity(Metric):
     @property
     def smallest_eigenvalue(self) -> Tensor:
         return torch.as_tensor(self.weight).amin()
+
+    @property
+    def smallest_eigenvalues(self) -> Tensor:
+        return torch.as_tensor(self.weight)
 
     @property
     def is_diagonal(self) -> bool:

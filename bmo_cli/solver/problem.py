@@ -94,6 +94,8 @@ class Loss(Extensible, ABC):
 
     lipschitz: float | Tensor = 1.0
     """L_l, the Lipschitz constant of grad_u l: a number or a scalar tensor."""
+    convex: bool = True
+    """whether l is convex, so that a step shorter than 2 / L_l on it is nonexpansive"""
     size: int = 1
     """number of entries that l compares; reported values are divided by it, l itself is not"""
 
@@ -184,12 +186,15 @@ class LogSquaredError(Loss):
 
     Far above the mean squared error q, it is a PSNR: a batch of images with much and with little
     noise is fitted in decibels, where the squared error would see the noisy ones alone. Far below
-    q it is 1/2 |e|^2, so that L_l = 1.
+    q it is 1/2 |e|^2. The eigenvalues of its Hessian lie in [-1/8, 1]: L_l = 1, but l is not
+    convex, so that no certificate covers an aggregated iteration with it.
 
     Args:
         target: x, shape (B, ...).
         level: q, > 0; the default corresponds to 40 dB.
     """
+
+    convex = False
 
     def __init__(self, target: Tensor, level: float = 1e-4) -> None:
         self.target, self.level = target, level

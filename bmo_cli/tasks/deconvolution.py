@@ -200,6 +200,7 @@ class Deconvolution(Restoration):
         wide = continue_periodically(y, margin)
         size = (wide.shape[-2], wide.shape[-1])
         blur = PeriodicBlur(transfer_function(kernel[None], size), size)
-        noise = torch.full((len(y),), settings["noise"] / 255, dtype=y.dtype, device=y.device)
+        level = cls.settings_for(y, settings)["noise"] / 255
+        noise = torch.full((len(y),), level, dtype=y.dtype, device=y.device)
         problem, initial = BlurModel.from_settings(settings).pose(wide, blur, noise)
         return Posed(problem, initial, lambda u: interior(u[0], margin))

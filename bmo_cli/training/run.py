@@ -141,10 +141,9 @@ def _train_and_test(setup: TrainingSetup, run: Run[Config], result: RunResult) -
                 exit_code=stop.exit_code,
             )
         load_checkpoint(trainer.best, setup.experiment.omega)
-        remark = check_convergence(setup.experiment, run.config.train.iterations)
-        if remark is not None:
-            trainer.flags[remark] = 1
         result = result.including(_evaluate_test_split(setup, run, stop))
+        if stop.signal is None:
+            _remark_on_convergence(setup, run.config, trainer)
     result = result.including(_summarize_training(setup, history, trainer))
     for flag, count in trainer.flags.items():
         if flag not in trainer.logged_flags:
@@ -152,6 +151,12 @@ def _train_and_test(setup: TrainingSetup, run: Run[Config], result: RunResult) -
     return replace(
         result, status="ok", peak_rss_mib=peak_rss_mib(), identity=hash_run_files(run.folder)
     )
+
+
+def _remark_on_convergence(setup: TrainingSetup, config: Config, trainer: Trainer) -> None:
+    remark = check_convergence(setup.experiment, config.train.iterations)
+    if remark is not None:
+        trainer.flags[remark] = 1
 
 
 def _build_training(setup: TrainingSetup) -> Training:

@@ -225,6 +225,9 @@ def assess_step(
     limit = min((float(metric.smallest_eigenvalue) for metric in metrics), key=nan_first)
     if sample is None:
         return Finding(name, "not verifiable", share, "no training data at hand for L_l")
+    if not sample.loss.convex:
+        text = f"{type(sample.loss).__name__} is not convex: use task.loss=squared"
+        return Finding(name, "not verifiable", share, text)
     declared, measured = float(sample.loss.lipschitz), _smoothness(sample)
     ok = measured <= declared * (1 + 1e-3) and 0 < share < 1 and limit > 0
     by = declarers([hyper, sample.loss, *(part for m in metrics for part in parts_of_metric(m))])

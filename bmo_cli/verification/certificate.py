@@ -141,8 +141,8 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
     """
     search, scheme = _Search(subject, settings), subject.scheme
     look = partial(examine, subject, settings, search.bound)
-    states = [initial for _, initial in subject.problems]
-    for seen in threads_for(scheme, states).run(look, range(len(states))):
+    threads = threads_for(scheme, subject.problems)
+    for seen in threads.run(look, range(len(subject.problems))):
         search.add(seen)
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))

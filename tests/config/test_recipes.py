@@ -1,4 +1,6 @@
-"""The training settings that a task and a network choose together, and the default run."""
+"""The settings that task, network, operator and hyper-optimiser choose together."""
+
+import itertools
 
 import pytest
 from conftest import composed, make_photos, result, run_bmo
@@ -18,15 +20,18 @@ def test_a_recipe_is_that_of_the_network_and_the_command_line_wins():
     assert not plain.certify and plain.task["start"] == "observation"
     assert plain.train.iterations == 5
     assert not composed("task=derain", "net=guided").certify
-    changed = composed("task=deconv", "train.iterations=7", "certify=false", "hyper=bmo")
+    changed = composed("task=deconv", "train.iterations=7", "certify=false")
     assert changed.train.iterations == 7 and not changed.certify
-    assert changed.hyper["_target_"].endswith("BMO") and changed.task["start"] == "wiener"
+    assert changed.task["start"] == "wiener"
+    for other in ("hyper=bmo", "hyper=implicit", "gkm=pg", "net=lip"):
+        assert composed("task=deconv", other).task["start"] == "observation"
     assert composed("task=deconv", "method=tv").net["_target_"].endswith("Identity")
 
 
-def test_every_recipe_names_a_task_and_a_network():
+def test_every_recipe_names_a_combination():
     groups = choices()
-    known = {f"{task}_{net}" for task in groups["task"] for net in groups["net"]}
+    parts = (groups[name] for name in ("task", "net", "gkm", "hyper"))
+    known = {"_".join(names) for names in itertools.product(*parts)}
     assert groups["recipe"] and set(groups["recipe"]) <= known
 
 
