@@ -45,7 +45,7 @@ def test_own_choices_are_listed_and_used(bmo, tmp_path):
     )
     words = ["train", "--config-dir", "mine"]
     assert "my own slow optimiser" in bmo(*words, "--help").stdout
-    assert "lr: 0.001" in bmo(*words, "optim=slow", "--cfg", "job").stdout
+    assert "lr: 0.001" in bmo(*words, "net=lip", "optim=slow", "--cfg", "job").stdout
 
 
 MISTAKES = [

@@ -19,17 +19,17 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 SMALL = ("data.crop=32", "train.batch=2", "train.iterations=3")
 SCHEMES = {
-    "prox, bmo": ["net.width=8"],
-    "pg, unrolled": ["gkm=pg", "hyper=unrolled", "net.width=8"],
+    "prox, bmo": ["hyper=bmo", "net=dncnn", "net.width=8"],
+    "pg, unrolled": ["gkm=pg", "hyper=unrolled", "net=dncnn", "net.width=8"],
     "dr, truncated": ["gkm=dr", "net=none", "hyper=truncated"],
-    "dpir": ["gkm=dpir", "gkm.operator.learn=true", "hyper=unrolled", "net.width=8"],
+    "dpir": ["gkm=dpir", "gkm.operator.learn=true", "hyper=unrolled", "net=dncnn", "net.width=8"],
     "guided, implicit": ["net=guided", "hyper=implicit", "gkm.operator.gamma=5"],
     "norm_conv": ["net=norm_conv", "hyper=onestep"],
     "convex ridge, implicit": ["net=crr", "hyper=implicit", "gkm.operator.gamma=5"],
     "drunet": ["net=drunet", "net.widths=[4,4,8,8]", "net.blocks=1"],
-    "split, ladmm": ["task.form=split", "gkm=ladmm", "net.width=8"],
+    "split, ladmm": ["task.form=split", "gkm=ladmm", "net=dncnn", "net.width=8"],
     "total variation, pdhg": ["task.form=tv", "gkm=pdhg", "net=none"],
-    "exact, alm": ["task.form=exact", "gkm=alm", "net.width=8"],
+    "exact, alm": ["task.form=exact", "gkm=alm", "net=dncnn", "net.width=8"],
     "rain": ["task=derain", "net.widths=[8,8,8]"],
     "sparse coding": ["task=sparse_coding", "method=dladmm"],
     "toy": ["task=toy"],

@@ -101,6 +101,6 @@ def test_help_and_use_of_a_folder_with_any_name(bmo, mine):
     put(mine, "optim/slow.yaml", "# my own slow optimiser\n_target_: torch.optim.SGD\nlr: 0.001\n")
     words = ["train", "--config-dir", mine]
     assert "my own slow optimiser" in bmo(*words, "--help").stdout
-    assert "lr: 0.001" in bmo(*words, "optim=slow", "--cfg", "job").stdout
+    assert "lr: 0.001" in bmo(*words, "net=lip", "optim=slow", "--cfg", "job").stdout
     done = bmo("train", "--config-dir")
     assert done.returncode == 2 and "--config-dir is given without a value" in done.stderr

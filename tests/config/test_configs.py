@@ -29,7 +29,9 @@ def alone(group, option):
     """The choice, with the task that it needs."""
     learned = group == "gkm" and option in ("lista", "lista_cp", "alista", "dladmm")
     task = "derain" if (group, option) == ("net", "layers") else "sparse_coding"
-    return [f"{group}={option}", *([f"task={task}"] if learned or task == "derain" else [])]
+    words = [f"task={task}"] if learned or task == "derain" else []
+    words += ["net=lip"] if option == "separate" else []  # it fits no guided network
+    return [f"{group}={option}", *words]
 
 
 @pytest.mark.slow

@@ -524,7 +524,7 @@ figure: crops
 common: [task=deconv, debug=tiny, train.steps=2, data.crop=24, task.kernel_size=7]
 rows:
   total variation: [method=tv]
-  unrolled: [hyper=unrolled, net.width=4, net.depth=2]
+  unrolled: [hyper=unrolled, net=dncnn, net.width=4, net.depth=2]
 columns: {}
 scores: {test/psnr: .2f}
 input: degraded

@@ -29,7 +29,7 @@ from bmo_cli.training.precision import bfloat16_slowdown
 SMALL = ("device=cpu", "data.crop=32", "train.batch=2", "train.iterations=4")
 
 
-NETS = ["net.width=8", "net=lip", "net=norm_conv", "net=crr", "net=drunet"]
+NETS = ["net=dncnn", "net=guided", "net=lip", "net=norm_conv", "net=crr", "net=drunet"]
 
 
 @pytest.fixture(scope="module", params=NETS)
@@ -42,7 +42,7 @@ def posed(request):
 
 @pytest.fixture(scope="module")
 def small():
-    return built(["net.depth=3", "net.width=4"])
+    return built(["net=dncnn", "net.depth=3", "net.width=4"])
 
 
 def built(words):
@@ -203,7 +203,7 @@ def prepared(monkeypatch, slowdown, device="cpu"):
     """Precision and notes of a run in bf16 where the probe measures this."""
     asked = []
     monkeypatch.setattr(prepare, "bfloat16_slowdown", lambda: asked.append(1) or slowdown)
-    experiment = replace(built(["net.depth=3", "net.width=4"])[0], device=torch.device(device))
+    experiment = replace(built(["net=dncnn", "net.depth=3", "net.width=4"])[0], device=torch.device(device))
     config = composed("precision=bf16")
     config, found = prepare._avoid_slow_bfloat16(config, experiment, SINGLE_PROCESS)
     return config.precision, found.notes[len(experiment.notes) :], len(asked)
@@ -216,7 +216,7 @@ def test_bf16_is_used_where_it_is_no_slower_than_twice_fp32(monkeypatch):
     assert precision == "fp32"
     assert note.startswith("precision=bf16 is not used: this processor takes 2.0 times as long")
     assert prepared(monkeypatch, 99.0, device="cuda") == ("bf16", (), 0)  # it has instructions
-    experiment = built(["net.depth=3", "net.width=4"])[0]
+    experiment = built(["net=dncnn", "net.depth=3", "net.width=4"])[0]
     assert prepare._avoid_slow_bfloat16(composed(), experiment, SINGLE_PROCESS)[1] is experiment
 
 

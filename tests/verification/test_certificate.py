@@ -440,7 +440,7 @@ def test_a_certificate_that_is_missing_is_made(lip_run, bmo, tmp_path, monkeypat
     config = check_config(recorded)
     assert config.certify is True  # what was typed once holds for the resumed run
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     def without():

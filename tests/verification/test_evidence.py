@@ -549,7 +549,8 @@ def test_broken_weights_prove_nothing(name, value):
     initial = (image(channels=layers),)
     for key, _ in NETWORKS[name]().named_parameters():
         net = NETWORKS[name]()
-        net.get_parameter(key).data.flatten()[0] = value
+        parameter = net.get_parameter(key).data
+        parameter[(0,) * parameter.dim()] = value  # it need not be contiguous
         bound = net.bound()
         scheme = GKM(operator=Resolvent(gamma=2.0), net=net, layers=layers)
         found = certificate(scheme, problem, initial, Certify())
@@ -802,7 +803,7 @@ def test_a_module_inside_of_a_part_of_this_package_only_declares():
 @pytest.mark.slow
 def test_a_hook_only_declares():
     net = GuidedPotential(widths=(4, 4, 4))
-    net.body[0].register_forward_hook(lambda module, given, output: 2 * output)
+    net.guide.head.register_forward_hook(lambda module, given, output: 2 * output)
     problem = blur_problem(image(), blur())
     assert verdict(GKM(operator=Resolvent(), net=net), problem) == "as declared"
 
