@@ -57,7 +57,7 @@ class Drift:
 
 def main() -> None:
     """Write the picture and print the scores."""
-    words = [word.partition("=") for word in sys.argv[2:]]
+    words = [word.rpartition("=") for word in sys.argv[2:]]
     if len(words) != 2 or not all(run for _, _, run in words):
         raise InputError("usage: python benchmarks/drift.py OUT.png NAME=RUN NAME=RUN")
     drifts = {name: Drift.of(Path(run)) for name, _, run in words}

@@ -90,8 +90,11 @@ class GuidedPotential(ConvexPotential):
         if not self.steer:
             return [partial(clip, t=levels)]
         cos, sin = _unit(1 + maps[:, width::2], maps[:, width + 1 :: 2])
-        back = -sin
-        return [lambda z: rotate(clip(rotate(z, cos, sin), levels), cos, back)]
+        return [partial(_steered_clip, levels=levels, cos=cos, sin=sin, back=-sin)]
+
+
+def _steered_clip(z: Tensor, levels: Tensor, cos: Tensor, sin: Tensor, back: Tensor) -> Tensor:
+    return rotate(clip(rotate(z, cos, sin), levels), cos, back)
 
 
 def _unit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,14 @@ def finite(folder, *names):
     assert all(np.isfinite(metrics[name]) for name in names), metrics
 
 
-DECONV = ("task.kernels=gaussian", "task.kernel_size=1", "net=dncnn", "net.width=4", "net.depth=2", "hyper=bmo")
+DECONV = (
+    "task.kernels=gaussian",
+    "task.kernel_size=1",
+    "net=dncnn",
+    "net.width=4",
+    "net.depth=2",
+    "hyper=bmo",
+)
 TASKS = {
     "deconv": ["task=deconv", *DECONV],
     "derain": ["task=derain", "net.widths=[4,4,4]"],

@@ -203,7 +203,9 @@ def prepared(monkeypatch, slowdown, device="cpu"):
     """Precision and notes of a run in bf16 where the probe measures this."""
     asked = []
     monkeypatch.setattr(prepare, "bfloat16_slowdown", lambda: asked.append(1) or slowdown)
-    experiment = replace(built(["net=dncnn", "net.depth=3", "net.width=4"])[0], device=torch.device(device))
+    experiment = replace(
+        built(["net=dncnn", "net.depth=3", "net.width=4"])[0], device=torch.device(device)
+    )
     config = composed("precision=bf16")
     config, found = prepare._avoid_slow_bfloat16(config, experiment, SINGLE_PROCESS)
     return config.precision, found.notes[len(experiment.notes) :], len(asked)
