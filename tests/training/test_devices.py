@@ -24,10 +24,13 @@ from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.training.hypergradient import HyperGradient
 
 SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3", "hyper=bmo")
+BY_NOISE = ("task.noise=[0.5,15]", "gkm.operator.noise_power=2")
 SCHEMES = {
     "prox": [*SMALL, "net=dncnn", "net.width=6"],
     "guided": [*SMALL, "net=guided", "task.noise=[1,8]"],
     "separate": [*SMALL, "net=dncnn", "net.width=6", "hyper=separate", "task.noise=[1,8]"],
+    "step by noise": [*SMALL, "net=lip", *BY_NOISE],
+    "separate, step by noise": [*SMALL, "net=lip", "hyper=separate", *BY_NOISE],
     "split, ladmm": [*SMALL, "task.form=split", "gkm=ladmm", "net=dncnn", "net.width=6"],
     "exact, alm": [*SMALL, "task.form=exact", "gkm=alm", "net=dncnn", "net.width=6"],
     "total variation, pdhg": [*SMALL, "task.form=tv", "gkm=pdhg", "net=none"],

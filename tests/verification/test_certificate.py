@@ -21,6 +21,7 @@ from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.aggregation import BMO
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
@@ -30,7 +31,7 @@ from bmo_cli.solver.fixed_point import FixedPointMap
 from bmo_cli.solver.functions import L1, Quadratic
 from bmo_cli.solver.metric import ScaledIdentity
 from bmo_cli.solver.nonexpansive import compare, worst_pair
-from bmo_cli.solver.problem import Problem
+from bmo_cli.solver.problem import LogSquaredError, Problem, Sample, SquaredError
 from bmo_cli.tasks.deconvolution import blur_problem
 from bmo_cli.tasks.sparse_coding import SparseCoding
 from bmo_cli.training import run as training
@@ -129,6 +130,18 @@ def test_a_classical_solver_is_certified():
     evidence = [f.evidence for f in found.assumptions[:6]]
     assert evidence == ["proved", "proved", "measured", "proved", "proved", None]
     assert found.measurements == 0  # nothing is declared
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(SquaredError, "holds"), (LogSquaredError, "not verifiable")]
+)
+def test_aggregation_with_a_loss_that_is_not_convex_is_not_certified(loss, expected):
+    problem = lasso()
+    zero = torch.zeros(1, 2, dtype=torch.float64)
+    sample = Sample(problem, (zero,), loss(zero + 1))
+    found = certify(subject(problem, step=0.9, sample=sample, hyper=BMO()), Certify())
+    assert finding(found, "lambda_min(G) / L_l").verdict == expected
+    assert (found.verdict == "certified") == (expected == "holds")
 
 
 def test_a_certificate_is_refused_when_a_pair_contradicts_the_bound():
