@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from bmo_cli.data.patches import central
 from bmo_cli.errors import BmoError, InputError
-from bmo_cli.experiment.evaluation import Settings as Solver
-from bmo_cli.experiment.evaluation import scores_by_iteration, solve_case
 from bmo_cli.experiment.load import load_run
+from bmo_cli.solver.fixed_point import iterate
 
 COUNTS = (1, 2, 3, 5, 8, 12, 20, 30, 60, 100, 150, 200, 300, 500, 700, 1000)
 SIDE = 150  # pixels of the part that is shown
@@ -39,20 +39,26 @@ class Drift:
     parts: dict[int, torch.Tensor]
 
     @classmethod
+    @torch.no_grad()
     def of(cls, run: Path) -> "Drift":
         """Iterate the scheme of a run folder."""
         config, experiment = load_run(run)
         scheme, task, own = experiment.scheme, experiment.task, config.eval.iterations
         task.prepare(("test",))
-        cases = list(task.cases("test"))
-        parts = {}
-        for count in (own, COUNTS[-1]):
-            image = solve_case(scheme, cases[0], Solver(count)).value[0][0, 0]
-            top, left = ((side - SIDE) // 2 for side in image.shape)
-            parts[count] = image[top : top + SIDE, left : left + SIDE].clamp(0, 1)
         counts = sorted({*COUNTS, own})
-        scores = scores_by_iteration(scheme, task, cases, counts)
-        return cls([case.name for case in cases], scores, own, parts)
+        scores: dict[int, list[float]] = {count: [] for count in counts}
+        names, parts = [], {}
+        for case in task.cases("test"):
+            names.append(case.name)
+            mapping, u, done = scheme.bind(case.problem), case.initial, 0
+            for count in counts:
+                u = iterate(mapping, u, iterations=count - done, start=done, watch="last").value
+                done = count
+                estimate = mapping.estimate(u)
+                scores[count].append(task.score(estimate, case)[task.metric])
+                if len(names) == 1 and count in (own, COUNTS[-1]):
+                    parts[count] = central(estimate[0][0], SIDE)[0].clamp(0, 1)
+        return cls(names, scores, own, parts)
 
 
 def main() -> None:
@@ -69,8 +75,8 @@ def main() -> None:
         for i, photograph in enumerate(drift.names):
             values = [scores[i] for scores in drift.scores.values()]
             label = name if i == 0 else None
-            style = {"color": f"C{number}", "linestyle": ("-", "--", "-.")[i % 3]}
-            chart.plot(list(drift.scores), values, label=label, **style)
+            line = ("-", "--", "-.")[i % 3]
+            chart.plot(list(drift.scores), values, line, color=f"C{number}", label=label)
             print(
                 f"{name}, {photograph}:",
                 *(f"{k}: {v:.2f}" for k, v in zip(drift.scores, values, strict=True)),
