@@ -12,7 +12,7 @@ out=${2:?$usage}
 shift 2
 [ ! -e "$out" ] || { echo "real_data: $out exists already; name another folder" >&2; exit 2; }
 for hyper in bmo unrolled separate; do
-    "$bmo" train experiment=levin data=folder hyper=$hyper hydra.run.dir="$out/$hyper" \
+    "$bmo" train experiment=levin net=dncnn data=folder hyper=$hyper hydra.run.dir="$out/$hyper" \
         data.train="$data/bsd400_gray" "data.val='$data/set12/0[5-7].png'" \
         "data.test='$data/set12/0[1-4].png'" task.kernels="$data/kernels/levin09.npz" "$@"
     for iterations in 5 8 20 40; do

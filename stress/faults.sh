@@ -5,7 +5,7 @@ set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$1" && cd "$1" && cp "$here/faults/faulty.py" . || exit 1
 rm -f mended
-"$here/../scripts/bmo" train -m debug=tiny device=cpu data.crop=32 data.eval_crop=64 net.width=4 net.depth=2 \
+"$here/../scripts/bmo" train -m debug=tiny device=cpu data.crop=32 data.eval_crop=64 net=dncnn net.width=4 net.depth=2 \
     eval.images=0 hyper=unrolled hyper._target_=faulty.Faulty '+hyper.job=${seed}' 'seed=range(24)' \
     'plugins=[faulty.py]' jobs=2 hydra.sweep.dir=sweep >first.log
 echo "first start: exit code $?"

@@ -44,8 +44,8 @@ from bmo_cli.nets.dncnn import DnCNN
 
 SECONDS, BYTES = 60, 12 * 2**30
 TINY = [
-    *("debug=tiny", "device=cpu", "data.crop=16", "data.eval_crop=24", "net.width=4"),
-    *("net.depth=2", "task.kernel_count=2", "task.kernel_size=5", "train.steps=1"),
+    *("debug=tiny", "device=cpu", "data.crop=16", "data.eval_crop=24", "net=dncnn", "net.width=4"),
+    *("net.depth=2", "hyper=bmo", "task.kernel_count=2", "task.kernel_size=5", "train.steps=1"),
     *("train.validate_every=1", "eval.images=0", "eval.test=false"),
 ]
 

@@ -17,7 +17,16 @@ EVERY = 5
 STARTING = 6.0
 """seconds in which a run has not begun to train"""
 RUN = [
-    *("train", "debug=tiny", "device=cpu", "data.crop=32", "net.width=8", "net.depth=3"),
+    *(
+        "train",
+        "debug=tiny",
+        "device=cpu",
+        "data.crop=32",
+        "net=dncnn",
+        "hyper=bmo",
+        "net.width=8",
+        "net.depth=3",
+    ),
     *(f"train.validate_every={EVERY}", "train.log_every=1", "data.eval_crop=64"),
 ]
 NAMES = ("task", "method", "gkm", "net", "hyper", "seed", "status")
