@@ -30,7 +30,7 @@ free=(net=dncnn hyper=bmo train.iterations=8 train.steps=null train.max_minutes=
 for name in $names; do
     case $name in
         guided)
-            run guided train.max_minutes=20 train.validate_every=2000 eval.iterations=200 \
+            run guided train.max_minutes=20 train.validate_every=3000 eval.iterations=200 \
                 "${ends[@]}" ;;
         lip | crr | wcrr) run "$name" net="$name" "${ridge[@]}" "${ends[@]}" ;;
         dncnn) run dncnn "${free[@]}" "${ends[@]}" ;;
