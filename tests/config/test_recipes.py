@@ -12,7 +12,7 @@ def test_deconvolution_is_certified_by_default():
     config = composed("task=deconv")
     assert config.net["_target_"].endswith("GuidedPotential")
     assert config.hyper["_target_"].endswith("Truncated")
-    assert config.certify and config.task["start"] == "wiener" and config.train.iterations == 15
+    assert config.certify and config.task["start"] == "wiener" and config.train.iterations == 12
 
 
 def test_a_recipe_is_that_of_the_network_and_the_command_line_wins():

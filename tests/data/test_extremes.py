@@ -163,7 +163,7 @@ def words_of(line, tiny):
     keys = {word.split("=")[0] for word in words}
     groups = tuple(f"{key}." for key in ("data", "net", "task") if f"{key}" in keys)
     if "task" in keys:
-        groups += ("net.",)
+        groups += ("net.", "net=")
     return [*(w for w in tiny if w.split("=")[0] not in keys and not w.startswith(groups)), *words]
 
 

@@ -321,6 +321,7 @@ OWN_SIZES = {
     "dncnn17": ["net.width=4"],
     "drunet": ["net.widths=[4,4,4,4]", "net.blocks=1"],
     "layers": ["task=derain"],
+    "separate": ["net=lip"],  # it fits no guided network
     "unet": ["net.widths=[4,4,4]"],
 }
 

@@ -135,7 +135,10 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     ("words", "said"),
     [
         ([LR, "hydra.sweeper.n_trials=0"], "n_trials must be an integer >= 1"),
-        ([LR, "net.last_gain=choice(0.1,-1)"], "net.last_gain=-1: net.last_gain must be finite"),
+        (
+            [LR, "net=dncnn", "net.last_gain=choice(0.1,-1)"],
+            "net.last_gain=-1: net.last_gain must be finite",
+        ),
         (["gkm.alpha=interval(0.5,1)"], "gkm.alpha=1.0: gkm.alpha must lie in (0, 1)"),
         ([LR, "train.stps=3"], "unknown key 'train.stps'"),
         (["seed=0"], "the search has no key to choose values for"),
