@@ -60,7 +60,9 @@ def _command(words, cwd, environment, streams):
     util.spawnv_passfds = _fork_server
     Figure.set_layout_engine = _set_no_layout_engine
     from bmo_cli.cli import main
+    from bmo_cli.jobs.worker import unblock_stop_signals
 
+    unblock_stop_signals()  # a server that a test of workers has started blocks them
     main()
 
 
