@@ -37,9 +37,9 @@ from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.tasks.deconvolution import Deconvolution
 from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import CpuThreads
 
 MIB = 2**20
 

@@ -17,8 +17,8 @@ from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.solver.functions import LeastSquares
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import CpuThreads
 
 GAMMA = 0.9
 

@@ -12,7 +12,6 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.results.iteration_curves import Curve, Curves
 from bmo_cli.solver.state import State
 from bmo_cli.tasks.task import Case, Task
-from bmo_cli.verification.examination import threads_for
 from bmo_cli.verification.trajectory import spread, starts
 
 _SCORED = 25
@@ -38,16 +37,12 @@ def trace_starts(
     """
     counts = scored_counts(iterations, trained)
     by_part = [curve_starts(initial, seed + i) for i, (_, initial) in enumerate(case.parts)]
-
-    def trace(name: str) -> Curve:
+    curves = {}
+    for name in by_part[0]:
         begin = [given.get(name, given[next(iter(given))]) for given in by_part]
-        traced = trace_case(scheme, task, case, counts, begin)
-        scores = tuple(float(score) for score in traced.scores.values())
-        return Curve(residuals=traced.residuals, scores=scores)
-
-    names = list(by_part[0])
-    threads = threads_for(scheme, case.parts, most=2, others=[task])
-    curves = dict(zip(names, threads.run(trace, names), strict=True))
+        trace = trace_case(scheme, task, case, counts, begin)
+        scores = tuple(float(score) for score in trace.scores.values())
+        curves[name] = Curve(residuals=trace.residuals, scores=scores)
     return Curves(
         case=case.name,
         metric=task.metric,

@@ -19,7 +19,7 @@ from bmo_cli.nets.mode import fixed_seed, preserved_state, training_mode
 from bmo_cli.solver.cost import Cost
 from bmo_cli.solver.fixed_point import Status
 from bmo_cli.solver.problem import Sample
-from bmo_cli.solver.threads import CpuThreads
+from bmo_cli.training.threads import CpuThreads
 from bmo_cli.training.timer import Profile, Untimed
 
 log = logging.getLogger("bmo")

@@ -30,12 +30,12 @@ from bmo_cli.results.result import RunResult
 from bmo_cli.results.run import TrainSpec
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.solver.problem import Sample
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.tasks.task import Task
 from bmo_cli.training.distributed import ProcessGroup
 from bmo_cli.training.hypergradient import HyperGradient
 from bmo_cli.training.optimizer import build_optimizer
 from bmo_cli.training.precision import SLOW, bfloat16_slowdown
+from bmo_cli.training.threads import CpuThreads
 from bmo_cli.training.timer import Profile, Untimed
 
 log = logging.getLogger("bmo")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from bmo_cli.config.schema import Certify as Settings
@@ -27,7 +26,7 @@ from bmo_cli.solver.nonexpansive import Pair
 from bmo_cli.verification import assumptions, predictions
 from bmo_cli.verification.bound import bound_of
 from bmo_cli.verification.declared import Check
-from bmo_cli.verification.examination import Examination, Subject, examine, threads_for, worst_of
+from bmo_cli.verification.examination import Examination, Subject, examine, worst_of
 from bmo_cli.verification.findings import MEASURED, Bound, Finding
 from bmo_cli.verification.trajectory import TASK_START, Trajectory
 
@@ -140,10 +139,8 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         settings: how thoroughly to search.
     """
     search, scheme = _Search(subject, settings), subject.scheme
-    look = partial(examine, subject, settings, search.bound)
-    threads = threads_for(scheme, subject.problems)
-    for seen in threads.run(look, range(len(subject.problems))):
-        search.add(seen)
+    for number in range(len(subject.problems)):
+        search.add(examine(subject, settings, search.bound, number))
     problems = [problem for problem, _ in subject.problems]
     declared = (*search.checks, *(check for check in search.maps if check.contradicts))
     available = len(problems) if subject.available is None else subject.available

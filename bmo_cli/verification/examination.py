@@ -21,16 +21,8 @@ from bmo_cli.solver.nonexpansive import (
 )
 from bmo_cli.solver.problem import Problem, Sample
 from bmo_cli.solver.state import State
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.verification import assumptions
 from bmo_cli.verification.declared import Check, check_constants, check_declarations, check_one_map
-from bmo_cli.verification.evidence import (
-    declarers,
-    functions_of,
-    maps_of,
-    parts_of_scheme,
-    statements_of,
-)
 from bmo_cli.verification.findings import Bound
 from bmo_cli.verification.trajectory import TASK_START, Trajectory, distance, follow, starts
 
@@ -121,36 +113,6 @@ def examine(subject: Subject, settings: Settings, bound: Bound, number: int) -> 
         ],
         [check_one_map(name, mapping, initial, subject.iterations)] if bound.nonexpansive else [],
     )
-
-
-def threads_for(
-    scheme: GKM,
-    problems: Sequence[tuple[Problem, State]],
-    *,
-    most: int | None = None,
-    others: Sequence[object] = (),
-) -> CpuThreads:
-    """A thread for each problem, as far as there are cores.
-
-    Classes from outside of the package may keep something between two calls. They are examined in
-    one thread.
-
-    Args:
-        scheme: whose maps the threads share.
-        problems: with their starts.
-        most: largest number of threads; None: one for each problem.
-        others: further objects that the threads call.
-    """
-    stated = (
-        part
-        for problem, _ in problems
-        for parts in (statements_of(problem), functions_of(problem), maps_of(problem))
-        for part in parts
-    )
-    outside = declarers((*parts_of_scheme(scheme), *stated, *others))
-    if outside or any(u[0].device.type != "cpu" for _, u in problems):
-        return CpuThreads()
-    return CpuThreads(min(most or len(problems), torch.get_num_threads()))
 
 
 def _trajectories(

@@ -13,7 +13,7 @@ from bmo_cli.linear.map import LinearMap
 from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, Smooth, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Loss, Problem, Sample, SquaredError
-from bmo_cli.solver.threads import CpuThreads
+from bmo_cli.training.threads import CpuThreads
 
 
 class Left(LinearMap):

@@ -20,8 +20,8 @@ from bmo_cli.linear.map import LinearMap
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.solver.functions import L1, LeastSquares
 from bmo_cli.solver.problem import Loss, Problem, Sample, SquaredError
-from bmo_cli.solver.threads import CpuThreads
 from bmo_cli.training.hypergradient import HyperGradient
+from bmo_cli.training.threads import CpuThreads
 
 SMALL = ("data.crop=32", "train.batch=4", "train.iterations=3", "hyper=bmo")
 BY_NOISE = ("task.noise=[0.5,15]", "gkm.operator.noise_power=2")

@@ -59,12 +59,7 @@ class CpuThreads:
         if self._pool is None:
             self._pool = self._start_pool()
         waiting = [self._pool.submit(function, item) for item in items]
-        try:
-            wait(waiting)  # for all, so that no thread still runs if another has failed
-        except KeyboardInterrupt:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
-            raise
+        wait(waiting)  # for all, so that no thread still runs if another has failed
         return [future.result() for future in waiting]
 
     def _start_pool(self) -> ThreadPoolExecutor:
