@@ -79,13 +79,13 @@ def test_the_curves_are_those_of_a_plain_loop_over_the_map(certified):
     }
     mapping = experiment.scheme.bind(case.problem)
     for name, start in begin.items():
-        found = curves["starts"][name]
+        curve = curves["starts"][name]
         residuals, scores = reference_loop(
             mapping, mapping.lift((start,)), experiment.task, case, curves["counts"]
         )
-        assert found["residuals"] == pytest.approx(residuals, rel=1e-3, abs=1e-7), name
-        assert found["scores"] == pytest.approx(scores, abs=1e-3), name
-    firsts = [found["residuals"][0] for found in curves["starts"].values()]
+        assert curve["residuals"] == pytest.approx(residuals, rel=1e-3, abs=1e-7), name
+        assert curve["scores"] == pytest.approx(scores, abs=1e-3), name
+    firsts = [curve["residuals"][0] for curve in curves["starts"].values()]
     assert len(set(firsts)) == len(NAMES)
 
 
@@ -165,9 +165,9 @@ def test_scores_of_several_cases_are_those_of_each():
         [1, 4, 9],
         [first, sparse_case(5.0)[1]],
     )
-    found = scores_by_iteration(scheme, task, cases, counts)
+    by_count = scores_by_iteration(scheme, task, cases, counts)
     traces = [trace_case(scheme, task, case, counts) for case in cases]
-    assert found == {count: [trace.scores[count] for trace in traces] for count in counts}
+    assert by_count == {count: [trace.scores[count] for trace in traces] for count in counts}
     assert all(len(trace.residuals) == 9 for trace in traces)
     assert len({score for trace in traces for score in trace.scores.values()}) == 6
 

@@ -133,11 +133,11 @@ def minimiser(net, problem, gamma):
         (gradient,) = torch.autograd.grad(total, x)
         return total.item(), gradient.numpy().ravel()
 
-    found = scipy.optimize.minimize(
+    minimum = scipy.optimize.minimize(
         value, np.zeros(shape.numel()), jac=True, method="L-BFGS-B",
         options={"maxiter": 20_000, "maxfun": 40_000, "ftol": 1e-16, "gtol": 1e-9, "maxcor": 50},
     )  # fmt: skip
-    return torch.from_numpy(found.x).reshape(shape), np.abs(value(found.x)[1]).max()
+    return torch.from_numpy(minimum.x).reshape(shape), np.abs(value(minimum.x)[1]).max()
 
 
 def blurred(size):

@@ -139,9 +139,9 @@ def test_aggregation_with_a_loss_that_is_not_convex_is_not_certified(loss, expec
     problem = lasso()
     zero = torch.zeros(1, 2, dtype=torch.float64)
     sample = Sample(problem, (zero,), loss(zero + 1))
-    found = certify(subject(problem, step=0.9, sample=sample, hyper=BMO()), Certify())
-    assert finding(found, "lambda_min(G) / L_l").verdict == expected
-    assert (found.verdict == "certified") == (expected == "holds")
+    certificate = certify(subject(problem, step=0.9, sample=sample, hyper=BMO()), Certify())
+    assert finding(certificate, "lambda_min(G) / L_l").verdict == expected
+    assert (certificate.verdict == "certified") == (expected == "holds")
 
 
 def test_a_certificate_is_refused_when_a_pair_contradicts_the_bound():
