@@ -53,7 +53,8 @@ GROUPS = {
 """Groups with a line about each; every folder of configs/ but `table` and Hydra's logging."""
 
 COMMANDS = {
-    "train": "Keys of a run.",
+    "train": "Keys of a run. A task, a recipe, a method or an experiment may set other values than "
+    "the defaults below; `bmo train --cfg job` shows those of a run.",
     "eval": "Keys of `bmo eval` beside those of the run.",
     "certify": "Keys of `bmo certify`. It also takes `device`, `plugins` and the places of the "
     "data (`data.val=DIR` and the like), and no other key.",
@@ -389,6 +390,8 @@ def command_page() -> str:
             if isinstance(item, dict)
             for key, value in item.items()
         }
+        if command == "train":  # the default task chooses some of the groups
+            chosen |= read_choice("task", chosen["task"]).choices
         defaults = chosen if command in ("audit", "table") else (defaults | chosen)
         rows = list(section_rows("", schema.SCHEMAS[command], entries, defaults))
         if command == "train":
