@@ -22,13 +22,13 @@ _BLOCK = 4
 
 def analyse(x: Tensor, filters: Tensor) -> Tensor:
     """W x, the periodic correlation with (m, C, k, k) filters: (B, C, H, W) -> (B, m, H, W)."""
-    responses: Tensor = _Analysis.apply(*_in_one_precision(x, filters))  # type: ignore[no-untyped-call]
+    responses: Tensor = _Analysis.apply(*in_one_precision(x, filters))  # type: ignore[no-untyped-call]
     return responses
 
 
 def synthesise(z: Tensor, filters: Tensor) -> Tensor:
     """W^T z, the adjoint of `analyse`: (B, m, H, W) -> (B, C, H, W)."""
-    image: Tensor = _Synthesis.apply(*_in_one_precision(z, filters))  # type: ignore[no-untyped-call]
+    image: Tensor = _Synthesis.apply(*in_one_precision(z, filters))  # type: ignore[no-untyped-call]
     return image
 
 
@@ -58,13 +58,51 @@ def require_room(x: Tensor, size: int) -> None:
         )
 
 
+class PeriodicBuffer:
+    """Memory for responses and for their periodic continuation, which `synthesise` fills in.
+
+    Args:
+        shape: (B, m, H, W).
+        filters: (m, C, k, k).
+
+    Attributes:
+        interior: view of shape (B, m, H, W), to be filled with the responses z.
+    """
+
+    def __init__(self, shape: torch.Size, filters: Tensor) -> None:
+        self._reach = p = filters.shape[-1] // 2
+        *first, self._height, self._width = shape
+        rows, columns = (n + 2 * p + -n % _BLOCK for n in shape[2:])
+        self._all = filters.new_empty(*first, rows, columns)
+        self.interior = self._all[..., p : p + self._height, p : p + self._width]
+
+    def synthesise(self, filters: Tensor) -> Tensor:
+        """W^T z, (B, C, H, W), without a derivative.
+
+        It is one convolution of stride 4 with 16 C outputs, one a pixel of a block. On a CPU, this
+        takes a sixth of the time of a convolution with C outputs (5 x 5, C = 1).
+        """
+        self._continue()
+        blocks = F.conv2d(self._all, _block_filters(filters), stride=_BLOCK)
+        return F.pixel_shuffle(blocks, _BLOCK)[..., : self._height, : self._width]
+
+    def _continue(self) -> None:
+        z, p, height, width = self._all, self._reach, self._height, self._width
+        z[..., :p, :] = z[..., height : height + p, :]
+        z[..., height + p : height + 2 * p, :] = z[..., p : 2 * p, :]
+        z[..., :p] = z[..., width : width + p]
+        z[..., width + p : width + 2 * p] = z[..., p : 2 * p]
+        z[..., height + 2 * p :, :] = 0  # what completes the last blocks has no effect
+        z[..., width + 2 * p :] = 0
+
+
 class _Analysis(torch.autograd.Function):
     """`analyse`. Its derivative in x is `synthesise`, faster than that of torch's convolution."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(x, filters)
-        return F.conv2d(_wrap(x, filters), filters)
+        return F.conv2d(wrap(x, filters), filters)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -72,23 +110,19 @@ class _Analysis(torch.autograd.Function):
         to_x, to_filters = ctx.needs_input_grad
         return (
             synthesise(gradient, filters) if to_x else None,
-            _filter_gradient(x, gradient, filters) if to_filters else None,
+            filter_gradient(x, gradient, filters) if to_filters else None,
         )
 
 
 class _Synthesis(torch.autograd.Function):
-    """`synthesise`, as one convolution of stride 4 with 16 C outputs, one a pixel of a block.
-
-    On a CPU, this takes a sixth of the time of a convolution with C outputs (5 x 5, C = 1).
-    """
+    """`synthesise`. Its derivative in z is `analyse`."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, filters: Tensor) -> Tensor:
         ctx.save_for_backward(z, filters)
-        height, width = z.shape[2:]
-        wide = F.pad(_wrap(z, filters), (0, -width % _BLOCK, 0, -height % _BLOCK))
-        blocks = F.conv2d(wide, _block_filters(filters), stride=_BLOCK)
-        return F.pixel_shuffle(blocks, _BLOCK)[..., :height, :width]
+        buffer = PeriodicBuffer(z.shape, filters)
+        buffer.interior.copy_(z)
+        return buffer.synthesise(filters)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -96,12 +130,17 @@ class _Synthesis(torch.autograd.Function):
         to_z, to_filters = ctx.needs_input_grad
         return (
             analyse(gradient, filters) if to_z else None,
-            _filter_gradient(gradient, z, filters) if to_filters else None,
+            filter_gradient(gradient, z, filters) if to_filters else None,
         )
 
 
-def _in_one_precision(images: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the precision of autocast, which ends before the derivative is computed."""
+def in_one_precision(images: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the precision of autocast, which ends before the derivative is computed.
+
+    Args:
+        images: (B, C, H, W) or responses (B, m, H, W).
+        filters: (m, C, k, k).
+    """
     kind = images.device.type
     if not torch.is_autocast_enabled(kind):
         return images, filters
@@ -109,8 +148,8 @@ def _in_one_precision(images: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
     return images.to(dtype), filters.to(dtype)
 
 
-def _wrap(x: Tensor, filters: Tensor) -> Tensor:
-    """Images continued periodically by the reach of the filters."""
+def wrap(x: Tensor, filters: Tensor) -> Tensor:
+    """Images (B, C, H, W) continued periodically by the reach of the (m, C, k, k) filters."""
     p = filters.shape[-1] // 2
     return F.pad(x, (p, p, p, p), mode="circular")
 
@@ -125,10 +164,16 @@ def _block_filters(filters: Tensor) -> Tensor:
     return windows.permute(0, 2, 3, 1, 4, 5).flatten(0, 2).flip(2, 3)
 
 
-def _filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
-    """The derivative of <z, W x> with respect to the filters."""
+def filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
+    """The derivative of <z, W x> with respect to the filters, (m, C, k, k).
+
+    Args:
+        x: (B, C, H, W).
+        z: (B, m, H, W), contiguous.
+        filters: for their shape.
+    """
     shape = list(filters.shape)
-    gradient: Tensor = conv2d_weight(_wrap(x, filters), shape, z)  # type: ignore[no-untyped-call]
+    gradient: Tensor = conv2d_weight(wrap(x, filters), shape, z)  # type: ignore[no-untyped-call]
     return gradient
 
 

@@ -6,15 +6,16 @@ Shape legend: B images, C channels, H x W pixels, m filters of k x k.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.errors import InputError
-from bmo_cli.nets.convex_potential import Activation, ConvexPotential, clip
+from bmo_cli.nets.convex_potential import ConvexPotential, Gradient
 from bmo_cli.nets.filter_bank import steerable_filters
+from bmo_cli.nets.huber import huber_gradient
 from bmo_cli.nets.unet import MultiScale
 
 
@@ -74,7 +75,7 @@ class GuidedPotential(ConvexPotential):
         outputs = 2 * len(filters) if steer else len(filters)
         self.guide = MultiScale(views * channels, outputs, widths, blocks, 0.1, seed)
 
-    def _activations(self, guide: Tensor | None) -> list[Activation]:
+    def _gradients(self, guide: Tensor | None) -> list[Gradient]:
         if guide is None:
             raise InputError(f"{type(self).__name__} needs a guide, a first estimate of the image")
         if guide.shape[1] != self.views * self.channels:
@@ -88,49 +89,12 @@ class GuidedPotential(ConvexPotential):
         change = maps[:, :width].clamp(-self._LARGEST, self._LARGEST)
         levels = (self.log_levels[0, :, 0, None, None] + change).exp()
         if not self.steer:
-            return [partial(clip, t=levels)]
-        cos, sin = _unit(1 + maps[:, width::2], maps[:, width + 1 :: 2])
-        return [partial(_steered_clip, levels=levels, cos=cos, sin=sin, back=-sin)]
-
-
-def _steered_clip(z: Tensor, levels: Tensor, cos: Tensor, sin: Tensor, back: Tensor) -> Tensor:
-    return rotate(clip(rotate(z, cos, sin), levels), cos, back)
+            return [partial(huber_gradient, levels=levels)]
+        rotation = _unit(1 + maps[:, width::2], maps[:, width + 1 :: 2])
+        return [partial(huber_gradient, levels=levels, rotation=rotation)]
 
 
 def _unit(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """(a, b) scaled to a length just below 1, so that no rounding makes a rotation expand."""
     scale = (1 - 1e-6) * (a.square() + b.square() + 1e-6).rsqrt()
     return a * scale, b * scale
-
-
-class _Rotation(torch.autograd.Function):
-    """`rotate`, whose derivative keeps its three arguments alone."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(z, cos, sin)
-        rotated = torch.empty_like(z)
-        (a, b), (c, d) = ((x[:, 0::2], x[:, 1::2]) for x in (z, rotated))
-        torch.mul(cos, a, out=c).addcmul_(sin, b)  # in place: a tenth of the time of stacking
-        torch.mul(cos, b, out=d).addcmul_(sin, a, value=-1)
-        return rotated
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        z, cos, sin = ctx.saved_tensors
-        to_z = rotate(gradient, cos, -sin) if ctx.needs_input_grad[0] else None
-        if not any(ctx.needs_input_grad[1:]):
-            return to_z, None, None
-        (a, b), (c, d) = ((x[:, 0::2], x[:, 1::2]) for x in (z, gradient))
-        return to_z, a * c + b * d, b * c - a * d
-
-
-def rotate(z: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Every pair of neighbouring channels as a vector, rotated: (B, m, H, W) to the same shape.
-
-    Args:
-        z: (B, m, H, W), m even.
-        cos, sin: (B, m / 2, H, W), of the angles.
-    """
-    rotated: Tensor = _Rotation.apply(z, cos, sin)  # type: ignore[no-untyped-call]
-    return rotated

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from bmo_cli.errors import InputError
-from bmo_cli.nets.convex_potential import ConvexPotential, clip
+from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
 from bmo_cli.nets.filter_bank import analyse
 from bmo_cli.nets.gradient_step import GradientStep
-from bmo_cli.nets.guided import GuidedPotential, rotate
+from bmo_cli.nets.guided import GuidedPotential
 from bmo_cli.nets.ista_net import ISTANet
 from bmo_cli.nets.network import Identity
 from bmo_cli.nets.normalized_conv import NormalizedConv
@@ -219,15 +219,6 @@ def test_lip_needs_filters_with_a_centre():
         ConvexPotential(size=7)(torch.zeros(1, 1, 2, 30))
 
 
-def test_clip_and_its_gradients():
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
-    for shape in ((3, 1, 1), (2, 3, 4, 5)):
-        t = torch.rand(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        torch.testing.assert_close(clip(z, t), torch.clamp(z, -t, t))
-        assert torch.autograd.gradcheck(clip, (z, t))
-
-
 def test_a_convex_potential_is_a_gradient_step_on_a_mixture_of_huber_norms():
     """x - rho grad h(Wx) with h'(z) = sum_j a_j clip(z, t_j), by autograd on h itself."""
     net = ConvexPotential(width=5, size=3, clips=2, threshold=0.05).double()
@@ -282,18 +273,6 @@ def test_a_guided_network_is_a_gradient_step_on_a_convex_function(channels):
     torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-12)
     values = torch.linalg.eigvalsh(jacobian)
     assert -1 < values.min() < 0.9 < values.max() <= 1 + 1e-12
-
-
-def test_a_rotation_turns_pairs_and_differentiates():
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn(2, 4, 3, 5, generator=generator, dtype=torch.float64)
-    angle = torch.rand(2, 2, 3, 5, generator=generator, dtype=torch.float64)
-    turned = torch.polar(torch.ones_like(angle), -angle) * torch.complex(z[:, 0::2], z[:, 1::2])
-    rotated = rotate(z, angle.cos(), angle.sin())
-    torch.testing.assert_close(rotated[:, 0::2], turned.real)
-    torch.testing.assert_close(rotated[:, 1::2], turned.imag)
-    inputs = [t.requires_grad_() for t in (z, angle.cos(), angle.sin())]
-    assert torch.autograd.gradcheck(rotate, inputs)
 
 
 def test_gradient_step_has_a_symmetric_jacobian_and_dncnn_has_not():
