@@ -34,7 +34,7 @@ def main() -> None:
             settings = Settings(iterations=1000, tolerance=tolerance, anderson=memory)
             estimate = solve(scheme, case.problem, case.initial, settings)
             counts[memory].append(estimate.iterations)
-            found.append(task.score(estimate.value, case)[task.metric])
+            found.append(task.score_metric(estimate.value, case))
         done = [counts[memory][-1] for memory in counts]
         print(f"| {case.name} | {done[0]} | {done[1]} | {found[0]:.3f} | {found[1]:.3f} |")
     plain, fast = (mean([float(n) for n in counts[memory]]) for memory in counts)

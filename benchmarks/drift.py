@@ -55,7 +55,7 @@ class Drift:
                 u = iterate(mapping, u, iterations=count - done, start=done, watch="last").value
                 done = count
                 estimate = mapping.estimate(u)
-                scores[count].append(task.score(estimate, case)[task.metric])
+                scores[count].append(task.score_metric(estimate, case))
                 if len(names) == 1 and count in (own, COUNTS[-1]):
                     parts[count] = central(estimate[0][0], SIDE)[0].clamp(0, 1)
         return cls(names, scores, own, parts)

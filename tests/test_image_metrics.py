@@ -58,6 +58,7 @@ def test_protocols(rng, name):
     psnr, ssim = expected(name, noisy, clean)
     assert found["psnr"] == pytest.approx(psnr, abs=1e-6)
     assert found["ssim"] == pytest.approx(ssim, abs=1e-6)
+    assert protocol(name).psnr(a, b) == found["psnr"]
     assert protocol(name).score(b, b) == {"psnr": math.inf, "ssim": pytest.approx(1)}
     assert protocol(name).text.startswith(f"{name}: ")
 

@@ -249,7 +249,7 @@ def trace_case(
         states = [solution.value for solution in solutions]
         estimates = [m.estimate(u) for m, u in zip(mappings, states, strict=True)]
         joined = _concatenate(estimates, len(case.initial))
-        scores[count] = task.score(joined, case)[task.metric]
+        scores[count] = task.score_metric(joined, case)
     return Trace(scores, tuple(residuals))
 
 

@@ -117,6 +117,14 @@ class Task(nn.Module, ABC):
             case: the problem with its reference.
         """
 
+    def score_metric(self, estimate: State, case: Case) -> float:
+        """The score `metric` alone, for curves of many scores.
+
+        Args:
+            estimate, case: as in `score`.
+        """
+        return float(self.score(estimate, case)[self.metric])
+
     def pictures(
         self, estimate: State, case: Case, scores: Mapping[str, float]
     ) -> dict[str, Picture]:

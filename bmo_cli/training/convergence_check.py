@@ -39,8 +39,7 @@ def check_convergence(experiment: Experiment, iterations: int) -> str | None:
 
     def score(settings: Settings) -> float:
         estimates = [solve_case(scheme, case, settings).value for case in cases]
-        scores = [task.score(u, case) for u, case in zip(estimates, cases, strict=True)]
-        return mean([row[task.metric] for row in scores])
+        return mean([task.score_metric(u, case) for u, case in zip(estimates, cases, strict=True)])
 
     farther = _FARTHER * iterations
     try:
