@@ -314,6 +314,11 @@ def also_sets(choice: Choice, own: str) -> list[str]:
     return words
 
 
+def _typed(group: str, name: str) -> str:
+    """A choice as it is typed; a recipe is not typed, but follows from its name."""
+    return name if group == "recipe" else f"{group}={name}"
+
+
 def group_page(group: str) -> str:
     """The page of a group."""
     lines = [f"# `{group}`", "", GROUPS[group], ""]
@@ -321,9 +326,9 @@ def group_page(group: str) -> str:
     lines += ["| choice | |", "|---|---|"]
     for choice in choices:
         about = escaped(choice.about).replace("|", "\\|")
-        lines.append(f"| `{group}={choice.name}` | {about} |")
+        lines.append(f"| `{_typed(group, choice.name)}` | {about} |")
     for choice in choices:
-        lines += ["", f"## `{group}={choice.name}`", "", f"{sentence(choice.about)}.", ""]
+        lines += ["", f"## `{_typed(group, choice.name)}`", "", f"{sentence(choice.about)}.", ""]
         prefix = group if choice.is_global else ""
         target = choice.target(prefix)
         if target is not None:

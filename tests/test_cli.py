@@ -26,7 +26,7 @@ def test_help_of_a_command_lists_every_choice_and_key(bmo, command, tmp_path):
         assert "certificate.horizon" in done.stdout and "\ntask=" not in done.stdout
         return
     for group, options in choices().items():
-        assert f"\n{group}=" in done.stdout
+        assert (f"\n{group}=" in done.stdout) == (group != "recipe")  # follows from the others
         for name, about in options.items():
             assert name in done.stdout
             assert about in done.stdout

@@ -11,6 +11,9 @@ from hydra.core.config_store import ConfigStore
 from bmo_cli.config.locate import GROUPS, choices, config_dir
 from bmo_cli.config.own_files import config_dirs
 
+_TITLES = {"recipe": "recipe, chosen by the names TASK_NET_GKM_HYPER of the other groups"}
+"""Of groups that are not typed as GROUP=CHOICE."""
+
 
 def register_help(command: str, purpose: str, example: str, words: Sequence[str]) -> None:
     """Store the text as Hydra's help configuration `hydra/help: bmo_command`."""
@@ -25,7 +28,7 @@ def help_text(command: str, purpose: str, example: str, extra: tuple[Path, ...] 
     groups = []
     own = ("table",) if command == "table" else ()
     for group, options in choices(extra, (*own, *GROUPS)).items():
-        groups.append(f"{group}=")
+        groups.append(_TITLES.get(group, f"{group}="))
         width = max((len(name) for name in options), default=0)
         groups += [f"  {name:<{width}}  {about}".rstrip() for name, about in options.items()]
     keys = [f"keys of bmo {command} (change any with KEY=VALUE; nested keys as train.steps=100)"]
