@@ -133,6 +133,7 @@ BAD_INPUT = [
     (["task.kernels=no.npz"], "no kernel file no.npz"),
     (["task.kernel=7"], "task.kernel=7 does not exist"),
     (["task.noise=[5,2]"], "task.noise must be (low, high)"),
+    (["task.test_noise=[5,2]"], "task.test_noise must be (low, high)"),
     (["net.channels=3"], "needs data.channels=3"),
     (["hyper.box=[1,0]"], "box must be (low, high) with low < high"),
     (["+optim.foo=1"], "unexpected keyword argument 'foo' (drop it with '~optim.foo')"),

@@ -49,6 +49,7 @@ class BlurredPhotographs(DegradedPhotographs):
         channels: of the network. A network for gray images restores colour channel by channel.
         noise: standard deviation in grey levels of 255, or a range (low, high) drawn from
             uniformly for every image.
+        test_noise: noise of the test split alone, likewise; None: that of `noise`.
         seed: of kernels, noise and crops in training.
         eval_seed: of noise and kernels of validation and test, so that runs with different seeds
             are judged on the same observations.
@@ -64,6 +65,7 @@ class BlurredPhotographs(DegradedPhotographs):
         data: PhotographData,
         channels: Channels = 1,
         noise: NonNegative | tuple[NonNegative, NonNegative] = 2.55,
+        test_noise: NonNegative | tuple[NonNegative, NonNegative] | None = None,
         seed: Seed = 0,
         eval_seed: Seed = 0,
         eval_kernels: Literal["random", "each"] = "random",
@@ -73,10 +75,10 @@ class BlurredPhotographs(DegradedPhotographs):
         super().__init__(Photographs(data))
         self.data, self.channels, self.eval_kernels = data, channels, eval_kernels
         self.seed, self.eval_seed = seed, eval_seed
-        low, high = noise if isinstance(noise, list | tuple) else (noise, noise)
-        if low > high:
-            raise InputError(f"task.noise must be (low, high) with low <= high, got {noise}")
-        self.noise_range = (low / 255, high / 255)
+        self.noise_range = _noise_range(noise, "task.noise")
+        self.test_noise_range = (
+            self.noise_range if test_noise is None else _noise_range(test_noise, "task.test_noise")
+        )
         self.kernel_set = KernelSet(root=data.root, **kernel_keys)
         chosen = self.kernel_set.chosen
         self.kernel_content = self.kernel_set.content()
@@ -110,37 +112,52 @@ class BlurredPhotographs(DegradedPhotographs):
             chosen = torch.from_numpy(rng.integers(len(self.kernels), size=len(clean)))
             chosen = chosen.repeat_interleave(self._problems_an_image)
             transfer = transfers[chosen.to(transfers.device)]
-            images = self._observe(clean.to(self.kernels.device), transfer, rng)
+            images = self._observe(clean.to(self.kernels.device), transfer, self.noise_range, rng)
             yield images, int(rng.integers(2**31))
 
     def cases(self, split: Split) -> Iterator[tuple[str, Tensor, BlurredImages]]:
         """Evaluation images by name: the clean one, (C, H, W), and its observation."""
         each = self.eval_kernels == "each" and split == "test"
+        noise = self.test_noise_range if split == "test" else self.noise_range
         for i, (name, clean, _) in enumerate(self.photographs.evaluation_images(split)):
             if not each:
                 rng = np.random.default_rng([self.eval_seed, i, 0xE7A1])
-                yield self._case(name, clean, int(rng.integers(len(self.kernels))), rng)
+                yield self._case(name, clean, int(rng.integers(len(self.kernels))), noise, rng)
                 continue
             for j, (kernel, number) in enumerate(self.kernel_set.numbers.items()):
                 rng = np.random.default_rng([self.eval_seed, i, number, 0xE7A1])
-                yield self._case(f"{name} {kernel}", clean, j, rng)
+                yield self._case(f"{name} {kernel}", clean, j, noise, rng)
 
     def _case(
-        self, name: str, clean: Tensor, j: int, rng: np.random.Generator
+        self,
+        name: str,
+        clean: Tensor,
+        j: int,
+        noise: tuple[float, float],
+        rng: np.random.Generator,
     ) -> tuple[str, Tensor, BlurredImages]:
-        """The image (C, H, W) under kernel number j."""
+        """The image (C, H, W) under kernel number j, with noise of a range."""
         clean = clean.to(self.kernels.device)
         transfer = transfer_function(self.kernels[j][None], (clean.shape[-2], clean.shape[-1]))
-        return name, clean, self._observe(clean[None], transfer, rng)
+        return name, clean, self._observe(clean[None], transfer, noise, rng)
 
     @property
     def _problems_an_image(self) -> int:
         """Three where a network for gray images restores colour, else one."""
         return self.data.channels // self.channels
 
-    def _observe(self, images: Tensor, transfer: Tensor, rng: np.random.Generator) -> BlurredImages:
-        """Blur the images (B, C, H, W), folded to the network's channels, and add noise."""
-        level = rng.uniform(*self.noise_range, size=len(images)).repeat(self._problems_an_image)
+    def _observe(
+        self,
+        images: Tensor,
+        transfer: Tensor,
+        noise_range: tuple[float, float],
+        rng: np.random.Generator,
+    ) -> BlurredImages:
+        """Blur the images (B, C, H, W), folded to the network's channels, and add noise.
+
+        A range of one level takes as many random numbers as any other.
+        """
+        level = rng.uniform(*noise_range, size=len(images)).repeat(self._problems_an_image)
         clean = fold_channels(images, self.channels)
         blur = PeriodicBlur(transfer, (clean.shape[-2], clean.shape[-1]))
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
@@ -148,3 +165,15 @@ class BlurredPhotographs(DegradedPhotographs):
         draw = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
         y = blur(clean) + (noise[:, None, None, None] * draw).to(clean.device)
         return BlurredImages(clean, y, blur, noise.to(clean.device))
+
+
+def _noise_range(noise: float | Sequence[float], key: str) -> tuple[float, float]:
+    """The standard deviations of a level or a range in grey levels of 255, in units of white.
+
+    Raises:
+        InputError: the range is empty; `key` set it.
+    """
+    low, high = noise if isinstance(noise, Sequence) else (noise, noise)
+    if low > high:
+        raise InputError(f"{key} must be (low, high) with low <= high, got {noise}")
+    return low / 255, high / 255

@@ -229,6 +229,11 @@ def test_eval_on_other_noise_data_and_iterations(bmo, trained, photos, tmp_path)
     noisy = result(tmp_path / "noisy")["metrics"]
     assert noisy["test/psnr_input"] < result(trained)["metrics"]["test/psnr_input"] - 0.3
     assert noisy["test/iterations"] == 7
+    done = bmo("eval", "run=run", "task.test_noise=25", "eval.iterations=7", "hydra.run.dir=split")
+    assert done.returncode == 0, done.stderr
+    split = result(tmp_path / "split")["metrics"]
+    scores = ("test/psnr_input", "test/psnr", "test/ssim")
+    assert [split[key] for key in scores] == [noisy[key] for key in scores]
     done = bmo("eval", "run=run", "data=folder", "data.test=photos/val", "hydra.run.dir=other")
     assert done.returncode == 0, done.stderr
     assert set(result(tmp_path / "other")["images"]) == {"val0.png", "val1.png"}

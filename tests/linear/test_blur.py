@@ -93,3 +93,35 @@ def test_draws_of_noise(colours, noise):
         blurred = PeriodicBlur(transfer, (24, 24))(clean)
         assert torch.equal(case.problem.noise, level)
         assert torch.equal(case.problem.f.y, blurred + level[:, None, None, None] * draw)
+
+
+def observations(split, **changes):
+    """Names, observations and noise of the cases of a split."""
+    cases = deconvolution(channels=1, **changes).cases(split)
+    return [(case.name, case.problem.f.y, case.problem.noise) for case in cases]
+
+
+def equal(first, second):
+    return len(first) == len(second) and all(
+        a[0] == b[0] and torch.equal(a[1], b[1]) and torch.equal(a[2], b[2])
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("each", ["random", "each"])
+@pytest.mark.parametrize("level", [2.55, (5, 10)])
+def test_noise_of_the_test_split_alone(each, level):
+    """The observations are those of the same noise in all splits; the other splits keep theirs."""
+    given = {"eval_kernels": each}
+    mixed = {**given, "noise": (0, 15), "test_noise": level}
+    assert equal(observations("test", **mixed), observations("test", **given, noise=level))
+    plain = observations("test", **given, noise=(0, 15))
+    assert not equal(observations("test", **mixed), plain)
+    assert equal(observations("test", **given, noise=(0, 15), test_noise=None), plain)
+    assert equal(observations("val", **mixed), observations("val", **given, noise=(0, 15)))
+    assert not equal(observations("val", **mixed), observations("val", **given, noise=level))
+    batch, alone = (
+        next(deconvolution(**given, noise=(0, 15), test_noise=n).samples(range(1), 3)).problem
+        for n in (level, None)
+    )
+    assert torch.equal(batch.f.y, alone.f.y) and torch.equal(batch.noise, alone.noise)

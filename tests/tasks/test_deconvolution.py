@@ -73,11 +73,12 @@ def test_a_wiener_start_solves_its_normal_equations():
 
 
 def test_a_photograph_is_posed_with_the_noise_of_training_or_an_estimate():
+    """The noise of the test split says nothing of a photograph."""
     y, _, _ = blurred([0.03])
     kernel = torch.ones(3, 3, dtype=torch.float64) / 9
 
     def level(noise):
-        settings = Deconvolution.settings_for(y, {"noise": noise})
+        settings = Deconvolution.settings_for(y, {"noise": noise, "test_noise": 50.0})
         posed = Deconvolution.pose(y, settings, kernel, 0)
         return posed.problem.noise.item()
 
