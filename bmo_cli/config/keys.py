@@ -36,6 +36,23 @@ NO_SCORE: Mapping[str, str] = {
 }
 """Keys and sections that cannot change a score, with the reason."""
 
+TEST_ALONE: Mapping[str, str] = {
+    "task.test_noise": "noise of the test split; the other splits have task.noise",
+    "task.eval_kernels": "how many kernels a test image meets; a validation image meets one",
+    "data.test": "where the test images lie; the other splits have places of their own",
+    "data.test_set": "which set is tested on; data.flips, which may follow it, is compared itself",
+    "data.subset": "which images of the test set are used",
+    "eval.test": "whether the test split is scored, after training",
+    "eval.score_at": "further numbers of iterations at which the test split is scored",
+    "eval.images": "how many test images are written as pictures",
+}
+"""Keys that change nothing before the test, with the reason. Runs that differ in them alone have
+the same weights, so that a table trains them once.
+
+Keys that validation reads as well are not among them, because it chooses the checkpoint:
+data.eval_crop, task.protocol, task.eval_seed, eval.iterations, eval.tolerance, eval.anderson.
+"""
+
 PLACES: Mapping[str, tuple[str, ...]] = {
     "data.root": ("train", "val", "test"),
     "data.train": ("train",),

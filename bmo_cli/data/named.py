@@ -10,7 +10,7 @@ from bmo_cli.data.embedded import embedded_files
 from bmo_cli.data.images.image_set import ImageSet
 from bmo_cli.data.named_sets import SETS, Files, find, require
 from bmo_cli.data.pairs import held_out_part, pairs_digest
-from bmo_cli.data.splits import PhotographData, Split
+from bmo_cli.data.splits import SPLITS, PhotographData, Split
 from bmo_cli.errors import InputError, suggest_nearest
 
 
@@ -66,8 +66,7 @@ class Named(PhotographData):
     def observed(self, split: Split) -> ImageSet | None:
         return self._images(split)[1]
 
-    def digest(self) -> str:
-        splits: Sequence[Split] = ("train", "val", "test")
+    def digest(self, splits: Sequence[Split] = SPLITS) -> str:
         return pairs_digest({split: self._files(split) for split in splits})
 
     def require_files(self, splits: Sequence[Split]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bmo_cli.config.checks import Channels, Count, Flips, Positive, Workers, checked
-from bmo_cli.data.embedded import EMBEDDED, embedded_files
+from bmo_cli.data.embedded import embedded_files
 from bmo_cli.data.images.file import MAX_MEGAPIXELS, read_image
 from bmo_cli.data.images.image_set import ImageSet, files_digest, image_files, printable_names
 from bmo_cli.data.images.white_level import remarks
@@ -23,6 +23,7 @@ from bmo_cli.errors import InputError
 
 log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @checked
@@ -74,8 +75,11 @@ class PhotographData(ABC):
         """
 
     @abstractmethod
-    def digest(self) -> str:
+    def digest(self, splits: Sequence[Split] = SPLITS) -> str:
         """Identity of the files of each split, by name and content. Nothing is decoded.
+
+        Args:
+            splits: those that count.
 
         Raises:
             InputError: files are missing.
@@ -115,8 +119,8 @@ class Embedded(PhotographData):
         files = embedded_files(split)
         return self._read(files, math.inf, [file.stem for file in files])
 
-    def digest(self) -> str:
-        return files_digest({split: embedded_files(split) for split in EMBEDDED})
+    def digest(self, splits: Sequence[Split] = SPLITS) -> str:
+        return files_digest({split: embedded_files(split) for split in splits})
 
 
 @checked
@@ -149,6 +153,10 @@ class PhotographFiles(PhotographData):
         self.places = {"train": train, "val": val, "test": test}
         self.cache_mib, self.white = cache_mib, white
 
+    def _given(self, splits: Sequence[Split]) -> dict[str, str]:
+        """What the user named for these splits, without those that have no place."""
+        return {split: place for split in splits if (place := self.places[split])}
+
     def _place(self, split: Split) -> str:
         """What the user named for a split.
 
@@ -174,10 +182,9 @@ class Folder(PhotographFiles):
         for split in splits:
             self._files(split)
 
-    def digest(self) -> str:
-        return files_digest(
-            {split: image_files(p, f"data.{split}") for split, p in self.places.items() if p}
-        )
+    def digest(self, splits: Sequence[Split] = SPLITS) -> str:
+        given = self._given(splits)
+        return files_digest({split: image_files(p, f"data.{split}") for split, p in given.items()})
 
     def _files(self, split: Split) -> list[Path]:
         return image_files(self._place(split), f"data.{split}")
@@ -219,10 +226,9 @@ class Paired(PhotographFiles):
     def observed(self, split: Split) -> ImageSet:
         return self._pairs(split)[1]
 
-    def digest(self) -> str:
-        return pairs_digest(
-            {split: self._files(split, place) for split, place in self.places.items() if place}
-        )
+    def digest(self, splits: Sequence[Split] = SPLITS) -> str:
+        given = self._given(splits)
+        return pairs_digest({split: self._files(split, place) for split, place in given.items()})
 
     def require_files(self, splits: Sequence[Split]) -> None:
         for split in splits:

@@ -95,12 +95,33 @@ def save_last(
     last, before = folder / LAST, folder / f".{PREVIOUS}"
     if last.is_file():
         before.unlink(missing_ok=True)
-        try:
-            os.link(last, before)
-        except OSError:  # a file system without links
-            shutil.copyfile(last, before)
+        _link_or_copy(last, before)
         before.replace(folder / PREVIOUS)
     save_checkpoint(last, omega, progress, optimizer)
+
+
+def take_checkpoints(source: Path, folder: Path) -> None:
+    """Take the last and the best checkpoint of another run, which are complete.
+
+    Args:
+        source, folder: folders of checkpoints; `folder` does not exist.
+
+    Raises:
+        DamagedCheckpoint: one of them is missing or damaged; nothing was taken.
+    """
+    for name in (LAST, BEST):
+        read_checkpoint(source / name)
+    folder.mkdir()
+    for name in (LAST, BEST):
+        _link_or_copy(source / name, folder / name)
+
+
+def _link_or_copy(file: Path, other: Path) -> None:
+    """Give a file another name; checkpoints are replaced as a whole and never written into."""
+    try:
+        os.link(file, other)
+    except OSError:  # a file system without links
+        shutil.copyfile(file, other)
 
 
 def load_last(folder: Path, omega: nn.Module, optimizer: Optimizer | None) -> Progress:

@@ -21,7 +21,7 @@ class Work:
         state: status in words.
         open: whether it would run.
         config: resolved.
-        learns: whether its hyper-optimiser trains.
+        learns: whether it trains, or trained; a cell that takes the training of another does not.
         result: result.json of a finished run; None for others.
         kind: equal for runs that take about the same time, whatever their problem.
         place: its problem among those of its kind.
@@ -66,12 +66,14 @@ def estimate(work: Work, done: Sequence[Work]) -> Estimate:
         other
         for other in done
         if (other.kind, other.tests) == (work.kind, work.tests)
+        and other.learns >= work.learns
         and other.result is not None
         and other.result.cell_seconds is not None
     ]
     near = [other for other in alike if other.place == work.place] or alike
     if near:
-        return Estimate(statistics.fmean(map(_cell_seconds, near)), "about")
+        spent = [_cell_seconds(other, training=work.learns) for other in near]
+        return Estimate(statistics.fmean(spent), "about")
     if not isinstance(work.config, Config):
         return Estimate(None, "unknown")
     train = work.config.train
@@ -100,9 +102,13 @@ def _step_settings(work: Work) -> list[Any]:
     return [*parts, config.train.iterations, config.train.batch, config.data]
 
 
-def _cell_seconds(work: Work) -> float:
-    assert work.result is not None and work.result.cell_seconds is not None
-    return work.result.cell_seconds
+def _cell_seconds(work: Work, *, training: bool) -> float:
+    """Seconds of a finished run, with or without its training."""
+    result = work.result
+    assert result is not None and result.cell_seconds is not None
+    if training or not work.learns:
+        return result.cell_seconds
+    return max(0.0, result.cell_seconds - (result.train_seconds or 0.0))
 
 
 def _without_seeds(node: Any) -> Any:

@@ -48,7 +48,7 @@ class Training:
         steps: hyper-training steps done.
         train_seconds: wall time of training, s, over all attempts.
         evaluations, products: of D, and vector-Jacobian products with D.
-        best_step: of the checkpoint that was evaluated; None: training has not ended.
+        best_step: of the best checkpoint, which is tested; None: training has not ended.
         profile: seconds by part of a step, where they were measured.
         metrics: val/..., train/...
         flags: what training steps remarked, and how often.
@@ -127,7 +127,9 @@ class RunResult:
         certificate: see `Certification`.
         peak_rss_mib: largest resident memory of the process, MiB.
         identity: hashes of the checkpoint and the configuration that the result is about.
-        cell_seconds: wall time of a cell of a table, s, over all attempts.
+        trained_in: folder of the cell of a table whose training this one took; None: it trained.
+        cell_seconds: wall time of a cell of a table, s, over all attempts, without a training that
+            it took.
         gradients, norms: records of an audit.
     """
 
@@ -162,6 +164,7 @@ class RunResult:
     certificate: str | None = None
     peak_rss_mib: float | None = None
     identity: Mapping[str, str] | None = None
+    trained_in: str | None = None
     cell_seconds: float | None = None
     gradients: Sequence[Mapping[str, Any]] | None = None
     norms: Sequence[Mapping[str, Any]] | None = None

@@ -6,19 +6,20 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bmo_cli import __version__
-from bmo_cli.config.keys import NO_NUMBER
+from bmo_cli.config.keys import NO_NUMBER, TEST_ALONE
 from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.data.kernels import kernels_file
-from bmo_cli.data.splits import PhotographData
+from bmo_cli.data.splits import SPLITS, PhotographData, Split
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import instantiate, load_target_class, takes_argument
 from bmo_cli.experiment.plugins import hash_plugins, load_plugins
+from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.jobs.status import is_done
 from bmo_cli.results.provenance import source_hash
 from bmo_cli.results.result import RunResult
@@ -41,6 +42,8 @@ class Cell:
         chosen: tuned values.
         problem: why the cell cannot run; empty if it can.
         placed: overrides that say where its data are.
+        training: key of its training, equal for cells that differ in their test alone; None: no
+            other cell can take its training.
     """
 
     row: str
@@ -51,6 +54,7 @@ class Cell:
     chosen: Mapping[str, str] = field(default_factory=dict)
     problem: str = ""
     placed: tuple[str, ...] = ()
+    training: str | None = None
 
     @property
     def name(self) -> str:
@@ -119,21 +123,53 @@ class Identity:
         Args:
             config: resolved and checked.
         """
-        digest, problem = self._digest_data(config), ""
+        digest, problem = self._digest_data(config, SPLITS), ""
         if isinstance(digest, InputError):
             digest, problem = None, str(digest)
-        counted = _replace_files_by_hashes(_drop_keys(to_plain(config)))
+        kernels: dict[str, str] = {}
         try:
-            counted["task"] |= _hash_named_kernels(config)
+            kernels = _hash_named_kernels(config)
         except InputError as error:
             problem = problem or str(error)
+        return self._hash(_drop_keys(to_plain(config), NO_NUMBER), kernels, digest), problem
+
+    def training_key(self, config: Config) -> str | None:
+        """Key of the training, equal for runs whose configurations differ in `TEST_ALONE`.
+
+        Args:
+            config: resolved and checked; its data and its kernels can be read.
+
+        Returns:
+            None where nothing is trained. None also where a task or data of a plug-in may read
+            those keys in training.
+        """
+        hyper = load_target_class(config.hyper, "hyper", self._plugins, HyperOptimizer)
+        own = all(
+            str(node["_target_"]).startswith("bmo_cli.") for node in (config.task, config.data)
+        )
+        if not hyper.trains or not own:
+            return None
+        digest = self._digest_data(config, ("train", "val"))
+        if isinstance(digest, InputError):
+            return None
+        content = _drop_keys(to_plain(config), {**NO_NUMBER, **TEST_ALONE})
+        return self._hash(content, _hash_named_kernels(config), digest)
+
+    def _hash(
+        self, content: Mapping[str, Any], kernels: Mapping[str, str], digest: str | None
+    ) -> str:
+        """Hash of a configuration, its kernels and its data, this version and the plug-ins."""
+        counted = _replace_files_by_hashes(content)
+        counted["task"] |= kernels
         if digest is not None:
             counted["data"] = {k: v for k, v in counted["data"].items() if k not in _PLACES}
         text = json.dumps([__version__, counted, self._sources, digest], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:10], problem
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
 
-    def _digest_data(self, config: Config) -> str | InputError | None:
+    def _digest_data(self, config: Config, splits: Sequence[Split]) -> str | InputError | None:
         """Hash of the data of a task that takes photographs; None for other tasks.
+
+        Where the test split is left out, what it chooses of the training crops counts.
 
         Returns the error where the data cannot be read.
         """
@@ -141,22 +177,27 @@ class Identity:
         if not takes_argument(task, "data", self._plugins):
             return None
         node = config.data
-        where = json.dumps(node, sort_keys=True)
+        where = json.dumps([node, splits], sort_keys=True)
         if where not in self._digests:
             try:
                 data = instantiate(node, "data", self._plugins, PhotographData)
-                self._digests[where] = data.digest()
+                every = tuple(splits) == SPLITS
+                self._digests[where] = (
+                    data.digest() if every else f"{data.digest(splits)} {data.flips}"
+                )
             except InputError as error:
                 self._digests[where] = error
         return self._digests[where]
 
 
-def _drop_keys(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A configuration without the keys of `NO_NUMBER`."""
+def _drop_keys(
+    content: Mapping[str, Any], dropped: Collection[str], prefix: str = ""
+) -> dict[str, Any]:
+    """A configuration without some of its keys."""
     return {
-        key: _drop_keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        key: _drop_keys(value, dropped, f"{prefix}{key}.") if isinstance(value, Mapping) else value
         for key, value in content.items()
-        if f"{prefix}{key}" not in NO_NUMBER
+        if f"{prefix}{key}" not in dropped
     }
 
 

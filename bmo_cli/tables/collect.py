@@ -44,7 +44,19 @@ def build_sheet(
         published=table.published,
         commands=commands,
         remarks=remarks,
+        trained_once=_list_trained_once(table, cells),
     )
+
+
+def _list_trained_once(table: Table, cells: Sequence[Cell]) -> list[str]:
+    """The rows in which cells of several columns have one training."""
+    columns: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        if (result := cell.result) is not None:
+            origin = result.trained_in or cell.spec.path.name
+            columns.setdefault((cell.row, origin), set()).add(cell.column)
+    shared = {row for (row, _), served in columns.items() if len(served) > 1}
+    return [row for row in table.rows if row in shared]
 
 
 def _build_section(
@@ -106,12 +118,13 @@ def _format_chosen(cell: Cell) -> str:
 
 def format_csv(table: Table, cells: Sequence[Cell]) -> str:
     """The cells as CSV, a line for each run."""
-    end = ["protocol", "chosen", "status", "message", "folder"]
+    end = ["protocol", "chosen", "trained_in", "status", "message", "folder"]
     rows = []
     for cell in cells:
         result = cell.spec.folder.read_result()
         scores = [cell.score(key) for key in table.scores]
-        how = [None if result is None else result.protocol, _format_chosen(cell)]
+        protocol, source = (None, None) if result is None else (result.protocol, result.trained_in)
+        how = [protocol, _format_chosen(cell), source]
         state = ["failed", cell.problem] if cell.problem else _status_and_message(result)
         rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
     return comma_separated(["column", "row", "seed", *table.scores, *end], rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import shutil
 import time
@@ -29,7 +30,9 @@ from bmo_cli.jobs.worker import Worker
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.result import RunResult, Status
 from bmo_cli.results.run import Run, TrainSpec
+from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tables.cell import Cell
+from bmo_cli.tables.sharing import assign_sources, find_trained, take_training
 from bmo_cli.training.run import train
 
 log = logging.getLogger("bmo")
@@ -38,12 +41,13 @@ log = logging.getLogger("bmo")
 RUN_AGAIN = "give the same command again"
 
 
-def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
-    """Run cells, each in a process of its own.
+def run_cells(cells: Sequence[Cell], jobs: int, table: Sequence[Cell] = ()) -> dict[Path, str]:
+    """Run cells, each in a process of its own. Cells that take a training of another one run last.
 
     Args:
         cells: to run. Cells with a problem are not run, but logged.
         jobs: number of cells that run at a time.
+        table: all cells of the table, whose trainings may be taken; `cells` are among them.
 
     Returns:
         Why cells failed, by folder.
@@ -54,17 +58,34 @@ def run_cells(cells: Sequence[Cell], jobs: int) -> dict[Path, str]:
     """
     failures = _Failures()
     able = failures.exclude_problems(cells)
+    sources = assign_sources(cells, table)
+    later = [cell for cell in able if cell.spec.path in sources]
+    numbers = itertools.count(1)
     pool: JobPool[Cell] = JobPool(
         jobs, lambda cell, worker: failures.record_end(cell, worker, pool.stopping)
     )
+
+    def start(cell: Cell, source: Cell | None = None) -> None:
+        log.info("%d/%d  %s", next(numbers), len(able), cell.name)
+        folder = None if source is None else source.spec.path
+        try:
+            pool.add(cell, run_cell, cell, folder, device=cell.spec.config.device)
+        except NotStarted as error:
+            failures.add(cell, str(error))
+
     try:
         with pool:
-            for i, cell in enumerate(able, 1):
-                log.info("%d/%d  %s", i, len(able), cell.name)
-                try:
-                    pool.add(cell, run_cell, cell, device=cell.spec.config.device)
-                except NotStarted as error:
-                    failures.add(cell, str(error))
+            for cell in able:
+                if cell.spec.path not in sources:
+                    start(cell)
+            pool.finish()  # the trainings that the later cells take have ended
+            for cell in later:
+                source, first = find_trained(cell, table), sources[cell.spec.path]
+                reason = failures.reasons.get(first.spec.path)
+                if source is None and reason is not None:
+                    failures.add(cell, f"it takes the training of '{first.name}': {reason}")
+                else:
+                    start(cell, source)
             pool.finish()
     except Interrupted as error:
         raise Interrupted(
@@ -122,8 +143,12 @@ class _Failures:
             self.add(cell, reason)
 
 
-def run_cell(cell: Cell) -> str:
+def run_cell(cell: Cell, source: Path | None = None) -> str:
     """Train a cell, or resume an interrupted one. Its output goes to run.log alone.
+
+    Args:
+        cell: to run.
+        source: folder of a cell whose training it takes; None: it trains.
 
     Returns:
         Why it failed; empty if it did not.
@@ -134,7 +159,7 @@ def run_cell(cell: Cell) -> str:
     """
     with explain_full_disk(str(cell.spec.path), RUN_AGAIN):
         try:
-            spec, earlier = _prepare_folder(cell)
+            spec, earlier = _prepare_folder(cell, source)
         except RunLocked as error:  # must not stop the other cells
             return str(error)
         started = time.monotonic()
@@ -174,8 +199,8 @@ def _record_attempt(spec: TrainSpec, status: Status, message: str, seconds: floa
         raise
 
 
-def _prepare_folder(cell: Cell) -> tuple[TrainSpec, float]:
-    """Make the run folder of a cell.
+def _prepare_folder(cell: Cell, source: Path | None) -> tuple[TrainSpec, float]:
+    """Make the run folder of a cell, with the training of `source` where it takes one.
 
     Returns:
         The spec with which the cell starts or resumes, and the seconds of its earlier attempts.
@@ -196,6 +221,8 @@ def _prepare_folder(cell: Cell) -> tuple[TrainSpec, float]:
     write_atomically(spec.path / ".hydra" / "config.yaml", (spec.snapshot or "").encode())
     listed = yaml.safe_dump(list(cell.overrides))
     write_atomically(spec.path / ".hydra" / "overrides.yaml", listed.encode())
+    if not begun and source is not None:
+        begun = take_training(spec, RunFolder(source))
     before = folder.read_result() if begun else None
     resumed = replace(spec.config, resume=str(spec.path) if begun else None)
     seconds = 0.0 if before is None else before.cell_seconds or 0.0

@@ -2,7 +2,7 @@
 
 A cell is an ordinary run folder, `OUT/runs/ROW--COLUMN--SEED-KEY`. The key is a hash of its
 resolved configuration, its data, the plug-ins and the version of this program. An interrupted cell
-resumes.
+resumes. Cells that differ in their test alone share a training, see `tables.sharing`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from bmo_cli.tables.figures import draw_figures
 from bmo_cli.tables.latex import format_latex
 from bmo_cli.tables.markdown import format_markdown
 from bmo_cli.tables.plan import Plan, check_table, scale_table
+from bmo_cli.tables.sharing import assign_sources
 
 log = logging.getLogger("bmo")
 
@@ -58,7 +59,7 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
     name = "-".join(part for part in (figures.name, config.only) if part)
     if config.dry_run:
         plan.choose({})
-        works = [_describe_work(c, config.stale == "run") for c in (*plan.candidates, *plan.cells)]
+        works = _list_works(plan, config.stale)
         log.info("\n%s", list_works(works, "cell", plan.unsettled, config.jobs))
         return
     with explain_full_disk(str(out), RUN_AGAIN):
@@ -84,28 +85,43 @@ def _run_missing(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[
         missing = _select_missing(plan.candidates, config.stale)
         count = len(plan.candidates)
         log.info("%s: %d candidates to judge, %d to run, in %s", name, count, len(missing), out)
-        failed_candidates = run_cells(missing, config.jobs)
+        failed_candidates = run_cells(missing, config.jobs, plan.candidates)
     plan.choose(failed_candidates)
     missing = _select_missing(plan.cells, config.stale)
     log.info("%s: %d cells, %d to run, in %s", name, len(plan.cells), len(missing), out)
-    return failed_candidates | run_cells(missing, config.jobs)
+    table = (*plan.candidates, *plan.cells)
+    return failed_candidates | run_cells(missing, config.jobs, table)
 
 
 def _select_missing(cells: Sequence[Cell], stale: str) -> list[Cell]:
     return [c for c in cells if c.result is None or (stale == "run" and c.stale)]
 
 
-def _describe_work(cell: Cell, rerun: bool) -> Work:
-    """A cell for the estimate. `rerun`: whether a cell of other code runs again."""
-    state = _describe_state(cell, rerun)
-    spec = cell.spec
+def _list_works(plan: Plan, stale: str) -> list[Work]:
+    """The candidates and the cells of a table for the estimate."""
+    cells = (*plan.candidates, *plan.cells)
+    sources = assign_sources(_select_missing(cells, stale), cells)
+    return [_describe_work(cell, stale == "run", sources.get(cell.spec.path)) for cell in cells]
+
+
+def _describe_work(cell: Cell, rerun: bool, source: Cell | None) -> Work:
+    """A cell for the estimate.
+
+    Args:
+        cell: of the table.
+        rerun: whether a cell of other code runs again.
+        source: the cell whose training it takes; None: it trains.
+    """
+    state, result, spec = _describe_state(cell, rerun), cell.result, cell.spec
+    runs = state not in ("done", "done by other code") and not cell.problem
+    took = source is not None if runs else result is not None and result.trained_in is not None
     return Work(
         cell.name,
-        state,
-        state not in ("done", "done by other code") and not cell.problem,
+        f"to test, trained in '{source.column}'" if source is not None else state,
+        runs,
         spec.config,
-        spec.choices["hyper"] != "none",
-        cell.result,
+        spec.choices["hyper"] != "none" and not took,
+        result,
         cell.row,
         cell.column,
     )

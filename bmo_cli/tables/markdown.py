@@ -38,6 +38,7 @@ def _format_legend(sheet: Sheet) -> str:
         else []
     )
     sentences += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
+    sentences += [sheet.training_note] if sheet.training_note else []
     return " ".join(sentences)
 
 

@@ -274,7 +274,8 @@ class Plan:
         path = name_cell_folder(self._out, row, column, seed, key)
         spec = RunSpec(composed.config, composed.choices, path, snapshot=composed.text)
         placed = tuple(self._rooted[row, column])
-        return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed)
+        training = None if problem else self._identity.training_key(composed.config)
+        return Cell(row, column, seed, tuple(overrides), spec, chosen, problem, placed, training)
 
     def _seeds(self, cell: Cell) -> list[int]:
         """The seeds of a cell's place. One is enough where nothing is trained."""

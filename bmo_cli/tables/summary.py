@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bmo_cli.config.schema import Published
@@ -86,6 +86,7 @@ class Sheet:
         published: values from the literature.
         commands: that make the cells, one a run.
         remarks: about the table.
+        trained_once: names of lines where one training serves several sections.
     """
 
     title: str
@@ -95,7 +96,17 @@ class Sheet:
     seeds: Sequence[int]
     published: Sequence[Published] = ()
     commands: Sequence[str] = ()
-    remarks: Sequence[str] = field(default_factory=tuple)
+    remarks: Sequence[str] = ()
+    trained_once: Sequence[str] = ()
+
+    @property
+    def training_note(self) -> str:
+        """What to say of trainings that serve several sections; empty where there are none."""
+        if not self.trained_once:
+            return ""
+        note = f"One training serves several columns: {'; '.join(self.trained_once)}."
+        counted = " There cell_seconds counts it in one column alone."
+        return note + counted if "cell_seconds" in self.scores else note
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,7 @@ def _build_initial_result(setup: TrainingSetup, run: Run[Config]) -> RunResult:
         weights=hash_weights(to_plain(config)) or (before.weights if before else None) or {},
         steps=setup.progress.step,
         train_seconds=setup.progress.seconds,
+        trained_in=before.trained_in if before else None,
     )
 
 
@@ -115,6 +116,8 @@ def _announce(choices: Mapping[str, str | None], result: RunResult, folder: RunF
         result.device,
         folder.path,
     )
+    if result.trained_in is not None:
+        log.info("the training is that of %s", result.trained_in)
     for note in result.notes or ():
         log.info("note: %s", note)
 
@@ -140,6 +143,8 @@ def _train_and_test(setup: TrainingSetup, run: Run[Config], result: RunResult) -
                 f"stopped after step {progress.step}, which is saved; go on with '{again}'",
                 exit_code=stop.exit_code,
             )
+        result = replace(result, best_step=progress.best_step)
+        run.write(result)  # training has ended, whatever becomes of the test
         load_checkpoint(trainer.best, setup.experiment.omega)
         result = result.including(_evaluate_test_split(setup, run, stop))
         if stop.signal is None:

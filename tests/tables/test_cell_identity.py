@@ -1,5 +1,6 @@
 """Keys of a table's cells: equal for the same experiment, different for another one."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hydra import initialize_config_dir
 
 from bmo_cli.config.compose import compose
+from bmo_cli.config.keys import TEST_ALONE
 from bmo_cli.config.locate import config_dir
 from bmo_cli.data.images.file import Photograph, write_image
 from bmo_cli.data.named_sets import KERNELS
@@ -21,6 +23,11 @@ def no_environment(monkeypatch):
 def key(*words, plugins=()):
     with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
         return Identity(plugins).key(compose(["task=deconv", *words]).config)
+
+
+def training_key(*words, plugins=()):
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        return Identity(plugins).training_key(compose(["task=deconv", *words]).config)
 
 
 def write_kernels(file, value):
@@ -141,3 +148,97 @@ def test_content_of_modules_beside_plugin_files_is_in_the_key(tmp_path):
 
 def test_modules_without_a_file_have_keys():
     assert key(plugins=["math"]) == key(plugins=["math"])
+
+
+NAMED = ("data=set12", "data.train_set=null")
+
+
+def test_keys_of_the_test_alone_do_not_change_the_training(roots):
+    """Each changes the cell. Which training it is does not depend on what is tested."""
+    shutil.copytree(roots / "a" / "set12", roots / "photos")
+    folders = tuple(f"data.{split}={roots / 'photos'}" for split in ("train", "val"))
+    named = (*NAMED, f"data.root={roots / 'a'}")
+    given = {
+        "task.test_noise": ((), "7"),
+        "task.eval_kernels": ((), "each"),
+        "data.test": (("data=folder", *folders), str(roots / "photos")),
+        "data.test_set": (named, "null"),
+        "data.subset": (named, "[3,5]"),
+        "eval.test": ((), "false"),
+        "eval.score_at": ((), "[2]"),
+        "eval.images": ((), "3"),
+    }
+    assert given.keys() == TEST_ALONE.keys()
+    for name, (words, value) in given.items():
+        changed = (*words, f"{name}={value}")
+        assert training_key(*words) == training_key(*changed) is not None
+        assert key(*words) != key(*changed)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "data.eval_crop=50",
+        "task.protocol=uint8",
+        "task.eval_seed=1",
+        "task.noise=[0,2.55]",
+        "eval.iterations=7",
+        "eval.tolerance=1e-3",
+        "train.steps=7",
+        "certify=false",
+        "seed=1",
+        "net.size=5",
+    ],
+)
+def test_other_keys_change_the_training(word):
+    assert None not in (training_key(), training_key(word))
+    assert training_key() != training_key(word)
+
+
+def test_the_crops_that_a_test_set_chooses_change_the_training(roots):
+    """Rain is not turned, and neither are the clean crops of a run that is tested on it."""
+    rng = np.random.default_rng(1)
+    for kind in ("rain", "clean"):
+        (roots / "a" / "rain12" / kind).mkdir(parents=True)
+        for i in range(12):
+            pixels = rng.integers(0, 256, (9, 9, 3), np.uint8)
+            write_image(roots / "a" / "rain12" / kind / f"{i}.png", Photograph(pixels))
+    words = (*NAMED, f"data.root={roots / 'a'}")
+    rain = (*words, "data.test_set=rain12")
+    assert None not in (training_key(*words), training_key(*rain))
+    assert training_key(*words) != training_key(*rain)
+    told = ("data.flips=none",)
+    assert training_key(*words, *told) == training_key(*rain, *told)
+
+
+def test_the_data_of_training_change_the_training(tmp_path):
+    for name, value in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "x.png", Photograph(np.full((9, 9, 1), value, np.uint8)))
+
+    def of(train, val, test):
+        folders = {"train": train, "val": val, "test": test}
+        return training_key(
+            "data=folder", *(f"data.{k}={tmp_path / name}" for k, name in folders.items())
+        )
+
+    assert of("a", "a", "a") == of("a", "a", "b") is not None
+    assert len({of("a", "a", "a"), of("b", "a", "a"), of("a", "b", "a")}) == 3
+    assert of("gone", "a", "a") is None
+
+
+def test_what_trains_nothing_or_reads_keys_of_its_own_shares_no_training(tmp_path):
+    assert training_key("hyper=none", "gkm=wiener", "net=none") is None
+    (tmp_path / "plugged_task.py").write_text(
+        "from bmo_cli.tasks.deconvolution import Deconvolution\n"
+        "class Own(Deconvolution):\n    pass\n"
+    )
+    plugins = [str(tmp_path / "plugged_task.py")]
+    given, path = f"plugins={plugins}", list(sys.path)
+    try:
+        own = "task._target_=plugged_task.Own"
+        assert training_key(given, own, plugins=plugins) is None
+        assert training_key(given, plugins=plugins) is not None
+    finally:
+        sys.path[:] = path
+        sys.modules.pop("plugged_task", None)

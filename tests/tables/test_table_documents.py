@@ -228,6 +228,16 @@ def test_latex_is_escaped():
     )
 
 
+def test_trainings_that_serve_several_columns_are_told():
+    plain = sheet(LINES, trained_once=["a, b", "c"])
+    timed = sheet(LINES, trained_once=["c"], scores={PSNR: ".2f", "cell_seconds": ".0f"})
+    for document in (format_markdown, lambda content: format_latex(content, "t")):
+        assert "One training serves several columns: a, b; c." in document(plain)
+        assert "several columns: c. There cell" in document(timed)
+        assert "There cell" not in document(plain)
+        assert "One training" not in document(sheet(LINES))
+
+
 SMOKE = Preset(common=["a=2"], rows={"x": ["b=2"]}, columns=["q", "p"], seeds=[3])
 TABLE = Table(
     title="T",
