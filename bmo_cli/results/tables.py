@@ -65,6 +65,7 @@ def booktabs(
     caption: str,
     label: str,
     rules: str = "",
+    notes: Sequence[str] = (),
 ) -> str:
     """A LaTeX table float in the style of the package booktabs.
 
@@ -75,6 +76,7 @@ def booktabs(
         caption: LaTeX text.
         label: for references.
         rules: `\\cmidrule` commands after the first header line.
+        notes: LaTeX text below the table, a paragraph each.
     """
     shown = [" & ".join(line) + r" \\" for line in headers]
     if rules:
@@ -92,6 +94,7 @@ def booktabs(
             *(" & ".join(line) + r" \\" for line in rows),
             r"\bottomrule",
             r"\end{tabular}",
+            *(rf"\par\raggedright\footnotesize {note}" for note in notes),
             r"\end{table}",
             "",
         ]

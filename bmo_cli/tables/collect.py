@@ -9,7 +9,7 @@ from bmo_cli.config.schema import Table
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import comma_separated
 from bmo_cli.tables.cell import Cell
-from bmo_cli.tables.summary import Line, Section, Sheet
+from bmo_cli.tables.summary import Line, Section, Sheet, join_flags
 
 
 def build_sheet(
@@ -109,6 +109,7 @@ def _build_line(
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
         runs=len(cells),
+        flags=join_flags([result.flags or {} for result in results]),
     )
 
 
@@ -118,13 +119,15 @@ def _format_chosen(cell: Cell) -> str:
 
 def format_csv(table: Table, cells: Sequence[Cell]) -> str:
     """The cells as CSV, a line for each run."""
-    end = ["protocol", "chosen", "trained_in", "status", "message", "folder"]
+    end = ["protocol", "chosen", "trained_in", "flags", "status", "message", "folder"]
     rows = []
     for cell in cells:
         result = cell.spec.folder.read_result()
         scores = [cell.score(key) for key in table.scores]
-        protocol, source = (None, None) if result is None else (result.protocol, result.trained_in)
-        how = [protocol, _format_chosen(cell), source]
+        how = [None, _format_chosen(cell), None, None]
+        if result is not None:
+            flags = "; ".join(result.flags or ())
+            how = [result.protocol, _format_chosen(cell), result.trained_in, flags]
         state = ["failed", cell.problem] if cell.problem else _status_and_message(result)
         rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
     return comma_separated(["column", "row", "seed", *table.scores, *end], rows)

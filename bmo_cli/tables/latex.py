@@ -68,7 +68,26 @@ def _format_table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
         caption=_format_caption(sheet, sections),
         label=label,
         rules=" ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
+        notes=_format_flags(sections),
     )
+
+
+def _format_flags(sections: Sequence[Section]) -> list[str]:
+    """One note for each line whose runs remark something, with its sections where there are more.
+
+    A training that serves several sections remarks the same in all of them.
+    """
+    places: dict[tuple[str, str], list[str]] = {}
+    for section in sections:
+        for line in section.lines:
+            if line.flags:
+                places.setdefault((line.name, "; ".join(line.flags)), []).append(section.name)
+    return [
+        latex_escaped(
+            f"{name} ({'; '.join(own)}): {text}" if len(sections) > 1 else f"{name}: {text}"
+        )
+        for (name, text), own in places.items()
+    ]
 
 
 def _format_cells(sheet: Sheet, section: Section, name: str) -> list[str]:

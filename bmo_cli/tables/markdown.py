@@ -64,7 +64,7 @@ def _format_section(sheet: Sheet, section: Section) -> str:
     header = ["", *scores, "chosen by validation", "failed because"]
     kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
     table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
-    remarks = [*_format_protocols(section), *section.remarks]
+    remarks = [*_format_protocols(section), *section.remarks, *_format_flags(section)]
     return "\n\n".join([f"## {section.name}", table, *remarks]) + "\n"
 
 
@@ -85,6 +85,12 @@ def _format_protocols(section: Section) -> list[str]:
         return [f"Protocol: {protocol}." for protocol in protocols]
     listed = "\n".join(f"- {', '.join(names)}: {text}" for text, names in protocols.items())
     return [f"**The protocols differ: these rows do not compare.**\n\n{listed}"]
+
+
+def _format_flags(section: Section) -> list[str]:
+    """One remark for each line whose runs remark something."""
+    listed = [f"- {line.name}: {'; '.join(line.flags)}" for line in section.lines if line.flags]
+    return ["Remarks of the runs:\n\n" + "\n".join(listed)] if listed else []
 
 
 def _format_published(sheet: Sheet) -> str:

@@ -6,8 +6,9 @@ line holds the values of its runs, one for each seed.
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,6 +32,7 @@ class Line:
         protocols: the distinct protocols of its runs.
         competes: whether it takes part in the ranking; the observation does not.
         runs: number of runs, including failed ones.
+        flags: what its runs remark, each once, see `join_flags`.
     """
 
     name: str
@@ -40,11 +42,36 @@ class Line:
     protocols: Sequence[str] = ()
     competes: bool = True
     runs: int = 1
+    flags: Sequence[str] = ()
 
     def missing_runs_note(self, score: str) -> str:
         """`(N of M runs)` where some runs have a value and others have none, else empty."""
         known = len(self.values.get(score, ()))
         return f"({known} of {self.runs} runs)" if 0 < known < self.runs else ""
+
+
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
+
+
+def join_flags(runs: Sequence[Iterable[str]]) -> list[str]:
+    """What runs remark, each once, with the number of seeds where there are several.
+
+    Remarks that differ in their numbers alone are one, with the numbers of the first seed.
+
+    Args:
+        runs: remarks of every finished run.
+    """
+    texts: dict[str, list[str]] = {}
+    for flags in runs:
+        for pattern, text in {_NUMBER.sub("#", flag): flag for flag in flags}.items():
+            texts.setdefault(pattern, []).append(text)
+    if len(runs) == 1:
+        return [text for (text,) in texts.values()]
+    return [
+        f"{same[0]} ({len(same)} of {len(runs)} seeds"
+        f"{', numbers of the first' if len(set(same)) > 1 else ''})"
+        for same in texts.values()
+    ]
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,18 @@ def test_table_runs_once_and_only_what_is_missing(make, caplog):
 
 
 @pytest.mark.slow
+def test_what_runs_remark_is_in_the_documents(make):
+    rows = {"few": ["eval.tolerance=1e-9"], "all": []}
+    out = make(rows=rows)
+    flag = "eval.tolerance=1e-09 was not reached within eval.iterations=4"
+    text = (out / "mini.md").read_text()
+    assert f"Remarks of the runs:\n\n- few: {flag} (2 of 2 seeds)\n\n" in text
+    assert text.count(flag) == 1
+    assert f"few: {flag} (2 of 2 seeds)" in (out / "mini.tex").read_text()
+    assert {(row["row"], row["flags"]) for row in rows_of(out)} == {("few", flag), ("all", "")}
+
+
+@pytest.mark.slow
 def test_a_cell_is_a_run_folder(make, bmo):
     folder = next((make(seeds=[0]) / "runs").glob("unrolled*"))
     assert json.loads((folder / "result.json").read_text())["status"] == "ok"

@@ -27,6 +27,7 @@ from bmo_cli.tables.summary import (
     assign_marks,
     compare,
     is_same_protocol,
+    join_flags,
     mean_and_interval,
 )
 
@@ -199,6 +200,36 @@ def test_exact_documents():
     given = sheet(LINES, [entry()], seeds=[0, 1], commands=["bmo train"])
     assert format_markdown(given) == MARKDOWN
     assert format_latex(given, "rain") == LATEX
+
+
+def test_remarks_of_runs_stand_below_their_column():
+    lines = [Line("a", {PSNR: [1]}, flags=["far from 1 %", "clipped"]), Line("b", {PSNR: [2]})]
+    text = format_markdown(sheet(lines))
+    assert "| b | **2.00** |\n\nRemarks of the runs:\n\n- a: far from 1 %; clipped\n\n" in text
+    assert "\n".join(
+        [
+            r"\end{tabular}",
+            r"\par\raggedright\footnotesize a: far from 1 \%; clipped",
+            r"\end{table}",
+        ]
+    ) in format_latex(sheet(lines), "t")
+    sections = [Section("p", lines), Section("q", lines[1:]), Section("r", lines)]
+    latex = format_latex(sheet(lines, sections=sections), "t")
+    assert latex.count("footnotesize a (p; r): far") == latex.count("far from") == 1
+    for document in (format_markdown(sheet(lines[1:])), format_latex(sheet(lines[1:]), "t")):
+        assert "Remarks" not in document and "footnotesize" not in document
+
+
+def test_remarks_of_several_seeds_are_joined():
+    far = ["28.4 dB there and 27 dB after 1e2", "28.5 dB there and 26 dB after 1e2"]
+    assert join_flags([[far[0], "clipped"]]) == [far[0], "clipped"]
+    assert join_flags([[far[0]], [far[1], "clipped"], ["clipped", "other"]]) == [
+        f"{far[0]} (2 of 3 seeds, numbers of the first)",
+        "clipped (2 of 3 seeds)",
+        "other (1 of 3 seeds)",
+    ]
+    assert join_flags([[far[0]], [far[0]]]) == [f"{far[0]} (2 of 2 seeds)"]
+    assert join_flags([[], []]) == join_flags([]) == []
 
 
 def test_different_protocols_in_a_column_are_flagged():
