@@ -7,13 +7,20 @@ from functools import partial
 
 import pytest
 import yaml
-from conftest import result
+from conftest import plain_config, result
+from hydra import initialize_config_dir
 from made_tables import table_maker
 from run_content import history, same, weights
 
+from bmo_cli.config.compose import compose
+from bmo_cli.config.keys import TEST_ALONE
+from bmo_cli.config.locate import config_dir
+from bmo_cli.config.schema import check_config, to_plain
 from bmo_cli.errors import BmoError, Interrupted
 from bmo_cli.results.files import write_atomically
 from bmo_cli.tables import sharing
+from bmo_cli.tables.cell import _drop_keys
+from bmo_cli.tables.plan import scale_table
 from bmo_cli.training import run as training_run
 from bmo_cli.training.trainer import Trainer
 
@@ -275,3 +282,31 @@ def test_sources_are_cells_that_trained_or_are_first(tmp_path, monkeypatch):
     assert sources([a, b, other, alone]) == {"a": "c"}
     a.problem = "no data"
     assert sources([a, b, other, alone]) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "trainings", "loss"),
+    [
+        ("certified, guided", 1, "log"),
+        ("unrolled, nonexpansive", 1, "log"),
+        ("bmo, nonexpansive", 1, "squared"),
+        ("ISTA-Net with proximal steps", 2, "squared"),
+    ],
+)
+def test_networks_of_the_deconvolution_table(row, trainings, loss):
+    """One network for every column where it learned a range of noise, else one for each level."""
+    columns = ("set12, 2.55", "bsd68, 2.55", "set3c, 12.75")
+    content = plain_config("table=deconv", command="table")
+    table = scale_table(check_config(content, "table").table, "paper")
+    with initialize_config_dir(str(config_dir().resolve()), version_base="1.3"):
+        configs = [compose(table.overrides(row, column)).config for column in columns]
+    contents = [to_plain(config) for config in configs]
+    before = {json.dumps(_drop_keys(content, TEST_ALONE), sort_keys=True) for content in contents}
+    assert len(before) == trainings
+    assert len({json.dumps(content, sort_keys=True) for content in contents}) == 3
+    assert [config.task["test_noise"] for config in configs] == [2.55, 2.55, 12.75]
+    for config in configs:
+        assert config.task["loss"] == loss and not config.certify
+        assert config.gkm["operator"]["noise_power"] == 2
+        assert config.task["start"] == ("observation" if "ISTA" in row else "wiener")
