@@ -57,6 +57,8 @@ class Train:
     """steps between validations (each also writes a checkpoint)"""
     log_every: Count
     """steps between rows of history.csv"""
+    validate_iterations: Count | None = None
+    """iterations of T in a validation, which chooses the checkpoint; null: `eval.iterations`"""
     devices: Count = 1
     """processes that share a batch, one a device"""
     penalty: NonNegative = 0.0

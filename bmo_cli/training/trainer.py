@@ -9,13 +9,14 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch.optim import Optimizer
 
-from bmo_cli.config.schema import to_plain
+from bmo_cli.config.schema import Config, to_plain
 from bmo_cli.errors import DivergenceError
 from bmo_cli.experiment.checkpoint import BEST, all_finite, save_checkpoint, save_last
 from bmo_cli.experiment.evaluation import Settings, evaluate
@@ -56,7 +57,7 @@ class Trainer:
         self.settings, self.stop = spec.config.train, stop
         self.folder, self.logger = spec.folder, prepared.logger
         self._gradient, self.profile = prepared.gradient, prepared.gradient.profile
-        self._validation = Settings.of(spec.config.eval)
+        self._validation = _validation_settings(spec.config)
         groups = [] if self.optimizer is None else self.optimizer.param_groups
         self._parameters = [p for group in groups for p in group["params"]]
         self._base_lr = [group["lr"] for group in groups]
@@ -280,6 +281,12 @@ class Trainer:
         self.logger.row(row)
         done = max(self._fraction_done(), self._time_fraction())  # whichever limit ends the run
         self._console.show_row(row, done, self.settings.steps)
+
+
+def _validation_settings(config: Config) -> Settings:
+    """The settings of the test, with the iterations of a validation."""
+    tested = Settings.of(config.eval)
+    return replace(tested, iterations=config.train.validate_iterations or tested.iterations)
 
 
 def _build_score_format(task: Task) -> Callable[[float], str]:
