@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -108,9 +109,18 @@ def _build_line(
         chosen=_format_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
+        verdict=_format_verdicts(results) if "certificate/bound" in table.scores else "",
         runs=len(cells),
         flags=join_flags([result.flags or {} for result in results]),
     )
+
+
+def _format_verdicts(results: Sequence[RunResult]) -> str:
+    """The verdict of the certificates; where they differ, with counts: `2 certified, 1 refused`."""
+    counts = Counter(result.certificate for result in results if result.certificate)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 
 
 def _format_chosen(cell: Cell) -> str:
@@ -119,15 +129,17 @@ def _format_chosen(cell: Cell) -> str:
 
 def format_csv(table: Table, cells: Sequence[Cell]) -> str:
     """The cells as CSV, a line for each run."""
-    end = ["protocol", "chosen", "trained_in", "flags", "status", "message", "folder"]
+    end = ["protocol", "certificate", "chosen", "trained_in", "flags"]
+    end += ["status", "message", "folder"]
     rows = []
     for cell in cells:
         result = cell.spec.folder.read_result()
         scores = [cell.score(key) for key in table.scores]
-        how = [None, _format_chosen(cell), None, None]
+        how = [None, None, _format_chosen(cell), None, None]
         if result is not None:
             flags = "; ".join(result.flags or ())
-            how = [result.protocol, _format_chosen(cell), result.trained_in, flags]
+            about = (result.protocol, result.certificate)
+            how = [*about, _format_chosen(cell), result.trained_in, flags]
         state = ["failed", cell.problem] if cell.problem else _status_and_message(result)
         rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
     return comma_separated(["column", "row", "seed", *table.scores, *end], rows)

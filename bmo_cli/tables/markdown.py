@@ -56,12 +56,13 @@ def _format_section(sheet: Sheet, section: Section) -> str:
                 format_cell(line, score, layout, marked[score][i] if marked.get(score) else "")
                 for score, layout in scores.items()
             ),
+            line.verdict,
             line.chosen,
             line.failed,
         ]
         for i, line in enumerate(section.lines)
     ]
-    header = ["", *scores, "chosen by validation", "failed because"]
+    header = ["", *scores, "certificate", "chosen by validation", "failed because"]
     kept = [i for i in range(len(header)) if i <= len(scores) or any(row[i] for row in rows)]
     table = markdown([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
     remarks = [*_format_protocols(section), *section.remarks, *_format_flags(section)]

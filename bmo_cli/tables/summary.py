@@ -30,6 +30,7 @@ class Line:
         chosen: tuned values, in words.
         failed: why a run failed; empty if none did.
         protocols: the distinct protocols of its runs.
+        verdict: of the certificates of its runs, in words, where the table shows their bounds.
         competes: whether it takes part in the ranking; the observation does not.
         runs: number of runs, including failed ones.
         flags: what its runs remark, each once, see `join_flags`.
@@ -40,6 +41,7 @@ class Line:
     chosen: str = ""
     failed: str = ""
     protocols: Sequence[str] = ()
+    verdict: str = ""
     competes: bool = True
     runs: int = 1
     flags: Sequence[str] = ()

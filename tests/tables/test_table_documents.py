@@ -1,6 +1,7 @@
 """What a table says: exact Markdown and LaTeX, intervals, marks, verdicts; presets as data."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from bmo_cli.config.schema import Preset, Published, Table
 from bmo_cli.errors import InputError
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
-from bmo_cli.tables.collect import _leak_remarks
+from bmo_cli.tables.collect import _build_line, _leak_remarks
 from bmo_cli.tables.crops import Panel, draw_crops, find_detailed_square
 from bmo_cli.tables.curves import TradeoffRun, draw_tradeoff
 from bmo_cli.tables.latex import format_latex
@@ -368,6 +369,34 @@ def test_images_in_two_splits_are_named_once():
     cells += [SimpleNamespace(result=None), SimpleNamespace(result=RunResult(status="ok"))]
     assert _leak_remarks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
     assert _leak_remarks(cells[2:]) == []
+
+
+def verdicts(*given, scores=("certificate/bound",)):
+    results = [RunResult(status="ok", certificate=verdict) for verdict in given]
+    cells = [
+        SimpleNamespace(
+            result=result, row="x", chosen={}, score=lambda _: 1.0, spec=SimpleNamespace(path="p")
+        )
+        for result in results
+    ]
+    table = replace(TABLE, scores=dict.fromkeys(scores, ".1f"))
+    return _build_line(table, "x", cells, {}).verdict
+
+
+def test_the_verdicts_of_the_seeds_are_counted_where_they_differ():
+    assert verdicts("certified", "certified") == "certified"
+    assert verdicts("refused", "certified", "certified") == "2 certified, 1 refused"
+    assert verdicts(None, "certified") == "certified"
+    assert verdicts(None) == ""
+    assert verdicts("certified", scores=["certificate/ratio"]) == ""
+
+
+def test_verdicts_are_a_column_of_their_own():
+    lines = [Line("a", {PSNR: [1.0]}, verdict="certified"), Line("b", {PSNR: [2.0]})]
+    text = format_markdown(sheet(lines))
+    assert "|  | test/psnr | certificate |" in text
+    assert "| a | <u>1.00</u> | certified |" in text and "| b | **2.00** |  |" in text
+    assert "certificate" not in format_markdown(sheet([Line("b", {PSNR: [2.0]})]))
 
 
 def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp_path):
