@@ -176,7 +176,7 @@ class Table:
     """rows, with the tasks that they do not apply to"""
     adjust: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """further overrides of a row in a column, such as a step size that follows the noise"""
-    figure: Literal["convergence", "tradeoff", "crops"] | None = None
+    figure: Literal["convergence", "guarantee", "crops"] | None = None
     """figure that is drawn with the table"""
     input: str | None = None
     """name of a first row that shows the observations' own scores; null: none"""

@@ -1,13 +1,15 @@
-"""Figures of tables: joint convergence, and the tradeoff between scores and certificates."""
+"""Figures of tables: joint convergence, and scores far beyond the iterations of training."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bmo_cli.results.figures import save_figure
@@ -96,76 +98,85 @@ def draw_convergence(runs: Sequence[ConvergenceRun], task: str, file: Path) -> N
 
 
 @dataclass(frozen=True)
-class TradeoffRun:
-    """A run of the tradeoff figure.
+class GuaranteeRun:
+    """A run of the guarantee figure.
 
     Attributes:
-        method: name of its row.
-        iterations: K.
+        row: `CLASS: METHOD`, the class of the guarantee and the method.
         scores: PSNR in dB by number of iterations; nan: an iterate was not finite.
-        bound: certified upper bound of the Lipschitz constant of D; None: none is known.
-        ratio: the largest measured ratio |D(a) - D(b)|_G / |a - b|_G.
     """
 
-    method: str
-    iterations: int
+    row: str
     scores: Mapping[int, float]
-    bound: float | None
-    ratio: float
 
 
-_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+_STYLES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (5, 1, 1, 1, 1, 1)), "P"))
+_DODGE = 0.02
+"""shift of a row against the one before, in decades, so that their bars do not cover one another"""
+_DEPTH = 0.5
+"""dB that are shown below the lowest row after the fewest iterations"""
 
 
-def draw_tradeoff(runs: Sequence[TradeoffRun], file: Path) -> None:
-    """Draw PSNR far beyond K on the left, and against the constant of D on the right.
+def draw_guarantee(runs: Sequence[GuaranteeRun], title: str, file: Path) -> None:
+    """Draw PSNR against the number of iterations, a curve for each row.
 
-    Colours denote networks, line styles and markers methods. Runs that differ in their seed alone
-    have the same style.
+    Colours denote classes of guarantees, line styles and markers the methods of a class. A marker
+    is the mean over the seeds, and a bar reaches from the smallest to the largest of them. A hollow
+    triangle at the lower edge stands for a mean below it, or for iterates that were not finite.
 
     Args:
-        runs: of rows named "NETWORK, METHOD".
+        runs: of one column of the table.
+        title: of the figure.
         file: to write.
     """
-    figure = Figure(figsize=(11, 4.9), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.4, 1])
-    names = {run.method: run.method.partition(",")[::2] for run in runs}
-    networks = list(dict.fromkeys(network for network, _ in names.values()))
-    methods = list(dict.fromkeys(method for _, method in names.values()))
-    finite = [v for run in runs for v in run.scores.values() if math.isfinite(v)]
-    floor = max(min(finite), max(finite) - 8) if finite else 0.0
-    top = max(finite, default=1.0)
-    handles = {}
-    for run in runs:
-        network, method = names[run.method]
-        colour = f"C{networks.index(network)}"
-        style, marker = _STYLES[methods.index(method) % len(_STYLES)]
-        points = [(k, v) for k, v in sorted(run.scores.items()) if math.isfinite(v)]
-        (handles[run.method],) = left.plot(
-            *(zip(*points, strict=True) if points else ([], [])),
-            style, color=colour, marker="o", markersize=4,
-        )  # fmt: skip
-        end = run.scores[max(run.scores)] if run.scores else math.nan
-        last = end if math.isfinite(end) else -math.inf  # diverged: drawn at the floor
-        proved = run.bound is not None and run.bound <= 1 + 1e-6
-        constant = run.bound if proved and run.bound is not None else min(run.ratio, 10.0)
-        right.plot(
-            constant, max(last, floor), marker, color=colour, markersize=9,
-            markerfacecolor=colour if proved else "none",
-        )  # fmt: skip
-    left.axvline(runs[0].iterations, color="0.5", linestyle=":", linewidth=1)
-    left.annotate(
-        "K trained with", (runs[0].iterations, 0), xycoords=("data", "axes fraction"),
-        xytext=(4, 5), textcoords="offset points", color="0.4", fontsize=8,
-    )  # fmt: skip
-    left.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
-    left.set_ylim(floor - 0.3, top + 0.3)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    right.axvline(1, color="0.5", linewidth=1)
-    right.set(
-        xlabel="constant of D: filled certified bound, hollow measured",
-        ylabel=f"PSNR in dB after {max(runs[0].scores)} iterations (floor: {floor:.0f})",
-    )
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
+    rows = {row: _seeds_by_count(runs, row) for row in dict.fromkeys(run.row for run in runs)}
+    finite = [[v for k in seeds for v in seeds[k] if math.isfinite(v)] for seeds in rows.values()]
+    first = [statistics.fmean(next(iter(seeds.values()))) for seeds in rows.values()]
+    floor = min(filter(math.isfinite, first), default=0.0) - _DEPTH
+    figure = Figure(figsize=(9.5, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title(title, fontsize=11)
+    methods_by_class: dict[str, int] = {}
+    for i, (row, seeds) in enumerate(rows.items()):
+        kind = row.partition(":")[0]
+        number = methods_by_class[kind] = methods_by_class.get(kind, -1) + 1
+        shift = 10 ** (_DODGE * (i - (len(rows) - 1) / 2))
+        style, marker = _STYLES[number % len(_STYLES)]
+        look = {"linestyle": style, "marker": marker, "label": row}
+        colour = f"C{list(methods_by_class).index(kind)}"
+        _draw_row(axis, {shift * k: values for k, values in seeds.items()}, floor, colour, look)
+    counts = sorted({count for seeds in rows.values() for count in seeds})
+    axis.set(xscale="log", xlabel="iterations of T at test time", ylabel="PSNR in dB, test split")
+    axis.set_xticks(counts, [str(count) for count in counts])
+    axis.minorticks_off()
+    axis.set_ylim(floor, max((v for values in finite for v in values), default=floor + 1) + 0.2)
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8)
     save_figure(figure, file, 120)
+
+
+def _draw_row(
+    axis: Axes,
+    seeds: Mapping[float, Sequence[float]],
+    floor: float,
+    colour: str,
+    look: Mapping[str, Any],
+) -> None:
+    """Draw the mean and the range of the seeds at every place, and a triangle where it is below."""
+    means = {place: statistics.fmean(values) for place, values in seeds.items()}
+    seen = [max(mean, floor - _DEPTH) for mean in means.values()]  # a line cannot end at -inf
+    axis.plot(list(means), seen, color=colour, markersize=4, linewidth=1, **look)
+    lowest, highest = ([end(values) for values in seeds.values()] for end in (min, max))
+    axis.vlines(list(means), lowest, highest, colors=colour)
+    lost = [place for place, mean in means.items() if mean < floor]
+    edge = [floor] * len(lost)
+    axis.plot(lost, edge, "v", color=colour, markerfacecolor="none", clip_on=False)
+
+
+def _seeds_by_count(runs: Sequence[GuaranteeRun], row: str) -> dict[int, list[float]]:
+    """The scores of the seeds of a row by number of iterations; -inf where one was not finite."""
+    own = [run.scores for run in runs if run.row == row]
+    return {
+        count: [v if math.isfinite(v) else -math.inf for v in (s[count] for s in own)]
+        for count in sorted(own[0])
+    }

@@ -14,7 +14,7 @@ from bmo_cli.data.images.file import read_image
 from bmo_cli.results.result import RunResult
 from bmo_cli.tables.cell import Cell, sanitize_name
 from bmo_cli.tables.crops import Panel, draw_crops
-from bmo_cli.tables.curves import ConvergenceRun, TradeoffRun, draw_convergence, draw_tradeoff
+from bmo_cli.tables.curves import ConvergenceRun, GuaranteeRun, draw_convergence, draw_guarantee
 
 
 def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
@@ -35,10 +35,12 @@ def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Pa
             file = stem.with_name(f"{stem.name}-{task}.png")
             draw_convergence([_build_convergence_run(cell) for cell in own], str(task), file)
             yield file
-    elif table.figure == "tradeoff" and done:
-        file = stem.with_name(f"{stem.name}.png")
-        draw_tradeoff([_build_tradeoff_run(cell) for cell in done], file)
-        yield file
+    elif table.figure == "guarantee":
+        for column in dict.fromkeys(cell.column for cell in done):
+            own = [cell for cell in done if cell.column == column]
+            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+            draw_guarantee([_build_guarantee_run(cell) for cell in own], column, file)
+            yield file
     elif table.figure == "crops":
         for column in dict.fromkeys(cell.column for cell in done):
             own = [cell for cell in done if cell.column == column]
@@ -62,18 +64,13 @@ def _build_convergence_run(cell: Cell) -> ConvergenceRun:
     )
 
 
-def _build_tradeoff_run(cell: Cell) -> TradeoffRun:
-    """The data of a cell in the tradeoff figure."""
+def _build_guarantee_run(cell: Cell) -> GuaranteeRun:
+    """The data of a cell in the guarantee figure."""
     metrics = _require_result(cell).metrics
     counted = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
     scores = {int(match[1]): metrics[match[0]] for match in counted if match}
-    ratio = metrics["certificate/ratio"]
-    return TradeoffRun(
-        method=cell.row,
-        iterations=cell.spec.config.train.iterations,
-        scores={count: math.nan if v is None else v for count, v in scores.items()},
-        bound=metrics["certificate/bound"],
-        ratio=math.inf if ratio is None else ratio,
+    return GuaranteeRun(
+        cell.row, {count: math.nan if v is None else v for count, v in scores.items()}
     )
 
 

@@ -17,7 +17,7 @@ from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
 from bmo_cli.tables.collect import _build_line, _leak_remarks
 from bmo_cli.tables.crops import Panel, draw_crops, find_detailed_square
-from bmo_cli.tables.curves import TradeoffRun, draw_tradeoff
+from bmo_cli.tables.curves import GuaranteeRun, draw_guarantee
 from bmo_cli.tables.latex import format_latex
 from bmo_cli.tables.markdown import format_markdown
 from bmo_cli.tables.plan import combine_values, drop_overridden, scale_table
@@ -399,25 +399,67 @@ def test_verdicts_are_a_column_of_their_own():
     assert "certificate" not in format_markdown(sheet([Line("b", {PSNR: [2.0]})]))
 
 
-def test_tradeoff_styles_are_those_of_the_method_for_every_seed(monkeypatch, tmp_path):
-    drawn = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    rows = ["free, bmo", "free, unrolled", "lip, bmo", "lip, unrolled", "guided, unrolled"]
-    prices = [
-        TradeoffRun(row, 10, {10: 30.0 + seed, 100: 29.0}, None, 0.9)
-        for row in rows
-        for seed in range(3)
-    ]
-    draw_tradeoff(prices, tmp_path / "x.png")
-    left, right = drawn[0].axes
-    curves = [line for line in left.lines if len(line.get_xdata()) == 2][: len(prices)]
-    points = [line for line in right.lines if len(line.get_xdata()) == 1]
-    styles = [curve.get_linestyle() for curve in curves]
-    markers = [point.get_marker() for point in points]
-    assert styles == ["-"] * 3 + ["--"] * 3 + ["-"] * 3 + ["--"] * 6
-    assert markers == ["o"] * 3 + ["s"] * 3 + ["o"] * 3 + ["s"] * 6
-    assert [curve.get_color() for curve in curves] == ["C0"] * 6 + ["C1"] * 6 + ["C2"] * 3
-    (legend,) = drawn[0].legends
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    return figures
+
+
+def curves_of(axis):
+    """The curves of a guarantee figure by row, without the marks at its lower edge."""
+    return {line.get_label(): line for line in axis.lines if not line.get_label().startswith("_")}
+
+
+def test_guarantees_have_a_colour_and_their_methods_a_style(drawn, tmp_path):
+    rows = ["none: a, bmo", "none: a, unrolled", "proved: b, bmo", "none: c, bmo"]
+    runs = [GuaranteeRun(row, {10: 30.0 + s, 100: 29.0}) for s in range(3) for row in rows]
+    draw_guarantee(runs, "minutes", tmp_path / "x.png")
+    (figure,) = drawn
+    (axis,) = figure.axes
+    curves = curves_of(axis)
+    assert list(curves) == rows
+    assert [curve.get_color() for curve in curves.values()] == ["C0", "C0", "C1", "C0"]
+    assert [curve.get_marker() for curve in curves.values()] == ["o", "s", "o", "^"]
+    assert len({curve.get_linestyle() for curve in curves.values()}) == 3
+    (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == rows
-    shown = [line.get_linestyle() for line in legend.get_lines()]
-    assert shown == ["-", "--", "-", "--", "--"]
+
+
+def test_a_marker_is_the_mean_of_the_seeds_and_a_bar_their_range(drawn, tmp_path):
+    scores = {"x: a": [30.0, 30.3, 31.2], "x: b": [29.0, 29.0, 29.3]}
+    runs = [GuaranteeRun(row, {10: v, 30: 31.0}) for row, given in scores.items() for v in given]
+    draw_guarantee(runs, "", tmp_path / "x.png")
+    (axis,) = drawn[0].axes
+    for (row, curve), bars in zip(curves_of(axis).items(), axis.collections, strict=True):
+        places, means = curve.get_data()
+        assert means == pytest.approx([np.mean(scores[row]), 31.0])
+        segments = bars.get_segments()
+        assert [segment[:, 0].tolist() for segment in segments] == [[p, p] for p in places]
+        assert segments[0][:, 1].tolist() == [min(scores[row]), max(scores[row])]
+    first, second = (curve.get_xdata() for curve in curves_of(axis).values())
+    assert first[0] < 10 < second[0] < 1.1 * first[0]  # side by side at 10 iterations
+
+
+def test_rows_that_fall_out_of_the_figure_are_marked_at_its_edge(drawn, tmp_path):
+    runs = [
+        GuaranteeRun("none: drifts", {10: 30.0, 100: 29.8, 1000: 7.0}),
+        GuaranteeRun("none: diverges", {10: 31.0, 100: 31.0, 1000: np.nan}),
+        GuaranteeRun("proved: stays", {10: 30.5, 100: 30.6, 1000: 30.6}),
+    ]
+    draw_guarantee(runs, "", tmp_path / "x.png")
+    (axis,) = drawn[0].axes
+    floor, top = axis.get_ylim()
+    assert 29 < floor < 29.8 and 31 < top < 32
+    marks = [line.get_xydata() for line in axis.lines if line.get_marker() == "v"]
+    curves = curves_of(axis).values()
+    assert [len(mark) for mark in marks] == [1, 1, 0]
+    for mark, curve in zip(marks[:2], curves, strict=False):
+        assert mark[0].tolist() == [curve.get_xdata()[-1], floor]
+        assert np.isfinite(curve.get_ydata()).all() and curve.get_ydata()[-1] < floor
+
+
+def test_a_figure_of_runs_without_finite_scores_is_drawn(drawn, tmp_path):
+    draw_guarantee([GuaranteeRun("none: a", {10: np.nan})], "", tmp_path / "x.png")
+    assert len(drawn) == 1
