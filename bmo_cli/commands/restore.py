@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from bmo_cli.data.images.photograph import Photograph
 from bmo_cli.data.images.white_level import Brightness, remarks
 from bmo_cli.data.kernel_files import choose_kernel, read_kernels
 from bmo_cli.data.patches import as_tensor
-from bmo_cli.errors import InputError
+from bmo_cli.errors import DivergenceError, InputError
 from bmo_cli.experiment.build import choose_device, instantiate, load_target_class
 from bmo_cli.experiment.checkpoint import load_checkpoint
 from bmo_cli.experiment.evaluation import Settings, solve
@@ -37,6 +37,7 @@ from bmo_cli.tasks.task import Task
 log = logging.getLogger("bmo")
 
 _SMOOTHING = 32  # pixels of continuation over which the input of a guided network becomes smooth
+_PROBE = 64  # side of the corner on which a stated noise is tried
 
 
 @names_plugins
@@ -77,7 +78,14 @@ def restore(config: RestoreConfig) -> None:
         config.tile,
         config.tile_margin,
     )
-    images = restorer(y, None if kernel is None else kernel.to(device))
+    if kernel is not None:
+        kernel = kernel.to(device)
+    if config.noise is not None and not _reads_noise(restorer, y, kernel, config.noise):
+        log.warning(
+            "noise=%g changes nothing: no part of this scheme reads the level of the noise",
+            config.noise,
+        )
+    images = restorer(y, kernel)
     height, width = _write_photograph(output, photograph, images, overwrite=config.overwrite)
     white = f", white is {photograph.white}" if photograph.white != photograph.levels else ""
     log.info("wrote %s (%d x %d, %d bit%s)", output, width, height, photograph.depth, white)
@@ -181,6 +189,23 @@ def _with_noise(settings: Mapping[str, Any], noise: float | None) -> Mapping[str
     if "noise" not in settings:
         raise InputError("noise= is for runs of task=deconv; this task has none: leave it out")
     return {**settings, "noise": noise}
+
+
+def _reads_noise(restorer: Restorer, y: Tensor, kernel: Tensor | None, noise: float) -> bool:
+    """Whether another level changes the restored image, tried on a corner of the photograph.
+
+    Args:
+        restorer: with this noise.
+        y, kernel: as for the restorer.
+        noise: in grey levels of 255.
+    """
+    side = max(_PROBE, *_kernel_shape(kernel))
+    corner = y[..., :side, :side]
+    other = replace(restorer, settings=_with_noise(restorer.settings, 2 * noise + 1))
+    try:
+        return not torch.equal(restorer(corner, kernel), other(corner, kernel))
+    except DivergenceError:
+        return True  # the photograph itself will say so
 
 
 def _kernel_shape(kernel: Tensor | None) -> tuple[int, ...]:

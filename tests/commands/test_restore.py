@@ -1,20 +1,28 @@
 """`bmo restore`: one photograph in, one file out, and as good as an evaluation says."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import tifffile
+import torch
 from conftest import TINY, result
 from image_case import SRGB_LIKE
 from made_tiff import Layout, Page, tiff
 from PIL import Image
 
-from bmo_cli.commands.restore import _with_noise, restore
+from bmo_cli.commands.restore import Restorer, _reads_noise, _with_noise, restore
 from bmo_cli.data.images.file import Photograph, read_image, write_image
 from bmo_cli.errors import InputError
+from bmo_cli.experiment.evaluation import Settings
+from bmo_cli.gkm.proximal import Resolvent
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.nets.dncnn import DnCNN
+from bmo_cli.nets.guided import GuidedPotential
+from bmo_cli.tasks.deconvolution import Deconvolution
 
 
 def blurred_outside(clean, kernel, rng, noise=2.55 / 255):
@@ -290,3 +298,28 @@ def test_a_task_that_enlarges_restores_at_its_own_size(bmo, tiny, tmp_path, rng)
     assert np.abs(whole - low.repeat(2, 0).repeat(3, 1)).mean() < 5
     for name in ("pad", "tiles"):
         assert np.abs(outputs[name].pixels[..., 0] - whole)[16:-16, 16:-16].max() <= 2
+
+
+@pytest.mark.slow
+def test_a_stated_noise_that_nothing_reads_is_named(bmo, trained, tmp_path, rng):
+    Image.fromarray(rng.integers(0, 256, (31, 45), dtype=np.uint8)).save(tmp_path / "in.png")
+    np.save(tmp_path / "k.npy", np.ones((3, 3)))
+    words = ["restore", "run=run", "input=in.png", "kernel=k.npy", "overwrite=true"]
+    message = "noise=5 changes nothing: no part of this scheme reads the level of the noise"
+    assert message in bmo(*words, "output=out.png", "noise=5").stdout
+    assert "changes nothing" not in bmo(*words, "output=out.png").stdout
+
+
+@pytest.mark.parametrize(
+    ("operator", "net", "reads"),
+    [
+        (Resolvent(gamma=10.0), DnCNN(width=4, depth=3), False),
+        (Resolvent(gamma=10.0, noise_power=2.0), DnCNN(width=4, depth=3), True),
+        (Resolvent(gamma=10.0), GuidedPotential(widths=(4, 4, 4)), True),
+    ],
+)
+def test_which_schemes_read_the_noise_is_tried(rng, operator, net, reads):
+    restorer = Restorer(GKM(operator=operator, net=net), Deconvolution, {}, Settings(4))
+    restorer = replace(restorer, settings=_with_noise({"noise": 2.55}, 5.0))
+    y = torch.tensor(rng.random((1, 1, 80, 70)), dtype=torch.float32)
+    assert _reads_noise(restorer, y, torch.ones(3, 3) / 9, 5.0) == reads
