@@ -93,7 +93,7 @@ class ConvexPotential(Network):
         side = self.filters.shape[-1]
 
         def apply(x: Tensor) -> Tensor:
-            require_room(x, side)
+            require_room(x.shape, side)
             for unit, gradient, rho in steps:
                 x = x - rho * gradient(x, unit)
             return x

@@ -6,6 +6,7 @@ Shape legend: B images, C channels, H x W pixels, m filters of k x k.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,19 +42,19 @@ def unit_filters(filters: Tensor) -> Tensor:
     return centred / norm_squared_bound(centred).clamp_min(1e-30).sqrt()
 
 
-def require_room(x: Tensor, size: int) -> None:
+def require_room(shape: Sequence[int], size: int) -> None:
     """Refuse images that are smaller than the reach of the filters.
 
     Args:
-        x: (B, C, H, W).
+        shape: of the images, (B, C, H, W).
         size: k.
 
     Raises:
         InputError: a side has fewer than k // 2 pixels.
     """
-    if min(x.shape[2:]) < size // 2:
+    if min(shape[2:]) < size // 2:
         raise InputError(
-            f"an image of {x.shape[2]} x {x.shape[3]} is too small for filters of {size} x {size} "
+            f"an image of {shape[2]} x {shape[3]} is too small for filters of {size} x {size} "
             "(net.size)"
         )
 
@@ -70,6 +71,7 @@ class PeriodicBuffer:
     """
 
     def __init__(self, shape: torch.Size, filters: Tensor) -> None:
+        require_room(shape, filters.shape[-1])
         self._reach = p = filters.shape[-1] // 2
         *first, self._height, self._width = shape
         rows, columns = (n + 2 * p + -n % _BLOCK for n in shape[2:])

@@ -65,9 +65,10 @@ def _compose(
     """`huber_gradient` by its definition, with derivatives of every order."""
     z = analyse(x, filters)
     if cos is None or sin is None:
-        return synthesise(torch.clamp(z, -levels, levels), filters)
-    clipped = torch.clamp(rotate(z, cos, sin), -levels, levels)
-    return synthesise(rotate(clipped, cos, -sin), filters)
+        clipped = torch.clamp(z, -levels, levels)
+    else:
+        clipped = rotate(torch.clamp(rotate(z, cos, sin), -levels, levels), cos, -sin)
+    return synthesise(clipped.to(z.dtype), filters)
 
 
 class _HuberGradient(torch.autograd.Function):
@@ -101,10 +102,12 @@ class _HuberGradient(torch.autograd.Function):
         _rotate_back(passed, cos, sin, buffer.interior)
         by_filters = by_levels = by_cos = by_sin = None
         if to_filters:
-            before = torch.empty_like(z)
-            _rotate_back(clipped, cos, sin, before)
+            before = clipped
+            if cos is not None:
+                before = torch.empty_like(z)
+                _rotate_back(clipped, cos, sin, before)
             by_filters = filter_gradient(x, buffer.interior.contiguous(), filters)
-            by_filters += filter_gradient(gradient, before, filters)
+            by_filters += filter_gradient(gradient, before.to(gradient.dtype), filters)
         if any(to_others):
             limited = turned.sub_(passed).mul_(rotated.sign())
             by_levels = limited.sum_to_size(levels.shape)
@@ -118,7 +121,8 @@ class _HuberGradient(torch.autograd.Function):
 
 def _derivatives(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The derivatives with a graph of their own."""
-    inputs = ctx.saved_tensors
+    # Other names of the arguments: x may depend on W and t, through iterations before this one.
+    inputs = [None if value is None else value.view_as(value) for value in ctx.saved_tensors]
     needed = [t for t, needs in zip(inputs, ctx.needs_input_grad, strict=True) if needs]
     value = _compose(*inputs)
     found = iter(torch.autograd.grad(value, needed, gradient, create_graph=True))

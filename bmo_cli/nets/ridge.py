@@ -66,7 +66,7 @@ class _Ridge(Network):
         slopes = torch.cat([self.slopes.clamp(*self._SLOPES), self.slopes.new_zeros(1)])
 
         def apply(x: Tensor) -> Tensor:
-            require_room(x, size)
+            require_room(x.shape, size)
             responses = analyse(x, scaled)
             return x - synthesise(odd_spline(responses, slopes, self._spacing), back)
 

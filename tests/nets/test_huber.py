@@ -69,6 +69,32 @@ def test_it_has_first_and_second_derivatives(shape, steered):
     assert torch.autograd.gradgradcheck(apply, inputs)
 
 
+def test_second_derivatives_through_iterations_that_share_their_arguments():
+    """x of the second iteration depends on W, t and the angles: no path is counted twice."""
+    x, w, t, angle = draw_inputs((5, 6), steered=True, batch=1)
+    leaves = [value.requires_grad_() for value in (w, t, angle)]
+
+    def iterate(gradient):
+        u = x
+        for _ in range(3):
+            u = u - 0.1 * gradient(u)
+        return u.square().sum()
+
+    def by_autograd(u):
+        value, _ = energy(u, *leaves)
+        return torch.autograd.grad(value, u, create_graph=True)[0]
+
+    x.requires_grad_()
+    ours = iterate(lambda u: huber_gradient(u, w, t, as_rotation(angle)))
+    for mine, true in zip(
+        torch.autograd.grad(ours, leaves, create_graph=True),
+        torch.autograd.grad(iterate(by_autograd), leaves),
+        strict=True,
+    ):
+        assert true.abs().max() > 0.01
+        torch.testing.assert_close(mine, true)
+
+
 @pytest.mark.parametrize("needed", range(5))
 def test_a_derivative_in_one_argument_is_that_in_all(needed):
     x, w, t, angle = draw_inputs((5, 6), steered=True)
@@ -110,6 +136,10 @@ def test_it_computes_in_the_precision_of_autocast():
     assert value.dtype is torch.bfloat16
     value.sum().backward()
     assert all(v.grad.dtype is torch.float32 for v in inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        again = huber_gradient(*inputs[:3], tuple(inputs[3:])).square().sum()
+    (first,) = torch.autograd.grad(again, inputs[0], create_graph=True)
+    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(first.sum(), inputs))
     exact = huber_gradient(x, w, t, as_rotation(angle))
     assert 0 < (value.double() - exact).norm() < 0.02 * exact.norm()
 
