@@ -27,7 +27,8 @@ def can_resume(folder: RunFolder, config: AnyConfig) -> bool:
     if before.identity is not None:  # trained and evaluated
         begun = _lacks_certificate(before, config)
     else:
-        begun = before.status in ("interrupted", "running")
+        trained = before.best_step is not None  # what failed is the test
+        begun = trained or before.status in ("interrupted", "running")
     return begun and has_last(folder.checkpoints)
 
 

@@ -122,7 +122,7 @@ class _HuberGradient(torch.autograd.Function):
 def _derivatives(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The derivatives with a graph of their own."""
     # Other names of the arguments: x may depend on W and t, through iterations before this one.
-    inputs = [None if value is None else value.view_as(value) for value in ctx.saved_tensors]
+    inputs: list[Any] = [None if v is None else v.view_as(v) for v in ctx.saved_tensors]
     needed = [t for t, needs in zip(inputs, ctx.needs_input_grad, strict=True) if needs]
     value = _compose(*inputs)
     found = iter(torch.autograd.grad(value, needed, gradient, create_graph=True))

@@ -50,13 +50,19 @@ def build_sheet(
 
 
 def _list_trained_once(table: Table, cells: Sequence[Cell]) -> list[str]:
-    """The rows in which cells of several columns have one training."""
-    columns: dict[tuple[str, str], set[str]] = {}
+    """The rows in which cells of several columns have one training, and so equal weights."""
+    groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
-        if (result := cell.result) is not None:
-            origin = result.trained_in or cell.spec.path.name
-            columns.setdefault((cell.row, origin), set()).add(cell.column)
-    shared = {row for (row, _), served in columns.items() if len(served) > 1}
+        result = cell.result
+        weights = "" if result is None else (result.identity or {}).get("checkpoint", "")
+        if weights:
+            groups.setdefault((cell.row, weights), []).append(cell)
+    shared = {
+        row
+        for (row, _), group in groups.items()
+        if len({cell.column for cell in group}) > 1
+        and any(cell.result and cell.result.trained_in for cell in group)
+    }
     return [row for row in table.rows if row in shared]
 
 
@@ -118,7 +124,7 @@ def _build_line(
 def _format_verdicts(results: Sequence[RunResult]) -> str:
     """The verdict of the certificates; where they differ, with counts: `2 certified, 1 refused`."""
     counts = Counter(result.certificate for result in results if result.certificate)
-    if len(counts) == 1:
+    if len(counts) == 1 and counts.total() == len(results):
         return next(iter(counts))
     return ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
 

@@ -6,7 +6,7 @@ import itertools
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from bmo_cli.results.result import RunResult, Status
 from bmo_cli.results.run import Run, TrainSpec
 from bmo_cli.results.run_folder import RunFolder
 from bmo_cli.tables.cell import Cell
-from bmo_cli.tables.sharing import assign_sources, find_trained, take_training
+from bmo_cli.tables.sharing import assign_sources, fails_in_training, find_trained, take_training
 from bmo_cli.training.run import train
 
 log = logging.getLogger("bmo")
@@ -56,17 +56,16 @@ def run_cells(cells: Sequence[Cell], jobs: int, table: Sequence[Cell] = ()) -> d
         Interrupted: by Ctrl-C or SIGTERM; every cell in progress has a checkpoint.
         DiskFull: the disk is full; finished cells stay usable.
     """
-    failures = _Failures()
-    able = failures.exclude_problems(cells)
-    sources = assign_sources(cells, table)
-    later = [cell for cell in able if cell.spec.path in sources]
+    failures, table = _Failures(), table or cells
+    able = waiting = failures.exclude_problems(cells)
     numbers = itertools.count(1)
     pool: JobPool[Cell] = JobPool(
         jobs, lambda cell, worker: failures.record_end(cell, worker, pool.stopping)
     )
 
-    def start(cell: Cell, source: Cell | None = None) -> None:
+    def start(cell: Cell) -> None:
         log.info("%d/%d  %s", next(numbers), len(able), cell.name)
+        source = find_trained(cell, table)
         folder = None if source is None else source.spec.path
         try:
             pool.add(cell, run_cell, cell, folder, device=cell.spec.config.device)
@@ -75,18 +74,13 @@ def run_cells(cells: Sequence[Cell], jobs: int, table: Sequence[Cell] = ()) -> d
 
     try:
         with pool:
-            for cell in able:
-                if cell.spec.path not in sources:
+            while waiting:
+                sources = assign_sources(waiting, table)
+                first, waiting = _divide(waiting, sources)
+                for cell in first:
                     start(cell)
-            pool.finish()  # the trainings that the later cells take have ended
-            for cell in later:
-                source, first = find_trained(cell, table), sources[cell.spec.path]
-                reason = failures.reasons.get(first.spec.path)
-                if source is None and reason is not None:
-                    failures.add(cell, f"it takes the training of '{first.name}': {reason}")
-                else:
-                    start(cell, source)
-            pool.finish()
+                pool.finish()  # trainings that other cells take have ended
+                waiting = failures.exclude_untrained(waiting, sources)
     except Interrupted as error:
         raise Interrupted(
             f"stopped; {failures.ended} cells were run and what was in progress is saved, the same "
@@ -94,6 +88,16 @@ def run_cells(cells: Sequence[Cell], jobs: int, table: Sequence[Cell] = ()) -> d
             exit_code=error.exit_code,
         ) from error
     return failures.reasons
+
+
+def _divide(cells: Sequence[Cell], sources: Mapping[Path, Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells that can start, and those that wait for the training of one of them."""
+    paths = {cell.spec.path for cell in cells}
+    waiting = {path for path, source in sources.items() if source.spec.path in paths}
+    return (
+        [cell for cell in cells if cell.spec.path not in waiting],
+        [cell for cell in cells if cell.spec.path in waiting],
+    )
 
 
 class _Failures:
@@ -116,6 +120,18 @@ class _Failures:
             more = f" and {len(others)} more" if others else ""
             log.warning("cannot run %s%s: %s", first, more, problem)
         return [cell for cell in cells if not cell.problem]
+
+    def exclude_untrained(self, cells: Sequence[Cell], sources: Mapping[Path, Cell]) -> list[Cell]:
+        """The cells whose training has not failed in the cell that they would take it from."""
+        left = []
+        for cell in cells:
+            source = sources[cell.spec.path]
+            reason = self.reasons.get(source.spec.path)
+            if reason is not None and fails_in_training(source):
+                self.add(cell, f"it takes the training of '{source.name}': {reason}")
+            else:
+                left.append(cell)
+        return left
 
     def add(self, cell: Cell, reason: str) -> None:
         """Record and log the failure of a cell."""

@@ -46,8 +46,10 @@ def assign_sources(missing: Sequence[Cell], cells: Sequence[Cell]) -> dict[Path,
     """
     shared = [cell for cell in missing if cell.training is not None and not cell.problem]
     begun = [cell for cell in shared if _has_begun(cell)]
+    open_paths = {cell.spec.path for cell in shared}
+    done = [c for c in cells if c.spec.path not in open_paths and _has_trained(c)]
     sources: dict[str | None, Cell] = {}
-    for cell in (*filter(_has_trained, cells), *begun, *shared):
+    for cell in (*done, *filter(_has_trained, shared), *begun, *shared):
         sources.setdefault(cell.training, cell)
     kept = {cell.spec.path for cell in begun} | {cell.spec.path for cell in sources.values()}
     return {c.spec.path: sources[c.training] for c in shared if c.spec.path not in kept}
@@ -59,6 +61,15 @@ def _has_trained(cell: Cell) -> bool:
         return False
     result = cell.spec.folder.read_result()
     return result is not None and result.best_step is not None and result.code == source_hash()
+
+
+def fails_in_training(cell: Cell) -> bool:
+    """Whether a cell that failed did so in its training: others would fail alike.
+
+    What fails before training starts, or in the test, need not concern another test.
+    """
+    result = cell.spec.folder.read_result()
+    return result is not None and result.code is not None and result.best_step is None
 
 
 def _has_begun(cell: Cell) -> bool:
@@ -77,16 +88,18 @@ def take_training(spec: TrainSpec, source: RunFolder) -> bool:
         source: run whose training has ended.
 
     Returns:
-        False where a checkpoint is damaged; nothing was taken.
+        False where it is of other code than the present, or where a file is missing or damaged.
     """
-    trained = source.read_result()
-    assert trained is not None
+    trained, history = source.read_result(), source.path / "history.csv"
+    if trained is None or trained.code != source_hash() or not history.is_file():
+        log.info("%s trains by itself: %s has changed", spec.path.name, source.path.name)
+        return False
     try:
         take_checkpoints(source.checkpoints, spec.folder.checkpoints)
     except DamagedCheckpoint as error:
         log.info("%s trains by itself: %s", spec.path.name, error)
         return False
-    shutil.copyfile(source.path / "history.csv", spec.path / "history.csv")
+    shutil.copyfile(history, spec.path / "history.csv")
     RunResult(
         status="running",
         choices=spec.choices,
@@ -96,7 +109,7 @@ def take_training(spec: TrainSpec, source: RunFolder) -> bool:
         weights=trained.weights,
         steps=trained.steps,
         train_seconds=trained.train_seconds,
-        trained_in=trained.trained_in or source.path.name,
+        trained_in=source.path.name,
     ).write(spec.path)
     return True
 

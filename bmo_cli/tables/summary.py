@@ -52,7 +52,7 @@ class Line:
         return f"({known} of {self.runs} runs)" if 0 < known < self.runs else ""
 
 
-_NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 def join_flags(runs: Sequence[Iterable[str]]) -> list[str]:
@@ -63,17 +63,17 @@ def join_flags(runs: Sequence[Iterable[str]]) -> list[str]:
     Args:
         runs: remarks of every finished run.
     """
-    texts: dict[str, list[str]] = {}
-    for flags in runs:
-        for pattern, text in {_NUMBER.sub("#", flag): flag for flag in flags}.items():
-            texts.setdefault(pattern, []).append(text)
-    if len(runs) == 1:
-        return [text for (text,) in texts.values()]
-    return [
-        f"{same[0]} ({len(same)} of {len(runs)} seeds"
-        f"{', numbers of the first' if len(set(same)) > 1 else ''})"
-        for same in texts.values()
-    ]
+    kept: dict[str, dict[int, list[str]]] = {}
+    for run, flags in enumerate(runs):
+        for flag in flags:
+            kept.setdefault(_NUMBER.sub("#", flag), {}).setdefault(run, []).append(flag)
+    joined = []
+    for by_run in kept.values():
+        first = next(iter(by_run.values()))
+        differ = any(texts != first for texts in by_run.values())
+        count = f" ({len(by_run)} of {len(runs)} seeds{', numbers of the first' if differ else ''})"
+        joined += [f"{text}{count if len(runs) > 1 else ''}" for text in first]
+    return joined
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Sheet:
         if not self.trained_once:
             return ""
         note = f"One training serves several columns: {'; '.join(self.trained_once)}."
-        counted = " There cell_seconds counts it in one column alone."
+        counted = " There cell_seconds counts it in the column alone that trained."
         return note + counted if "cell_seconds" in self.scores else note
 
 

@@ -5,11 +5,13 @@ import json
 import re
 from functools import partial
 
+import numpy as np
 import pytest
 import yaml
 from conftest import plain_config, result
 from hydra import initialize_config_dir
 from made_tables import table_maker
+from PIL import Image
 from run_content import history, same, weights
 
 from bmo_cli.config.compose import compose
@@ -224,16 +226,62 @@ def test_a_test_that_fails_is_its_own_column_s_alone(make, trainings, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["damaged", "of other code"])
+def test_a_cell_that_failed_in_its_test_is_not_trained_again(
+    make, trainings, monkeypatch, tmp_path
+):
+    """Its weights stay those that the other columns have taken."""
+    evaluate, broken = training_run.evaluate_test, ["low"]
+
+    def failing(experiment, settings, folder, *rest):
+        if folder.path.name.split("--")[1] in broken:
+            raise BmoError("no test")
+        return evaluate(experiment, settings, folder, *rest)
+
+    monkeypatch.setattr(training_run, "evaluate_test", failing)
+    with pytest.raises(BmoError, match="1 of 3 cells failed"):
+        make()
+    broken.clear()
+    out = make()
+    assert trainings == ["low"] * 3
+    weights = {result(folder_of(out, c))["identity"]["checkpoint"] for c in COLUMNS}
+    assert len(weights) == 1
+    assert "One training serves several columns: bmo." in (out / "mini.md").read_text()
+
+
+@pytest.mark.slow
+def test_test_data_that_cannot_be_used_are_their_own_column_s_problem(
+    make, trainings, tmp_path, rng
+):
+    """The first column fails before training starts; the second trains, the third takes that."""
+    for name, side in (("tiny", 5), ("good", 40), ("fine", 44)):
+        (tmp_path / name).mkdir()
+        image = rng.integers(0, 256, (side, side), dtype=np.uint8)
+        Image.fromarray(image).save(tmp_path / name / "a.png")
+    folders = [f"data.{split}={tmp_path}/good" for split in ("train", "val")]
+    common = ["task=deconv", "debug=tiny", "data=folder", *folders, "data.crop=24", "device=cpu"]
+    common += ["task.kernel_size=7", "task.kernel_count=2", "train.steps=3"]
+    columns = {name: [f"data.test={tmp_path}/{name}"] for name in ("tiny", "good", "fine")}
+    with pytest.raises(BmoError, match="1 of 3 cells failed"):
+        make(common=common, columns=columns)
+    assert trainings == ["good"] * 3
+    found = rows_of(tmp_path / "out")
+    assert [found[column]["status"] for column in columns] == ["failed", "ok", "ok"]
+    assert result(folder_of(tmp_path / "out", "fine"))["trained_in"].startswith("bmo--good")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["damaged", "of other code", "without its history"])
 def test_a_training_that_cannot_be_taken_is_made(make, trainings, what):
     out = make(columns={"low": COLUMNS["low"]})
     folder = folder_of(out, "low")
     if what == "damaged":
         (folder / "checkpoints" / "best.safetensors").write_bytes(b"damaged")
+    elif what == "without its history":
+        (folder / "history.csv").unlink()
     else:
         change(folder, code="other")
     make()
-    trained = ["high", "one"] if what == "damaged" else ["high"]
+    trained = ["high"] if what == "of other code" else ["high", "one"]
     assert set(trainings) == {"low", *trained}
     assert "trained_in" not in result(folder_of(out, "high"))
 

@@ -386,7 +386,7 @@ def verdicts(*given, scores=("certificate/bound",)):
 def test_the_verdicts_of_the_seeds_are_counted_where_they_differ():
     assert verdicts("certified", "certified") == "certified"
     assert verdicts("refused", "certified", "certified") == "2 certified, 1 refused"
-    assert verdicts(None, "certified") == "certified"
+    assert verdicts(None, "certified") == "1 certified"
     assert verdicts(None) == ""
     assert verdicts("certified", scores=["certificate/ratio"]) == ""
 
