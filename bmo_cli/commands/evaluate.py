@@ -10,7 +10,9 @@ from typing import Any
 
 from bmo_cli.config.commands import format_command
 from bmo_cli.config.schema import EvalConfig
+from bmo_cli.config.snapshot import read_snapshot
 from bmo_cli.data.perceptual import look_alikes
+from bmo_cli.errors import InputError
 from bmo_cli.experiment.behaviour import require_map_on_split
 from bmo_cli.experiment.build import build, describe_device
 from bmo_cli.experiment.checkpoint import count_parameters, load_checkpoint
@@ -41,6 +43,7 @@ def evaluate_run(run: Run[EvalConfig]) -> RunResult:
     """
     config = run.config
     trained = RunFolder(Path(config.run))
+    _require_noise_of_the_test(config, trained)
     experiment = build(config)
     experiment.task.prepare(["test"])
     progress = load_checkpoint(trained.checkpoints / "best.safetensors", experiment.omega)
@@ -67,6 +70,22 @@ def evaluate_run(run: Run[EvalConfig]) -> RunResult:
     if recorded is not None:
         testing = replace(testing, data=_add_leaks(testing.data, recorded.data or {}))
     return replace(result.including(testing), peak_rss_mib=peak_rss_mib())
+
+
+def _require_noise_of_the_test(config: EvalConfig, trained: RunFolder) -> None:
+    """Refuse a new `task.noise` that the run's own `task.test_noise` would hide.
+
+    Raises:
+        InputError: the noise of training was changed alone, and the test has one of its own.
+    """
+    before: Mapping[str, Any] = read_snapshot(trained.path).get("task") or {}
+    tested = config.task.get("test_noise")
+    changed = config.task.get("noise") != before.get("noise")
+    if tested is not None and changed and tested == before.get("test_noise"):
+        raise InputError(
+            f"task.noise={config.task['noise']} would change nothing: this run is tested with "
+            f"task.test_noise={tested}; give task.test_noise={config.task['noise']}"
+        )
 
 
 def _add_leaks(tested: Mapping[str, Any], trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +17,10 @@ from conftest import result
 from run_content import history, same, weights
 from safetensors.torch import save_file
 
+from bmo_cli.commands.evaluate import _require_noise_of_the_test
 from bmo_cli.config.locate import choices
 from bmo_cli.data.images.file import Photograph, read_image, write_image
+from bmo_cli.errors import InputError
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.results.run_folder import RunFolder
 
@@ -214,6 +218,23 @@ def test_divergence_keeps_the_last_good_checkpoint(bmo, tiny, tmp_path):
     assert found["status"] == "failed"
     assert re.search("non-finite|beyond the range of float32", found["message"])
     assert all(np.isfinite(value).all() for value in weights(tmp_path / "run", "best").values())
+
+
+@pytest.mark.parametrize(
+    ("task", "refused"),
+    [
+        ({"noise": 9, "test_noise": 2.55}, True),  # task.noise=9, hidden by that of the test
+        ({"noise": 9, "test_noise": 9}, False),
+        ({"noise": 9, "test_noise": None}, False),
+        ({"noise": 2.55, "test_noise": 2.55}, False),
+        ({}, False),
+    ],
+)
+def test_a_noise_that_the_test_does_not_have_is_refused(tmp_path, task, refused):
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "config.yaml").write_text("task: {noise: 2.55, test_noise: 2.55}\n")
+    with pytest.raises(InputError, match=r"give task\.test_noise=9") if refused else nullcontext():
+        _require_noise_of_the_test(SimpleNamespace(task=task), RunFolder(tmp_path))
 
 
 @pytest.mark.slow
