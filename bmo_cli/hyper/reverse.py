@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.hyper.memory import MIB, free_memory, in_words
 from bmo_cli.nets.mode import preserved_state
-from bmo_cli.solver.cost import SavedBytes
+from bmo_cli.solver.cost import LiveBytes, SavedBytes
 from bmo_cli.solver.fixed_point import FixedPointMap, Solution, UpdateRule, iterate
 from bmo_cli.solver.problem import Loss, Sample
 from bmo_cli.solver.recompute import iterate_lean
@@ -68,7 +69,7 @@ class Need:
         discriminant = left**2 - 4 * graph * self.state * iterations
         root = (left + math.sqrt(max(discriminant, 0.0))) / (2 * graph)
         near = (min(int(root) + 1, iterations), int(root), 1)
-        return next((m for m in near if m and self.total(iterations, m) <= budget), None)
+        return next((m for m in near if m >= 1 and self.total(iterations, m) <= budget), None)
 
 
 class ReverseMode(HyperOptimizer):
@@ -89,10 +90,12 @@ class ReverseMode(HyperOptimizer):
     def plan(
         self, scheme: GKM, sample: Sample, iterations: int, free: int | None, parts: int = 1
     ) -> None:
-        mapping = scheme.bind(sample.problem)
+        with SavedBytes() as bound:
+            mapping = scheme.bind(sample.problem)
         update = self._update_rule(mapping, mapping.loss_on_state(sample.loss))
         kept = self.differentiated_iterations(iterations)
-        need = measure_need(mapping, sample.initial, update).for_parts(parts)
+        need = measure_need(mapping, sample.initial, update, scheme.parameters())
+        need = replace(need, working=need.working + bound.total).for_parts(parts)
         key = _key(kept, mapping.lift(sample.initial))
         self._segments[key] = self._choose_segment(scheme, need, kept, free)
 
@@ -126,7 +129,7 @@ class ReverseMode(HyperOptimizer):
         if key not in self._segments and torch.is_grad_enabled():
             device = initial[0].device
             with preserved_state(scheme, device):
-                need = measure_need(mapping, initial, update)
+                need = measure_need(mapping, initial, update, scheme.parameters())
             self._segments[key] = self._choose_segment(
                 scheme, need, iterations, free_memory(device)
             )
@@ -212,17 +215,48 @@ def _log_segments(need: Need, iterations: int, segment: int, budget: float) -> N
     )
 
 
-def measure_need(mapping: FixedPointMap, initial: State, update: UpdateRule | None) -> Need:
-    """Memory that the second of two iterations adds. The first also saves what all share."""
+def measure_need(
+    mapping: FixedPointMap,
+    initial: State,
+    update: UpdateRule | None,
+    parameters: Iterable[Tensor],
+) -> Need:
+    """Memory that the second of two iterations adds. The first also saves what all share.
+
+    Args:
+        mapping: D and G at the problem.
+        initial: u^0.
+        update: see `iterate`.
+        parameters: learned, for the backward pass of the second iteration.
+    """
     with torch.enable_grad(), SavedBytes() as saved:
         u = tuple(block.detach().requires_grad_() for block in mapping.lift(initial))
         between = iterate(mapping, u, iterations=1, update=update).value
         first = saved.total
-        iterate(mapping, between, iterations=1, update=update, start=1)
-    iteration = saved.total - first
+        end = iterate(mapping, between, iterations=1, update=update, start=1).value
+        iteration = saved.total - first
+    backward = _measure_backward(end, (*between, *parameters))
     shared = max(first - iteration, 0)
-    working = shared + math.ceil(_WORKING * iteration)
+    working = shared + max(math.ceil(_WORKING * iteration), backward)
     return Need(sum(_size(block) for block in u), iteration, working)
+
+
+def _measure_backward(end: State, inputs: Iterable[Tensor]) -> int:
+    """Bytes that the backward pass from `end` to `inputs` holds at a time, its results included."""
+    outputs = [block for block in end if block.requires_grad]
+    wanted = [value for value in inputs if value.requires_grad]
+    if not outputs or not wanted:
+        return 0
+    with LiveBytes() as live:
+        torch.autograd.grad(
+            outputs,
+            wanted,
+            [torch.ones_like(block) for block in outputs],
+            allow_unused=True,
+            retain_graph=True,  # the iterations to come share a part of it
+        )
+    peak: int = live.peak
+    return peak
 
 
 def _key(iterations: int, u: State) -> tuple[object, ...]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bmo_cli.solver.state import State
 
@@ -86,3 +89,40 @@ class SavedBytes:
             self._kept.append(tensor.detach())  # keeps its address from being used again
             self.total += storage.nbytes()
         return tensor.detach()  # an output of the graph would keep the graph alive
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Context that follows the bytes of the tensors that are made in it and still exist.
+
+    It sees what a backward pass holds for a while and autograd does not save.
+
+    Attributes:
+        peak: largest number of bytes at a time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = self._now = 0
+        self._known: dict[int, weakref.ref[object]] = {}
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self, function, types, arguments=(), keywords=None
+    ):
+        out = function(*arguments, **(keywords or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._follow(tensor.untyped_storage())
+        return out
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage.data_ptr(), storage.nbytes()
+        if key in self._known or size == 0:
+            return
+
+        def end(_: object) -> None:
+            if self._known.pop(key, None) is not None:
+                self._now -= size
+
+        self._known[key] = weakref.ref(storage, end)
+        self._now += size
+        self.peak = max(self.peak, self._now)

@@ -37,10 +37,11 @@ def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Pa
             yield file
     elif table.figure == "guarantee":
         for column in dict.fromkeys(cell.column for cell in done):
-            own = [cell for cell in done if cell.column == column]
-            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
-            draw_guarantee([_build_guarantee_run(cell) for cell in own], column, file)
-            yield file
+            runs = [_build_guarantee_run(cell) for cell in done if cell.column == column]
+            if all(run.scores for run in runs):  # else eval.score_at is empty
+                file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+                draw_guarantee(runs, column, file)
+                yield file
     elif table.figure == "crops":
         for column in dict.fromkeys(cell.column for cell in done):
             own = [cell for cell in done if cell.column == column]
