@@ -33,13 +33,18 @@ def synthesise(z: Tensor, filters: Tensor) -> Tensor:
     return image
 
 
-def unit_filters(filters: Tensor) -> Tensor:
-    """The filters without their means, divided by |W|: (m, C, k, k), of zero mean with |W| <= 1.
+def unit_filters(filters: Tensor, *, zero_mean: bool = True) -> Tensor:
+    """The filters divided by |W|, so that |W| <= 1: (m, C, k, k).
 
     |W| is bounded for images of every size (`nets.operator_norms`).
+
+    Args:
+        filters: (m, C, k, k).
+        zero_mean: whether their means are subtracted first.
     """
-    centred = filters - filters.mean((2, 3), keepdim=True)
-    return centred / norm_squared_bound(centred).clamp_min(1e-30).sqrt()
+    if zero_mean:
+        filters = filters - filters.mean((2, 3), keepdim=True)
+    return filters / norm_squared_bound(filters).clamp_min(1e-30).sqrt()
 
 
 def require_room(shape: Sequence[int], size: int) -> None:
@@ -179,19 +184,19 @@ def filter_gradient(x: Tensor, z: Tensor, filters: Tensor) -> Tensor:
     return gradient
 
 
-def dct_filters(channels: int, size: int) -> Tensor:
-    """DCT-II basis of k x k patches without the constant, lowest frequencies first.
+def dct_filters(channels: int, size: int, *, constant: bool = False) -> Tensor:
+    """DCT-II basis of k x k patches, lowest frequencies first.
 
     Args:
         channels: C. With 3, every frequency exists for the sum and two differences of the channels.
-            The constants of the differences are left out as well.
         size: k.
+        constant: whether the basis has the constants of the sum and of the differences.
 
     Returns:
-        (C (k^2 - 1), C, k, k), orthonormal.
+        (m, C, k, k), orthonormal; m = C k^2 with the constants, C (k^2 - 1) without.
     """
     frequencies = sorted(
-        ((i, j) for i in range(size) for j in range(size) if i + j > 0),
+        ((i, j) for i in range(size) for j in range(size) if constant or i + j > 0),
         key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
     )
     waves = _waves(size)

@@ -31,6 +31,8 @@ NETS = [
     GuidedPotential(widths=(4, 5, 6)),
     GuidedPotential(channels=3, size=5, widths=(3, 3, 3), blocks=2, views=2),
     GuidedPotential(steer=False, widths=(4, 4, 4)),
+    GuidedPotential(channels=3, steer=False, centre=True, threshold=0.1, widths=(4, 4, 4)),
+    GuidedPotential(size=1, steer=False, centre=True, threshold=0.1, widths=(4, 4, 4)),
     ConvexRidge(width=6, size=3),
     ConvexRidge(channels=3, width=30, size=5, knots=3),
     WeaklyConvexRidge(width=6, size=3),
@@ -273,6 +275,36 @@ def test_a_guided_network_is_a_gradient_step_on_a_convex_function(channels):
     torch.testing.assert_close(jacobian, jacobian.mT, rtol=0, atol=1e-12)
     values = torch.linalg.eigvalsh(jacobian)
     assert -1 < values.min() < 0.9 < values.max() <= 1 + 1e-12
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 1), (3, 3)])
+def test_a_predicted_centre_draws_images_to_it_as_far_as_the_level_allows(channels, size):
+    def step(threshold, x, guide):
+        net = GuidedPotential(
+            **{"channels": channels, "size": size, "threshold": threshold, "seed": 1},
+            **{"steer": False, "centre": True, "widths": (4, 4, 4)},
+        ).double()
+        return net.bind(guide)(x)
+
+    shape, double = (2, channels, 10, 12), torch.float64
+    generator = torch.Generator().manual_seed(1)
+    x, other = (torch.rand(shape, generator=generator, dtype=double) for _ in range(2))
+    guide = torch.rand(2, 7 * channels, 10, 12, generator=generator, dtype=double)
+    prediction = step(1e6, x, guide)  # rho starts at 1, and all responses of a DCT determine x
+    torch.testing.assert_close(prediction, step(1e6, other, guide), rtol=0, atol=5e-3)
+    assert (prediction - x).abs().mean() > 0.1
+    far = step(1e-9, x, guide)  # beyond its level, a response goes half of its distance
+    torch.testing.assert_close(far, x + (prediction - x) / 2, rtol=0, atol=5e-3)
+    moved = step(0.05, x, guide)
+    assert (moved - prediction).norm() < (x - prediction).norm()
+    assert (moved - x).mean((2, 3)).abs().max() > 1e-3  # filters of zero mean would keep the mean
+
+
+def test_a_guided_network_refuses_what_it_cannot_do():
+    with pytest.raises(InputError, match=r"net\.centre=true .* set net\.steer=false"):
+        GuidedPotential(centre=True)
+    with pytest.raises(InputError, match=r"net\.size=1 .* set net\.centre=true"):
+        GuidedPotential(size=1, steer=False)
 
 
 def test_gradient_step_has_a_symmetric_jacobian_and_dncnn_has_not():
