@@ -32,8 +32,8 @@ GROUPS = {
     "task": "A task poses the problems: the data, the degradation, the loss and the scores.",
     "gkm": "The scheme of the generalised Krasnoselskii-Mann (GKM) iteration: a numerical "
     "operator, and the network that follows it. [The method](../method.md) has the formulas.",
-    "net": "The network of the scheme. `crr`, `guided`, `lip`, `norm_conv` and `none` are "
-    "nonexpansive by construction; the others need not be.",
+    "net": "The network of the scheme. `crr`, `guided`, `guided_layers`, `lip`, `norm_conv` and "
+    "`none` are nonexpansive by construction; the others need not be.",
     "hyper": "The hyper-optimiser: how the gradient of the loss with respect to everything learned "
     "is computed. The default is bilevel meta optimisation (BMO); `task=deconv` takes `truncated`.",
     "data": "The photographs of a run. [Data sets](../data-sets.md) describes their files.",

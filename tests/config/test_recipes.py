@@ -28,11 +28,40 @@ def test_a_recipe_is_that_of_the_network_and_the_command_line_wins():
     assert composed("task=deconv", "method=tv").net["_target_"].endswith("Identity")
 
 
+def test_rain_is_certified_where_both_layers_are_guided():
+    config = composed("task=derain", "net=guided_layers", "hyper=truncated")
+    assert config.certify and config.train.iterations == 8 and config.data["channels"] == 3
+    background, rain = config.net["background"], config.net["rain"]
+    assert rain["centre"] and rain["size"] == 1 and not rain["steer"]
+    assert background["steer"] and background["size"] == 3 and not background["centre"]
+    assert not config.gkm["operator"]["learn"]
+    assert composed("task=derain", "net=guided_layers").train.iterations == 2  # hyper=bmo
+
+
 def test_every_recipe_names_a_combination():
     groups = choices()
     parts = (groups[name] for name in ("task", "net", "gkm", "hyper"))
     known = {"_".join(names) for names in itertools.product(*parts)}
     assert groups["recipe"] and set(groups["recipe"]) <= known
+
+
+@pytest.mark.slow
+def test_a_run_of_the_rain_recipe_is_certified_and_one_of_its_default_is_not(tmp_path):
+    photos = make_photos(tmp_path / "photos")
+    places = [f"data.{split}={photos / split}" for split in ("train", "val", "test")]
+    common = ("debug=tiny", "data=folder", "device=cpu", "data.crop=24", "certify=true", *places)
+    guided = [f"net.{layer}.widths=[4,4,4]" for layer in ("background", "rain")]
+    schemes = {
+        "guided": ["net=guided_layers", "hyper=truncated", *guided],
+        "free": ["net.widths=[4,4,4]"],
+    }
+    for name, words in schemes.items():
+        done = run_bmo(
+            "train", "task=derain", *common, *words, f"hydra.run.dir={name}", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "guided")["certificate"] == "certified"
+    assert result(tmp_path / "free")["certificate"] == "not certified"
 
 
 @pytest.mark.slow

@@ -19,9 +19,16 @@ from bmo_cli.hyper.aggregation import BMO
 from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.guided import GuidedPotential
+from bmo_cli.nets.layers import Layers
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.problem import Charbonnier, Loss, Sample, SquaredError
-from bmo_cli.tasks.derain import Derain, SparseRain, rain_problem, smoothed_views
+from bmo_cli.tasks.derain import (
+    Derain,
+    SparseRain,
+    initial_layers,
+    rain_problem,
+    smoothed_views,
+)
 from bmo_cli.tasks.restoration import observation
 
 SCHEMES = [
@@ -118,6 +125,23 @@ def test_every_operator_and_network_applies(rng, operator, form, net):
     learned = [p for p in scheme.parameters() if p.requires_grad]
     outcome.objective.backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in learned)
+
+
+@pytest.mark.parametrize(("centre", "kept"), [(False, True), (True, False)])
+def test_filters_of_zero_mean_cannot_move_brightness_from_the_background_to_rain(rng, centre, kept):
+    small = {"widths": (4, 4, 4), "threshold": 0.05}
+    first = GuidedPotential(**small)
+    second = GuidedPotential(**small, size=1, steer=False, centre=True) if centre else first
+    net = Layers(background=first, rain=second)
+    y = rainy(rng)
+    problem, initial = rain_problem(y), initial_layers(y, "sum")
+    scheme = GKM(operator=ProximalGradient(), net=net, layers=2).double()
+    with torch.no_grad():
+        end = iterate(scheme.bind(problem), initial, iterations=30).value[0]
+    b, r = end.chunk(2, 1)
+    moved = float(((b - r).mean() - y.mean()).abs())
+    assert moved < 1e-12 if kept else moved > 1e-3
+    assert (b - y).abs().max() > 1e-3  # the iteration does something
 
 
 def test_charbonnier_against_its_formula_and_autograd(rng):
