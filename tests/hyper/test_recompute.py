@@ -11,7 +11,7 @@ from bmo_cli.config.locate import config_dir
 from bmo_cli.config.schema import check_config
 from bmo_cli.experiment.build import build
 from bmo_cli.hyper.aggregation import BMO, Unrolled
-from bmo_cli.hyper.reverse import Need
+from bmo_cli.hyper.reverse import Need, measure_need
 from bmo_cli.hyper.truncated import Truncated
 from bmo_cli.solver.cost import Cost, SavedBytes
 from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
@@ -232,8 +232,10 @@ def test_auto_takes_the_longest_segments_that_fit(posed):
         assert need.longest_segment(12, budget) == max(fitting)
     experiment, sample = posed("prox")
     full, kept = saved_by(experiment, sample, Unrolled(memory="full")), []
+    mapping, parameters = experiment.scheme.bind(sample.problem), experiment.scheme.parameters()
+    held = measure_need(mapping, sample.initial, None, parameters).working
     for share in (1.3, 0.8, 0.5):
-        hyper = Unrolled(memory="auto", memory_mib=share * full / 2**20)
+        hyper = Unrolled(memory="auto", memory_mib=(share * full + held) / 2**20)
         assert saved_by(experiment, sample, hyper) <= share * full
         kept.append(next(iter(hyper._segments.values())))
     assert kept[0] == K > kept[1] > kept[2] >= 1
