@@ -320,6 +320,7 @@ GROUPS = choices(groups=("net", "hyper", "method"))
 OWN_SIZES = {
     "dncnn17": ["net.width=4"],
     "drunet": ["net.widths=[4,4,4,4]", "net.blocks=1"],
+    "guided_layers": ["task=derain"],
     "layers": ["task=derain"],
     "separate": ["net=lip"],  # it fits no guided network
     "unet": ["net.widths=[4,4,4]"],
