@@ -125,8 +125,8 @@ def _derivatives(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     inputs: list[Any] = [None if v is None else v.view_as(v) for v in ctx.saved_tensors]
     needed = [t for t, needs in zip(inputs, ctx.needs_input_grad, strict=True) if needs]
     value = _compose(*inputs)
-    found = iter(torch.autograd.grad(value, needed, gradient, create_graph=True))
-    return tuple(next(found) if needs else None for needs in ctx.needs_input_grad)
+    computed = iter(torch.autograd.grad(value, needed, gradient, create_graph=True))
+    return tuple(next(computed) if needs else None for needs in ctx.needs_input_grad)
 
 
 def _pairs(z: Tensor) -> tuple[Tensor, Tensor]:

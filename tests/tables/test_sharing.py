@@ -72,15 +72,15 @@ def rows_of(out):
 
 def scores(folder):
     """Everything that a run says of its weights and its test, without times."""
-    found = result(folder)
+    written = result(folder)
     kept = ("val/", "train/", "test/", "certificate/")
-    metrics = {k: v for k, v in found["metrics"].items() if k.startswith(kept)}
+    metrics = {k: v for k, v in written["metrics"].items() if k.startswith(kept)}
     images = {
         name: {k: v for k, v in values.items() if k != "seconds"}
-        for name, values in found["images"].items()
+        for name, values in written["images"].items()
     }
     keys = ("steps", "best_step", "evaluations", "products", "protocol", "data", "flags")
-    others = {key: found.get(key) for key in (*keys, "certificate", "identity")}
+    others = {key: written.get(key) for key in (*keys, "certificate", "identity")}
     others["identity"] = {k: v for k, v in others["identity"].items() if "checkpoint" not in k}
     metrics = {key: value for key, value in metrics.items() if not key.endswith("seconds")}
     return metrics, images, others
@@ -221,8 +221,8 @@ def test_a_test_that_fails_is_its_own_column_s_alone(make, trainings, monkeypatc
     with pytest.raises(BmoError, match="1 of 3 cells failed"):
         make()
     assert trainings == ["low"] * 3
-    found = rows_of(tmp_path / "out")
-    assert [found[column]["status"] for column in COLUMNS] == ["failed", "ok", "ok"]
+    written = rows_of(tmp_path / "out")
+    assert [written[column]["status"] for column in COLUMNS] == ["failed", "ok", "ok"]
 
 
 @pytest.mark.slow
@@ -264,8 +264,8 @@ def test_test_data_that_cannot_be_used_are_their_own_column_s_problem(
     with pytest.raises(BmoError, match="1 of 3 cells failed"):
         make(common=common, columns=columns)
     assert trainings == ["good"] * 3
-    found = rows_of(tmp_path / "out")
-    assert [found[column]["status"] for column in columns] == ["failed", "ok", "ok"]
+    written = rows_of(tmp_path / "out")
+    assert [written[column]["status"] for column in columns] == ["failed", "ok", "ok"]
     assert result(folder_of(tmp_path / "out", "fine"))["trained_in"].startswith("bmo--good")
 
 
@@ -292,9 +292,9 @@ def test_a_chosen_candidate_is_not_trained_again(make, trainings):
     tune = {"bmo": {"optim.lr": [1.0e-3, 2.0e-3]}}
     out = make(columns={"low": COLUMNS["low"]}, tune=tune, seeds=[0, 1])
     assert len(trainings) == 3 * (2 + 1)
-    found = [result(folder) for folder in (out / "runs").iterdir()]
-    taking = [one for one in found if "trained_in" in one]
-    assert len(found) == 4 and len(taking) == 1 and taking[0]["seed"] == 0
+    written = [result(folder) for folder in (out / "runs").iterdir()]
+    taking = [one for one in written if "trained_in" in one]
+    assert len(written) == 4 and len(taking) == 1 and taking[0]["seed"] == 0
     assert "One training serves" not in (out / "mini.md").read_text()
 
 
@@ -320,8 +320,8 @@ def test_sources_are_cells_that_trained_or_are_first(tmp_path, monkeypatch):
     cells = [a, b, Named("c", "k"), other, alone]
 
     def sources(missing):
-        found = sharing.assign_sources(missing, cells)
-        return {path.name: source.name for path, source in found.items()}
+        written = sharing.assign_sources(missing, cells)
+        return {path.name: source.name for path, source in written.items()}
 
     assert sources(cells) == {"b": "a", "c": "a"}
     begun.add("b")
