@@ -32,7 +32,8 @@ class Named(PhotographData):
         crop_keys: arguments of `PhotographData`.
 
     Raises:
-        InputError: no such set.
+        InputError: no such set; a training set that shows scenes of the test set; gray photographs
+            to train a network for colour.
     """
 
     def __init__(
@@ -51,9 +52,16 @@ class Named(PhotographData):
             require(test_set, "test", "data.test_set")
         if train_set is not None:
             require(train_set, "train", "data.train_set")
+            _require_other_scenes(train_set, test_set)
         rainy = any(name and SETS[name].kind == "pairs" for name in (test_set, train_set))
         flips = flips or ("mirror" if rainy else "all")  # rain falls: no turning
         super().__init__(flips=flips, **crop_keys)
+        if train_set is not None and SETS[train_set].kind == "gray" and self.channels > 1:
+            raise InputError(
+                f"data.train_set={train_set} holds gray photographs, and data.channels="
+                f"{self.channels} trains a network for colour; use data.train_set=bsd_colour, or "
+                "null for the photographs of scikit-image"
+            )
         self.root, self.test_set, self.train_set = root, test_set, train_set
         self.subset = None if subset is None else [str(name) for name in subset]
         self.val_count, self.cache_mib = val_count, cache_mib
@@ -118,3 +126,11 @@ class Named(PhotographData):
                 )
         chosen = [i for i, name in enumerate(names) if name in self.subset]
         return [clean[i] for i in chosen], degraded and [degraded[i] for i in chosen]
+
+
+def _require_other_scenes(train_set: str, test_set: str | None) -> None:
+    if test_set is not None and test_set in SETS[train_set].scenes_of:
+        raise InputError(
+            f"data.train_set={train_set} shows scenes of the test images of {test_set}, so that "
+            "scores would be too high; use data.train_set=bsd_colour"
+        )

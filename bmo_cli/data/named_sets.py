@@ -45,12 +45,15 @@ class NamedSet:
         published: where.
         test: what is tested on; None: the set is for training.
         train: what is trained on; None: the set is for testing.
+        scenes_of: sets whose test images show scenes of the training images. None of them is
+            tested on after training on this set.
     """
 
     kind: Kind
     published: str
     test: Part | None = None
     train: Part | None = None
+    scenes_of: tuple[str, ...] = ()
 
 
 SETS: Mapping[str, NamedSet] = {
@@ -84,6 +87,13 @@ SETS: Mapping[str, NamedSet] = {
         "segmentation data set; github.com/SaoYan/DnCNN-PyTorch, data/train",
         train=Part("bsd400_gray", (400,)),
     ),
+    "bsd_colour": NamedSet(
+        "colour",
+        "Arbelaez, Maire, Fowlkes & Malik, Contour detection and hierarchical image segmentation, "
+        "IEEE TPAMI 2011 (BSDS500): the 365 of its 500 photographs whose scenes are in none of "
+        "BSD68, Rain100L and Rain100H",
+        train=Part("bsd_colour", (365,)),
+    ),
     "levin": NamedSet(
         "gray",
         "Levin, Weiss, Durand & Freeman, Understanding and evaluating blind deconvolution "
@@ -102,6 +112,7 @@ SETS: Mapping[str, NamedSet] = {
         "image, CVPR 2017, heavy rain",
         test=Part("rain100h/test", (100, 20)),
         train=Part("rain100h/train", (1800, 56)),
+        scenes_of=("rain100l",),
     ),
     "rain12": NamedSet(
         "pairs",

@@ -51,7 +51,7 @@ def make_set(root, name):
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets")
-    for name in ("set12", "set3c", "bsd400", "rain100h", "rain12"):
+    for name in ("set12", "set3c", "bsd400", "bsd_colour", "rain100h", "rain100l", "rain12"):
         make_set(root, name)
     (root / "kernels").mkdir()
     rng = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_every_set_has_a_choice_that_tests_or_trains_on_it(name):
     base = yaml.safe_load((config_dir() / "data" / "named.yaml").read_text())
     known = named_sets.SETS[name]
     assert node.get("test_set") == (name if known.test else None)
-    assert known.test or base["train_set"] == name
+    assert known.test or (base | node)["train_set"] == name
     text = (ROOT / "docs" / "data-sets.md").read_text()
     assert f"| `{name}` |" in text
     for part in filter(None, (known.test, known.train)):
@@ -129,6 +129,13 @@ def test_trained_on_synthetic_and_tested_on_real_rain(sets):
     assert "train_rain" not in task.fingerprints()
 
 
+def test_trained_on_colour_photographs_and_tested_on_pairs(sets):
+    data = Named(root=str(sets), test_set="rain100l", train_set="bsd_colour", channels=3, crop=16)
+    assert [len(data.load(split)) for split in ("train", "val", "test")] == [355, 10, 3]
+    assert data.observed("train") is None and len(data.observed("test")) == 3
+    assert data.flips == "mirror"
+
+
 def test_subset(sets):
     def chosen(subset, name="set12"):
         return Named(root=str(sets), test_set=name, train_set=None, subset=subset).load("test")
@@ -151,7 +158,15 @@ def test_subset(sets):
             r"data\.test_set must be one of .*, got 'set13'; did you mean 'set",
         ),
         ({"test_set": "bsd400"}, r"data\.test_set must be one of"),
-        ({"train_set": "rain100l"}, r"data\.train_set must be one of bsd400, rain100h, or null"),
+        ({"train_set": "rain100l"}, r"data\.train_set must be one of bsd400, bsd_colour, rain100h, or null"),
+        (
+            {"test_set": "rain100l", "train_set": "rain100h", "channels": 3},
+            r"train_set=rain100h shows scenes of the test images of rain100l.*train_set=bsd_colour",
+        ),
+        (
+            {"test_set": "set3c", "channels": 3},
+            r"bsd400 holds gray photographs.*data\.channels=3.*data\.train_set=bsd_colour",
+        ),
         ({"val_count": 400}, r"val_count=400 leaves nothing to train on.*bsd400 holds 400"),
     ],
 )
@@ -223,7 +238,7 @@ def test_digest_knows_splits_and_which_images_are_degraded(sets, tmp_path):
         given = {"root": str(root), "test_set": "rain12", "train_set": "rain100h", "channels": 3}
         return Named(**given | changes).digest()
 
-    for names in ({}, {"test_set": "set12", "train_set": "bsd400"}):
+    for names in ({}, {"test_set": "set3c", "train_set": "bsd_colour"}):
         assert digest(**names, val_count=5) != digest(**names, val_count=6)
     other = copied(sets, tmp_path, "rain12")
     before = digest(other, train_set=None)
@@ -241,7 +256,8 @@ def test_digest_knows_splits_and_which_images_are_degraded(sets, tmp_path):
         (["data=named", "data.train_set=rain100h"], "mirror"),
         (["data=named", "data.test_set=rain12", "data.train_set=null"], "mirror"),
         (["data=rain12"], "mirror"),
-        (["data=rain100l", "data.train_set=null"], "mirror"),
+        (["data=rain100l"], "mirror"),
+        (["data=bsd_colour"], "all"),
         (["data=rain100h", "data.flips=all"], "all"),
         (["data=bsd68", "data.flips=none"], "none"),
     ],

@@ -287,7 +287,7 @@ MISSING = [
     (["task.kernels=disk,levin"], "task.kernels=levin: "),
     (["net.weights=null,w.pth"], "no weights file w.pth"),
     (["seed=0,1", "net.weights=w.npy"], "seed=0: weights w.npy must be a file .safetensors"),
-    (["seed=0,1", "data=rain100l", "data.root=."], "data.train_set=rain100h: no folder"),
+    (["seed=0,1", "data=rain100l", "data.root=."], "data.train_set=bsd_colour: no folder"),
     (["+task.dictionary=a.npy,b.npy", *PATCHES], "task.dictionary=a.npy: no dictionary file a.npy"),
 ]
 
