@@ -18,7 +18,7 @@ from bmo_cli.tables.summary import (
 
 _MARKED = {"best": r"\textbf{%s}", "second": r"\underline{%s}", "": "%s"}
 _MAX_COLUMNS = 8
-"""Columns of numbers that fit on a page. A wider table is split."""
+"""Columns that fit on a page. A wider table is split."""
 
 
 def format_latex(sheet: Sheet, name: str) -> str:
@@ -28,7 +28,7 @@ def format_latex(sheet: Sheet, name: str) -> str:
         sheet: content.
         name: of the table, for labels.
     """
-    together = sum(len(s.scores(sheet.scores)) for s in sheet.sections) <= _MAX_COLUMNS
+    together = sum(_count_columns(sheet, s) for s in sheet.sections) <= _MAX_COLUMNS
     groups = [list(sheet.sections)] if together else [[section] for section in sheet.sections]
     tables = [
         _format_table(
@@ -51,7 +51,7 @@ def _format_table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
         [latex_escaped(name), *(text for s in sections for text in _format_cells(sheet, s, name))]
         for name in names
     ]
-    counts = [len(section.scores(sheet.scores)) for section in sections]
+    counts = [_count_columns(sheet, section) for section in sections]
     groups = [
         rf"\multicolumn{{{count}}}{{c}}{{{latex_escaped(section.name)}}}"
         for section, count in zip(sections, counts, strict=True)
@@ -59,17 +59,47 @@ def _format_table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
     ends = [1 + sum(counts[: i + 1]) for i in range(len(counts))]
     spans = [(end - count + 1, end) for end, count in zip(ends, counts, strict=True)]
     return booktabs(
-        "l" + "r" * sum(counts),
+        "l" + "".join(_align(sheet, section) for section in sections),
         [
             ["", *groups],
-            ["", *(_format_header(sheet, x) for s in sections for x in s.scores(sheet.scores))],
+            ["", *(header for section in sections for header in _format_headers(sheet, section))],
         ],
         rows,
         caption=_format_caption(sheet, sections),
         label=label,
         rules=" ".join(rf"\cmidrule(lr){{{first}-{last}}}" for first, last in spans),
-        notes=_format_flags(sections),
+        notes=[*_format_failures(sections), *_format_flags(sections)],
     )
+
+
+def _is_certified(section: Section) -> bool:
+    """Whether the section has a column of verdicts."""
+    return any(line.verdict for line in section.lines)
+
+
+def _count_columns(sheet: Sheet, section: Section) -> int:
+    return len(section.scores(sheet.scores)) + _is_certified(section)
+
+
+def _align(sheet: Sheet, section: Section) -> str:
+    return "r" * len(section.scores(sheet.scores)) + "l" * _is_certified(section)
+
+
+def _format_headers(sheet: Sheet, section: Section) -> list[str]:
+    scores = [_format_header(sheet, score) for score in section.scores(sheet.scores)]
+    return [*scores, *["certificate"] * _is_certified(section)]
+
+
+def _format_failures(sections: Sequence[Section]) -> list[str]:
+    """One note for each line that failed, with the reason."""
+    return [
+        latex_escaped(
+            f"{line.name}{f' ({section.name})' if len(sections) > 1 else ''} failed: {line.failed}"
+        )
+        for section in sections
+        for line in section.lines
+        if line.failed
+    ]
 
 
 def _format_flags(sections: Sequence[Section]) -> list[str]:
@@ -94,13 +124,14 @@ def _format_cells(sheet: Sheet, section: Section, name: str) -> list[str]:
     scores = section.scores(sheet.scores)
     at = next((i for i, line in enumerate(section.lines) if line.name == name), None)
     if at is None:
-        return ["--"] * len(scores)
+        return ["--"] * _count_columns(sheet, section)
     cells = []
     for score, layout in scores.items():
         direction = sheet.best.get(score)
         mark: Mark = assign_marks(section, score, layout, direction)[at] if direction else ""
         cells.append(format_cell(section.lines[at], score, layout, mark))
-    return cells
+    verdict = section.lines[at].verdict or "--"
+    return [*cells, *[latex_escaped(verdict)] * _is_certified(section)]
 
 
 def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:

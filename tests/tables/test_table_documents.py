@@ -180,6 +180,7 @@ bmo & \textbf{30.00} \\
 bad & -- \\
 \bottomrule
 \end{tabular}
+\par\raggedright\footnotesize bad failed: no data
 \end{table}
 
 \begin{table}
@@ -219,6 +220,20 @@ def test_remarks_of_runs_stand_below_their_column():
     assert latex.count("footnotesize a (p; r): far") == latex.count("far from") == 1
     for document in (format_markdown(sheet(lines[1:])), format_latex(sheet(lines[1:]), "t")):
         assert "Remarks" not in document and "footnotesize" not in document
+
+
+def test_verdicts_and_failures_stand_in_both_documents():
+    lines = [Line("a", {PSNR: [1]}, verdict="2 certified, 1 refused"), Line("b", {}, failed="50 %")]
+    text, latex = format_markdown(sheet(lines)), format_latex(sheet(lines), "t")
+    assert "| a | 1.00 | 2 certified, 1 refused |  |" in text
+    assert r"\begin{tabular}{lrl}" in latex and "& certificate " in latex
+    assert r"a & 1.00 & 2 certified, 1 refused \\" in latex
+    assert r"b & -- & -- \\" in latex
+    assert r"\footnotesize b failed: 50 \%" in latex
+    plain = Section("plain", [Line("a", {PSNR: [2]}), Line("c", {PSNR: [3]}, failed="far")])
+    both = format_latex(sheet(lines, sections=[Section("p", lines), plain]), "t")
+    assert r"\begin{tabular}{lrlr}" in both and r"\cmidrule(lr){2-3} \cmidrule(lr){4-4}" in both
+    assert "c & -- & -- & " in both and "c (plain) failed: far" in both
 
 
 def test_remarks_of_several_seeds_are_joined():
