@@ -1,6 +1,7 @@
 """A training step of the certified default against that of the unconstrained network.
 
-Both work on the same batch, in one thread, and take turns. Time is the median of the ratios of the
+All work on the same images, in one thread, and take turns. A row of the default has the batch of
+the unconstrained network, for equal numbers of images. Time is the median of the ratios of the
 turns with its quartiles, memory what the graph keeps for the backward pass.
 
 usage: python benchmarks/default_step.py [TURNS]
@@ -24,6 +25,7 @@ from bmo_cli.solver.cost import SavedBytes
 RIVALS = {
     "net=dncnn hyper=bmo": ["net=dncnn", "hyper=bmo"],
     "default": [],
+    "default, train.batch=8": ["train.batch=8"],
 }
 
 

@@ -158,7 +158,10 @@ def test_subset(sets):
             r"data\.test_set must be one of .*, got 'set13'; did you mean 'set",
         ),
         ({"test_set": "bsd400"}, r"data\.test_set must be one of"),
-        ({"train_set": "rain100l"}, r"data\.train_set must be one of bsd400, bsd_colour, rain100h, or null"),
+        (
+            {"train_set": "rain100l"},
+            r"data\.train_set must be one of bsd400, bsd_colour, rain100h, or null",
+        ),
         (
             {"test_set": "rain100l", "train_set": "rain100h", "channels": 3},
             r"train_set=rain100h shows scenes of the test images of rain100l.*train_set=bsd_colour",
