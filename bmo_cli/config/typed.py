@@ -102,8 +102,9 @@ def unreadable_message(word: str, error: Exception | None = None) -> str:
     start = f"cannot read the override '{word}'"
     if not equals or not key:
         return f"{start}: expected key=value"
-    if error is not None and error.__cause__ is not None:  # error of a function such as choice(...)
-        start += f": {' '.join(str(error.__cause__).split())}"
+    reason = str(error.__cause__ if error else "")  # of a function such as choice(...)
+    if reason and reason != "None":  # the grammar gives no reason
+        start += f": {' '.join(reason.split())}"
     place = _first_special(word, len(key) + 1)
     if place is not None:
         start += f": '{word[place]}' is character {place + 1} of it"
@@ -121,7 +122,8 @@ def ambiguous_message(word: str) -> str:
 def _quoting_hint(word: str) -> str:
     key, _, value = word.partition("=")
     stripped = value[1:-1] if re.fullmatch(r"'.*'|\".*\"", value, re.DOTALL) else value
-    return f"as one text, in a shell: {quote_for_shell(f'{key}={quote_value(stripped)}')}"
+    quoted = quote_for_shell(f"{key}={quote_value(stripped)}")
+    return f"quoted twice, for the shell and for Hydra: {quoted}"
 
 
 def _first_special(word: str, start: int) -> int | None:

@@ -83,8 +83,8 @@ def test_what_cannot_be_read_names_its_character_and_the_quoting(word, reason, q
     with pytest.raises(InputError) as caught:
         quote_overrides([word])
     said = str(caught.value)
-    assert word in said and reason in said and quoting in said
-    shown = re.search(r"as one text, in a shell: (.*)$", said)
+    assert word in said and reason in said and quoting in said and "None" not in said
+    shown = re.search(r"quoted twice, for the shell and for Hydra: (.*)$", said)
     if shown:  # what it shows works
         told = subprocess.run(["bash", "-c", f"printf %s {shown[1]}"], capture_output=True)
         override = OverridesParser.create().parse_override(told.stdout.decode())
