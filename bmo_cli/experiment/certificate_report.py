@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -16,14 +15,13 @@ from safetensors.torch import save
 from bmo_cli.config.schema import Certify, Config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Experiment
-from bmo_cli.experiment.certificate_curves import trace_starts
+from bmo_cli.experiment.certificate_curves import Recorder, scored_counts, trace_starts
 from bmo_cli.experiment.certificate_page import (
     describe_constant,
     format_line,
     format_page,
     format_title,
 )
-from bmo_cli.experiment.evaluation import scores_by_iteration
 from bmo_cli.results.certificate_figure import draw_certificate
 from bmo_cli.results.files import plain, write_atomically
 from bmo_cli.results.iteration_curves import Curves
@@ -60,16 +58,13 @@ def write_certificate(
     settings = config.certificate or Certify()
     task, k = experiment.task, config.train.iterations
     cases = list(islice(task.cases("val"), max(settings.cases, Certify.cases)))
-    subject = _build_subject(experiment, k, history, cases, settings)
+    counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
+    drawn = scored_counts(settings.curve, k)
+    recorder = Recorder(task, cases[: settings.cases], {*counts, *drawn})
+    subject = _build_subject(experiment, k, history, cases, settings, recorder)
     log.info("certifying on validation problems, %d iterations or more", settings.horizon * k)
     certificate = certify(subject, settings)
-    counts = sorted({max(1, round(k * f)) for f in (0.2, 0.5, 1, 2, 5, settings.horizon)})
-    scores = {
-        count: math.fsum(values) / len(values)
-        for count, values in scores_by_iteration(
-            experiment.scheme, task, cases[: settings.cases], counts
-        ).items()
-    }
+    scores = recorder.scores(experiment.scheme, counts)
     curves = trace_starts(
         experiment.scheme,
         task,
@@ -77,6 +72,7 @@ def write_certificate(
         trained=k,
         iterations=settings.curve,
         seed=settings.seed,
+        known=recorder.traces(certificate.first, drawn),
     )
     content = _build_content(certificate, scores, curves, experiment, k, settings)
     text = json.dumps(plain(content), indent=2, allow_nan=False)
@@ -111,6 +107,7 @@ def _build_subject(
     history: Sequence[Mapping[str, float]],
     cases: Sequence[Case],
     settings: Certify,
+    recorder: Recorder,
 ) -> Subject:
     hyper, gradients = experiment.hyper, [row["hypergrad_norm"] for row in history]
     return Subject(
@@ -123,6 +120,7 @@ def _build_subject(
         gradients=gradients if hyper.minimises_phi else None,
         hyper=hyper,
         available=len(cases),
+        watch=recorder.watch,
     )
 
 

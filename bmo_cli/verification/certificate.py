@@ -50,6 +50,7 @@ class Certificate:
         pairs: the worst pair of every kind: random, data, adversarial.
         network: the worst pair of the network alone, in I; None: there is no network.
         trajectories: the slowest of all problems, by start.
+        first: the trajectories of the first problem, by start.
         checks: checks of declarations.
         problems: number of examined problems.
     """
@@ -61,6 +62,7 @@ class Certificate:
     pairs: dict[str, Pair]
     network: Pair | None
     trajectories: dict[str, Trajectory]
+    first: dict[str, Trajectory]
     checks: tuple[Check, ...]
     problems: int
 
@@ -95,6 +97,7 @@ class _Search:
         self.bound = bound_of(subject.scheme, subject.convex, problems)
         self.pairs: dict[str, Pair] = {}
         self.trajectories: dict[str, Trajectory] = {}
+        self.first: dict[str, Trajectory] = {}
         self.network: Pair | None = None
         self.from_task: list[Trajectory] = []
         self.metrics: list[Metric] = []
@@ -110,6 +113,7 @@ class _Search:
         self.maps += seen.maps
         self.from_task.append(seen.trajectories[TASK_START])
         self.distance_of_ends = max(self.distance_of_ends, seen.distance_of_ends)
+        self.first = self.first or seen.trajectories
         for name, trajectory in seen.trajectories.items():
             kept = self.trajectories.get(name)
             slower = predictions.slowness(trajectory, limit)
@@ -174,6 +178,7 @@ def certify(subject: Subject, settings: Settings) -> Certificate:
         search.pairs,
         search.network,
         search.trajectories,
+        search.first,
         declared,
         len(problems),
     )

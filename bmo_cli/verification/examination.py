@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -47,6 +48,8 @@ class Subject:
         gradients: |grad phi_K| along training, in order; None: training did not minimise phi_K.
         hyper: the hyper-optimiser, which states `step`; None if nothing is aggregated.
         available: number of validation problems; None: that of `problems`.
+        watch: receives (number of the problem, name of the start, k, estimate of u after k
+            iterations) along the trajectories; None: nobody does.
     """
 
     scheme: GKM
@@ -58,6 +61,7 @@ class Subject:
     gradients: Sequence[float] | None
     hyper: object = None
     available: int | None = None
+    watch: Callable[[int, str, int, State], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def examine(subject: Subject, settings: Settings, bound: Bound, number: int) -> 
     with torch.no_grad():
         mapping = scheme.bind(problem)
     begin = starts(initial, settings.seed + number)
-    trajectories = _trajectories(mapping, begin, bound, subject.iterations, settings)
+    trajectories = _trajectories(mapping, begin, bound, subject, settings, number)
     ends = [mapping.estimate(trajectory.end) for trajectory in trajectories.values()]
     pairs = _pairs(mapping, begin, max(subject.iterations - 1, 0), settings)
     network = _network_pairs(scheme, problem, initial, settings)
@@ -119,19 +123,23 @@ def _trajectories(
     mapping: FixedPointMap,
     begin: dict[str, State],
     bound: Bound,
-    trained: int,
+    subject: Subject,
     settings: Settings,
+    number: int,
 ) -> dict[str, Trajectory]:
     """T from every start, over the horizon and, if the search is worthwhile, beyond it.
 
     An averaged map converges if it has a fixed point. The task's start is therefore iterated for
     long, and the other starts only if it converged.
     """
-    horizon, limit = settings.horizon * trained, settings.tolerance
+    horizon, limit = settings.horizon * subject.iterations, settings.tolerance
     search = (PATIENCE - 1) * horizon if bound.nonexpansive else 0
     by_start: dict[str, Trajectory] = {}
     for name, start in begin.items():
-        by_start[name] = follow(mapping, start, horizon, search=search, tolerance=limit)
+        watch = None if subject.watch is None else partial(subject.watch, number, name)
+        by_start[name] = follow(
+            mapping, start, horizon, search=search, tolerance=limit, watch=watch
+        )
         search = search if by_start[TASK_START].has_stopped(limit) else 0
     return by_start
 

@@ -11,7 +11,7 @@ d > 0 the steps become equal in length and direction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,9 @@ from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
 from bmo_cli.solver.state import State, inner, subtract
 
 TASK_START = "the task's start"
+
+Watch = Callable[[int, State], None]
+"""Receives (k, the estimate of u after k iterations)."""
 
 Behaviour = Literal["converged", "converging", "moves on", "does not settle", "diverges"]
 
@@ -157,6 +160,7 @@ def follow(
     *,
     search: int = 0,
     tolerance: float = 0.0,
+    watch: Watch | None = None,
 ) -> Trajectory:
     """Iterate T and record the data of the verdicts.
 
@@ -168,8 +172,9 @@ def follow(
             `Trajectory.has_stopped`) and still has after as many iterations again: steps that
             decrease to a positive limit look for a while like steps that decrease to 0.
         tolerance: tolerance of the search.
+        watch: called after every iteration.
     """
-    iteration = _Iteration(mapping, start)
+    iteration = _Iteration(mapping, start, watch)
     iteration.advance(iterations - iterations // _STRETCH)
     iteration.advance(iterations // _STRETCH)
     stopped_at = 0
@@ -191,11 +196,11 @@ class _Iteration:
     """An iteration that continues in stretches.
 
     Args:
-        mapping, start: as in `follow`.
+        mapping, start, watch: as in `follow`.
     """
 
-    def __init__(self, mapping: FixedPointMap, start: State) -> None:
-        self._mapping, self._u = mapping, mapping.lift(start)
+    def __init__(self, mapping: FixedPointMap, start: State, watch: Watch | None) -> None:
+        self._mapping, self._u, self._watch = mapping, mapping.lift(start), watch
         Du = mapping.D(self._u, 0)
         sizes = mapping.metric.norm(self._u), mapping.metric.norm(Du)
         self._scale = self._largest = torch.maximum(*sizes)
@@ -234,6 +239,8 @@ class _Iteration:
 
     def _record(self, k: int, u: State, following: State) -> None:
         self._steps.append(self._mapping.metric.norm(subtract(following, u)))
+        if self._watch is not None:
+            self._watch(k + 1, self._mapping.estimate(following))
 
 
 def _motion(

@@ -11,7 +11,12 @@ from conftest import make_photos, run_bmo, tiny_words
 from PIL import Image
 
 from bmo_cli.config.schema import Certify
-from bmo_cli.experiment.certificate_curves import curve_starts, scored_counts, trace_starts
+from bmo_cli.experiment.certificate_curves import (
+    Recorder,
+    curve_starts,
+    scored_counts,
+    trace_starts,
+)
 from bmo_cli.experiment.evaluation import scores_by_iteration, trace_case
 from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.proximal import ProximalGradient
@@ -19,6 +24,8 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.results.certificate_figure import draw_certificate
 from bmo_cli.results.files import plain
 from bmo_cli.tasks.sparse_coding import SparseCoding
+from bmo_cli.verification.certificate import certify
+from bmo_cli.verification.examination import Subject
 
 NAMES = ["the task's start", "zero", "ones", "noise", "far noise"]
 LENGTH = 30
@@ -138,10 +145,13 @@ def test_scored_counts_are_spread_and_hold_the_trained_number(iterations, traine
 class Growing(ProximalGradient):
     """D(u) = 1e20 u, which leaves float32 after two iterations."""
 
+    factor = 1e20
+
     def bind(self, problem):
         bound = super().bind(problem)
         return type(bound)(
-            lambda u, k: tuple(1e20 * a for a in u), bound.metric, bound.lift, bound.readout
+            lambda u, k: tuple(self.factor * a for a in u),
+            *(bound.metric, bound.lift, bound.readout),
         )
 
 
@@ -156,6 +166,66 @@ def test_a_start_that_diverges_is_scored_as_bad_as_can_be(tmp_path):
     assert None in plain(curves)["starts"]["ones"]["scores"]
     draw_certificate(curves, 3, "not certified", "$no_bound^", tmp_path / "drawn.png")
     assert (tmp_path / "drawn.png").stat().st_size > 5000
+
+
+def recorded(scheme, task, cases, counts, horizon=10):
+    """A recorder that watched a certificate of 10 iterations, and that certificate."""
+    recorder = Recorder(task, cases, counts)
+    problems = [(case.problem, case.initial) for case in cases]
+    subject = Subject(scheme, True, 1, None, problems, None, None, watch=recorder.watch)
+    settings = Certify(cases=len(cases), horizon=horizon, turns=1)
+    return recorder, certify(subject, settings)
+
+
+def test_what_a_certificate_iterates_is_recorded_as_if_it_were_iterated_again():
+    (task, first), (_, second) = sparse_case(), sparse_case(5.0)
+    initial = tuple(0.1 + block for block in first.initial)  # not 0: three starts
+    scheme, counts, cases = GKM(operator=ProximalGradient()), [1, 4, 9], [first, second]
+    cases[0] = replace(first, initial=initial)
+    recorder, certificate = recorded(scheme, task, cases, counts)
+    traces = recorder.traces(certificate.first, counts)
+    begin = curve_starts(initial, 0)
+    assert list(traces) == ["the task's start", "zero", "noise"]
+    for name, trace in traces.items():
+        assert trace == trace_case(scheme, task, cases[0], counts, [begin[name]])
+    by_count = scores_by_iteration(scheme, task, cases, counts)
+    expected = {count: pytest.approx(sum(scores) / 2) for count, scores in by_count.items()}
+    assert recorder.scores(scheme, counts) == expected
+    length = len(certificate.first["noise"].residuals)
+    assert not recorder.traces(certificate.first, [length + 1])  # too short
+    curves = trace_starts(scheme, task, cases[0], trained=3, iterations=9, seed=0)
+    known = {"zero": trace_case(scheme, task, cases[0], curves.counts, [begin["ones"]])}
+    other = trace_starts(scheme, task, cases[0], trained=3, iterations=9, seed=0, known=known)
+    assert other.starts["zero"] == other.starts["ones"] == curves.starts["ones"]
+
+
+def test_recorded_iterates_that_are_not_finite_score_as_bad_as_can_be():
+    task, case = sparse_case()
+    case = replace(case, initial=tuple(1 + block for block in case.initial))
+    growing = Growing()
+    growing.factor = 1e9
+    scheme = GKM(operator=growing)
+    recorder, certificate = recorded(scheme, task, [case], [1, 8])
+    trace = recorder.traces(certificate.first, [1, 8])["noise"]
+    begin = [curve_starts(case.initial, 0)["noise"]]
+    assert trace == trace_case(scheme, task, case, [1, 8], begin)
+    assert trace.scores[1] < trace.scores[8] == math.inf and 0 < len(trace.residuals) < 8
+
+
+def test_a_case_of_several_problems_is_not_recorded():
+    (task, first), (_, second) = sparse_case(), sparse_case(5.0)
+    both = replace(first, further=[(second.problem, second.initial)])
+    scheme = GKM(operator=ProximalGradient())
+
+    class Joined(SparseCoding):
+        def score(self, estimate, case):
+            return {"nmse": float(len(estimate[0]))}
+
+    task = Joined(rows=8, columns=12, val_count=2)
+    recorder, certificate = recorded(scheme, task, [both], [5])
+    assert recorder.traces(certificate.first, [5]) == {}
+    size = len(first.initial[0]) + len(second.initial[0])
+    assert recorder.scores(scheme, [5]) == {5: size}
 
 
 def test_scores_of_several_cases_are_those_of_each():
