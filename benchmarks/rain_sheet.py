@@ -30,7 +30,7 @@ def main() -> None:
             for seed in (0, 1):
                 rng = np.random.default_rng([seed, i])
                 drawn = streaks.draw((1, *clean.shape[2:]), rng)
-                shown.append((f"{preset}, {streaks.blend}", streaks.fall(clean, drawn)))
+                shown.append((preset, streaks.fall(clean, drawn)))
         for axis, (title, image) in zip(row, shown, strict=True):
             error = (image - clean).square().mean()
             level = "" if error == 0 else f" {float(-10 * torch.log10(error)):.1f} dB"
