@@ -30,7 +30,7 @@ Preset = Literal["light", "heavy"]
 Range = tuple[float, float]
 Array = NDArray[np.float64]
 
-FWHM = float(np.sqrt(8 * np.log(2)))
+_FWHM = float(np.sqrt(8 * np.log(2)))
 """Full width at half maximum of a Gaussian of standard deviation 1."""
 LIMITS: Mapping[str, Range] = {
     "angle": (-60, 60),
@@ -43,11 +43,11 @@ LIMITS: Mapping[str, Range] = {
     "ceiling": (0.1, 1000),
 }
 """What makes sense, by parameter of `Streaks`."""
-SOFT = 0.07
+_SOFT = 0.07
 """Standard deviation of the blur that softens both ends of a streak, as a share of `length`."""
-MARGIN = 3
+_MARGIN = 3
 """Columns that the spline of `_shear` reads beyond both borders, and one for rounding."""
-LONGEST = 4.0
+_LONGEST = 4.0
 """Longest streak of an image as a multiple of its `length`."""
 
 
@@ -168,9 +168,9 @@ class Streaks:
             length, width, brightness, spread: as in `Streaks`.
         """
         height = size[0]
-        columns = size[1] + int(np.ceil(abs(np.tan(angle)) * (height - 1))) + MARGIN
+        columns = size[1] + int(np.ceil(abs(np.tan(angle)) * (height - 1))) + _MARGIN
         upright = np.cos(angle)  # rows that a streak covers, by pixel of its length
-        margin = LONGEST * length * upright
+        margin = _LONGEST * length * upright
         clusters = rng.poisson(density / 1000 * (height + margin) * columns / self.cluster)
         lengths = self._lengths(clusters, length, rng) * upright
         bright = brightness * np.exp(spread * rng.standard_normal(lengths.size) - spread**2 / 2)
@@ -181,11 +181,11 @@ class Streaks:
         change = np.bincount(top * columns + column, bright, (height + 1) * columns)
         change -= np.bincount(bottom * columns + column, bright, (height + 1) * columns)
         field = change.reshape(height + 1, columns)[:-1].cumsum(0)
-        return _shear(_blur(field, SOFT * length * upright, width / upright), angle, size)
+        return _shear(_blur(field, _SOFT * length * upright, width / upright), angle, size)
 
     def _lengths(self, clusters: int, length: float, rng: np.random.Generator) -> Array:
         spread = self.length_spread * rng.standard_normal(clusters * self.cluster)
-        lengths: Array = length * np.exp(spread).clip(max=LONGEST)
+        lengths: Array = length * np.exp(spread).clip(max=_LONGEST)
         return lengths
 
     def _places(
@@ -213,7 +213,7 @@ def _blur(field: Array, along: float, across: float) -> Array:
         along: pixels.
         across: full width at half maximum in pixels.
     """
-    sigma = across / FWHM
+    sigma = across / _FWHM
     own = np.sqrt(max(sigma**2 - 0.25, 0.01))  # the spline of `_shear` adds a variance of 1/4
     soft = gaussian_filter1d(field, along, axis=0, truncate=3)
     peak = float(np.sqrt(2 * np.pi) * sigma)
@@ -228,7 +228,7 @@ def _shear(field: Array, angle: float, size: tuple[int, int]) -> Array:
     weights is 1/4 for every shift. (Linear interpolation would leave beads on a leaning line.)
 
     Args:
-        field: (H, W + MARGIN + |tan(angle)| (H - 1)) or wider.
+        field: (H, W + _MARGIN + |tan(angle)| (H - 1)) or wider.
         angle: from the vertical in radians.
         size: (H, W).
     """
@@ -270,9 +270,9 @@ class SyntheticRain:
         length: of a streak in pixels, (low, high).
         width: of a streak in pixels, (low, high).
         density: streaks per 1000 pixels, (low, high).
-        brightness: of the median streak as a share of white, (low, high).
+        brightness: mean of the streaks as a share of white, (low, high).
         spread: standard deviation of the logarithm of the brightness, (low, high).
-        ceiling: brightness at which a streak is cut off, as a share of white, (low, high).
+        ceiling: brightness at which a layer is cut off, as a multiple of the mean, (low, high).
         layers_of_rain: number of layers.
 
     Raises:
