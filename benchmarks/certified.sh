@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What a guarantee costs on real data: the certified network of the default run (20 minutes, on one
-# core with OMP_NUM_THREADS=1), regularisers without a guide, an unconstrained and a penalised
+# core with OMP_NUM_THREADS=1; learned: its step as well), regularisers without a guide, an unconstrained and a penalised
 # network, each with its certificate, and total variation with its weight tuned on validation
 # photographs. Trained on DATA/bsd400_gray with kernel k1 and noise 2.55 of 255, tested on images
 # 01-04 of DATA/set12.
-# usage: benchmarks/certified.sh DATA OUT [NAME ...]   (names: guided lip crr wcrr dncnn penalised tv)
+# usage: benchmarks/certified.sh DATA OUT [NAME ...]   (names: guided learned lip crr wcrr dncnn penalised tv)
 set -eu
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 bmo=$here/../scripts/bmo
@@ -12,7 +12,7 @@ usage="usage: benchmarks/certified.sh DATA OUT [NAME ...]"
 data=${1:?$usage}
 out=${2:?$usage}
 shift 2
-names=${*:-guided lip crr wcrr dncnn penalised tv}
+names=${*:-guided learned lip crr wcrr dncnn penalised tv}
 common=(data=folder "data.train='$data/bsd400_gray/test_[0-2]*.png'"
     "data.val='$data/bsd400_gray/test_39?.png'" "data.test='$data/set12/0[1-4].png'"
     task.kernels="$data/kernels/levin09.npz" task.kernel=0)
@@ -32,6 +32,9 @@ for name in $names; do
         guided)
             run guided train.max_minutes=20 train.validate_every=3000 eval.iterations=200 \
                 "${ends[@]}" ;;
+        learned) # a shorter step, which converges in more iterations
+            run learned train.max_minutes=20 train.validate_every=3000 eval.iterations=300 \
+                gkm.operator.learn=true gkm.operator.gamma=10 train.iterations=15 "${ends[@]}" ;;
         lip | crr | wcrr) run "$name" net="$name" "${ridge[@]}" "${ends[@]}" ;;
         dncnn) run dncnn "${free[@]}" "${ends[@]}" ;;
         penalised) run penalised "${free[@]}" train.penalty=1.0e-3 "${ends[@]}" ;;
