@@ -83,6 +83,8 @@ TINY = (
     *("debug=tiny", "data=folder", "device=cpu", "data.crop=24", "hyper=bmo"),
     *("task.kernel_count=2", "task.kernel_size=7"),
 )
+SEARCH = ("certificate.cases=2", "certificate.turns=20", "certificate.curve=100")
+"""The search of a certificate as it is by default. That of debug=tiny certifies nothing."""
 SMALL_NET = ("net=dncnn", "net.width=4", "net.depth=2")
 
 

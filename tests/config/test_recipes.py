@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from conftest import composed, make_photos, result, run_bmo
+from conftest import SEARCH, composed, make_photos, result, run_bmo
 
 from bmo_cli.config.locate import choices
 
@@ -12,7 +12,12 @@ def test_deconvolution_is_certified_by_default():
     config = composed("task=deconv")
     assert config.net["_target_"].endswith("GuidedPotential")
     assert config.hyper["_target_"].endswith("Truncated")
-    assert config.certify and config.task["start"] == "wiener" and config.train.iterations == 12
+    assert config.certify and config.task["start"] == "wiener" and config.train.iterations == 10
+
+
+def test_a_tiny_run_searches_too_little_to_certify():
+    assert composed("debug=tiny").certificate.weaker_than_default(2)
+    assert not composed("debug=tiny", *SEARCH).certificate.weaker_than_default(2)
 
 
 def test_a_recipe_is_that_of_the_network_and_the_command_line_wins():
@@ -49,7 +54,15 @@ def test_every_recipe_names_a_combination():
 def test_a_run_of_the_rain_recipe_is_certified_and_one_of_its_default_is_not(tmp_path):
     photos = make_photos(tmp_path / "photos")
     places = [f"data.{split}={photos / split}" for split in ("train", "val", "test")]
-    common = ("debug=tiny", "data=folder", "device=cpu", "data.crop=24", "certify=true", *places)
+    common = (
+        "debug=tiny",
+        "data=folder",
+        "device=cpu",
+        "data.crop=24",
+        "certify=true",
+        *places,
+        *SEARCH,
+    )
     guided = [f"net.{layer}.widths=[4,4,4]" for layer in ("background", "rain")]
     schemes = {
         "guided": ["net=guided_layers", "hyper=truncated", *guided],
@@ -68,7 +81,13 @@ def test_a_run_of_the_rain_recipe_is_certified_and_one_of_its_default_is_not(tmp
 def test_the_default_run_ends_with_a_line_of_its_certificate(tmp_path):
     photos = make_photos(tmp_path / "photos")
     places = [f"data.{split}={photos / split}" for split in ("train", "val", "test")]
-    small = ["data.crop=24", "task.kernel_count=2", "task.kernel_size=7", "net.widths=[4,4,4]"]
+    small = [
+        "data.crop=24",
+        "task.kernel_count=2",
+        "task.kernel_size=7",
+        "net.widths=[4,4,4]",
+        *SEARCH,
+    ]
     done = run_bmo(
         *("train", "debug=tiny", "data=folder", "device=cpu", "hydra.run.dir=run"),
         *(*places, *small),

@@ -38,7 +38,8 @@ def certified(tmp_path_factory):
     words = [word for word in tiny_words(make_photos(folder / "photos")) if "net." not in word]
     done = run_bmo(
         "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
-        "certify=true", "certificate.turns=2", f"certificate.curve={LENGTH}", cwd=folder,
+        "certify=true", "certificate.cases=2", "certificate.turns=2",
+        f"certificate.curve={LENGTH}", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     done = run_bmo(

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from conftest import make_photos, plain_config, result, run_bmo, tiny_words
+from conftest import SEARCH, make_photos, plain_config, result, run_bmo, tiny_words
 from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -399,7 +399,7 @@ def lip_run(tmp_path_factory):
     done = run_bmo(
         "train", *words, "net=lip", "net.width=4", "net.size=3", "hydra.run.dir=run",
         "certify=true", "certificate.horizon=40", "gkm.operator.gamma=2", "eval.score_at=[1,4]",
-        cwd=folder,
+        *SEARCH, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "run"
