@@ -16,12 +16,19 @@ from bmo_cli.verification.trajectory import TASK_START
 
 
 def format_line(certificate: Certificate) -> str:
-    """The certificate in one line: verdict, constant of D, residual and how far it was followed."""
+    """The certificate in one line: verdict, constant of D, residual and how far it was followed.
+
+    Where the verdict is `not certified`, the line ends with the last assumption that does not hold.
+    """
     followed = certificate.trajectories[TASK_START].residuals
-    return (
+    line = (
         f"certificate: {format_title(certificate)}; {describe_constant(certificate)}; residual "
         f"{followed[-1]:.1e} after {len(followed)} iterations"
     )
+    if certificate.verdict != "not certified":
+        return line
+    failed = [f for f in certificate.assumptions if f.verdict not in ("holds", "not used")]
+    return f"{line}; {failed[-1].name}: {failed[-1].verdict} ({failed[-1].meaning})"
 
 
 def format_page(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from bmo_cli.config.schema import Certify, check_config
 from bmo_cli.config.snapshot import apply_changes, read_snapshot
 from bmo_cli.errors import Interrupted
-from bmo_cli.experiment.certificate_page import explain_verdict
+from bmo_cli.experiment.certificate_page import explain_verdict, format_line
 from bmo_cli.experiment.checkpoint import _digest
 from bmo_cli.experiment.load import load_run
 from bmo_cli.gkm.augmented import ALM, LADMM, PDHG
@@ -106,6 +106,16 @@ def subject(problem, **changes):
         "gradients": [1.0, 0.5, 0.1, 0.01],
     }
     return Subject(**{**settings, **changes})
+
+
+def test_a_line_says_why_nothing_is_certified():
+    line = format_line(certify(subject(lasso()), Certify(turns=1)))
+    assert line.startswith("certificate: NOT CERTIFIED; ")
+    assert line.endswith(
+        "; the search is as hard as the default one: violated "
+        "(certificate.turns=1 (20): a weak search finds little)"
+    )
+    assert format_line(certify(subject(lasso()), Certify())).endswith(" iterations")
 
 
 def verdicts(certificate):
