@@ -1,7 +1,7 @@
 """A training step of the certified default against that of the unconstrained network.
 
-All work on the same images, in one thread, and take turns. A row of the default has the batch of
-the unconstrained network, for equal numbers of images. Time is the median of the ratios of the
+Each works on the first batch of its own size, in one thread, and all take turns. The last one has
+the batch size of the unconstrained network. Time is the median of the ratios of the
 turns with its quartiles, memory what the graph keeps for the backward pass.
 
 usage: python benchmarks/default_step.py [TURNS]
