@@ -25,6 +25,7 @@ from bmo_cli.gkm.filters import Wiener
 from bmo_cli.gkm.learned import ALISTA, LISTA, LISTACP, LearnedLADMM
 from bmo_cli.gkm.operator import BoundOperator, NumericalOperator
 from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient, Resolvent
+from bmo_cli.gkm.rain_dictionary import RainDictionary
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
 from bmo_cli.linear.gradient import PeriodicGradient
@@ -254,11 +255,12 @@ def norm_conv(draw: Draw) -> Network:
 
 def two_layers(draw: Draw) -> Network:
     """A regulariser for each layer: one step each, so that solutions exist."""
-    each = [
-        ConvexPotential(width=8, size=3, threshold=draw.between(0.01, 0.05), seed=draw.seed())
-        for _ in range(2)
-    ]
-    return Layers(background=each[0], rain=each[1])
+    return Layers(background=one_step(draw), rain=one_step(draw))
+
+
+def one_step(draw: Draw) -> Network:
+    """A gradient step on a learned convex regulariser."""
+    return ConvexPotential(width=8, size=3, threshold=draw.between(0.01, 0.05), seed=draw.seed())
 
 
 NONEXPANSIVE = (lip, convex_ridge, guided, norm_conv, two_layers)
@@ -271,6 +273,14 @@ def numerical(draw: Draw, kind: type[NumericalOperator]) -> NumericalOperator:
     """An operator with step sizes anywhere inside of its condition."""
     if kind is ProximalGradient:
         return kind(gamma=draw.among(1.0, 1.9, 1.99, draw.between(0.3, 1.99)))
+    if kind is RainDictionary:
+        return kind(
+            kernels=draw.among(1, 2, 5),
+            size=draw.among(3, 5, 7),
+            gamma=draw.among(1.0, 1.9, 1.99, draw.between(0.3, 1.99)),
+            share=draw.between(0.05, 0.95),
+            threshold=draw.between(1e-3, 0.1, log=True),
+        )
     if kind in COUPLED:
         share = draw.among(0.95, 0.99, 0.999, draw.between(0.4, 0.99))
         return kind(beta=draw.between(0.2, 5, log=True), share=share)
@@ -279,11 +289,15 @@ def numerical(draw: Draw, kind: type[NumericalOperator]) -> NumericalOperator:
 
 def good(draw: Draw) -> Scheme:
     """A scheme that converges from every start."""
-    kind = draw.among(ProximalGradient, Resolvent, DouglasRachford, ALM, LADMM, PDHG, Resolvent)
+    kind = draw.among(
+        ProximalGradient, Resolvent, DouglasRachford, ALM, LADMM, PDHG, Resolvent, RainDictionary
+    )
     operator, alpha = numerical(draw, kind), draw.among(0.9, 0.5, draw.between(0.3, 0.95), None)
     net: Network | None = None
     if kind in COUPLED:
         pose = draw.among(*COUPLED[kind])
+    elif kind is RainDictionary:
+        net, pose = shaken(draw, one_step(draw), draw.between(0, 0.5)), layers
     elif kind is DouglasRachford or draw.rng.random() < 0.25:
         pose = draw.among(lasso, deconvolution)
         if pose is deconvolution and kind is not Resolvent:

@@ -31,6 +31,7 @@ SCHEMES = {
     "total variation, pdhg": ["task.form=tv", "gkm=pdhg", "net=none"],
     "exact, alm": ["task.form=exact", "gkm=alm", "net=dncnn", "net.width=8"],
     "rain": ["task=derain", "net.widths=[8,8,8]"],
+    "dictionary of rain": ["task=derain", "gkm=rain_dictionary", "net.widths=[8,8,8]"],
     "sparse coding": ["task=sparse_coding", "method=dladmm"],
     "toy": ["task=toy"],
 }

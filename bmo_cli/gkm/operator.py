@@ -8,6 +8,7 @@
 | `ALM` | augmented.py | diag(I/tau - beta A^T A, I/beta) | 1/tau - beta L_A > L_f/2 |
 | `LADMM` | augmented.py | diag(I/tau - beta A^T A, beta I, I/beta) | 1/tau - beta L_A > L_f/2 |
 | `PDHG` | augmented.py | [[I/tau, -A^T], [-A, I/sigma]] | 1/tau - sigma L_A > L_f/2 |
+| `RainDictionary` | rain_dictionary.py | diag(I/tau_b, I/tau_m) | 0 < gamma < 2 |
 | `FISTA`, `LISTA`, ... | accelerated.py, learned.py | - | nothing is promised |
 
 with L_A = |A|^2. (docs/method.md, "Numerical operators"; Bauschke & Combettes, Convex Analysis and
@@ -72,9 +73,14 @@ class NumericalOperator(nn.Module, ABC):
             theory (such as ADMM, whose iterates stay in a subset of all states).
         uses_g: D applies prox_g. A network then follows prox_g inside D, or replaces it where
             g = 0. Otherwise a network follows D_num, and problems with a g are refused.
+        own_g: D has a g of its own in the place of the problem's; problems with a g are refused.
         keeps_nonexpansive: a nonexpansive network in that place keeps D nonexpansive. This holds
-            where G is a multiple of the identity on the first block and D is a composition.
+            where G is a multiple of the identity on what the network maps and D is a composition.
         stationary: D does not depend on the number k of the iteration.
+        maps: number of channels of the second layer, where D writes it as a stack of sparse maps;
+            None: its layers are images.
+        numerical: names of parameters with several entries that are step sizes or thresholds. They
+            are learned at the rate of the scheme's numerical parameters, as scalars are.
     """
 
     condition: ClassVar[str] = ""
@@ -82,8 +88,11 @@ class NumericalOperator(nn.Module, ABC):
     averaged: ClassVar[bool] = False
     converges_undamped: ClassVar[bool] = False
     uses_g: ClassVar[bool] = False
+    own_g: ClassVar[bool] = False
     keeps_nonexpansive: ClassVar[bool] = False
     stationary: ClassVar[bool] = True
+    maps: int | None = None
+    numerical: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def bind(self, problem: Problem) -> BoundOperator:

@@ -64,7 +64,8 @@ class Stage(nn.Module):
             InputError: the operator does not apply to this kind of problem, or the network does not
                 apply to the operator's iterate.
         """
-        if not self.operator.uses_g and not isinstance(problem.g, Zero):
+        sees_g = self.operator.uses_g and not self.operator.own_g
+        if not sees_g and not isinstance(problem.g, Zero):
             raise InputError(
                 f"{type(self.operator).__name__} does not see the g of this problem, "
                 f"{type(problem.g).__name__}; use gkm=pg or gkm=dr"
@@ -108,7 +109,8 @@ class GKM(nn.Module):
         operator: D_num.
         net: D_net, see `Stage`; None: numerical operator alone.
         layers: number of images that are stacked along the channels of the unknown. Each of two
-            has a network of its own: `net` is a `Layers`, or is copied into one.
+            has a network of its own: `net` is a `Layers`, or is copied into one. Where the operator
+            writes the second layer as sparse maps, `net` is for the first alone.
         alpha: averaging, in (0, 1). None: T = D, the undamped textbook form, for a D that is
             averaged by construction or promises nothing.
         stages: 1: weights tied across iterations. n > 1: iteration k uses the k-th of n sets of
@@ -132,11 +134,14 @@ class GKM(nn.Module):
     ) -> None:
         super().__init__()
         if layers > 1 and net is not None and not isinstance(net, Layers):
-            net = Layers(background=net)
+            maps = operator.maps
+            net = Layers(background=net, rain=None if maps is None else Identity(channels=maps))
         if layers == 1 and isinstance(net, Layers):
             raise InputError(
                 "net=layers is for an unknown of two layers (task=derain), and this task's has one"
             )
+        if isinstance(net, Layers):
+            _refuse_other_maps(operator, net)
         if type(net) is Identity or (isinstance(net, Layers) and net.is_identity):
             net = None
         if net is not None:
@@ -275,3 +280,18 @@ def _refuse_batch_norm(net: Network) -> None:
                 f"{type(net).__name__} declares itself nonexpansive but has batch norm ({name}), "
                 "whose scale depends on the data: drop it, or declare nonexpansive = False"
             )
+
+
+def _refuse_other_maps(operator: NumericalOperator, net: Layers) -> None:
+    background, rain = (part.channels for part in net.networks)
+    if operator.maps is None and rain != background:
+        raise InputError(
+            f"the networks of net=layers have {background} and {rain} channels; "
+            f"{type(operator).__name__} needs the same for both layers"
+        )
+    if operator.maps is not None and rain != operator.maps:
+        raise InputError(
+            f"{type(operator).__name__} writes the layer of rain as {operator.maps} maps "
+            f"(gkm.operator.kernels), and the network for it has {rain} channels; use "
+            f"net.rain.channels={operator.maps}, or a network for the background alone (net=unet)"
+        )

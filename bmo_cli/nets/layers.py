@@ -1,6 +1,6 @@
 """A network for each layer of an unknown that is stacked along the channels, as u = (b, r).
 
-Shape legend: B images, C channels of a layer, H x W pixels.
+Shape legend: B images, C_i channels of layer i, H x W pixels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bmo_cli.nets.network import (
 
 
 class Layers(Network):
-    """(u_1, ..., u_n) -> (R_1(u_1), ..., R_n(u_n)), on (B, n C, H, W).
+    """(u_1, ..., u_n) -> (R_1(u_1), ..., R_n(u_n)), on (B, C_1 + ... + C_n, H, W).
 
     It is nonexpansive (averaged) if every R_i is, with the largest of their constants.
 
@@ -35,11 +35,6 @@ class Layers(Network):
     def __init__(self, *, background: Network, rain: Network | None = None) -> None:
         super().__init__()
         second = copy.deepcopy(background) if rain is None else rain
-        if background.channels != second.channels:
-            raise InputError(
-                "both networks of net=layers must have the same channels, got "
-                f"{background.channels} and {second.channels}"
-            )
         self.parts = nn.ModuleList([background, second])
         self.channels = background.channels
         networks = self.networks
@@ -63,14 +58,23 @@ class Layers(Network):
         maps = [net.bind(guide if net.guided else None) for net in self.networks]
 
         def apply(u: Tensor) -> Tensor:
-            layers = u.chunk(len(maps), 1)
+            layers = u.split(self._channels_of(u), 1)
             parts = zip(self.networks, maps, layers, strict=True)
             return torch.cat([require_alike(net, v, network(v)) for net, network, v in parts], 1)
 
         return apply
 
+    def _channels_of(self, u: Tensor) -> list[int]:
+        channels = [net.channels for net in self.networks]
+        if u.shape[1] != sum(channels):
+            raise InputError(
+                f"the networks of net=layers are for layers of {' and '.join(map(str, channels))} "
+                f"channels, and the unknown has {u.shape[1]} channels"
+            )
+        return channels
+
     def forward(self, u: Tensor) -> Tensor:
-        """The map at u, shape (B, n C, H, W)."""
+        """The map at u, shape (B, C_1 + ... + C_n, H, W)."""
         return self.bind()(u)
 
     def bound(self) -> NormBound | None:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
+from bmo_cli.config.checks import Count, Positive, Repeats, Seed, checked
 from bmo_cli.nets.network import Network
 
 
@@ -21,7 +21,7 @@ class UNet(Network):
     """x + U(x), U a `MultiScale` network. Nothing is promised about its norm.
 
     Args:
-        channels: of the images, 1 or 3.
+        channels: of the images, or of the maps of a dictionary.
         widths: features of each scale, from fine to coarse.
         blocks: residual blocks on each side of a scale.
         last_gain: factor on the last convolution's initial weights. It is small, so that iterations
@@ -32,7 +32,7 @@ class UNet(Network):
     def __init__(
         self,
         *,
-        channels: Channels = 3,
+        channels: Count = 3,
         widths: tuple[Count, Count, Count] = (32, 64, 128),
         blocks: Repeats = 1,
         last_gain: Positive = 0.1,

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from bmo_cli.config.checks import FLOAT32_MAX
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import Node, instantiate
+from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.nets.network import Network
 
 
@@ -20,13 +21,13 @@ def build_optimizer(
     """A torch optimiser over omega.
 
     Networks and learned matrices have the learning rate `lr`. Step sizes, penalties and thresholds
-    (the scalars of a scheme, and what a network declares as `numerical`) have
+    (the scalars of a scheme, and what its parts declare as `numerical`) have
     `numerical_lr_factor` times that rate.
     """
     named = [(name, p) for name, p in omega.named_parameters() if p.requires_grad]
-    parts = [module for module in omega.modules() if isinstance(module, Network)]
-    in_networks = {id(p) for net in parts for p in net.parameters()}
-    declared = {id(getattr(net, name)) for net in parts for name in net.numerical}
+    parts = [m for m in omega.modules() if isinstance(m, Network | NumericalOperator)]
+    in_networks = {id(p) for m in parts if isinstance(m, Network) for p in m.parameters()}
+    declared = {id(getattr(part, name)) for part in parts for name in part.numerical}
     is_numerical = [
         id(p) in declared or (p.dim() == 0 and id(p) not in in_networks) for _, p in named
     ]

@@ -29,6 +29,14 @@ SCHEMES = {
     "alm": [*SMALL, "task.form=exact", "gkm=alm"],
     "pdhg": ["data.crop=32", "train.batch=2", "task.form=tv", "gkm=pdhg", "net=none"],
     "two layers": ["task=derain", "data.crop=32", "train.batch=2", "net.widths=[4,4,4]"],
+    "dictionary of rain": [
+        "task=derain",
+        "gkm=rain_dictionary",
+        "gkm.operator.kernels=4",
+        "data.crop=32",
+        "train.batch=2",
+        "net.widths=[4,4,4]",
+    ],
     "matrix": ["task=sparse_coding", "method=dladmm"],
     "learned problem": ["task=toy"],
 }

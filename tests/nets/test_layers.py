@@ -89,8 +89,11 @@ def test_scheme_gives_every_layer_a_network():
     assert GKM(operator=ProximalGradient(), net=Layers(background=Identity()), layers=2).net is None
     with pytest.raises(InputError, match="net=layers is for an unknown of two layers"):
         GKM(operator=ProximalGradient(), net=own)
-    with pytest.raises(InputError, match="must have the same channels"):
-        Layers(background=ConvexPotential(), rain=ConvexPotential(channels=3))
+    unequal = Layers(background=ConvexPotential(), rain=ConvexPotential(channels=3))
+    with pytest.raises(InputError, match="have 1 and 3 channels; ProximalGradient needs the same"):
+        GKM(operator=ProximalGradient(), net=unequal, layers=2)
+    with pytest.raises(InputError, match="for layers of 1 and 3 channels, and the unknown has 2"):
+        unequal(torch.zeros(1, 2, 8, 8))
 
 
 class Halving(Identity):

@@ -36,6 +36,13 @@ SCHEMES = {
     "total variation, pdhg": [*SMALL, "task.form=tv", "gkm=pdhg", "net=none"],
     "anisotropic": [*SMALL, "task.form=tv_anisotropic", "gkm=pdhg", "net=none"],
     "rain": [*SMALL, "task=derain", "net.widths=[4,4,4]", "task.loss=charbonnier"],
+    "dictionary of rain": [
+        *SMALL,
+        "task=derain",
+        "gkm=rain_dictionary",
+        "gkm.operator.kernels=4",
+        "net.widths=[4,4,4]",
+    ],
     "sparse rain": [*SMALL, "task=derain", "task.form=sparse", "gkm=pdhg", "net=none"],
     "positive rain": [*SMALL, "task=derain", "task.rain_weight=0.01", "net.widths=[4,4,4]"],
     "sparse coding": ["task=sparse_coding", "method=dladmm", "train.batch=4"],

@@ -1,0 +1,208 @@
+"""Rain from a learned dictionary: steps against autograd, the metric, the minimiser, the state."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import plain_config
+from scipy import optimize
+
+from bmo_cli.config.schema import check_config
+from bmo_cli.errors import InputError
+from bmo_cli.experiment.build import build
+from bmo_cli.gkm.rain_dictionary import RainDictionary, streak_kernels
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.nets.convex_potential import ConvexPotential
+from bmo_cli.nets.filter_bank import unit_filters
+from bmo_cli.nets.layers import Layers
+from bmo_cli.nets.network import Network
+from bmo_cli.nets.unet import UNet
+from bmo_cli.solver.fixed_point import iterate
+from bmo_cli.solver.nonexpansive import largest_ratio
+from bmo_cli.solver.problem import Problem, SquaredError
+from bmo_cli.tasks.derain import initial_layers, rain_problem
+from bmo_cli.training.optimizer import build_optimizer
+
+
+class Towards(Network):
+    """The proximal map of weight/2 |b - centre|^2, which makes the problem bounded in b."""
+
+    nonexpansive = averaged = True
+
+    def __init__(self, centre, tau, weight):
+        super().__init__()
+        self.channels, self.centre, self.pull = centre.shape[1], centre, tau * weight
+
+    def forward(self, x):
+        return (x + self.pull * self.centre) / (1 + self.pull)
+
+
+def rainy(rng, channels=3, size=(12, 10)):
+    return torch.tensor(rng.random((1, channels, *size)))
+
+
+def rain_by_hand(m, kernels, channels):
+    """sum_j c_j * m_j in every channel by zero-padded convolutions of a tiled image."""
+    k, (height, width) = kernels.shape[-1], m.shape[-2:]
+    flipped = kernels.flip(2, 3).transpose(0, 1)  # conv2d correlates
+    tiled = F.conv2d(m.repeat(1, 1, 3, 3), flipped, padding=k // 2)
+    gray = tiled[..., height : 2 * height, width : 2 * width]
+    return gray.repeat(1, channels, 1, 1) / channels**0.5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_step_is_that_of_the_gradient_and_of_the_threshold(rng, channels):
+    y, operator = rainy(rng, channels), RainDictionary(kernels=4, size=5, share=0.3).double()
+    b, m = torch.tensor(rng.random(y.shape)), torch.tensor(rng.random((1, 4, *y.shape[2:])))
+    with torch.no_grad():
+        operator.kernels.copy_(torch.tensor(rng.normal(size=(4, 1, 5, 5))))
+        new_b, new_m = (
+            GKM(operator=operator, layers=2, alpha=None).bind(rain_problem(y)).D((b, m), 0)
+        )
+    kernels = unit_filters(operator.kernels.detach(), zero_mean=False)
+    b.requires_grad_(), m.requires_grad_()
+    value = 0.5 * (b + rain_by_hand(m, kernels, channels) - y).square().sum()
+    for_b, for_m = torch.autograd.grad(value, (b, m))
+    first, second = 1.5 * 0.3, 1.5 * 0.7
+    torch.testing.assert_close(new_b, b - first * for_b, rtol=0, atol=1e-5)
+    expected = (m - second * (for_m + 1e-3)).clamp_min(0)
+    torch.testing.assert_close(new_m, expected, rtol=0, atol=1e-5)
+    assert (new_m == 0).any() and (new_m > 0).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_dictionary_has_norm_one(rng, channels):
+    """The largest singular value of m -> C m as a dense matrix is at most 1, and close to it."""
+    y, operator = rainy(rng, channels, (8, 8)), RainDictionary(kernels=3, size=3).double()
+    mapping = GKM(operator=operator, layers=2).bind(rain_problem(y))
+    basis = torch.eye(3 * 64, dtype=torch.float64).reshape(-1, 3, 8, 8)
+    nothing = y.new_zeros(len(basis), channels, 8, 8)
+    with torch.no_grad():
+        rain = mapping.estimate((nothing, basis))[0][:, channels:].flatten(1)
+    largest = torch.linalg.matrix_norm(rain, 2).item()
+    assert 0.98 < largest <= 1 + 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+def test_nonexpansive_up_to_the_longest_step_and_not_beyond(rng, share):
+    y, net = rainy(rng), ConvexPotential(channels=3).double()
+    state = (y, torch.tensor(rng.random((1, 4, *y.shape[2:]))))
+    for network in (None, net):
+        operator = RainDictionary(kernels=4, size=5, gamma=1.99999, share=share).double()
+        mapping = GKM(operator=operator, net=network, layers=2).bind(rain_problem(y))
+        assert operator.step_share(rain_problem(y)) < 1
+        assert 0.5 < largest_ratio(mapping, state, turns=60, seed=0) <= 1 + 1e-6
+    operator.gamma.high = 2.6  # a step that is 30 % too long
+    mapping = GKM(operator=operator, layers=2).bind(rain_problem(y))
+    assert operator.step_share(rain_problem(y)) > 1.29
+    m = torch.ones_like(state[1])
+    fitting = (y - mapping.estimate((y, m))[0][:, 3:], m)  # the threshold is not active here
+    assert largest_ratio(mapping, fitting, turns=100, seed=0, radius=1e-3) > 1.5
+
+
+@pytest.mark.slow
+def test_fixed_point_minimises_the_energy(rng):
+    """f + weight/2 |b - centre|^2 + lambda |m|_1, m >= 0, against SciPy's L-BFGS-B."""
+    y, centre, weight = rainy(rng, 1, (6, 5)), torch.zeros(1, 1, 6, 5).double(), 0.2
+    operator = RainDictionary(kernels=2, size=3, threshold=0.02).double()
+    tau = 1.5 * 0.5
+    net = Layers(
+        background=Towards(centre, tau, weight), rain=Towards(torch.zeros(1, 2, 1, 1), 0, 0)
+    )
+    mapping = GKM(operator=operator, net=net, layers=2).bind(rain_problem(y))
+    with torch.no_grad():
+        solution = iterate(mapping, initial_layers(y, "sum"), iterations=20000, tolerance=1e-9)
+
+    def energy(flat):
+        u = torch.tensor(flat, requires_grad=True)
+        b, m = u[:30].reshape(1, 1, 6, 5), u[30:].reshape(1, 2, 6, 5)
+        layers = mapping.estimate((b, m))[0]
+        fit = 0.5 * (layers.sum(1, keepdim=True) - y).square().sum()
+        value = fit + weight / 2 * b.square().sum() + 0.02 * m.sum()
+        (gradient,) = torch.autograd.grad(value, u)
+        return value.item(), gradient.numpy()
+
+    bounds = [(None, None)] * 30 + [(0, None)] * 60
+    options = {"maxiter": 20000, "maxfun": 100000, "ftol": 1e-15, "gtol": 1e-10}
+    best = optimize.minimize(energy, np.zeros(90), jac=True, bounds=bounds, options=options)
+    flat = torch.cat([block.flatten() for block in solution.value]).numpy()
+    assert energy(flat)[0] == pytest.approx(best.fun, abs=1e-8)
+    layers, same = (mapping.estimate(u)[0].detach() for u in (solution.value, _state(best.x)))
+    torch.testing.assert_close(layers, same, rtol=0, atol=1e-4)
+    assert (solution.value[1] == 0).any() and solution.value[1].max() > 0.01
+
+
+def _state(flat):
+    u = torch.tensor(flat)
+    return (u[:30].reshape(1, 1, 6, 5), u[30:].reshape(1, 2, 6, 5))
+
+
+def test_state_and_estimate(rng):
+    y, operator = rainy(rng), RainDictionary(kernels=4, size=5).double()
+    mapping = GKM(operator=operator, layers=2).bind(rain_problem(y))
+    initial = initial_layers(y, "sum")
+    lifted = mapping.lift(initial)
+    assert [tuple(block.shape) for block in lifted] == [(1, 3, 12, 10), (1, 4, 12, 10)]
+    assert mapping.lift(lifted) is lifted
+    torch.testing.assert_close(mapping.estimate(lifted)[0], initial[0])
+    loss = mapping.loss_on_state(SquaredError(torch.zeros_like(initial[0])))
+    b_gradient, m_gradient = loss.grad(lifted)
+    torch.testing.assert_close(b_gradient, y)
+    assert m_gradient.shape == lifted[1].shape
+
+
+def test_networks_of_both_layers(rng):
+    y, operator = rainy(rng, size=(16, 16)).float(), RainDictionary(kernels=4, size=5)
+    alone = GKM(operator=operator, net=UNet(widths=(4, 4, 4)), layers=2)
+    assert [net.channels for net in alone.net.networks] == [3, 4]
+    both = Layers(background=UNet(widths=(4, 4, 4)), rain=UNet(channels=4, widths=(4, 4, 4)))
+    scheme = GKM(operator=operator, net=both, layers=2)
+    mapping = scheme.bind(rain_problem(y))
+    with torch.no_grad():
+        b, m = mapping.D(mapping.lift(initial_layers(y, "sum")), 0)
+        torch.testing.assert_close(b, both.networks[0](y))  # the gradient is 0 at (y, 0)
+        torch.testing.assert_close(m, both.networks[1](torch.zeros_like(m)))
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [("single", "task.form=sum"), ("split", "linear relation"), ("sparse", "gkm=")],
+)
+def test_other_forms_are_refused(rng, form, text):
+    with pytest.raises(InputError, match=text):
+        RainDictionary().bind(rain_problem(rainy(rng), form))
+
+
+def test_other_input_is_refused_in_one_line(rng):
+    y = rainy(rng)
+    with pytest.raises(InputError, match=r"kernels of 15 x 15 \(gkm.operator.size\) are larger"):
+        RainDictionary(size=15).bind(rain_problem(y))
+    sparse = rain_problem(y, rain_weight=0.1)
+    with pytest.raises(InputError, match="does not see the g of this problem, SparseRain"):
+        GKM(operator=RainDictionary(size=5), layers=2).bind(sparse)
+    layers = Layers(background=UNet(widths=(4, 4, 4)))
+    with pytest.raises(InputError, match=r"as 32 maps .* use net.rain.channels=32"):
+        GKM(operator=RainDictionary(), net=layers, layers=2)
+    with pytest.raises(InputError, match="needs a smooth term f"):
+        RainDictionary().bind(Problem())
+
+
+def test_first_kernels_are_lines_of_all_directions():
+    kernels = streak_kernels(7, 9)
+    assert kernels.shape == (7, 1, 9, 9) and kernels.min() >= 0
+    torch.testing.assert_close(kernels.flatten(1).norm(dim=1), torch.ones(7))
+    upright = streak_kernels(6, 9)[1, 0]  # the middle one of three thin lines
+    torch.testing.assert_close(upright, upright.flip(1))
+    assert upright[:, 4].min() > upright[:, 3].max()
+    assert not torch.allclose(kernels[0], kernels[1])
+
+
+def test_thresholds_learn_at_the_rate_of_step_sizes():
+    config = plain_config("task=derain", "gkm=rain_dictionary", "device=cpu")
+    experiment = build(check_config(config))
+    optimizer = build_optimizer(config["optim"], [], experiment.omega, 10)
+    operator = experiment.scheme.operator
+    weights, numerical = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert id(operator.kernels) in weights and id(operator.log_threshold) in numerical
+    assert {id(operator.gamma.theta), id(operator.share.theta)} <= numerical
