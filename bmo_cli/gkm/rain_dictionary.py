@@ -79,7 +79,7 @@ class RainDictionary(NumericalOperator):
         learn: bool = True,
     ) -> None:
         super().__init__()
-        self.maps = kernels
+        self.maps: int = kernels
         self.kernels = nn.Parameter(streak_kernels(kernels, size))
         self.gamma = Bounded(gamma, high=2.0, learn=learn)
         self.share = Bounded(share, learn=learn)
@@ -93,7 +93,8 @@ class RainDictionary(NumericalOperator):
         gray = channels**-0.5  # of a map in every channel, so that |C| <= 1 in colour, too
 
         def rain(m: Tensor) -> Tensor:
-            return (gray * synthesise(m, unit)).expand(-1, channels, -1, -1)
+            layer: Tensor = gray * synthesise(m, unit)
+            return layer.expand(-1, channels, -1, -1)
 
         def apply(u: State, k: int) -> State:
             b, m = u
@@ -105,7 +106,9 @@ class RainDictionary(NumericalOperator):
             return (layers[:, :channels], layers[:, channels:])
 
         def lift(u: State) -> State:
-            return u if len(u) == 2 else (u[0][:, :channels], y.new_zeros(self._shape(y)))
+            if len(u) == 2:
+                return u
+            return (u[0][:, :channels], y.new_zeros(len(y), len(unit), *y.shape[2:]))
 
         def readout(u: State) -> State:
             return (torch.cat([u[0], rain(u[1])], 1),)
@@ -117,16 +120,13 @@ class RainDictionary(NumericalOperator):
         unit = unit_filters(self.kernels, zero_mean=False)
         first, second = self._steps()
         curvature = max(1.0, norm_bound(unit) ** 2)
-        return self.gamma().item() * curvature / 2 + share_of_positive(torch.stack([first, second]))
+        positive = share_of_positive(torch.stack([first, second]))
+        return float(self.gamma().item()) * curvature / 2 + positive
 
     def _steps(self) -> tuple[Tensor, Tensor]:
         """tau_b and tau_m."""
         gamma, share = self.gamma(), self.share()
         return gamma * share, gamma * (1 - share)
-
-    def _shape(self, y: Tensor) -> tuple[int, int, int, int]:
-        """Shape of the maps, (B, J, H, W)."""
-        return (len(y), self.maps, y.shape[2], y.shape[3])
 
     def _rainy_image(self, problem: Problem) -> Tensor:
         """y of a problem y = b + r.
@@ -169,4 +169,5 @@ def streak_kernels(count: int, size: int) -> Tensor:
             along = right * angle.sin() + down * angle.cos()
             kernels.append(torch.exp(-((across / width) ** 2 + (2 * along / size) ** 2) / 2))
     lines = torch.stack(kernels)
-    return (lines / lines.flatten(1).norm(dim=1)[:, None, None])[:, None].float()
+    unit: Tensor = lines / lines.flatten(1).norm(dim=1)[:, None, None]
+    return unit[:, None].float()

@@ -58,7 +58,7 @@ class Layers(Network):
         maps = [net.bind(guide if net.guided else None) for net in self.networks]
 
         def apply(u: Tensor) -> Tensor:
-            layers = u.split(self._channels_of(u), 1)
+            layers = torch.split(u, self._channels_of(u), 1)
             parts = zip(self.networks, maps, layers, strict=True)
             return torch.cat([require_alike(net, v, network(v)) for net, network, v in parts], 1)
 
