@@ -31,11 +31,11 @@ colour=(task=deconv data=folder "data.train='$data/bsd_colour/*[!0].jpg'"
 for name in $names; do
     case $name in
         colour)
-            run colour "${colour[@]}" train.steps=497 eval.iterations=200 \
+            run colour "${colour[@]}" train.steps=1000 eval.iterations=200 \
                 "eval.score_at=[5,15,60,1000]" ;;
         colour_gray) # channel by channel
-            run colour_gray "${colour[@]}" net.channels=1 train.steps=190 \
-                train.validate_every=95 eval.iterations=200 "eval.score_at=[5,15,60,1000]" ;;
+            run colour_gray "${colour[@]}" net.channels=1 train.steps=380 \
+                train.validate_every=190 eval.iterations=200 "eval.score_at=[5,15,60,1000]" ;;
         colour_dncnn)
             run colour_dncnn "${colour[@]}" net=dncnn hyper=bmo task.start=wiener train.steps=450 \
                 train.validate_every=150 "eval.score_at=[15,60,300,1000]" ;;
