@@ -102,9 +102,9 @@ def unreadable_message(word: str, error: Exception | None = None) -> str:
     start = f"cannot read the override '{word}'"
     if not equals or not key:
         return f"{start}: expected key=value"
-    reason = str(error.__cause__ if error else "")  # of a function such as choice(...)
-    if reason and reason != "None":  # the grammar gives no reason
-        start += f": {' '.join(reason.split())}"
+    cause = error.__cause__ if error is not None else None
+    if isinstance(cause, TypeError | ValueError):  # of choice(...), say; the grammar's has no text
+        start += f": {' '.join(str(cause).split())}"
     place = _first_special(word, len(key) + 1)
     if place is not None:
         start += f": '{word[place]}' is character {place + 1} of it"

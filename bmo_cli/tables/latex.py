@@ -72,22 +72,22 @@ def _format_table(sheet: Sheet, sections: Sequence[Section], label: str) -> str:
     )
 
 
-def _is_certified(section: Section) -> bool:
+def _has_verdicts(section: Section) -> bool:
     """Whether the section has a column of verdicts."""
     return any(line.verdict for line in section.lines)
 
 
 def _count_columns(sheet: Sheet, section: Section) -> int:
-    return len(section.scores(sheet.scores)) + _is_certified(section)
+    return len(section.scores(sheet.scores)) + _has_verdicts(section)
 
 
 def _align(sheet: Sheet, section: Section) -> str:
-    return "r" * len(section.scores(sheet.scores)) + "l" * _is_certified(section)
+    return "r" * len(section.scores(sheet.scores)) + "l" * _has_verdicts(section)
 
 
 def _format_headers(sheet: Sheet, section: Section) -> list[str]:
     scores = [_format_header(sheet, score) for score in section.scores(sheet.scores)]
-    return [*scores, *["certificate"] * _is_certified(section)]
+    return [*scores, *["certificate"] * _has_verdicts(section)]
 
 
 def _format_failures(sections: Sequence[Section]) -> list[str]:
@@ -131,7 +131,7 @@ def _format_cells(sheet: Sheet, section: Section, name: str) -> list[str]:
         mark: Mark = assign_marks(section, score, layout, direction)[at] if direction else ""
         cells.append(format_cell(section.lines[at], score, layout, mark))
     verdict = section.lines[at].verdict or "--"
-    return [*cells, *[latex_escaped(verdict)] * _is_certified(section)]
+    return [*cells, *[latex_escaped(verdict)] * _has_verdicts(section)]
 
 
 def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
