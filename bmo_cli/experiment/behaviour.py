@@ -61,7 +61,7 @@ def _evaluate_twice(scheme: GKM, problem: Problem, initial: State) -> tuple[Stat
     if not guided:
         states = generator_states(device)
     u = mapping.lift(initial)
-    _require_shapes(problem, u[0])
+    _require_shapes(problem, initial[0])
     first = mapping.D(u, 0)
     second = (scheme.bind(problem) if guided else mapping).D(u, 0)
     return first, second, generator_states(device) != states

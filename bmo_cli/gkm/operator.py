@@ -102,6 +102,15 @@ class NumericalOperator(nn.Module, ABC):
             InputError: the operator does not apply to this kind of problem.
         """
 
+    def network_argument(self, u: State, estimate: State) -> Tensor:
+        """What the network maps near a state: by default the first block of the estimate.
+
+        Args:
+            u: a complete state.
+            estimate: of u, as the readout returns it.
+        """
+        return estimate[0]
+
     def step_share(self, problem: Problem) -> float | None:
         """The step size at a problem as a share of its limit; the condition holds below 1.
 

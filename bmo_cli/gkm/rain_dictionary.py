@@ -116,6 +116,9 @@ class RainDictionary(NumericalOperator):
         metric = BlockDiagonal((ScaledIdentity(1 / first), ScaledIdentity(1 / second)))
         return BoundOperator(apply, metric, lift, readout)
 
+    def network_argument(self, u: State, estimate: State) -> Tensor:
+        return torch.cat(u, 1)
+
     def step_share(self, problem: Problem) -> float:
         unit = unit_filters(self.kernels, zero_mean=False)
         first, second = self._steps()

@@ -42,9 +42,11 @@ def expansion(scheme: GKM, sample: Sample, iterations: int) -> Tensor:
         mapping = scheme.bind(problem)
         begin = mapping.lift(sample.initial)
         end = iterate(mapping, begin, iterations=iterations).value
-        first, last = mapping.estimate(begin), mapping.estimate(end)
-        share = torch.rand(len(first[0]), 1, 1, 1, generator=generator).to(first[0])
-        point = (1 - share) * first[0] + share * last[0]
+        first, last = (
+            scheme.operator.network_argument(u, mapping.estimate(u)) for u in (begin, end)
+        )
+        share = torch.rand(len(first), 1, 1, 1, generator=generator).to(first)
+        point = (1 - share) * first + share * last
         direction = torch.randn(point.shape, generator=generator).to(point)
     return reflected_norm_squared(net.bind(guide), point, direction).clamp_min(1 - _MARGIN).mean()
 

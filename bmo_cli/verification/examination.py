@@ -182,8 +182,9 @@ def _network_pairs(scheme: GKM, problem: Problem, initial: State, settings: Sett
     identity = ScaledIdentity(torch.ones((), device=initial[0].device))
     with torch.no_grad():
         guide = problem.guide() if scheme.net.guided and problem.guide is not None else None
-        network = scheme.net.bind(guide)
-        point = scheme.bind(problem).lift(initial)[:1]
+        network, whole = scheme.net.bind(guide), scheme.bind(problem)
+        u = whole.lift(initial)
+        point = (scheme.operator.network_argument(u, whole.estimate(u)),)
     mapping = FixedPointMap(lambda u, k: (network(u[0]),), identity)
     ones = constant_direction(point)  # constant images are not contracted
     turns, seed = settings.turns, settings.seed
