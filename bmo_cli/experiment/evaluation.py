@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,9 +21,9 @@ from bmo_cli.gkm.scheme import GKM
 from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.each import iterate_each
-from bmo_cli.solver.fixed_point import FixedPointMap, Status, iterate
+from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, iterate
 from bmo_cli.solver.problem import Problem
-from bmo_cli.solver.state import State
+from bmo_cli.solver.state import State, subtract
 from bmo_cli.tasks.task import Case, Task
 
 
@@ -209,10 +209,13 @@ class Trace:
             finite.
         residuals: |D(u^k) - u^k|_G / |u^k|_G for k = 0, 1, ..., the largest of all problems of the
             case, until an iterate is not finite.
+        steps: |x^k - x^(k-1)| / |x^(k-1)| of the estimate x of the whole case by number k of
+            iterations; infinite once an iterate is not finite. Empty where they are not followed.
     """
 
     scores: dict[int, float]
     residuals: tuple[float, ...]
+    steps: dict[int, float] = field(default_factory=dict, compare=False)
 
 
 @torch.no_grad()
@@ -235,41 +238,64 @@ def trace_case(
     mappings = [scheme.bind(problem) for problem, _ in case.parts]
     states = list(starts or (initial for _, initial in case.parts))
     scores = dict.fromkeys(counts, -math.inf if task.larger_is_better else math.inf)
-    residuals: list[float] = []
+    steps, residuals = dict.fromkeys(counts, math.inf), list[float]()
     for count in counts:
         done = len(residuals)
-        solutions = [
-            iterate(mapping, u, iterations=count - done, start=done)
-            for mapping, u in zip(mappings, states, strict=True)
-        ]
+        ends = [_advance(m, u, done, count) for m, u in zip(mappings, states, strict=True)]
+        solutions = [solution for solution, _ in ends]
         columns = zip(*(solution.residuals for solution in solutions), strict=False)
         residuals += [max(column) for column in columns if all(map(math.isfinite, column))]
         if any(solution.status is Status.NONFINITE for solution in solutions):
             break
         states = [solution.value for solution in solutions]
-        estimates = [m.estimate(u) for m, u in zip(mappings, states, strict=True)]
-        joined = _concatenate(estimates, len(case.initial))
-        scores[count] = task.score_metric(joined, case)
-    return Trace(scores, tuple(residuals))
+        blocks = len(case.initial)
+        x = _join_estimates(mappings, states, blocks)
+        before = _join_estimates(mappings, [u for _, u in ends], blocks)
+        scores[count], steps[count] = task.score_metric(x, case), _relative_step(before, x)
+    return Trace(scores, tuple(residuals), steps)
 
 
-def scores_by_iteration(
+def _advance(mapping: FixedPointMap, u: State, start: int, stop: int) -> tuple[Solution, State]:
+    """The iterations `start`, ..., `stop - 1` from u, and the iterate before the last one."""
+    before = [u]
+
+    def keep(k: int, u: State, following: State) -> None:
+        before[0] = u
+
+    return iterate(mapping, u, iterations=stop - start, start=start, observe=keep), before[0]
+
+
+def _join_estimates(mappings: Sequence[FixedPointMap], us: Sequence[State], blocks: int) -> State:
+    """The first blocks of the estimates of several problems as one batch."""
+    estimates = [mapping.estimate(u) for mapping, u in zip(mappings, us, strict=True)]
+    return _concatenate(estimates, blocks)
+
+
+def _relative_step(before: State, after: State) -> float:
+    """|after - before| / |before| of a whole batch; infinite where `before` is 0."""
+    step, size = (
+        math.sqrt(sum(float(block.double().square().sum()) for block in u))
+        for u in (subtract(after, before), before)
+    )
+    return step / size if size else math.inf
+
+
+def trace_cases(
     scheme: GKM, task: Task, cases: Iterable[Case], counts: Sequence[int]
-) -> dict[int, list[float]]:
-    """The task's metric of every case after each of several numbers of iterations of T.
+) -> dict[str, float]:
+    """Means over cases after each of several numbers of iterations of T.
 
     Args:
         scheme, task, counts: as in `trace_case`.
         cases: problems.
 
     Returns:
-        For every count a score for each case; infinitely bad once an iterate is not finite.
+        The task's metric as `METRIC@COUNT`, infinitely bad once an iterate is not finite, and the
+        relative step of the estimate as `step@COUNT`.
     """
-    scores: dict[int, list[float]] = {count: [] for count in counts}
-    for case in cases:
-        for count, score in trace_case(scheme, task, case, counts).scores.items():
-            scores[count].append(score)
-    return scores
+    traces = [trace_case(scheme, task, case, counts) for case in cases]
+    scores = {f"{task.metric}@{k}": mean([trace.scores[k] for trace in traces]) for k in counts}
+    return scores | {f"step@{k}": mean([trace.steps[k] for trace in traces]) for k in counts}
 
 
 def average_scores(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:

@@ -20,10 +20,9 @@ from bmo_cli.experiment.evaluation import (
     Settings,
     average_scores,
     evaluate,
-    scores_by_iteration,
+    trace_cases,
 )
 from bmo_cli.experiment.signals import StopRequest
-from bmo_cli.metrics import mean
 from bmo_cli.results.figures import side_by_side
 from bmo_cli.results.result import Testing
 from bmo_cli.results.run_folder import RunFolder
@@ -72,15 +71,15 @@ def evaluate_test(
     task = experiment.task
     scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
     metrics = average_scores(scores, "test")
-    counts = sorted(set(settings.score_at))
+    if counts := sorted(set(settings.score_at)):
 
-    def cases() -> Iterator[Case]:
-        for case in task.cases("test") if counts else ():
-            require_running()
-            yield case
+        def cases() -> Iterator[Case]:
+            for case in task.cases("test"):
+                require_running()
+                yield case
 
-    for count, values in scores_by_iteration(experiment.scheme, task, cases(), counts).items():
-        metrics[f"test/{task.metric}@{count}"] = mean(values)
+        traced = trace_cases(experiment.scheme, task, cases(), counts)
+        metrics |= {f"test/{name}": value for name, value in traced.items()}
     _compare_with_observations(metrics, task)
     average = {key.removeprefix("test/"): value for key, value in metrics.items()}
     log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))

@@ -180,8 +180,10 @@ def _summarize_training(setup: TrainingSetup, history: History, trainer: Trainer
     progress = setup.progress
     metrics = {f"val/{setup.experiment.task.metric}": progress.best}
     if history:
+        gradients = [row["hypergrad_norm"] for row in history]
         metrics["train/loss"] = history[-1]["loss"]
-        metrics["train/gradient_fall"] = gradient_decay([row["hypergrad_norm"] for row in history])
+        metrics["train/gradient"] = gradients[-1]
+        metrics["train/gradient_fall"] = gradient_decay(gradients)
     return replace(
         _build_training(setup),
         best_step=progress.best_step,

@@ -17,12 +17,13 @@ from bmo_cli.experiment.certificate_curves import (
     scored_counts,
     trace_starts,
 )
-from bmo_cli.experiment.evaluation import scores_by_iteration, trace_case
+from bmo_cli.experiment.evaluation import trace_case, trace_cases
 from bmo_cli.experiment.load import load_run
-from bmo_cli.gkm.proximal import ProximalGradient
+from bmo_cli.gkm.proximal import DouglasRachford, ProximalGradient
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.results.certificate_figure import draw_certificate
 from bmo_cli.results.files import plain
+from bmo_cli.solver.fixed_point import step
 from bmo_cli.tasks.sparse_coding import SparseCoding
 from bmo_cli.verification.certificate import certify
 from bmo_cli.verification.examination import Subject
@@ -189,8 +190,8 @@ def test_what_a_certificate_iterates_is_recorded_as_if_it_were_iterated_again():
     assert list(traces) == ["the task's start", "zero", "noise"]
     for name, trace in traces.items():
         assert trace == trace_case(scheme, task, cases[0], counts, [begin[name]])
-    by_count = scores_by_iteration(scheme, task, cases, counts)
-    expected = {count: pytest.approx(sum(scores) / 2) for count, scores in by_count.items()}
+    means = trace_cases(scheme, task, cases, counts)
+    expected = {count: pytest.approx(means[f"nmse@{count}"]) for count in counts}
     assert recorder.scores(scheme, counts) == expected
     length = len(certificate.first["noise"].residuals)
     assert not recorder.traces(certificate.first, [length + 1])  # too short
@@ -236,11 +237,32 @@ def test_scores_of_several_cases_are_those_of_each():
         [1, 4, 9],
         [first, sparse_case(5.0)[1]],
     )
-    by_count = scores_by_iteration(scheme, task, cases, counts)
+    means = trace_cases(scheme, task, cases, counts)
     traces = [trace_case(scheme, task, case, counts) for case in cases]
-    assert by_count == {count: [trace.scores[count] for trace in traces] for count in counts}
-    assert all(len(trace.residuals) == 9 for trace in traces)
+    for count in counts:
+        assert means[f"nmse@{count}"] == sum(trace.scores[count] for trace in traces) / 2
+        assert means[f"step@{count}"] == sum(trace.steps[count] for trace in traces) / 2
+    assert len(means) == 6 and all(len(trace.residuals) == 9 for trace in traces)
     assert len({score for trace in traces for score in trace.scores.values()}) == 6
+
+
+@torch.no_grad()
+def test_steps_are_those_of_the_estimate():
+    """Iterates by hand, also of a scheme whose iterate is not the estimate."""
+    task, case = sparse_case()
+    for operator in (ProximalGradient(), DouglasRachford()):
+        scheme = GKM(operator=operator)
+        steps = trace_case(scheme, task, case, [1, 2, 7]).steps
+        mapping, u, before = scheme.bind(case.problem), case.initial, None
+        for k in range(1, 8):
+            following = step(mapping, u, mapping.D(u, k - 1), k - 1)
+            before, after = (mapping.estimate(v)[0].double() for v in (u, following))
+            size = before.norm()
+            expected = float((after - before).norm() / size) if size else math.inf
+            if k in steps:
+                assert steps[k] == pytest.approx(expected, rel=1e-6)
+            u = following
+        assert 0 < steps[7] < steps[2]
 
 
 def test_a_case_of_several_problems_has_the_largest_residual():
