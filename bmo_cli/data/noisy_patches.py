@@ -37,6 +37,8 @@ class NoisyPatches(DegradedPhotographs):
             None: the side, adjacent patches.
         seed: of patches and noise in training.
         eval_seed: of the noise of validation and test.
+        train_batches: number of different training batches, which repeat; None: every step has a
+            new one. With 1, training minimises one function of the parameters.
         dictionary_keys: arguments of `DictionarySource`.
     """
 
@@ -49,6 +51,7 @@ class NoisyPatches(DegradedPhotographs):
         stride: Count | None = None,
         seed: Seed = 0,
         eval_seed: Seed = 0,
+        train_batches: Count | None = None,
         **dictionary_keys: Any,
     ) -> None:
         super().__init__(Photographs(data))
@@ -61,7 +64,7 @@ class NoisyPatches(DegradedPhotographs):
                 f"use task.stride <= {self.side}"
             )
         self.eval_crop, self.corrupted = data.eval_crop, corrupted
-        self.seed, self.eval_seed = seed, eval_seed
+        self.seed, self.eval_seed, self.train_batches = seed, eval_seed, train_batches
 
     def prepare(self, splits: Sequence[Split]) -> None:
         if self.eval_crop is not None and self.eval_crop < self.side:
@@ -78,6 +81,13 @@ class NoisyPatches(DegradedPhotographs):
 
     def batches(self, steps: range, batch: int) -> Iterator[DegradedImages]:
         """Training batches of patches as rows, (B, m)."""
+        if self.train_batches is None:
+            yield from self._fresh_batches(steps, batch)
+            return
+        repeated = list(self._fresh_batches(range(self.train_batches), batch))
+        yield from (repeated[step % self.train_batches] for step in steps)
+
+    def _fresh_batches(self, steps: range, batch: int) -> Iterator[DegradedImages]:
         patches = self._clean_patches(steps, batch, self.seed)
         for step, clean in zip(steps, patches, strict=True):
             rng = np.random.default_rng([self.seed, step, 0x5A17])
