@@ -442,6 +442,7 @@ def table_page() -> str:
         ("table", schema.Table),
         ("table.presets.NAME", schema.Preset),
         ("table.published[N]", schema.Published),
+        ("table.claims[N]", schema.Claim),
     ):
         lines += ["", f"## Keys of `{name}`", "", "| key | allowed | meaning |", "|---|---|---|"]
         said = field_comments(section)

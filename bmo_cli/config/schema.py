@@ -157,6 +157,30 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """An entry of `table.claims`: what a publication shows, judged by the seeds of the table."""
+
+    text: str
+    """the claim, one line"""
+    column: str
+    """name of a column of the table"""
+    row: str
+    """method that the claim is about, a row of the table"""
+    score: str
+    """name of a score in result.json; at least two seeds decide"""
+    direction: Literal["below", "above"]
+    """where the score of the row lies"""
+    reading: str
+    """what the publication shows, with the source"""
+    relative_to: str | None = None
+    """score of the same run that it is divided by; null: none"""
+    than: list[str] = field(default_factory=list)
+    """rows that it is compared with"""
+    limit: Finite | None = None
+    """number that it is compared with instead"""
+
+
+@dataclass(frozen=True)
 class Table:
     """`table.*`: a table of runs; every cell is `bmo train` with the overrides of its place."""
 
@@ -176,8 +200,10 @@ class Table:
     """rows, with the tasks that they do not apply to"""
     adjust: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """further overrides of a row in a column, such as a step size that follows the noise"""
-    figure: Literal["convergence", "guarantee", "crops"] | None = None
-    """figure that is drawn with the table"""
+    figures: list[Literal["convergence", "guarantee", "training", "crops"]] = field(
+        default_factory=list
+    )
+    """figures that are drawn with the table"""
     input: str | None = None
     """name of a first row that shows the observations' own scores; null: none"""
     best: dict[str, Literal["max", "min"]] = field(default_factory=dict)
@@ -188,6 +214,8 @@ class Table:
     """the table at other scales"""
     published: list[Published] = field(default_factory=list)
     """values from the literature"""
+    claims: list[Claim] = field(default_factory=list)
+    """what a publication shows of these rows, judged by the seeds of the table"""
 
 
 @dataclass(frozen=True)

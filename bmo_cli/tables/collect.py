@@ -10,6 +10,7 @@ from bmo_cli.config.schema import Table
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import comma_separated
 from bmo_cli.tables.cell import Cell
+from bmo_cli.tables.claims import judge
 from bmo_cli.tables.summary import Line, Section, Sheet, join_flags
 
 
@@ -43,6 +44,7 @@ def build_sheet(
         sections=[_build_section(table, column, cells, failures) for column in columns],
         seeds=table.seeds,
         published=table.published,
+        claims=[judge(claim, cells) for claim in table.claims],
         commands=commands,
         remarks=remarks,
         trained_once=_list_trained_once(table, cells),

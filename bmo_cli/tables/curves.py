@@ -98,6 +98,66 @@ def draw_convergence(runs: Sequence[ConvergenceRun], task: str, file: Path) -> N
 
 
 @dataclass(frozen=True)
+class TrainingRun:
+    """A run of the training figure.
+
+    Attributes:
+        row: name of its row.
+        iterations: K.
+        history: rows of history.csv.
+        steps: relative step of the estimate by number of iterations, |x^k - x^(k-1)| / |x^(k-1)|.
+    """
+
+    row: str
+    iterations: int
+    history: Sequence[Mapping[str, float]]
+    steps: Mapping[int, float]
+
+
+def draw_training(runs: Sequence[TrainingRun], title: str, file: Path) -> None:
+    """Draw phi_K and |grad phi_K| against the training step, and the relative step against k.
+
+    Colours denote rows; seeds have thin lines of one colour. A dashed line marks K: beyond it,
+    T was not trained.
+
+    Args:
+        runs: of one column of the table.
+        title: of the figure.
+        file: to write.
+    """
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(1, 3)
+    rows = list(dict.fromkeys(run.row for run in runs))
+    handles = {}
+    for run in runs:
+        colour = f"C{rows.index(run.row)}"
+        for axis, key in ((axes[0], "loss"), (axes[1], "hypergrad_norm")):
+            points = [(row["step"], row[key]) for row in run.history if row[key] > 0]
+            axis.plot(*_split(points), color=colour, linewidth=0.9)
+        points = [(k, v) for k, v in sorted(run.steps.items()) if math.isfinite(v) and v > 0]
+        (handles[run.row],) = axes[2].plot(*_split(points), color=colour, linewidth=0.9)
+    for count in {run.iterations for run in runs}:
+        axes[2].axvline(count, color="black", linestyle="--", linewidth=0.8)
+    titles = (
+        ("training step t", r"$\varphi_K(\omega^t)$"),
+        ("training step t", r"$|\nabla \varphi_K(\omega^t)|$"),
+        ("iteration k (dashed: K)", r"$|x^k - x^{k-1}| / |x^{k-1}|$ at the trained omega"),
+    )
+    for axis, (label, text) in zip(axes, titles, strict=True):
+        axis.set(xlabel=label, yscale="log")
+        axis.set_title(text, fontsize=10)
+        axis.grid(alpha=0.3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(rows))
+    save_figure(figure, file, 110)
+
+
+def _split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """The coordinates of points."""
+    return [x for x, _ in points], [y for _, y in points]
+
+
+@dataclass(frozen=True)
 class GuaranteeRun:
     """A run of the guarantee figure.
 

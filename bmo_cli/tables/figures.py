@@ -14,7 +14,14 @@ from bmo_cli.data.images.file import read_image
 from bmo_cli.results.result import RunResult
 from bmo_cli.tables.cell import Cell, sanitize_name
 from bmo_cli.tables.crops import Panel, draw_crops
-from bmo_cli.tables.curves import ConvergenceRun, GuaranteeRun, draw_convergence, draw_guarantee
+from bmo_cli.tables.curves import (
+    ConvergenceRun,
+    GuaranteeRun,
+    TrainingRun,
+    draw_convergence,
+    draw_guarantee,
+    draw_training,
+)
 
 
 def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Path]:
@@ -29,27 +36,53 @@ def draw_figures(table: Table, cells: Sequence[Cell], stem: Path) -> Iterator[Pa
         Every file that was drawn.
     """
     done = [cell for cell in cells if cell.result is not None]
-    if table.figure == "convergence":
-        for task in dict.fromkeys(cell.spec.choices["task"] for cell in done):
-            own = [cell for cell in done if cell.spec.choices["task"] == task]
-            file = stem.with_name(f"{stem.name}-{task}.png")
-            draw_convergence([_build_convergence_run(cell) for cell in own], str(task), file)
+    for kind in table.figures:
+        if kind == "convergence":
+            yield from _draw_convergences(done, stem)
+        elif kind == "guarantee":
+            yield from _draw_guarantees(done, stem)
+        elif kind == "training":
+            yield from _draw_trainings(done, stem)
+        else:
+            yield from _draw_pictures(done, table.input or "observed", stem)
+
+
+def _draw_convergences(done: Sequence[Cell], stem: Path) -> Iterator[Path]:
+    for task in dict.fromkeys(cell.spec.choices["task"] for cell in done):
+        own = [cell for cell in done if cell.spec.choices["task"] == task]
+        file = stem.with_name(f"{stem.name}-{task}.png")
+        draw_convergence([_build_convergence_run(cell) for cell in own], str(task), file)
+        yield file
+
+
+def _draw_guarantees(done: Sequence[Cell], stem: Path) -> Iterator[Path]:
+    for column, cells in _by_column(done):
+        runs = [_build_guarantee_run(cell) for cell in cells]
+        if all(run.scores for run in runs):  # else eval.score_at is empty
+            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+            draw_guarantee(runs, column, file)
             yield file
-    elif table.figure == "guarantee":
-        for column in dict.fromkeys(cell.column for cell in done):
-            runs = [_build_guarantee_run(cell) for cell in done if cell.column == column]
-            if all(run.scores for run in runs):  # else eval.score_at is empty
-                file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
-                draw_guarantee(runs, column, file)
-                yield file
-    elif table.figure == "crops":
-        for column in dict.fromkeys(cell.column for cell in done):
-            own = [cell for cell in done if cell.column == column]
-            panels, image = _collect_panels(own, table.input or "observed")
-            if panels:
-                file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
-                draw_crops(panels, f"{column}: {image}", file)
-                yield file
+
+
+def _draw_trainings(done: Sequence[Cell], stem: Path) -> Iterator[Path]:
+    for column, cells in _by_column(done):
+        file = stem.with_name(f"{stem.name}-{sanitize_name(column)}-training.png")
+        draw_training([_build_training_run(cell) for cell in cells], column, file)
+        yield file
+
+
+def _draw_pictures(done: Sequence[Cell], observed: str, stem: Path) -> Iterator[Path]:
+    for column, cells in _by_column(done):
+        panels, image = _collect_panels(cells, observed)
+        if panels:
+            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+            draw_crops(panels, f"{column}: {image}", file)
+            yield file
+
+
+def _by_column(cells: Sequence[Cell]) -> Iterator[tuple[str, list[Cell]]]:
+    for column in dict.fromkeys(cell.column for cell in cells):
+        yield column, [cell for cell in cells if cell.column == column]
 
 
 def _build_convergence_run(cell: Cell) -> ConvergenceRun:
@@ -67,12 +100,25 @@ def _build_convergence_run(cell: Cell) -> ConvergenceRun:
 
 def _build_guarantee_run(cell: Cell) -> GuaranteeRun:
     """The data of a cell in the guarantee figure."""
-    metrics = _require_result(cell).metrics
-    counted = (re.fullmatch(r"test/psnr@(\d+)", name) for name in metrics)
-    scores = {int(match[1]): metrics[match[0]] for match in counted if match}
-    return GuaranteeRun(
-        cell.row, {count: math.nan if v is None else v for count, v in scores.items()}
+    return GuaranteeRun(cell.row, _read_counted(cell, "psnr"))
+
+
+def _build_training_run(cell: Cell) -> TrainingRun:
+    """The data of a cell in the training figure."""
+    return TrainingRun(
+        row=cell.row,
+        iterations=cell.spec.config.train.iterations,
+        history=cell.spec.folder.read_history(),
+        steps=_read_counted(cell, "step"),
     )
+
+
+def _read_counted(cell: Cell, score: str) -> dict[int, float]:
+    """A test score by number of iterations, `test/SCORE@COUNT`; nan where it was not finite."""
+    metrics = _require_result(cell).metrics
+    counted = (re.fullmatch(rf"test/{score}@(\d+)", name) for name in metrics)
+    values = {int(match[1]): metrics[match[0]] for match in counted if match}
+    return {count: math.nan if v is None else v for count, v in values.items()}
 
 
 _OBSERVED = ("degraded", "rainy", "observed", "noisy")

@@ -38,6 +38,8 @@ def format_latex(sheet: Sheet, name: str) -> str:
     ]
     if sheet.published:
         tables.append(_format_published(sheet, f"tab:{_sanitize_label(name)}:published"))
+    if sheet.claims:
+        tables.append(_format_claims(sheet, f"tab:{_sanitize_label(name)}:claims"))
     return "\n".join(["% \\usepackage{booktabs}", *tables])
 
 
@@ -191,3 +193,16 @@ def _format_published(sheet: Sheet, label: str) -> str:
     header = ["", "column", "score", "ours", "published", "difference", "verdict", "source"]
     title = latex_escaped(sheet.title.rstrip("."))
     return booktabs("lllrrrll", [header], rows, caption=f"{title}: published values.", label=label)
+
+
+def _format_claims(sheet: Sheet, label: str) -> str:
+    rows = [
+        [
+            latex_escaped(text)
+            for text in (j.claim.text, j.claim.column, j.ours, j.claim.reading, j.verdict)
+        ]
+        for j in sheet.claims
+    ]
+    header = ["claim", "column", "ours", "published", "verdict"]
+    title = latex_escaped(sheet.title.rstrip("."))
+    return booktabs("lllll", [header], rows, caption=f"{title}: claims.", label=label)

@@ -52,7 +52,7 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
     check_table(config.table)
     at_scale, out = scale_table(config.table, config.preset), Path(config.out)
     table = replace(at_scale.table, seeds=config.seeds or at_scale.table.seeds)
-    check_table(replace(table, skip={}, tune={}, adjust={}, published=[]))
+    check_table(replace(table, skip={}, tune={}, adjust={}, published=[], claims=[]))
     root = config.root or os.environ.get("BMO_DATA")
     plan = Plan(replace(at_scale, table=table), out, config.plugins, root, config.only)
     figures = out / "-".join(part for part in (name, config.preset) if part)

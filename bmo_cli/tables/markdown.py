@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bmo_cli.config.schema import Claim
 from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.results.tables import markdown
 from bmo_cli.tables.summary import (
@@ -25,6 +26,8 @@ def format_markdown(sheet: Sheet) -> str:
     parts += [_format_section(sheet, section) for section in sheet.sections]
     if sheet.published:
         parts.append(_format_published(sheet))
+    if sheet.claims:
+        parts.append(_format_claims(sheet))
     parts += [f"{remark}\n" for remark in sheet.remarks]
     listing = "\n".join(f"    {command}" for command in sheet.commands)
     return "\n".join([*parts, f"Every cell is one run:\n\n{listing}\n"])
@@ -104,3 +107,16 @@ def _format_published(sheet: Sheet) -> str:
     ]
     header = ["", "column", "score", "ours", "published", "difference", "verdict", "protocol"]
     return f"## Published values\n\n{markdown([*header, 'source'], rows)}\n"
+
+
+def _format_claims(sheet: Sheet) -> str:
+    rows = [
+        [j.claim.text, j.claim.column, _describe_score(j.claim), j.ours, j.claim.reading, j.verdict]
+        for j in sheet.claims
+    ]
+    header = ["claim", "column", "score", "ours", "published", "verdict"]
+    return f"## Claims\n\n{markdown(header, rows)}\n"
+
+
+def _describe_score(claim: Claim) -> str:
+    return claim.score if claim.relative_to is None else f"{claim.score} / {claim.relative_to}"

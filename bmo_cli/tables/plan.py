@@ -11,7 +11,7 @@ from typing import Any
 
 from bmo_cli.config.commands import format_plugins, quote_value
 from bmo_cli.config.compose import compose
-from bmo_cli.config.schema import Config, Preset, Table, Target, to_plain
+from bmo_cli.config.schema import Claim, Config, Preset, Table, Target, to_plain
 from bmo_cli.errors import InputError, suggest_nearest
 from bmo_cli.experiment.build import build, instantiate, load_target_class
 from bmo_cli.hyper.base import HyperOptimizer
@@ -113,12 +113,24 @@ def check_table(table: Table) -> None:
     for i, entry in enumerate(table.published):
         _require_known([entry.column], table.columns, f"table.published[{i}].column")
         _require_known([entry.score], table.scores, f"table.published[{i}].score")
+    for i, claim in enumerate(table.claims):
+        _check_claim(claim, table, f"table.claims[{i}]")
     if table.input in table.rows:
         raise InputError(f"table.input: '{table.input}' is the name of a row; choose another")
     for row, keys in table.tune.items():
         for key, values in keys.items():
             if not values:
                 raise InputError(f"table.tune.{row}.{key} is empty")
+
+
+def _check_claim(claim: Claim, table: Table, where: str) -> None:
+    _require_known([claim.column], table.columns, f"{where}.column")
+    _require_known([claim.row], table.rows, f"{where}.row")
+    _require_known(claim.than, table.rows, f"{where}.than")
+    if bool(claim.than) == (claim.limit is not None):
+        raise InputError(f"{where} compares with rows (than) or with a number (limit): give one")
+    if claim.row in claim.than:
+        raise InputError(f"{where}.than has the row itself, '{claim.row}'; name other rows")
 
 
 def _require_known(names: Iterable[str], known: Mapping[str, Any], where: str) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from bmo_cli.config.schema import Published
 from bmo_cli.results.statistics import mean_and_interval
+from bmo_cli.tables.claims import Judgement
 
 Mark = Literal["best", "second", ""]
 DECIBELS = ("psnr", "nmse")
@@ -113,6 +114,7 @@ class Sheet:
         sections: its columns.
         seeds: of the runs.
         published: values from the literature.
+        claims: of publications, with verdicts.
         commands: that make the cells, one a run.
         remarks: about the table.
         trained_once: names of lines where one training serves several sections.
@@ -124,6 +126,7 @@ class Sheet:
     sections: Sequence[Section]
     seeds: Sequence[int]
     published: Sequence[Published] = ()
+    claims: Sequence[Judgement] = ()
     commands: Sequence[str] = ()
     remarks: Sequence[str] = ()
     trained_once: Sequence[str] = ()

@@ -464,7 +464,7 @@ def test_tuned_values_are_chosen_by_validation_alone(make):
 
 PHOTOS = """
 title: Photographs
-figure: crops
+figures: [crops]
 common: [task=deconv, debug=tiny, train.steps=2, data.crop=24, task.kernel_size=7]
 rows:
   total variation: [method=tv]
@@ -506,7 +506,7 @@ def test_missing_data_is_the_cells_own_failure_and_moved_data_is_the_same(make, 
 FIGURES = """
 # two tasks, certified, with a picture
 title: Two tasks
-figure: convergence
+figures: [convergence]
 common: [certify=true, certificate.turns=2, train.steps=6, train.log_every=1, train.iterations=4]
 rows:
   bmo: [hyper=bmo]
