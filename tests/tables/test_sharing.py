@@ -356,5 +356,5 @@ def test_networks_of_the_deconvolution_table(row, trainings, loss):
     assert [config.task["test_noise"] for config in configs] == [2.55, 2.55, 12.75]
     for config in configs:
         assert config.task["loss"] == loss and not config.certify
-        assert config.gkm["operator"]["noise_power"] == (2 if "ISTA" in row else 1)
+        assert config.gkm["operator"]["noise_power"] == 2
         assert config.task["start"] == ("observation" if "ISTA" in row else "wiener")
