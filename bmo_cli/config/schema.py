@@ -214,6 +214,9 @@ class Table:
     """the table at other scales"""
     published: list[Published] = field(default_factory=list)
     """values from the literature"""
+    shared_images: Literal["refuse", "show"] = "refuse"
+    """what happens to the scores of a run whose test images, or near-duplicates of them, are among
+    those of training or validation"""
     claims: list[Claim] = field(default_factory=list)
     """what a publication shows of these rows, judged by the seeds of the table"""
 

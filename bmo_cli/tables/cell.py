@@ -84,11 +84,20 @@ class Cell:
         return result is not None and result.code != source_hash()
 
     def score(self, name: str) -> float | None:
-        """A finite number of a cell that is done: a metric, or another entry of its result."""
+        """A finite number of a cell that is done; None: it has none.
+
+        Args:
+            name: a metric, another entry of its result, or `images/IMAGE/SCORE`, a score of one
+                test image.
+        """
         result = self.result
         if result is None:
             return None
-        value = result.metrics.get(name, getattr(result, name, None))
+        if name.startswith("images/"):
+            image, _, score = name.removeprefix("images/").rpartition("/")
+            value = (result.images or {}).get(image, {}).get(score)
+        else:
+            value = result.metrics.get(name, getattr(result, name, None))
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 

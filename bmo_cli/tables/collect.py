@@ -31,6 +31,7 @@ def build_sheet(
         candidates: runs among which validation chose.
     """
     columns = list(dict.fromkeys(cell.column for cell in cells))
+    counted = [cell for cell in cells if cell.spec.path not in failures]
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
     remarks = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
     for cell in candidates:
@@ -44,7 +45,7 @@ def build_sheet(
         sections=[_build_section(table, column, cells, failures) for column in columns],
         seeds=table.seeds,
         published=table.published,
-        claims=[judge(claim, cells) for claim in table.claims],
+        claims=[judge(claim, counted) for claim in table.claims],
         commands=commands,
         remarks=remarks,
         trained_once=_list_trained_once(table, cells),
@@ -91,15 +92,34 @@ def _build_section(
     return Section(column, lines, [*remarks, *_leak_remarks(inside)])
 
 
+def refuse_shared_images(table: Table, cells: Sequence[Cell]) -> dict[Path, str]:
+    """Why the scores of runs are left out, by folder: they know their test images.
+
+    Args:
+        table: says whether such scores are shown.
+        cells: of the table and candidates.
+    """
+    if table.shared_images == "show":
+        return {}
+    known = {cell.spec.path: _list_leaks(cell.result, "(test)") for cell in cells if cell.result}
+    return {
+        path: f"its test images are known from training: {'; '.join(leaks)}; train on other "
+        "images, or use table.shared_images=show"
+        for path, leaks in known.items()
+        if leaks
+    }
+
+
+def _list_leaks(result: RunResult, among: str = "") -> list[str]:
+    """Images that occur in two splits of a run, where the text names `among`."""
+    data = result.data or {}
+    return [line for key in ("shared", "similar") for line in data.get(key, ()) if among in line]
+
+
 def _leak_remarks(cells: Sequence[Cell]) -> list[str]:
     """Remarks about images that occur in two splits of the runs of a column."""
     results = [result for cell in cells if (result := cell.result) is not None]
-    leaks = dict.fromkeys(
-        line
-        for result in results
-        for key in ("shared", "similar")
-        for line in (result.data or {}).get(key, ())
-    )
+    leaks = dict.fromkeys(line for result in results for line in _list_leaks(result))
     return [f"**Images in two splits:** {'; '.join(leaks)}."] if leaks else []
 
 
@@ -108,10 +128,11 @@ def _build_line(
 ) -> Line:
     reasons = [failures[c.spec.path] for c in cells if c.spec.path in failures]
     results = [result for cell in cells if (result := cell.result) is not None]
+    counted = [cell for cell in cells if cell.spec.path not in failures]
     return Line(
         row,
         {
-            score: [value for cell in cells if (value := cell.score(score)) is not None]
+            score: [value for cell in counted if (value := cell.score(score)) is not None]
             for score in table.scores
         },
         chosen=_format_chosen(cells[0]),
@@ -135,8 +156,14 @@ def _format_chosen(cell: Cell) -> str:
     return ", ".join(f"{key}={value}" for key, value in cell.chosen.items())
 
 
-def format_csv(table: Table, cells: Sequence[Cell]) -> str:
-    """The cells as CSV, a line for each run."""
+def format_csv(table: Table, cells: Sequence[Cell], refused: Mapping[Path, str]) -> str:
+    """The cells as CSV, a line for each run.
+
+    Args:
+        table: at the scale of its preset.
+        cells: those that it shows.
+        refused: why scores are left out, by folder.
+    """
     end = ["protocol", "certificate", "chosen", "trained_in", "flags"]
     end += ["status", "message", "folder"]
     rows = []
@@ -149,6 +176,8 @@ def format_csv(table: Table, cells: Sequence[Cell]) -> str:
             about = (result.protocol, result.certificate)
             how = [*about, _format_chosen(cell), result.trained_in, flags]
         state = ["failed", cell.problem] if cell.problem else _status_and_message(result)
+        if cell.spec.path in refused:
+            scores, state = [None] * len(scores), ["refused", refused[cell.spec.path]]
         rows.append([cell.column, cell.row, cell.seed, *scores, *how, *state, cell.spec.path.name])
     return comma_separated(["column", "row", "seed", *table.scores, *end], rows)
 

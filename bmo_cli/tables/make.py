@@ -24,7 +24,7 @@ from bmo_cli.jobs.estimate import Work, list_works
 from bmo_cli.results.files import write_atomically
 from bmo_cli.results.run_folder import require_closed
 from bmo_cli.tables.cell import Cell
-from bmo_cli.tables.collect import build_sheet, format_csv
+from bmo_cli.tables.collect import build_sheet, format_csv, refuse_shared_images
 from bmo_cli.tables.execute import RUN_AGAIN, run_cells
 from bmo_cli.tables.figures import draw_figures
 from bmo_cli.tables.latex import format_latex
@@ -67,8 +67,10 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
         require_closed(out)
         with _lock(out):
             failures = _run_missing(plan, name, out, config)
+            refused = refuse_shared_images(table, (*plan.candidates, *plan.cells))
+            failures |= refused
             commands = _format_commands(plan.cells, own_files, rooted=config.root is not None)
-            _write_documents(table, plan, failures, commands, out / name, figures)
+            _write_documents(table, plan, failures, refused, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
         raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
@@ -150,6 +152,7 @@ def _write_documents(
     table: Table,
     plan: Plan,
     failures: Mapping[Path, str],
+    refused: Mapping[Path, str],
     commands: Sequence[str],
     stem: Path,
     figures: Path,
@@ -157,7 +160,7 @@ def _write_documents(
     cells = plan.cells
     content = build_sheet(table, cells, failures, commands, plan.candidates)
     text = format_markdown(content)
-    documents = {"md": text, "csv": format_csv(table, cells)}
+    documents = {"md": text, "csv": format_csv(table, cells, refused)}
     documents["tex"] = format_latex(content, stem.name)
     for suffix, document in documents.items():
         write_atomically(stem.with_name(f"{stem.name}.{suffix}"), document.encode())

@@ -113,6 +113,11 @@ def check_table(table: Table) -> None:
     for i, entry in enumerate(table.published):
         _require_known([entry.column], table.columns, f"table.published[{i}].column")
         _require_known([entry.score], table.scores, f"table.published[{i}].score")
+        for key in ("protocol", "source"):
+            if not getattr(entry, key).strip():
+                raise InputError(
+                    f"table.published[{i}].{key} is empty, so that the value compares with nothing"
+                )
     for i, claim in enumerate(table.claims):
         _check_claim(claim, table, f"table.claims[{i}]")
     if table.input in table.rows:

@@ -131,6 +131,17 @@ def test_a_failed_cell_does_not_hide_the_others(make, tmp_path):
         ({"preset": "cpu"}, "preset=cpu is not one of this table; it has none"),
         ({"presets": {"smoke": {}}, "preset": "cpu"}, "preset=cpu .* it has smoke"),
         ({"published": [{"row": "a"}]}, "'table.published.0.column' is missing"),
+        (
+            {
+                "published": [
+                    {
+                        **{"row": "bmo", "column": "(a) many", "score": "evaluations"},
+                        **{"value": 1, "source": "s", "protocol": " "},
+                    }
+                ]
+            },
+            r"table.published\[0\].protocol is empty",
+        ),
         ({"jobs": 0}, "jobs must be an integer >= 1"),
         ({"only": "deconv"}, "task=deconv is not in this table; it has toy"),
     ],

@@ -15,7 +15,8 @@ from bmo_cli.config.schema import Preset, Published, Table
 from bmo_cli.errors import InputError
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
-from bmo_cli.tables.collect import _build_line, _leak_remarks
+from bmo_cli.tables.cell import Cell
+from bmo_cli.tables.collect import _build_line, _leak_remarks, refuse_shared_images
 from bmo_cli.tables.crops import Panel, draw_crops, find_detailed_square
 from bmo_cli.tables.curves import GuaranteeRun, draw_guarantee
 from bmo_cli.tables.latex import format_latex
@@ -384,6 +385,43 @@ def test_images_in_two_splits_are_named_once():
     cells += [SimpleNamespace(result=None), SimpleNamespace(result=RunResult(status="ok"))]
     assert _leak_remarks(cells) == ["**Images in two splits:** 2.png (train) = 2.png (test)."]
     assert _leak_remarks(cells[2:]) == []
+
+
+def test_a_score_may_be_of_one_image():
+    images = {"a/090.png": {"psnr": 33.0, "ssim": None}}
+    result = RunResult(status="ok", metrics={"test/psnr": 30.0}, steps=7, images=images)
+    cell = SimpleNamespace(result=result)
+    assert Cell.score(cell, "images/a/090.png/psnr") == 33.0
+    for name in ("images/a/090.png/ssim", "images/b.png/psnr", "images/psnr", "images/"):
+        assert Cell.score(cell, name) is None
+    assert (Cell.score(cell, "test/psnr"), Cell.score(cell, "steps")) == (30.0, 7.0)
+
+
+def test_runs_that_know_their_test_images_are_refused():
+    known = {"shared": ["2.png (train) = 2.png (test)"], "similar": ["5 (val) ~ 7 (test)"]}
+    inside = {"shared": ["2.png (train) = 3.png (val)"]}  # no test image
+    cells = [
+        SimpleNamespace(
+            result=data and RunResult(status="ok", data=data), spec=SimpleNamespace(path=i)
+        )
+        for i, data in enumerate((known, inside, None))
+    ]
+    refused = refuse_shared_images(TABLE, cells)
+    assert list(refused) == [0]
+    assert "known from training: 2.png (train) = 2.png (test); 5 (val) ~ 7 (test)" in refused[0]
+    assert refuse_shared_images(replace(TABLE, shared_images="show"), cells) == {}
+
+
+def test_refused_runs_have_no_scores():
+    own = [
+        SimpleNamespace(
+            result=None, row="x", chosen={}, score=lambda _, v=v: v, spec=SimpleNamespace(path=p)
+        )
+        for p, v in (("p", 1.0), ("q", 2.0))
+    ]
+    line = _build_line(TABLE, "x", own, {"p": "known"})
+    assert all(values == [2.0] for values in line.values.values())
+    assert line.failed == "known" and line.runs == 2
 
 
 def verdicts(*given, scores=("certificate/bound",)):
