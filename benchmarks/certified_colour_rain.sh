@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a guarantee costs in colour and in rain: certified networks and unconstrained twins that train
-# for about equal times on one core (OMP_NUM_THREADS=1), each with its certificate.
+# for about equal times on one core (OMP_NUM_THREADS=1; colour_gray for half of it), each with its certificate.
 # Colour: trained on DATA/bsd_colour with kernel k1 and noise 2.55 of 255, tested on DATA/set3c.
 # Rain: synthetic light rain on the embedded photographs, scored on their central 256 x 256 and whole.
 # usage: benchmarks/certified_colour_rain.sh DATA OUT [NAME ...]

@@ -78,7 +78,8 @@ class Evaluate:
     anderson: Index = 0
     """memory of safeguarded Anderson acceleration; 0: plain averaged iteration"""
     score_at: list[Count] = field(default_factory=list)
-    """further numbers of iterations at which the test split is scored"""
+    """further numbers of iterations at which the test split is scored (psnr@N, say), with the
+    relative step of the estimate to the iterate before (step@N; none after a start of 0)"""
     test: bool = True
     """whether a training run ends with the test split; false: it is scored on validation alone"""
 
@@ -134,6 +135,8 @@ class Preset:
     """columns that are kept, likewise"""
     seeds: list[Seed] | None = None
     """seeds in the place of the table's"""
+    claims: bool = True
+    """whether the claims of the table are judged; false: runs this short say nothing about them"""
 
 
 @dataclass(frozen=True)

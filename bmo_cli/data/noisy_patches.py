@@ -84,8 +84,12 @@ class NoisyPatches(DegradedPhotographs):
         if self.train_batches is None:
             yield from self._fresh_batches(steps, batch)
             return
-        repeated = list(self._fresh_batches(range(self.train_batches), batch))
-        yield from (repeated[step % self.train_batches] for step in steps)
+        kept: dict[int, DegradedImages] = {}
+        for step in steps:
+            number = step % self.train_batches
+            if number not in kept:
+                (kept[number],) = self._fresh_batches(range(number, number + 1), batch)
+            yield kept[number]
 
     def _fresh_batches(self, steps: range, batch: int) -> Iterator[DegradedImages]:
         patches = self._clean_patches(steps, batch, self.seed)

@@ -73,7 +73,8 @@ class NumericalOperator(nn.Module, ABC):
             theory (such as ADMM, whose iterates stay in a subset of all states).
         uses_g: D applies prox_g. A network then follows prox_g inside D, or replaces it where
             g = 0. Otherwise a network follows D_num, and problems with a g are refused.
-        own_g: D has a g of its own in the place of the problem's; problems with a g are refused.
+        own_g: D has a g of its own, so that problems with another are refused. The place of a
+            network is that of prox_g, as `uses_g` says.
         keeps_nonexpansive: a nonexpansive network in that place keeps D nonexpansive. This holds
             where G is a multiple of the identity on what the network maps and D is a composition.
         stationary: D does not depend on the number k of the iteration.

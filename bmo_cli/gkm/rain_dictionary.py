@@ -1,12 +1,12 @@
 """Rain synthesised from a learned convolutional dictionary.
 
-Shape legend: B images, C channels, H x W pixels, J kernels of k x k.
+Shape legend: B images, n channels, H x W pixels, J kernels of k x k. C is the dictionary.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from bmo_cli.gkm.operator import (
     Bounded,
     BoundOperator,
     NumericalOperator,
-    least_squares_of,
     share_of_positive,
 )
 from bmo_cli.linear.layers import SumOfLayers
@@ -33,23 +32,23 @@ from bmo_cli.solver.state import State
 class RainDictionary(NumericalOperator):
     """Proximal gradient for y = b + C m, where kernels and maps make the layer of rain.
 
-        f(b, m) = 1/2 |b + C m - y|^2,     C m = sum_j c_j * m_j, the same in every channel
+        f(b, m) = 1/2 |b + C m - y|^2,     C m = sum_j c_j * m_j / sqrt(n) in each of n channels
 
         b+ = R_b( b - tau_b (b + C m - y) )
         m+ = R_m( max(m - tau_m (C^T (b + C m - y) + lambda), 0) )
 
-    The state is (b, m) with m = 0 at first, and the estimate is (b, C m), which the task's loss
-    sees. The kernels c_j are learned, one set for all images, and divided by their operator norm,
-    so that |C| <= 1. The maps are sparse: m+ is the proximal map of sum_j lambda_j |m_j|_1 with
-    m >= 0. R_b and R_m are the networks of the layers; without one on the maps, the threshold alone
-    acts there.
+    The state is (b, m), and the estimate is (b, C m), which the task's loss sees. A start (b, r)
+    has m = max(C^T r, 0), which is 0 for the task's own. The kernels c_j are learned, one set for
+    all images, and divided by a bound of their operator norm, so that |C| <= 1. The maps are
+    sparse: m+ is the proximal map of sum_j lambda_j |m_j|_1 with m >= 0. R_b and R_m are the
+    networks of the layers; without one on the maps, the threshold alone acts there.
 
     Metric: G = diag(I/tau_b, I/tau_m) with tau_b = gamma phi and tau_m = gamma (1 - phi). By
     |b + C m|^2 <= |b|^2 / phi + |C|^2 |m|^2 / (1 - phi), the gradient step is averaged in G for
     0 < gamma < 2. Thresholds and networks act on b and on m alone, where G is a multiple of the
     identity. (Convolutional dictionary of rain: Wang, Xie, Zhao & Meng, "A model-driven deep neural
-    network for single image rain removal", CVPR 2020; the metric is that of block-coordinate
-    steps, Bauschke & Combettes 2017.)
+    network for single image rain removal", CVPR 2020. Forward-backward steps in a metric:
+    Bauschke & Combettes, Convex Analysis and Monotone Operator Theory, 2017.)
 
     Args:
         kernels: J.
@@ -96,19 +95,22 @@ class RainDictionary(NumericalOperator):
             layer: Tensor = gray * synthesise(m, unit)
             return layer.expand(-1, channels, -1, -1)
 
+        def adjoint(r: Tensor) -> Tensor:
+            return analyse(gray * r.sum(1, keepdim=True), unit)
+
         def apply(u: State, k: int) -> State:
             b, m = u
             error = b + rain(m) - y
             b = b - first * error
-            back = analyse(gray * error.sum(1, keepdim=True), unit)
-            m = (m - second * (back + level)).clamp_min(0)
+            m = (m - second * (adjoint(error) + level)).clamp_min(0)
             (layers,) = problem.g.prox((torch.cat([b, m], 1),), first)
             return (layers[:, :channels], layers[:, channels:])
 
         def lift(u: State) -> State:
             if len(u) == 2:
                 return u
-            return (u[0][:, :channels], y.new_zeros(len(y), len(unit), *y.shape[2:]))
+            b, r = torch.split(u[0], channels, 1)
+            return (b, adjoint(r).clamp_min(0))
 
         def readout(u: State) -> State:
             return (torch.cat([u[0], rain(u[1])], 1),)
@@ -137,26 +139,26 @@ class RainDictionary(NumericalOperator):
         Raises:
             InputError: the problem has another form, or its images are smaller than a kernel.
         """
-        f: LeastSquares = least_squares_of(problem, self)
-        if not isinstance(f.a, SumOfLayers) or f.a.layers != 2:
+        f, name = problem.f, type(self).__name__
+        layered = isinstance(f, LeastSquares) and isinstance(f.a, SumOfLayers) and f.a.layers == 2
+        if not layered or problem.coupling is not None:
             raise InputError(
-                f"{type(self).__name__} needs a problem y = b + r of two layers; use task=derain "
-                "with task.form=sum"
+                f"{name} is for 1/2 |b + r - y|^2 with two layers; use task=derain task.form=sum"
             )
-        size = self.kernels.shape[-1]
-        if min(f.y.shape[2:]) < size:
-            height, width = f.y.shape[2:]
+        y, size = cast(LeastSquares, f).y, self.kernels.shape[-1]
+        if min(y.shape[2:]) < size:
             raise InputError(
-                f"kernels of {size} x {size} (gkm.operator.size) are larger than an image of "
-                f"{height} x {width}; use a smaller size, or larger crops (data.crop)"
+                f"the kernels of {name} are {size} x {size} (gkm.operator.size), larger than an "
+                f"image of {y.shape[2]} x {y.shape[3]} (data.crop, or a tile of bmo restore)"
             )
-        return f.y
+        return y
 
 
 def streak_kernels(count: int, size: int) -> Tensor:
     """Lines of rain to start from, (J, 1, k, k): half of them thin, the others twice as wide.
 
-    Their directions divide the range of 45 degrees on both sides of the vertical.
+    Their directions are the middles of equal parts of the range of 45 degrees on both sides of the
+    vertical.
 
     Args:
         count: J.
@@ -167,7 +169,8 @@ def streak_kernels(count: int, size: int) -> Tensor:
     thin = -(-count // 2)
     kernels = []
     for width, number in ((0.5, thin), (1.0, count - thin)):
-        for angle in torch.linspace(-math.pi / 4, math.pi / 4, number, dtype=torch.float64):
+        steps = (torch.arange(number, dtype=torch.float64) + 0.5) / max(number, 1) - 0.5
+        for angle in math.pi / 2 * steps:
             across = right * angle.cos() - down * angle.sin()
             along = right * angle.sin() + down * angle.cos()
             kernels.append(torch.exp(-((across / width) ** 2 + (2 * along / size) ** 2) / 2))

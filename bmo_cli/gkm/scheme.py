@@ -30,7 +30,7 @@ from bmo_cli.solver.state import State
 
 
 class _Learned(Proximable):
-    """prox_g followed by a network on the first block, in the place of prox_g."""
+    """prox_g followed by a network, in the place of prox_g. D_num passes what the network maps."""
 
     def __init__(self, g: Proximable, network: Callable[[Tensor], Tensor]) -> None:
         self.g, self.network = g, network
@@ -64,8 +64,12 @@ class Stage(nn.Module):
             InputError: the operator does not apply to this kind of problem, or the network does not
                 apply to the operator's iterate.
         """
-        sees_g = self.operator.uses_g and not self.operator.own_g
-        if not sees_g and not isinstance(problem.g, Zero):
+        if self.operator.own_g and not isinstance(problem.g, Zero):
+            raise InputError(
+                f"{type(self.operator).__name__} has a g of its own in the place of "
+                f"{type(problem.g).__name__}; use task.rain_weight=0, or gkm=pg"
+            )
+        if not self.operator.uses_g and not isinstance(problem.g, Zero):
             raise InputError(
                 f"{type(self.operator).__name__} does not see the g of this problem, "
                 f"{type(problem.g).__name__}; use gkm=pg or gkm=dr"
@@ -293,5 +297,5 @@ def _refuse_other_maps(operator: NumericalOperator, net: Layers) -> None:
         raise InputError(
             f"{type(operator).__name__} writes the layer of rain as {operator.maps} maps "
             f"(gkm.operator.kernels), and the network for it has {rain} channels; use "
-            f"net.rain.channels={operator.maps}, or a network for the background alone (net=unet)"
+            "net=dictionary_layers, or a network for the background alone (net=unet)"
         )

@@ -72,8 +72,8 @@ class BMO(Unrolled):
         if self.box is not None and mapping.readout is not None:
             raise InputError(
                 "hyper.box bounds the estimate of u, and the iterate of this operator is another "
-                "quantity (gkm=dr iterates s, with the estimate prox_{gamma f}(s)), which need not "
-                "lie in the box; use hyper.box=null, or gkm=pg"
+                "quantity (gkm=dr iterates s, gkm=rain_dictionary sparse maps), which need not lie "
+                "in the box; use hyper.box=null, or gkm=pg"
             )
         if self.box is not None and not metric.is_diagonal:
             raise InputError(

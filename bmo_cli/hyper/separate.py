@@ -58,6 +58,11 @@ class Separate(HyperOptimizer):
                 "hyper=separate fits a denoiser on noise alone, and a guided network (net=guided; "
                 f"here {type(scheme.net).__name__}) looks at the observation, too; use net=lip"
             )
+        if scheme.operator.maps is not None:
+            raise InputError(
+                "hyper=separate fits denoisers of images, and gkm=rain_dictionary has maps for the "
+                "rain; use another hyper, or gkm=pg"
+            )
         if len(scheme.stages) > 1:
             raise InputError(
                 f"hyper=separate fits one denoiser, but gkm.stages={len(scheme.stages)}; use "

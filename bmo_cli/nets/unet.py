@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bmo_cli.config.checks import Count, Positive, Repeats, Seed, checked
+from bmo_cli.config.checks import Channels, Count, Positive, Repeats, Seed, checked
 from bmo_cli.nets.network import Network
 
 
@@ -21,7 +21,7 @@ class UNet(Network):
     """x + U(x), U a `MultiScale` network. Nothing is promised about its norm.
 
     Args:
-        channels: of the images, or of the maps of a dictionary.
+        channels: of the images, 1 or 3.
         widths: features of each scale, from fine to coarse.
         blocks: residual blocks on each side of a scale.
         last_gain: factor on the last convolution's initial weights. It is small, so that iterations
@@ -32,7 +32,7 @@ class UNet(Network):
     def __init__(
         self,
         *,
-        channels: Count = 3,
+        channels: Channels = 3,
         widths: tuple[Count, Count, Count] = (32, 64, 128),
         blocks: Repeats = 1,
         last_gain: Positive = 0.1,
@@ -46,6 +46,29 @@ class UNet(Network):
         """The map at x, shape (B, C, H, W) of any H and W."""
         change: Tensor = self.body(x)
         return x + change
+
+
+@checked
+class MapUNet(UNet):
+    """A `UNet` for the sparse maps of a dictionary.
+
+    Args:
+        channels: number of maps.
+        widths, blocks, last_gain, seed: see `UNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Count = 32,
+        widths: tuple[Count, Count, Count] = (32, 48, 64),
+        blocks: Repeats = 1,
+        last_gain: Positive = 0.1,
+        seed: Seed = 0,
+    ) -> None:
+        Network.__init__(self)
+        self.channels = channels
+        self.body = MultiScale(channels, channels, widths, blocks, last_gain, seed)
 
 
 class MultiScale(nn.Module):

@@ -40,7 +40,10 @@ def _identity(u: State) -> State:
 
 
 class _ReadLoss(Loss):
-    """l o readout. Readouts are proximal maps, hence nonexpansive; affine ones keep L_l."""
+    """l o readout. Readouts are nonexpansive: proximal maps, or linear ones of norm 1.
+
+    Affine ones keep L_l.
+    """
 
     def __init__(self, loss: Loss, readout: StateMap) -> None:
         self._loss, self._readout = loss, readout

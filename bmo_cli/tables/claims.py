@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bmo_cli.config.schema import Claim
-from bmo_cli.results.statistics import mean_and_interval, paired_differences
+from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.tables.cell import Cell
 
 Verdict = Literal["reproduced", "not reproduced", "not decidable"]
 _LAYOUT = ".3g"
+_Values = Mapping[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Judgement:
         claim: entry of the table.
         ours: means over the seeds, and differences with 95 % intervals.
         verdict: `reproduced`: every interval lies on the side that is claimed. `not reproduced`:
-            one lies on the other side. `not decidable`: neither, or fewer than two seeds have
-            values.
+            one lies on the other side. `not decidable`: neither, fewer than two seeds, or a seed
+            without a value: runs that diverged must not be left out.
     """
 
     claim: Claim
@@ -35,21 +36,25 @@ class Judgement:
 def judge(claim: Claim, cells: Sequence[Cell]) -> Judgement:
     """Compare a row with others, or with a number, seed by seed.
 
-    Equal seeds share initial weights and data, so that differences are paired.
+    Runs of equal seeds see the same data, so that differences are paired. The only run of a row
+    that trains nothing is compared with every seed.
 
     Args:
         claim: entry of the table.
-        cells: of the table.
+        cells: of the table; those that are not done have no values.
     """
     own = _values(claim, claim.row, cells)
     if claim.limit is not None:
-        others = {f"{claim.limit:g}": dict.fromkeys(own, claim.limit)}
+        others: dict[str, _Values] = {f"{claim.limit:g}": dict.fromkeys(own, claim.limit)}
     else:
         others = {row: _values(claim, row, cells) for row in claim.than}
     parts, verdicts = [_describe(claim.row, own)], []
     for name, values in others.items():
-        differences = paired_differences(own, values)
-        verdicts.append(_decide(differences, claim.direction))
+        first, second = _pair(own, values), _pair(values, own)
+        known = {seed for seed in first if None not in (first[seed], second.get(seed))}
+        differences = [(first[seed] or 0.0) - (second[seed] or 0.0) for seed in sorted(known)]
+        complete = known == set(first) == set(second)
+        verdicts.append(_decide(differences, claim.direction) if complete else "not decidable")
         against = name if claim.limit is not None else _describe(name, values)
         parts.append(f"{against}{_describe_difference(differences)}")
     if "not reproduced" in verdicts:
@@ -59,22 +64,30 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Judgement:
     return Judgement(claim, "; ".join(parts), verdict)
 
 
-def _values(claim: Claim, row: str, cells: Sequence[Cell]) -> dict[str, float]:
-    """The score of a row by seed; seeds without a finite value are left out."""
+def _values(claim: Claim, row: str, cells: Sequence[Cell]) -> _Values:
+    """The score of a row by seed; None: the run has no finite value."""
     values = {}
     for cell in cells:
         if (cell.row, cell.column) == (row, claim.column):
             value = cell.score(claim.score)
             base = 1.0 if claim.relative_to is None else cell.score(claim.relative_to)
-            if value is not None and base:
-                values[str(cell.seed)] = value / base
+            values[cell.seed] = value / base if value is not None and base else None
     return values
 
 
-def _describe(row: str, values: Mapping[str, float]) -> str:
-    if not values:
+def _pair(values: Mapping[int, float | None], others: Mapping[int, float | None]) -> _Values:
+    """The values of a row at the seeds of another; a single one serves all of them."""
+    if len(values) == 1 < len(others):
+        return dict.fromkeys(others, next(iter(values.values())))
+    return values
+
+
+def _describe(row: str, values: Mapping[int, float | None]) -> str:
+    known = [value for value in values.values() if value is not None]
+    if not known:
         return f"{row}: no value"
-    return f"{row} {format(statistics.fmean(values.values()), _LAYOUT)}"
+    count = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"
+    return f"{row} {format(statistics.fmean(known), _LAYOUT)}{count}"
 
 
 def _describe_difference(differences: Sequence[float]) -> str:
@@ -94,3 +107,8 @@ def _decide(differences: Sequence[float], direction: Literal["below", "above"]) 
     if towards > interval:
         return "reproduced"
     return "not reproduced" if towards < -interval else "not decidable"
+
+
+def describe_score(claim: Claim) -> str:
+    """The score of a claim, or the ratio of two, in words."""
+    return claim.score if claim.relative_to is None else f"{claim.score} / {claim.relative_to}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,25 +96,36 @@ def _build_section(
 def refuse_shared_images(table: Table, cells: Sequence[Cell]) -> dict[Path, str]:
     """Why the scores of runs are left out, by folder: they know their test images.
 
+    Runs that train and tune nothing know none.
+
     Args:
         table: says whether such scores are shown.
-        cells: of the table and candidates.
+        cells: of the table.
     """
     if table.shared_images == "show":
         return {}
-    known = {cell.spec.path: _list_leaks(cell.result, "(test)") for cell in cells if cell.result}
-    return {
-        path: f"its test images are known from training: {'; '.join(leaks)}; train on other "
-        "images, or use table.shared_images=show"
-        for path, leaks in known.items()
-        if leaks
-    }
+    chosen = [c for c in cells if c.spec.choices["hyper"] != "none" or c.chosen]
+    known = {c.spec.path: list(filter(_TEST.search, _list_leaks(c.result))) for c in chosen}
+    return {path: _format_refusal(leaks) for path, leaks in known.items() if leaks}
 
 
-def _list_leaks(result: RunResult, among: str = "") -> list[str]:
-    """Images that occur in two splits of a run, where the text names `among`."""
-    data = result.data or {}
-    return [line for key in ("shared", "similar") for line in data.get(key, ()) if among in line]
+_TEST = re.compile(r" \(test\)( [=~] |$)")
+"""A test image in a line about two images that are alike."""
+_NAMED = 3
+
+
+def _format_refusal(leaks: Sequence[str]) -> str:
+    more = f" and {len(leaks) - _NAMED} more" if len(leaks) > _NAMED else ""
+    return (
+        "test images are among those of training or validation: "
+        f"{'; '.join(leaks[:_NAMED])}{more}; train on other images, or use table.shared_images=show"
+    )
+
+
+def _list_leaks(result: RunResult | None) -> list[str]:
+    """Images that occur in two splits of a run."""
+    data = (result.data if result is not None else None) or {}
+    return [line for key in ("shared", "similar") for line in data.get(key, ())]
 
 
 def _leak_remarks(cells: Sequence[Cell]) -> list[str]:

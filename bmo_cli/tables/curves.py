@@ -106,12 +106,14 @@ class TrainingRun:
         iterations: K.
         history: rows of history.csv.
         steps: relative step of the estimate by number of iterations, |x^k - x^(k-1)| / |x^(k-1)|.
+        minimises_phi: as in `ConvergenceRun`.
     """
 
     row: str
     iterations: int
     history: Sequence[Mapping[str, float]]
     steps: Mapping[int, float]
+    minimises_phi: bool = True
 
 
 def draw_training(runs: Sequence[TrainingRun], title: str, file: Path) -> None:
@@ -132,7 +134,8 @@ def draw_training(runs: Sequence[TrainingRun], title: str, file: Path) -> None:
     handles = {}
     for run in runs:
         colour = f"C{rows.index(run.row)}"
-        for axis, key in ((axes[0], "loss"), (axes[1], "hypergrad_norm")):
+        shown = ((axes[0], "loss"), (axes[1], "hypergrad_norm")) if run.minimises_phi else ()
+        for axis, key in shown:
             points = [(row["step"], row[key]) for row in run.history if row[key] > 0]
             axis.plot(*_split(points), color=colour, linewidth=0.9)
         points = [(k, v) for k, v in sorted(run.steps.items()) if math.isfinite(v) and v > 0]

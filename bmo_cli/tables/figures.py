@@ -59,7 +59,7 @@ def _draw_guarantees(done: Sequence[Cell], stem: Path) -> Iterator[Path]:
     for column, cells in _by_column(done):
         runs = [_build_guarantee_run(cell) for cell in cells]
         if all(run.scores for run in runs):  # else eval.score_at is empty
-            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}.png")
+            file = stem.with_name(f"{stem.name}-{sanitize_name(column)}-guarantee.png")
             draw_guarantee(runs, column, file)
             yield file
 
@@ -110,6 +110,7 @@ def _build_training_run(cell: Cell) -> TrainingRun:
         iterations=cell.spec.config.train.iterations,
         history=cell.spec.folder.read_history(),
         steps=_read_counted(cell, "step"),
+        minimises_phi=cell.spec.choices["hyper"] != "separate",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.results.tables import booktabs, latex_escaped
+from bmo_cli.tables.claims import describe_score
 from bmo_cli.tables.summary import (
     Line,
     Mark,
@@ -199,10 +200,15 @@ def _format_claims(sheet: Sheet, label: str) -> str:
     rows = [
         [
             latex_escaped(text)
-            for text in (j.claim.text, j.claim.column, j.ours, j.claim.reading, j.verdict)
+            for text in (
+                *(j.claim.text, j.claim.column, describe_score(j.claim), j.ours),
+                *(j.claim.reading, j.verdict),
+            )
         ]
         for j in sheet.claims
     ]
-    header = ["claim", "column", "ours", "published", "verdict"]
+    header = ["claim", "column", "score", "ours", "published", "verdict"]
     title = latex_escaped(sheet.title.rstrip("."))
-    return booktabs("lllll", [header], rows, caption=f"{title}: claims.", label=label)
+    wide = r"p{0.2\linewidth}"
+    align = f"{wide}ll{wide}{wide}l"
+    return booktabs(align, [header], rows, caption=f"{title}: claims.", label=label)

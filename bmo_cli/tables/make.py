@@ -67,13 +67,14 @@ def make_table(config: TableConfig, name: str, own_files: Sequence[str] = ()) ->
         require_closed(out)
         with _lock(out):
             failures = _run_missing(plan, name, out, config)
-            refused = refuse_shared_images(table, (*plan.candidates, *plan.cells))
+            refused = refuse_shared_images(table, plan.cells)
             failures |= refused
             commands = _format_commands(plan.cells, own_files, rooted=config.root is not None)
             _write_documents(table, plan, failures, refused, commands, out / name, figures)
     if failures:
         count = len(plan.cells) + len(plan.candidates)
-        raise BmoError(f"{len(failures)} of {count} cells failed; the table says why")
+        what = "failed or were refused" if refused else "failed"
+        raise BmoError(f"{len(failures)} of {count} cells {what}; the table says why")
 
 
 def _run_missing(plan: Plan, name: str, out: Path, config: TableConfig) -> dict[Path, str]:
@@ -164,7 +165,8 @@ def _write_documents(
     documents["tex"] = format_latex(content, stem.name)
     for suffix, document in documents.items():
         write_atomically(stem.with_name(f"{stem.name}.{suffix}"), document.encode())
-    for file in draw_figures(table, cells, figures):
+    shown = [cell for cell in cells if cell.spec.path not in refused]
+    for file in draw_figures(table, shown, figures):
         log.info("picture: %s", file)
     for remark in content.remarks:
         log.warning("%s", remark)

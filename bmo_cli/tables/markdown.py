@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bmo_cli.config.schema import Claim
 from bmo_cli.results.statistics import mean_and_interval
 from bmo_cli.results.tables import markdown
+from bmo_cli.tables.claims import describe_score
 from bmo_cli.tables.summary import (
     Line,
     Mark,
@@ -111,12 +111,8 @@ def _format_published(sheet: Sheet) -> str:
 
 def _format_claims(sheet: Sheet) -> str:
     rows = [
-        [j.claim.text, j.claim.column, _describe_score(j.claim), j.ours, j.claim.reading, j.verdict]
+        [j.claim.text, j.claim.column, describe_score(j.claim), j.ours, j.claim.reading, j.verdict]
         for j in sheet.claims
     ]
     header = ["claim", "column", "score", "ours", "published", "verdict"]
     return f"## Claims\n\n{markdown(header, rows)}\n"
-
-
-def _describe_score(claim: Claim) -> str:
-    return claim.score if claim.relative_to is None else f"{claim.score} / {claim.relative_to}"

@@ -77,7 +77,14 @@ def scale_table(table: Table, preset: str | None) -> ScaledTable:
     rows = _select_entries(table.rows, wanted.rows, f"table.presets.{preset}.rows")
     columns = _select_entries(table.columns, wanted.columns, f"table.presets.{preset}.columns")
     seeds = wanted.seeds or table.seeds
-    return ScaledTable(replace(table, rows=rows, columns=columns, seeds=seeds), wanted)
+    claims = [claim for claim in table.claims if wanted.claims and _is_about(claim, rows, columns)]
+    scaled = replace(table, rows=rows, columns=columns, seeds=seeds, claims=claims)
+    return ScaledTable(scaled, wanted)
+
+
+def _is_about(claim: Claim, rows: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
+    """Whether a table has the rows and the column of a claim."""
+    return claim.column in columns and {claim.row, *claim.than} <= rows.keys()
 
 
 def _select_entries(
@@ -132,6 +139,9 @@ def _check_claim(claim: Claim, table: Table, where: str) -> None:
     _require_known([claim.column], table.columns, f"{where}.column")
     _require_known([claim.row], table.rows, f"{where}.row")
     _require_known(claim.than, table.rows, f"{where}.than")
+    for key in ("text", "reading"):
+        if not getattr(claim, key).strip():
+            raise InputError(f"{where}.{key} is empty; say what the publication shows, and where")
     if bool(claim.than) == (claim.limit is not None):
         raise InputError(f"{where} compares with rows (than) or with a number (limit): give one")
     if claim.row in claim.than:

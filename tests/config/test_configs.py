@@ -28,9 +28,10 @@ OPTIONS = [(group, option) for group, options in GROUPS.items() for option in op
 def alone(group, option):
     """The choice, with the task that it needs."""
     learned = group == "gkm" and option in ("lista", "lista_cp", "alista", "dladmm")
-    layers = option in ("layers", "guided_layers", "rain_dictionary")
+    layers = option in ("layers", "guided_layers", "dictionary_layers", "rain_dictionary")
     task = "derain" if layers else "sparse_coding"
     words = [f"task={task}"] if learned or task == "derain" else []
+    words += ["gkm=rain_dictionary"] if option == "dictionary_layers" else []
     words += ["net=lip"] if option == "separate" else []  # it fits no guided network
     return [f"{group}={option}", *words]
 

@@ -320,6 +320,10 @@ GROUPS = choices(groups=("net", "hyper", "method"))
 OWN_SIZES = {
     "dncnn17": ["net.width=4"],
     "drunet": ["net.widths=[4,4,4,4]", "net.blocks=1"],
+    "dictionary_layers": [
+        *("task=derain", "gkm=rain_dictionary", "gkm.operator.kernels=4"),
+        *("net.background.widths=[4,4,4]", "net.rain.widths=[4,4,4]"),
+    ],
     "guided_layers": ["task=derain"],
     "layers": ["task=derain"],
     "separate": ["net=lip"],  # it fits no guided network

@@ -5,21 +5,25 @@ import torch
 import torch.nn.functional as F
 from conftest import plain_config
 
-from bmo_cli.config.schema import check_config
+from bmo_cli.config.schema import Certify, check_config
 from bmo_cli.errors import InputError
 from bmo_cli.experiment.build import build
 from bmo_cli.gkm.rain_dictionary import RainDictionary, streak_kernels
 from bmo_cli.gkm.scheme import GKM
+from bmo_cli.hyper.penalty import expansion
+from bmo_cli.hyper.separate import Separate
 from bmo_cli.nets.convex_potential import ConvexPotential
 from bmo_cli.nets.filter_bank import unit_filters
 from bmo_cli.nets.layers import Layers
-from bmo_cli.nets.network import Network
-from bmo_cli.nets.unet import UNet
+from bmo_cli.nets.network import Identity, Network
+from bmo_cli.nets.unet import MapUNet, UNet
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.nonexpansive import largest_ratio
-from bmo_cli.solver.problem import Problem, SquaredError
+from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.derain import initial_layers, rain_problem
 from bmo_cli.training.optimizer import build_optimizer
+from bmo_cli.verification.certificate import certify
+from bmo_cli.verification.examination import Subject
 
 
 class Towards(Network):
@@ -131,6 +135,8 @@ def test_state_and_estimate(rng):
     assert [tuple(block.shape) for block in lifted] == [(1, 3, 12, 10), (1, 4, 12, 10)]
     assert mapping.lift(lifted) is lifted
     torch.testing.assert_close(mapping.estimate(lifted)[0], initial[0])
+    with_rain = mapping.lift((torch.cat([y, rainy(rng)], 1),))[1]
+    assert not lifted[1].any() and with_rain.min() >= 0 and with_rain.any()
     loss = mapping.loss_on_state(SquaredError(torch.zeros_like(initial[0])))
     b_gradient, m_gradient = loss.grad(lifted)
     torch.testing.assert_close(b_gradient, y)
@@ -141,7 +147,7 @@ def test_networks_of_both_layers(rng):
     y, operator = rainy(rng, size=(16, 16)).float(), RainDictionary(kernels=4, size=5)
     alone = GKM(operator=operator, net=UNet(widths=(4, 4, 4)), layers=2)
     assert [net.channels for net in alone.net.networks] == [3, 4]
-    both = Layers(background=UNet(widths=(4, 4, 4)), rain=UNet(channels=4, widths=(4, 4, 4)))
+    both = Layers(background=UNet(widths=(4, 4, 4)), rain=MapUNet(channels=4, widths=(4, 4, 4)))
     scheme = GKM(operator=operator, net=both, layers=2)
     mapping = scheme.bind(rain_problem(y))
     with torch.no_grad():
@@ -150,26 +156,25 @@ def test_networks_of_both_layers(rng):
         torch.testing.assert_close(m, both.networks[1](torch.zeros_like(m)))
 
 
-@pytest.mark.parametrize(
-    ("form", "text"),
-    [("single", "task.form=sum"), ("split", "linear relation"), ("sparse", "gkm=")],
-)
-def test_other_forms_are_refused(rng, form, text):
-    with pytest.raises(InputError, match=text):
+@pytest.mark.parametrize("form", ["single", "split", "exact", "sparse"])
+def test_other_forms_are_refused(rng, form):
+    with pytest.raises(InputError, match=r"two layers; use task=derain task.form=sum"):
         RainDictionary().bind(rain_problem(rainy(rng), form))
 
 
 def test_other_input_is_refused_in_one_line(rng):
     y = rainy(rng)
-    with pytest.raises(InputError, match=r"kernels of 15 x 15 \(gkm.operator.size\) are larger"):
+    with pytest.raises(
+        InputError, match=r"are 15 x 15 \(gkm.operator.size\), larger than an image of 12 x 10"
+    ):
         RainDictionary(size=15).bind(rain_problem(y))
     sparse = rain_problem(y, rain_weight=0.1)
-    with pytest.raises(InputError, match="does not see the g of this problem, SparseRain"):
+    with pytest.raises(InputError, match=r"in the place of SparseRain; use task.rain_weight=0"):
         GKM(operator=RainDictionary(size=5), layers=2).bind(sparse)
     layers = Layers(background=UNet(widths=(4, 4, 4)))
-    with pytest.raises(InputError, match=r"as 32 maps .* use net.rain.channels=32"):
+    with pytest.raises(InputError, match=r"as 32 maps .* use net=dictionary_layers"):
         GKM(operator=RainDictionary(), net=layers, layers=2)
-    with pytest.raises(InputError, match="needs a smooth term f"):
+    with pytest.raises(InputError, match="two layers"):
         RainDictionary().bind(Problem())
 
 
@@ -178,6 +183,7 @@ def test_first_kernels_are_lines_of_all_directions():
     assert kernels.shape == (7, 1, 9, 9) and kernels.min() >= 0
     torch.testing.assert_close(kernels.flatten(1).norm(dim=1), torch.ones(7))
     upright = streak_kernels(6, 9)[1, 0]  # the middle one of three thin lines
+    torch.testing.assert_close(streak_kernels(1, 9)[0, 0], upright)
     torch.testing.assert_close(upright, upright.flip(1))
     assert upright[:, 4].min() > upright[:, 3].max()
     assert not torch.allclose(kernels[0], kernels[1])
@@ -191,3 +197,24 @@ def test_thresholds_learn_at_the_rate_of_step_sizes():
     weights, numerical = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
     assert id(operator.kernels) in weights and id(operator.log_threshold) in numerical
     assert {id(operator.gamma.theta), id(operator.share.theta)} <= numerical
+
+
+def test_denoisers_cannot_be_fitted_to_maps():
+    scheme = GKM(operator=RainDictionary(), net=UNet(widths=(4, 4, 4)), layers=2)
+    with pytest.raises(InputError, match="hyper=separate fits denoisers of images"):
+        Separate(sigma=5.0).check(scheme)
+
+
+def test_penalty_and_certificate_see_what_the_networks_map(rng):
+    """Both layers in their own networks; the bound is proved, and the search finds less."""
+    y = rainy(rng).float()
+    net = Layers(background=ConvexPotential(channels=3), rain=Identity(channels=4))
+    scheme = GKM(operator=RainDictionary(kernels=4, size=5), net=net, layers=2)
+    problem, initial = rain_problem(y), initial_layers(y, "sum")
+    sample = Sample(problem, initial, SquaredError(torch.zeros_like(initial[0])))
+    assert expansion(scheme, sample, 2).item() <= 1 + 1e-4
+    subject = Subject(scheme, True, 3, None, [(problem, initial)], None, None)
+    found = certify(subject, Certify(cases=1, turns=2, horizon=2))
+    assert found.bound.value == pytest.approx(1, abs=1e-5)
+    assert 0 < found.network.ratio <= 1 + 1e-5
+    assert max(pair.ratio for pair in found.pairs.values()) <= 1 + 1e-5

@@ -6,13 +6,13 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
-from bmo_cli.config.schema import Claim, Table
+from bmo_cli.config.schema import Claim, Preset, Table
 from bmo_cli.errors import InputError
 from bmo_cli.tables.claims import judge
 from bmo_cli.tables.curves import TrainingRun, draw_training
 from bmo_cli.tables.latex import format_latex
 from bmo_cli.tables.markdown import format_markdown
-from bmo_cli.tables.plan import check_table
+from bmo_cli.tables.plan import check_table, scale_table
 from bmo_cli.tables.summary import Sheet
 
 CLAIM = Claim(
@@ -37,7 +37,6 @@ def cells(**values):
         FakeCell(row, seed, {"loss": value})
         for row, seeds in values.items()
         for seed, value in enumerate(seeds)
-        if value is not None
     ]
 
 
@@ -48,7 +47,9 @@ def cells(**values):
         ([1.1, 2.15, 3.1], [1.0, 2.0, 3.0], "not reproduced"),
         ([1.0, 2.0, 3.0], [1.1, 1.9, 3.1], "not decidable"),
         ([1.0], [2.0], "not decidable"),  # one seed decides nothing
-        ([1.0, 2.0, None], [None, 2.2, 3.1], "not decidable"),  # one pair
+        ([1.0, 2.0, 3.0, None], [1.1, 2.15, 3.1, 9.0], "not decidable"),  # a seed diverged
+        ([1.0, 2.0, 3.0, 4.0], [1.1, 2.15, 3.1], "not decidable"),  # a seed is missing
+        ([1.0, 1.1, 1.2], [2.0], "reproduced"),  # a row that trains nothing has one run
         ([], [1.0, 2.0], "not decidable"),
     ],
 )
@@ -58,7 +59,7 @@ def test_verdict_is_that_of_paired_differences(a, b, verdict):
     reverse = {"reproduced": "not reproduced", "not reproduced": "reproduced"}
     other = judge(replace(CLAIM, direction="above"), cells(a=a, b=b))
     assert other.verdict == reverse.get(verdict, verdict)
-    if len(a) == 3 and None not in a:
+    if len(a) == len(b) == 3:
         p = stats.ttest_rel(a, b).pvalue
         assert (p < 0.05) == (verdict != "not decidable")
 
@@ -72,7 +73,7 @@ def test_every_row_that_is_named_has_to_agree():
 
 
 def test_a_number_and_a_ratio():
-    """0.5 and 0.6 against 1: the interval of two values has the quantile 12.7."""
+    """0.5 and 0.51 against 1: the interval of two values has the quantile 12.7."""
     claim = replace(CLAIM, than=[], limit=1.0, relative_to="start")
     own = [FakeCell("a", i, {"loss": v, "start": 2.0}) for i, v in enumerate((1.0, 1.02))]
     judgement = judge(claim, own)
@@ -102,6 +103,7 @@ def test_documents_show_claims():
         ({"than": []}, "give one"),
         ({"limit": 1.0}, "give one"),
         ({"than": ["b", "a"]}, "has the row itself"),
+        ({"reading": " "}, "reading is empty"),
     ],
 )
 def test_a_claim_that_cannot_be_judged_is_refused(changes, text):
@@ -112,6 +114,17 @@ def test_a_claim_that_cannot_be_judged_is_refused(changes, text):
     with pytest.raises(InputError, match=text):
         check_table(table)
     check_table(replace(table, claims=[CLAIM]))
+
+
+def test_a_preset_without_the_rows_or_with_short_runs_has_no_claims():
+    other = replace(CLAIM, row="d", than=["b"])
+    table = Table(
+        title="", common=[], rows={"a": [], "b": [], "d": []}, columns={"c": []},
+        scores={"loss": ".2f"}, seeds=[0], claims=[CLAIM, other],
+        presets={"few": Preset(rows=["a", "b"]), "smoke": Preset(claims=False), "cpu": Preset()},
+    )  # fmt: skip
+    kept = {name: scale_table(table, name).table.claims for name in table.presets}
+    assert kept == {"few": [CLAIM], "smoke": [], "cpu": [CLAIM, other]}
 
 
 def test_figure_of_training(monkeypatch, tmp_path):

@@ -262,7 +262,7 @@ def test_test_data_that_cannot_be_used_are_their_own_column_s_problem(
     common += ["task.kernel_size=7", "task.kernel_count=2", "train.steps=3"]
     columns = {name: [f"data.test={tmp_path}/{name}"] for name in ("tiny", "good", "fine")}
     with pytest.raises(BmoError, match="1 of 3 cells failed"):
-        make(common=common, columns=columns)
+        make(common=common, columns=columns, shared_images="show")
     assert trainings == ["good"] * 3
     written = rows_of(tmp_path / "out")
     assert [written[column]["status"] for column in columns] == ["failed", "ok", "ok"]

@@ -398,17 +398,21 @@ def test_a_score_may_be_of_one_image():
 
 
 def test_runs_that_know_their_test_images_are_refused():
-    known = {"shared": ["2.png (train) = 2.png (test)"], "similar": ["5 (val) ~ 7 (test)"]}
-    inside = {"shared": ["2.png (train) = 3.png (val)"]}  # no test image
+    known = {"shared": ["2.png (train) = 2.png (test)"], "similar": ["7 (test) ~ 5 (val)"]}
+    inside = {"shared": ["2 (test).png (train) = 3.png (val)"]}  # no test image
+    many = {"similar": [f"{i} (train) ~ {i} (test)" for i in range(9)]}
     cells = [
         SimpleNamespace(
-            result=data and RunResult(status="ok", data=data), spec=SimpleNamespace(path=i)
+            result=data and RunResult(status="ok", data=data),
+            spec=SimpleNamespace(path=i, choices={"hyper": "none" if i == 4 else "bmo"}),
+            chosen={},
         )
-        for i, data in enumerate((known, inside, None))
+        for i, data in enumerate((known, inside, None, many, known))  # the last trains nothing
     ]
     refused = refuse_shared_images(TABLE, cells)
-    assert list(refused) == [0]
-    assert "known from training: 2.png (train) = 2.png (test); 5 (val) ~ 7 (test)" in refused[0]
+    assert list(refused) == [0, 3]
+    assert "training or validation: 2.png (train) = 2.png (test); 7 (test) ~ 5 (val);" in refused[0]
+    assert "2 (train) ~ 2 (test) and 6 more; train on other images" in refused[3]
     assert refuse_shared_images(replace(TABLE, shared_images="show"), cells) == {}
 
 

@@ -551,3 +551,14 @@ def test_every_coding_method_runs_on_patches(sweep, method):
     found = result(sweep / str(METHODS.index(method)))
     assert (found["status"], found["task"], found["method"]) == ("ok", "patch_coding", method)
     assert np.isfinite(found["metrics"]["test/psnr"])
+
+
+def test_training_batches_repeat(photographs):
+    """Batch t is that of step t modulo their number, also after a resume."""
+    fresh, repeated = made(photographs), made(photographs, train_batches=2)
+    batches = [observations(batch(fresh, step).problem) for step in range(2)]
+    assert not torch.equal(*batches)
+    for first in (0, 3):
+        samples = repeated.samples(range(first, 6), 8)
+        for step, sample in enumerate(samples, first):
+            assert torch.equal(observations(sample.problem), batches[step % 2])
