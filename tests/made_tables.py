@@ -28,6 +28,7 @@ seeds: [0, 1]
 """
 TABLE_KEYS = (
     *("rows", "columns", "seeds", "presets", "tune", "published", "scores", "common", "adjust"),
+    "shared_images",
 )
 
 

@@ -103,7 +103,7 @@ def unreadable_message(word: str, error: Exception | None = None) -> str:
     if not equals or not key:
         return f"{start}: expected key=value"
     cause = error.__cause__ if error is not None else None
-    if isinstance(cause, TypeError | ValueError):  # of choice(...), say; the grammar's has no text
+    if cause is not None and cause.args != (None,):  # of choice(...), say; the grammar gives None
         start += f": {' '.join(str(cause).split())}"
     place = _first_special(word, len(key) + 1)
     if place is not None:
