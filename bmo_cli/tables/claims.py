@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bmo_cli.config.schema import Claim
-from bmo_cli.results.statistics import mean_and_interval
+from bmo_cli.results.statistics import mean_and_interval, paired_differences
 from bmo_cli.tables.cell import Cell
 
 Verdict = Literal["reproduced", "not reproduced", "not decidable"]
@@ -51,9 +51,8 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Judgement:
     parts, verdicts = [_describe(claim.row, own)], []
     for name, values in others.items():
         first, second = _pair(own, values), _pair(values, own)
-        known = {seed for seed in first if None not in (first[seed], second.get(seed))}
-        differences = [(first[seed] or 0.0) - (second[seed] or 0.0) for seed in sorted(known)]
-        complete = known == set(first) == set(second)
+        differences = paired_differences(_known(first), _known(second))
+        complete = first.keys() == second.keys() and len(differences) == len(first)
         verdicts.append(_decide(differences, claim.direction) if complete else "not decidable")
         against = name if claim.limit is not None else _describe(name, values)
         parts.append(f"{against}{_describe_difference(differences)}")
@@ -82,8 +81,13 @@ def _pair(values: Mapping[int, float | None], others: Mapping[int, float | None]
     return values
 
 
+def _known(values: _Values) -> dict[str, float]:
+    """The seeds that have a value."""
+    return {str(seed): value for seed, value in values.items() if value is not None}
+
+
 def _describe(row: str, values: Mapping[int, float | None]) -> str:
-    known = [value for value in values.values() if value is not None]
+    known = _known(values).values()
     if not known:
         return f"{row}: no value"
     count = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"
