@@ -30,7 +30,7 @@ from bmo_cli.verification.audit_problems import PROBLEMS
 
 log = logging.getLogger("bmo")
 
-OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg")
+OPERATORS = ("pg", "prox", "dr", "alm", "ladmm", "pdhg", "rain_dictionary")
 
 
 @names_plugins
@@ -156,12 +156,13 @@ _GRADIENTS = (
     "T. J^T v: products with the derivative of D. BROKEN: the error is above the bound."
 )
 _NORMS = (
-    "Largest measured |D(a) - D(b)|_G / |a - b|_G of every operator on small problems. f: "
-    "least squares. f + g: with an l1 norm. l1, squares, exact: with a linear relation A u + "
-    "z = b, where z has an l1 norm, a squared norm, or is 0. inside: parameters anywhere "
-    "inside the condition; a promise to be nonexpansive is broken above 1. 30 % beyond: the "
-    "same with L_f and |A|^2 declared 30 % too small, so that steps are too long; a value "
-    "above 1 shows that the condition is needed, and 1 that this does not break it."
+    "Largest measured |D(a) - D(b)|_G / |a - b|_G of every operator on small problems. f: least "
+    "squares. f + g: with an l1 norm. l1, squares, exact: with a linear relation A u + z = b, "
+    "where z has an l1 norm, a squared norm, or is 0. two layers: 1/2 |b + r - y|^2. inside: "
+    "parameters anywhere inside the condition; a promise to be nonexpansive is broken above 1. "
+    "30 % beyond: the same with L_f and |A|^2 declared 30 % too small, so that steps are too "
+    "long; a value above 1 shows that the condition is needed, and 1 that this does not break "
+    "it, as where an operator computes its constants itself."
 )
 
 

@@ -59,7 +59,7 @@ def worst_pair(
     points: State,
     *,
     turns: int = 30,
-    radius: float = 1.0,
+    radius: float | Tensor = 1.0,
     seed: int = 0,
     k: int = 0,
     direction: State | None = None,
@@ -74,7 +74,7 @@ def worst_pair(
         mapping: D and G.
         points: states, blocks (B, ...), such as iterates of the map.
         turns: steps of the power iteration.
-        radius: |d| (Euclidean) of the pairs, in units of |a| + 1.
+        radius: |d| (Euclidean) of the pairs, in units of |a| + 1; one for all problems, or (B,).
         seed: of the random directions.
         k: iteration number of D, for schemes that change with it.
         direction: the first d, a state with all blocks; None: random.
@@ -168,7 +168,9 @@ class _Search:
         mapping, points, radius, k: as in `worst_pair`.
     """
 
-    def __init__(self, mapping: FixedPointMap, points: State, radius: float, k: int) -> None:
+    def __init__(
+        self, mapping: FixedPointMap, points: State, radius: float | Tensor, k: int
+    ) -> None:
         self._mapping, self._k = mapping, k
         with torch.no_grad():
             self.a = mapping.lift(points)

@@ -18,9 +18,8 @@ from bmo_cli.gkm.operator import Bounded, Exponential, NumericalOperator
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.base import HyperOptimizer
 from bmo_cli.solver.cost import Cost, SavedBytes
-from bmo_cli.solver.nonexpansive import largest_ratio
-from bmo_cli.solver.problem import Problem
-from bmo_cli.verification.audit_problems import SmallProblem, norm_problems
+from bmo_cli.solver.nonexpansive import worst_pair
+from bmo_cli.verification.audit_problems import NormProblem, SmallProblem, norm_problems
 
 _STEP = 1e-6  # of central differences; truncation and rounding errors are then below 1e-8
 _REPEATS = 3
@@ -188,9 +187,8 @@ def audit_norm(name: str, operator: NumericalOperator) -> list[NormRecord]:
     return records
 
 
-def _worst(operator: NumericalOperator, problem: Problem) -> float:
+def _worst(operator: NumericalOperator, posed: NormProblem) -> float:
     """Largest ratio over radii and over parameters from end to end of their ranges."""
-    points = torch.randn(3, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ratios = []
     for share, scale in ((None, 0.0), (-30.0, -2.0), (-30.0, 2.0), (30.0, -2.0), (30.0, 2.0)):
         moved = copy.deepcopy(operator).double()
@@ -199,7 +197,7 @@ def _worst(operator: NumericalOperator, problem: Problem) -> float:
                 part.theta.data.fill_(share)
             elif isinstance(part, Exponential):
                 part.theta.data.add_(scale)
-        mapping = GKM(operator=moved).bind(problem)
-        for radius in (1e-2, 1.0, 1e2):
-            ratios.append(largest_ratio(mapping, (points,), turns=100, radius=radius))
+        mapping = GKM(operator=moved).bind(posed.problem)
+        pair = worst_pair(mapping, (posed.points,), turns=100, radius=posed.radius)
+        ratios.append(pair.ratio)
     return max(ratios)

@@ -21,12 +21,16 @@ from bmo_cli.gkm.augmented import PDHG
 from bmo_cli.gkm.operator import NumericalOperator
 from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
 from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.linear.layers import SumOfLayers
 from bmo_cli.linear.matrix import Matrix
 from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.network import Network
 from bmo_cli.solver.functions import L1, AtZero, LeastSquares, Proximable, SquaredNorm
 from bmo_cli.solver.problem import Coupling, Problem, Sample, SquaredError
 from bmo_cli.tasks.toy import Toy
+
+_RADII = (1e-2, 1.0, 1e2)
+"""distances of the pairs of an operator, in units of |a| + 1"""
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,22 @@ PROBLEMS: dict[str, Callable[[], SmallProblem]] = {
 }
 
 
-def norm_problems(understated: float) -> dict[str, Problem]:
+@dataclass(frozen=True)
+class NormProblem:
+    """A problem of the audit of operators, with the points near which it is measured.
+
+    Attributes:
+        problem: a batch of B problems.
+        points: states, (B, ...).
+        radius: distance of the pairs in units of |a| + 1, (B,).
+    """
+
+    problem: Problem
+    points: Tensor
+    radius: Tensor
+
+
+def norm_problems(understated: float) -> dict[str, NormProblem]:
     """Problems for the audit of operators, by the kind of function or relation.
 
     Args:
@@ -140,11 +159,29 @@ def norm_problems(understated: float) -> dict[str, Problem]:
             exact: Tensor = torch.linalg.matrix_norm(self.a, 2)
             return exact.square() / understated
 
-    a, y, c, b = (_normal(*s, seed=i) for i, s in enumerate(((4, 7), (3, 4), (5, 7), (3, 5))))
+    a, y, c, b, u = (
+        _normal(*shape, seed=seed)
+        for seed, shape in enumerate(((4, 7), (3, 4), (5, 7), (3, 5), (3, 7)))
+    )
+    each = len(_RADII)
+    y, b, u = (rows.repeat(each, 1) for rows in (y, b, u))  # the same points at every radius
+    radius = torch.tensor(_RADII, dtype=torch.float64)
     f, g = LeastSquares(Declared(a), y), L1(0.1)
     relations: dict[str, Proximable] = {"l1": L1(0.3), "squares": SquaredNorm(), "exact": AtZero()}
-    return {
+    vectors = {
         "f": Problem(f),
         "f + g": Problem(f, g),
         **{name: Problem(f, g, Coupling(Declared(c), b, h)) for name, h in relations.items()},
+    }
+    layers = SumOfLayers(2)
+    layers.norm_squared /= understated
+    rainy, start = (
+        _normal(1, n, 12, 12, seed=seed).repeat(each, 1, 1, 1) for n, seed in ((1, 5), (2, 6))
+    )
+    return {
+        **{
+            name: NormProblem(problem, u, radius.repeat_interleave(len(u) // each))
+            for name, problem in vectors.items()
+        },
+        "two layers": NormProblem(Problem(LeastSquares(layers, rainy)), start, radius),
     }

@@ -12,6 +12,7 @@ from conftest import ROOT, plain_config
 from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.gkm.proximal import ProximalGradient
+from bmo_cli.gkm.rain_dictionary import RainDictionary
 from bmo_cli.gkm.scheme import GKM
 from bmo_cli.hyper.aggregation import Unrolled
 from bmo_cli.hyper.base import HyperOptimizer, Outcome
@@ -101,8 +102,18 @@ def test_an_operator_that_lies_about_its_norm_is_found():
                 lambda u, k: tuple(1.01 * a for a in bound.apply(u, k)), bound.metric
             )
 
-    assert all(r.failed for r in audit_norm("longer", Longer()))
-    assert not any(r.failed for r in audit_norm("pg", ProximalGradient()))
+    found = audit_norm("longer", Longer())
+    assert len(found) == 3 and all(r.failed for r in found)
+    kept = audit_norm("pg", ProximalGradient())
+    assert len(kept) == 3 and not any(r.failed for r in kept)
+    assert all(r.broken > 1.5 for r in kept)  # gamma = 2 / L_f becomes 2.6 / L_f
+
+
+@pytest.mark.slow
+def test_the_dictionary_of_rain_keeps_its_norm_and_reads_no_constant():
+    (found,) = audit_norm("rain", RainDictionary(kernels=4, size=5))
+    assert found.problem == "two layers" and not found.failed
+    assert 0.999 < found.inside == found.broken
 
 
 SCALED = """
@@ -147,7 +158,7 @@ def test_command_writes_a_report(tmp_path, bmo):
     assert done.returncode == 0, done.stderr
     assert "none is broken" in done.stdout
     report = (tmp_path / "a" / "audit.md").read_text()
-    for name in (*METHODS, "pdhg", "ladmm", "30 % beyond"):
+    for name in (*METHODS, "pdhg", "ladmm", "rain_dictionary", "two layers", "30 % beyond"):
         assert name in report
     with (tmp_path / "a" / "audit.csv").open() as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
