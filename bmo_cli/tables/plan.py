@@ -139,6 +139,9 @@ def _check_claim(claim: Claim, table: Table, where: str) -> None:
     _require_known([claim.column], table.columns, f"{where}.column")
     _require_known([claim.row], table.rows, f"{where}.row")
     _require_known(claim.than, table.rows, f"{where}.than")
+    for key in ("score", "relative_to"):
+        score = getattr(claim, key)
+        _require_known([] if score is None else [score], table.scores, f"{where}.{key}")
     for key in ("text", "reading"):
         if not getattr(claim, key).strip():
             raise InputError(f"{where}.{key} is empty; say what the publication shows, and where")

@@ -100,6 +100,8 @@ def test_documents_show_claims():
         ({"row": "z"}, r"table.claims\[0\].row: 'z' is not in this table"),
         ({"than": ["bb"]}, "did you mean 'b'"),
         ({"column": "k"}, r"table.claims\[0\].column"),
+        ({"score": "los"}, r"table.claims\[0\].score: 'los' .* did you mean 'loss'"),
+        ({"relative_to": "step"}, r"table.claims\[0\].relative_to: 'step' is not in this table"),
         ({"than": []}, "give one"),
         ({"limit": 1.0}, "give one"),
         ({"than": ["b", "a"]}, "has the row itself"),
