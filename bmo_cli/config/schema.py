@@ -211,6 +211,8 @@ class Table:
     """name of a first row that shows the observations' own scores; null: none"""
     best: dict[str, Literal["max", "min"]] = field(default_factory=dict)
     """scores of which the best and the second value are marked"""
+    against: str | None = None
+    """row from which the others differ by so much in the scores of `best`, seed by seed"""
     tune: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """rows whose keys are chosen among these values by the validation split"""
     presets: dict[str, Preset] = field(default_factory=dict)

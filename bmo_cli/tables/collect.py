@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bmo_cli.config.schema import Table
 from bmo_cli.results.result import RunResult
+from bmo_cli.results.statistics import paired_differences
 from bmo_cli.results.tables import comma_separated
 from bmo_cli.tables.cell import Cell
 from bmo_cli.tables.claims import judge
@@ -35,13 +36,15 @@ def build_sheet(
     counted = [cell for cell in cells if cell.spec.path not in failures]
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
     remarks = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
+    if table.against:
+        remarks.append(f"Differences from '{table.against}' are between runs of equal seeds.")
     for cell in candidates:
         if cell.spec.path in failures:
             reason = failures[cell.spec.path]
             remarks.append(f"**Not among the candidates**, as it failed: {cell.name}: {reason}")
     return Sheet(
         title=table.title,
-        scores=table.scores,
+        scores=table.scores | {_name(d, table): f"+{table.scores[d]}" for d in _compared(table)},
         best=table.best,
         sections=[_build_section(table, column, cells, failures) for column in columns],
         seeds=table.seeds,
@@ -51,6 +54,16 @@ def build_sheet(
         remarks=remarks,
         trained_once=_list_trained_once(table, cells),
     )
+
+
+def _compared(table: Table) -> list[str]:
+    """Scores whose differences from the row `table.against` are shown."""
+    return list(table.best) if table.against else []
+
+
+def _name(score: str, table: Table) -> str:
+    """The name of the differences of a score from the row `table.against`."""
+    return f"{score} - {table.against}"
 
 
 def _list_trained_once(table: Table, cells: Sequence[Cell]) -> list[str]:
@@ -75,10 +88,11 @@ def _build_section(
 ) -> Section:
     inside = [cell for cell in cells if cell.column == column]
     lines = []
+    base = [cell for cell in inside if cell.row == table.against]
     for row in table.rows:
         own = [cell for cell in inside if cell.row == row]
         if own:
-            lines.append(_build_line(table, row, own, failures))
+            lines.append(_build_line(table, row, own, base, failures))
     remarks = []
     if table.input:
         observed = {
@@ -136,17 +150,23 @@ def _leak_remarks(cells: Sequence[Cell]) -> list[str]:
 
 
 def _build_line(
-    table: Table, row: str, cells: Sequence[Cell], failures: Mapping[Path, str]
+    table: Table,
+    row: str,
+    cells: Sequence[Cell],
+    base: Sequence[Cell],
+    failures: Mapping[Path, str],
 ) -> Line:
     reasons = [failures[c.spec.path] for c in cells if c.spec.path in failures]
     results = [result for cell in cells if (result := cell.result) is not None]
-    counted = [cell for cell in cells if cell.spec.path not in failures]
+    values = {score: _values(score, cells, failures) for score in table.scores}
+    differences = {
+        _name(score, table): paired_differences(values[score], _values(score, base, failures))
+        for score in _compared(table)
+        if row != table.against
+    }
     return Line(
         row,
-        {
-            score: [value for cell in counted if (value := cell.score(score)) is not None]
-            for score in table.scores
-        },
+        {score: list(by_seed.values()) for score, by_seed in values.items()} | differences,
         chosen=_format_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
@@ -154,6 +174,12 @@ def _build_line(
         runs=len(cells),
         flags=join_flags([result.flags or {} for result in results]),
     )
+
+
+def _values(score: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> dict[str, float]:
+    """A score by seed, without the cells that failed or have no finite value."""
+    counted = [cell for cell in cells if cell.spec.path not in failures]
+    return {str(c.seed): value for c in counted if (value := c.score(score)) is not None}
 
 
 def _format_verdicts(results: Sequence[RunResult]) -> str:

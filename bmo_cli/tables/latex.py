@@ -143,8 +143,9 @@ def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     if not values:
         return "--"
     mean, interval = mean_and_interval(values)
+    width = layout.removeprefix("+")
     text = _MARKED[mark] % latex_escaped(format(mean, layout))
-    spread = "" if interval is None else rf"$\pm$ {latex_escaped(format(interval, layout))}"
+    spread = "" if interval is None else rf"$\pm$ {latex_escaped(format(interval, width))}"
     return " ".join(filter(None, (text, spread, line.missing_runs_note(score))))
 
 

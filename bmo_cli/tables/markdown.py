@@ -78,8 +78,9 @@ def format_cell(line: Line, score: str, layout: str, mark: Mark) -> str:
     if not values:
         return "-"
     mean, interval = mean_and_interval(values)
+    width = layout.removeprefix("+")
     text = _MARKED[mark].format(format(mean, layout))
-    spread = "" if interval is None else f"± {format(interval, layout)}"
+    spread = "" if interval is None else f"± {format(interval, width)}"
     return " ".join(filter(None, (text, spread, line.missing_runs_note(score))))
 
 

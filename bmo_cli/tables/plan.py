@@ -78,7 +78,8 @@ def scale_table(table: Table, preset: str | None) -> ScaledTable:
     columns = _select_entries(table.columns, wanted.columns, f"table.presets.{preset}.columns")
     seeds = wanted.seeds or table.seeds
     claims = [claim for claim in table.claims if wanted.claims and _is_about(claim, rows, columns)]
-    scaled = replace(table, rows=rows, columns=columns, seeds=seeds, claims=claims)
+    against = table.against if table.against in rows else None
+    scaled = replace(table, rows=rows, columns=columns, seeds=seeds, claims=claims, against=against)
     return ScaledTable(scaled, wanted)
 
 
@@ -117,6 +118,10 @@ def check_table(table: Table) -> None:
         _require_known(places, table.columns, f"table.adjust.{row}")
     _require_known(table.tune, table.rows, "table.tune")
     _require_known(table.best, table.scores, "table.best")
+    if table.against is not None:
+        _require_known([table.against], table.rows, "table.against")
+        if not table.best:
+            raise InputError("table.against compares the scores of table.best, which is empty")
     for i, entry in enumerate(table.published):
         _require_known([entry.column], table.columns, f"table.published[{i}].column")
         _require_known([entry.score], table.scores, f"table.published[{i}].score")

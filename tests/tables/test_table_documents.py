@@ -16,12 +16,17 @@ from bmo_cli.errors import InputError
 from bmo_cli.results.result import RunResult
 from bmo_cli.results.tables import latex_escaped
 from bmo_cli.tables.cell import Cell
-from bmo_cli.tables.collect import _build_line, _leak_remarks, refuse_shared_images
+from bmo_cli.tables.collect import (
+    _build_line,
+    _leak_remarks,
+    build_sheet,
+    refuse_shared_images,
+)
 from bmo_cli.tables.crops import Panel, draw_crops, find_detailed_square
 from bmo_cli.tables.curves import GuaranteeRun, draw_guarantee
 from bmo_cli.tables.latex import format_latex
 from bmo_cli.tables.markdown import format_markdown
-from bmo_cli.tables.plan import combine_values, drop_overridden, scale_table
+from bmo_cli.tables.plan import check_table, combine_values, drop_overridden, scale_table
 from bmo_cli.tables.summary import (
     Line,
     Section,
@@ -419,25 +424,70 @@ def test_runs_that_know_their_test_images_are_refused():
 def test_refused_runs_have_no_scores():
     own = [
         SimpleNamespace(
-            result=None, row="x", chosen={}, score=lambda _, v=v: v, spec=SimpleNamespace(path=p)
+            result=None, seed=0, chosen={}, score=lambda _, v=v: v, spec=SimpleNamespace(path=p)
         )
         for p, v in (("p", 1.0), ("q", 2.0))
     ]
-    line = _build_line(TABLE, "x", own, {"p": "known"})
+    line = _build_line(TABLE, "x", own, [], {"p": "known"})
     assert all(values == [2.0] for values in line.values.values())
     assert line.failed == "known" and line.runs == 2
+
+
+def test_a_row_is_compared_with_another_seed_by_seed():
+    """The seeds differ by more than the rows do. A seed that one row lacks makes no pair."""
+    scores = {"x": [30.0, 31.0, 32.0, None], "y": [30.2, 31.1, 32.3, 40.0]}
+    cells = [
+        SimpleNamespace(
+            row=row, column="p", seed=seed, result=None, chosen={}, stale=False,
+            score=lambda _, v=value: v, spec=SimpleNamespace(path=(row, seed)),
+        )
+        for row, values in scores.items()
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = replace(TABLE, columns={"p": []}, best={"test/psnr": "max"}, against="x")
+    built = build_sheet(table, cells, {}, [])
+    x, y = built.sections[0].lines
+    difference = "test/psnr - x"
+    assert y.values[difference] == pytest.approx([0.2, 0.1, 0.3])
+    assert difference not in x.values
+    width = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    text = format_markdown(built)
+    assert f"+0.20 ± {width:.2f} (3 of 4 runs) |" in text
+    assert "Differences from 'x' are between runs of equal seeds." in text
+    assert rf"+0.20 $\pm$ {width:.2f}" in format_latex(built, "t")
+    assert build_sheet(replace(table, against=None), cells, {}, []).scores == TABLE.scores
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"against": "z"}, "table.against: 'z' is not in this table"),
+        ({"against": "x", "best": {}}, "compares the scores of table.best, which is empty"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(changes, message):
+    table = replace(TABLE, best={"test/psnr": "max"})
+    check_table(replace(table, against="x"))
+    with pytest.raises(InputError, match=message):
+        check_table(replace(table, **changes))
+
+
+def test_a_preset_without_the_row_compares_with_none():
+    table = replace(TABLE, best={"test/psnr": "max"}, against="y")
+    assert scale_table(table, "smoke").table.against is None
+    assert scale_table(table, "cpu").table.against == "y"
 
 
 def verdicts(*given, scores=("certificate/bound",)):
     results = [RunResult(status="ok", certificate=verdict) for verdict in given]
     cells = [
         SimpleNamespace(
-            result=result, row="x", chosen={}, score=lambda _: 1.0, spec=SimpleNamespace(path="p")
+            result=result, seed=seed, chosen={}, score=lambda _: 1.0, spec=SimpleNamespace(path=0)
         )
-        for result in results
+        for seed, result in enumerate(results)
     ]
     table = replace(TABLE, scores=dict.fromkeys(scores, ".1f"))
-    return _build_line(table, "x", cells, {}).verdict
+    return _build_line(table, "x", cells, [], {}).verdict
 
 
 def test_the_verdicts_of_the_seeds_are_counted_where_they_differ():
