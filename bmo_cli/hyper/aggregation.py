@@ -46,6 +46,7 @@ class BMO(Unrolled):
 
     Args:
         mu: aggregation weight, in [0, 1).
+        mu_end: aggregation weight at the end of training, which changes linearly; None: `mu`.
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
         box: bounds (low, high) of the estimate. The first block is projected onto them after every
@@ -57,6 +58,7 @@ class BMO(Unrolled):
         self,
         *,
         mu: HalfOpenUnit = 0.05,
+        mu_end: HalfOpenUnit | None = None,
         s: OpenUnit = 0.9,
         box: tuple[Finite, Finite] | None = None,
         memory: Memory = "auto",
@@ -66,6 +68,11 @@ class BMO(Unrolled):
         if box is not None and not box[0] < box[1]:
             raise InputError(f"box must be (low, high) with low < high, got {tuple(box)}")
         self.mu, self.s, self.box = mu, s, box
+        self._ends = (mu, mu if mu_end is None else mu_end)
+
+    def begin_step(self, done: float) -> None:
+        first, last = self._ends
+        self.mu = first + done * (last - first)
 
     def _update_rule(self, mapping: FixedPointMap, loss: Loss) -> UpdateRule | None:
         metric = mapping.metric

@@ -48,6 +48,14 @@ class HyperOptimizer(ABC):
     trains: ClassVar[bool] = True
     minimises_phi: ClassVar[bool] = True
 
+    def begin_step(self, done: float) -> None:
+        """Called before every training step, for what changes along the training.
+
+        Args:
+            done: fraction of the training that is done, in [0, 1), as in the learning rate.
+        """
+        return
+
     @abstractmethod
     def objective(self, scheme: GKM, sample: Sample, iterations: int) -> Outcome:
         """Run `iterations` inner iterations. `objective.backward()` yields the hyper-gradient.

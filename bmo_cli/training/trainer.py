@@ -145,6 +145,7 @@ class Trainer:
         for group, base in zip(optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * self._learning_rate_factor()
         self._lr = optimizer.param_groups[0]["lr"]
+        experiment.hyper.begin_step(self._fraction_done())
         cost = Cost()
         while True:
             try:

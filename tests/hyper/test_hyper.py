@@ -102,6 +102,18 @@ def test_without_aggregation_bmo_is_unrolling(sample):
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
 
+@pytest.mark.parametrize(("done", "mu"), [(0.0, 0.4), (0.25, 0.3), (1.0, 0.0)])
+def test_the_weight_changes_linearly_over_the_training(sample, done, mu):
+    scheme = GKM(operator=ProximalGradient()).double()
+    hyper = BMO(mu=0.4, mu_end=0.0)
+    hyper.begin_step(done)
+    found = [h.objective(scheme, sample, 3).objective.item() for h in (hyper, BMO(mu=mu))]
+    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    constant = BMO(mu=0.05)
+    constant.begin_step(0.7)
+    assert constant.mu == 0.05
+
+
 def test_projection_keeps_the_iterate_in_the_box(sample):
     scheme = GKM(operator=Resolvent()).double()
     narrow = BMO(mu=0.1, box=(0.0, 1e-9)).objective(scheme, sample, 3)
