@@ -20,6 +20,7 @@ NO_SCORE: Mapping[str, str] = {
     **NO_NUMBER,
     "eval.images": "how many pictures are written",
     "eval.score_at": "further numbers of iterations that are scored",
+    "eval.null_space": "at how many test cases D is linearised, after the score",
     "eval.test": "whether there is a test score, not which",
     "train.log_every": "which rows history.csv has",
     "profile": "whether time is measured",
@@ -44,6 +45,7 @@ TEST_ALONE: Mapping[str, str] = {
     "data.subset": "which images of the test set are used",
     "eval.test": "whether the test split is scored, after training",
     "eval.score_at": "further numbers of iterations at which the test split is scored",
+    "eval.null_space": "at how many test cases D is linearised",
     "eval.images": "how many test images are written as pictures",
 }
 """Keys that change nothing before the test, with the reason. Runs that differ in them alone have

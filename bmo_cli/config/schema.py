@@ -80,6 +80,9 @@ class Evaluate:
     score_at: list[Count] = field(default_factory=list)
     """further numbers of iterations at which the test split is scored (psnr@N, say), with the
     relative step of the estimate to the iterate before (step@N; none after a start of 0)"""
+    null_space: Index = 0
+    """number of test cases at whose end the small singular values of I - dD/du are counted
+    (null_space, of unknowns)"""
     test: bool = True
     """whether a training run ends with the test split; false: it is scored on validation alone"""
 

@@ -22,6 +22,7 @@ from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.each import iterate_each
 from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, iterate
+from bmo_cli.solver.null_space import near_null_space
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State, subtract
 from bmo_cli.tasks.task import Case, Task
@@ -296,6 +297,39 @@ def trace_cases(
     traces = [trace_case(scheme, task, case, counts) for case in cases]
     scores = {f"{task.metric}@{k}": mean([trace.scores[k] for trace in traces]) for k in counts}
     return scores | {f"step@{k}": mean([trace.steps[k] for trace in traces]) for k in counts}
+
+
+_FEW = 4
+"""problems of a batch at which D is linearised"""
+
+
+def measure_null_spaces(scheme: GKM, cases: Iterable[Case], iterations: int) -> dict[str, float]:
+    """The near-null space of I - dD/du where T ends, see `solver.null_space`.
+
+    Args:
+        scheme: trained.
+        cases: problems; of a large batch the first ones.
+        iterations: of T.
+
+    Returns:
+        `null_space`, the mean dimension, and `unknowns`, the mean number of entries of a state.
+
+    Raises:
+        InputError: a state is too large, or a large batch cannot be divided.
+    """
+    found = []
+    for case in cases:
+        problem, initial = case.problem, case.initial
+        if len(initial[0]) > _FEW:
+            few = torch.arange(_FEW, device=initial[0].device)
+            problem, initial = problem.select(few), tuple(block[few] for block in initial)
+        mapping = scheme.bind(problem)
+        end = iterate(mapping, initial, iterations=iterations, watch="last").value
+        found.append(near_null_space(mapping, mapping.lift(end), k=iterations))
+    return {
+        "null_space": mean([one.dimension for one in found]),
+        "unknowns": mean([float(one.unknowns) for one in found]),
+    }
 
 
 def average_scores(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:

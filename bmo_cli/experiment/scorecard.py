@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,13 +14,14 @@ from torch import Tensor
 from bmo_cli.config.schema import Evaluate
 from bmo_cli.data.images.file import write_image
 from bmo_cli.data.images.photograph import Photograph
-from bmo_cli.errors import Interrupted
+from bmo_cli.errors import InputError, Interrupted
 from bmo_cli.experiment.build import Experiment
 from bmo_cli.experiment.evaluation import (
     Evaluation,
     Settings,
     average_scores,
     evaluate,
+    measure_null_spaces,
     trace_cases,
 )
 from bmo_cli.experiment.signals import StopRequest
@@ -70,16 +72,24 @@ def evaluate_test(
 
     task = experiment.task
     scores = evaluate(experiment.scheme, task, "test", Settings.of(settings), report=report)
-    metrics = average_scores(scores, "test")
+    metrics, flags = average_scores(scores, "test"), _count_unmet(scores, settings)
+
+    def cases() -> Iterator[Case]:
+        for case in task.cases("test"):
+            require_running()
+            yield case
+
     if counts := sorted(set(settings.score_at)):
-
-        def cases() -> Iterator[Case]:
-            for case in task.cases("test"):
-                require_running()
-                yield case
-
         traced = trace_cases(experiment.scheme, task, cases(), counts)
         metrics |= {f"test/{name}": value for name, value in traced.items()}
+    if settings.null_space:
+        some = itertools.islice(cases(), settings.null_space)
+        try:
+            measured = measure_null_spaces(experiment.scheme, some, settings.iterations)
+            metrics |= {f"test/{name}": value for name, value in measured.items()}
+        except InputError as error:  # the scores are computed already
+            log.warning("%s", error)
+            flags[str(error)] = 1
     _compare_with_observations(metrics, task)
     average = {key.removeprefix("test/"): value for key, value in metrics.items()}
     log.info("\n%s\n", score_table({**scores, "mean": average}, {**task.columns, **_COLUMNS}))
@@ -89,7 +99,7 @@ def evaluate_test(
         pictures=pictures.written,
         protocol=task.protocol,
         data=task.fingerprints(),
-        flags=_count_unmet(scores, settings),
+        flags=flags,
     )
 
 

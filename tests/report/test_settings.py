@@ -13,6 +13,7 @@ from bmo_cli.results.runs import find_runs
 SAME_NUMBERS = {
     "eval.images": "0",
     "eval.score_at": "[1]",
+    "eval.null_space": "1",
     "train.log_every": "3",
     "profile": "true",
     "certify": "true",

@@ -166,6 +166,7 @@ def test_keys_of_the_test_alone_do_not_change_the_training(roots):
         "data.subset": (named, "[3,5]"),
         "eval.test": ((), "false"),
         "eval.score_at": ((), "[2]"),
+        "eval.null_space": ((), "1"),
         "eval.images": ((), "3"),
     }
     assert given.keys() == TEST_ALONE.keys()

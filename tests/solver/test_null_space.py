@@ -1,0 +1,105 @@
+"""The near-null space of I - dD/du against closed forms."""
+
+import pytest
+import torch
+from conftest import composed
+
+from bmo_cli.errors import InputError
+from bmo_cli.gkm.augmented import ALM
+from bmo_cli.gkm.proximal import ProximalGradient, Resolvent
+from bmo_cli.gkm.scheme import GKM
+from bmo_cli.linear.blur import PeriodicBlur, transfer_function
+from bmo_cli.linear.matrix import Matrix
+from bmo_cli.results.run import Run, RunSpec
+from bmo_cli.solver import null_space
+from bmo_cli.solver.fixed_point import FixedPointMap, iterate
+from bmo_cli.solver.functions import L1, AtZero, LeastSquares
+from bmo_cli.solver.metric import ScaledIdentity
+from bmo_cli.solver.null_space import near_null_space
+from bmo_cli.solver.problem import Coupling, Problem
+from bmo_cli.training.run import train
+
+
+def normal(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("rows", "dimension"), [(4, 3), (6, 1), (7, 0), (9, 0)])
+def test_least_squares_leave_the_kernel_of_the_matrix(rows, dimension):
+    """I - dD/du = gamma A^T A has the kernel of A, of dimension n - m."""
+    f = LeastSquares(Matrix(normal(rows, 7)), normal(2, rows, seed=1))
+    mapping = GKM(operator=ProximalGradient(gamma=1.0)).double().bind(Problem(f))
+    found = near_null_space(mapping, (normal(2, 7, seed=2),))
+    assert (found.dimension, found.unknowns) == (dimension, 7)
+
+
+def test_a_blur_leaves_the_frequencies_that_it_removes():
+    """(1, 2, 1) / 4 along the rows removes the highest frequency of each of 8 rows."""
+    kernel = torch.zeros(1, 3, 3, dtype=torch.float64)
+    kernel[0, 1] = torch.tensor([0.25, 0.5, 0.25])
+    blur = PeriodicBlur(transfer_function(kernel, (8, 6)), (8, 6))
+    y = normal(1, 1, 8, 6)
+    mapping = GKM(operator=Resolvent(gamma=1.0)).double().bind(Problem(LeastSquares(blur, y)))
+    assert near_null_space(mapping, (y,)).dimension == 8
+
+
+def test_the_lasso_has_one_solution_where_its_support_is_independent():
+    a, y = normal(10, 20), normal(3, 10, seed=1)
+    problem = Problem(LeastSquares(Matrix(a), y), L1(0.5))
+    mapping = GKM(operator=ProximalGradient(gamma=1.0), alpha=None).double().bind(problem)
+    start = torch.zeros(3, 20, dtype=torch.float64)
+    end = iterate(mapping, (start,), iterations=5000).value
+    assert near_null_space(mapping, end).dimension == 0
+    assert near_null_space(mapping, end, threshold=2.0).dimension == 20
+
+
+def test_multipliers_of_dependent_constraints_are_free():
+    """A u = b with a row twice: the difference of its two multipliers acts on nothing."""
+    a, c = normal(6, 5), normal(2, 5, seed=1)
+    c = torch.cat([c, c[:1]])
+    coupling = Coupling(Matrix(c), torch.zeros(1, 3, dtype=torch.float64), AtZero())
+    problem = Problem(LeastSquares(Matrix(a), normal(1, 6, seed=2)), coupling=coupling)
+    mapping = GKM(operator=ALM()).double().bind(problem)
+    u = mapping.lift((torch.zeros(1, 5, dtype=torch.float64),))
+    found = near_null_space(mapping, u)
+    assert (found.dimension, found.unknowns) == (1, 8)
+
+
+@pytest.mark.parametrize(("value", "dimension"), [(0.9e-3, 1), (1.1e-3, 0), (-0.9e-3, 1)])
+def test_the_threshold_has_two_sides(value, dimension):
+    one = ScaledIdentity(torch.ones((), dtype=torch.float64))
+    scale = torch.tensor([1 - value, 0.5, 0.0], dtype=torch.float64)
+    mapping = FixedPointMap(lambda u, k: (scale * u[0],), one)
+    assert near_null_space(mapping, (normal(2, 3),)).dimension == dimension
+
+
+def test_a_map_that_is_constant_has_one_fixed_point():
+    one = ScaledIdentity(torch.ones((), dtype=torch.float64))
+    mapping = FixedPointMap(lambda u, k: (torch.ones_like(u[0]).detach(),), one)
+    assert near_null_space(mapping, (normal(2, 3),)).dimension == 0
+
+
+def test_a_large_state_is_refused():
+    one = ScaledIdentity(torch.ones(()))
+    mapping = FixedPointMap(lambda u, k: u, one)
+    with pytest.raises(InputError, match=r"n = 4356 entries.*data.eval_crop"):
+        near_null_space(mapping, (torch.zeros(1, 1, 66, 66),))
+
+
+@pytest.mark.slow
+def test_a_run_counts_where_its_test_ends(tmp_path):
+    """16 measurements of 40 unknowns leave 24 directions, with a threshold that hides none."""
+    words = ["task=sparse_coding", "debug=tiny", "task.rows=16", "task.columns=40", "device=cpu"]
+    words += ["task.kappa=1e-9", "train.steps=1", "eval.null_space=3"]
+    metrics = train(Run(RunSpec(composed(*words), {}, tmp_path))).metrics
+    assert (metrics["test/null_space"], metrics["test/unknowns"]) == (24, 40)
+
+
+@pytest.mark.slow
+def test_a_large_state_costs_no_score(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(null_space, "MAX_UNKNOWNS", 100)
+    words = [*tiny, "eval.null_space=1", "train.steps=1"]
+    result = train(Run(RunSpec(composed(*words), {}, tmp_path / "photos")))
+    assert "test/psnr" in result.metrics and "test/null_space" not in result.metrics
+    assert any("data.eval_crop" in flag for flag in result.flags)
