@@ -25,12 +25,12 @@ CONVERGED = Settings(iterations=1000, tolerance=1e-6, anderson=5)
 @torch.no_grad()
 def main() -> None:
     """One row for every K, the mean over the test cases."""
-    if len(sys.argv) < 3 or not all(word.isdigit() and int(word) for word in sys.argv[2:]):
+    if len(sys.argv) < 3 or not all(word.isdecimal() and int(word) for word in sys.argv[2:]):
         raise InputError("usage: python benchmarks/distance_from_fixed_point.py RUN K [K ...]")
     _, experiment = load_run(Path(sys.argv[1]))
     task, scheme, hyper = experiment.task, experiment.scheme, experiment.hyper
-    if not isinstance(hyper, Truncated):
-        raise InputError(f"{sys.argv[1]} is not a run of hyper=truncated")
+    if not isinstance(hyper, Truncated) or not scheme.stationary:
+        raise InputError(f"{sys.argv[1]} is not a run of hyper=truncated with one map")
     task.prepare(("test",))
     counts = [int(word) for word in sys.argv[2:]]
     scores: dict[int, list[float]] = {count: [] for count in counts}
@@ -38,6 +38,8 @@ def main() -> None:
     for case in task.cases("test"):
         mapping = scheme.bind(case.problem)
         end = solve(scheme, case.problem, case.initial, CONVERGED)
+        if case.further or end.residual > CONVERGED.tolerance:
+            raise InputError(f"{case.name}: several problems, or no fixed point was reached")
         ends.append(task.score_metric(end.value, case))
         for count in counts:
             first = max(count - hyper.last, 0)

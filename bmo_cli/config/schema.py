@@ -81,8 +81,8 @@ class Evaluate:
     """further numbers of iterations at which the test split is scored (psnr@N, say), with the
     relative step of the estimate to the iterate before (step@N; none after a start of 0)"""
     null_space: Index = 0
-    """number of test cases at whose end the small singular values of I - dD/du are counted
-    (null_space, of unknowns)"""
+    """number of test cases at whose fixed point the singular values of I - dD/du up to 1e-3 are
+    counted (null_space, of unknowns), for at most four problems of a case"""
     test: bool = True
     """whether a training run ends with the test split; false: it is scored on validation alone"""
 
@@ -215,7 +215,7 @@ class Table:
     best: dict[str, Literal["max", "min"]] = field(default_factory=dict)
     """scores of which the best and the second value are marked"""
     against: str | None = None
-    """row from which the others differ by so much in the scores of `best`, seed by seed"""
+    """row whose scores (those of `best`) are subtracted from the others', seed by seed"""
     tune: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     """rows whose keys are chosen among these values by the validation split"""
     presets: dict[str, Preset] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from bmo_cli.metrics import mean
 from bmo_cli.solver.anderson import Anderson
 from bmo_cli.solver.each import iterate_each
 from bmo_cli.solver.fixed_point import FixedPointMap, Solution, Status, iterate
-from bmo_cli.solver.null_space import near_null_space
+from bmo_cli.solver.null_space import NullSpace, near_null_space, require_few_unknowns
 from bmo_cli.solver.problem import Problem
 from bmo_cli.solver.state import State, subtract
 from bmo_cli.tasks.task import Case, Task
@@ -301,35 +301,51 @@ def trace_cases(
 
 _FEW = 4
 """problems of a batch at which D is linearised"""
+_MAX_ITERATIONS, _TOLERANCE = 10_000, 1e-6
+"""until T counts as converged"""
 
 
-def measure_null_spaces(scheme: GKM, cases: Iterable[Case], iterations: int) -> dict[str, float]:
-    """The near-null space of I - dD/du where T ends, see `solver.null_space`.
+def measure_null_spaces(scheme: GKM, cases: Iterable[Case]) -> dict[str, float]:
+    """The near-null space of I - dD/du at a fixed point of each case, see `solver.null_space`.
+
+    T is iterated from the start of the case until it has converged, without acceleration.
 
     Args:
         scheme: trained.
-        cases: problems; of a large batch the first ones.
-        iterations: of T.
+        cases: of each, at most four problems of its first batch count.
 
     Returns:
         `null_space`, the mean dimension, and `unknowns`, the mean number of entries of a state.
 
     Raises:
-        InputError: a state is too large, or a large batch cannot be divided.
+        InputError: the scheme has no single map or does not converge, a state is too large, or a
+            large batch cannot be divided.
     """
-    found = []
-    for case in cases:
-        problem, initial = case.problem, case.initial
-        if len(initial[0]) > _FEW:
-            few = torch.arange(_FEW, device=initial[0].device)
-            problem, initial = problem.select(few), tuple(block[few] for block in initial)
-        mapping = scheme.bind(problem)
-        end = iterate(mapping, initial, iterations=iterations, watch="last").value
-        found.append(near_null_space(mapping, mapping.lift(end), k=iterations))
+    if not scheme.stationary:
+        raise InputError("eval.null_space is about one map, and this scheme has several")
+    spaces = [_measure_null_space(scheme, case) for case in cases]
     return {
-        "null_space": mean([one.dimension for one in found]),
-        "unknowns": mean([float(one.unknowns) for one in found]),
+        "null_space": mean([space.dimension for space in spaces]),
+        "unknowns": mean([float(space.unknowns) for space in spaces]),
     }
+
+
+def _measure_null_space(scheme: GKM, case: Case) -> NullSpace:
+    problem, initial = case.problem, case.initial
+    if len(initial[0]) > _FEW:
+        few = torch.arange(_FEW, device=initial[0].device)
+        problem, initial = problem.select(few), tuple(block[few] for block in initial)
+    mapping = scheme.bind(problem)
+    with torch.no_grad():
+        start = mapping.lift(initial)
+        require_few_unknowns(start)
+        end = iterate(mapping, start, iterations=_MAX_ITERATIONS, tolerance=_TOLERANCE)
+    if end.status is not Status.CONVERGED:
+        raise InputError(
+            f"eval.null_space is about a fixed point, and T has not reached one after "
+            f"{end.iterations} iterations: residual {end.residuals[-1]:.1e}"
+        )
+    return near_null_space(mapping, end.value)
 
 
 def average_scores(scores: dict[str, dict[str, float]], prefix: str) -> dict[str, float]:

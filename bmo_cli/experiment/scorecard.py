@@ -85,7 +85,7 @@ def evaluate_test(
     if settings.null_space:
         some = itertools.islice(cases(), settings.null_space)
         try:
-            measured = measure_null_spaces(experiment.scheme, some, settings.iterations)
+            measured = measure_null_spaces(experiment.scheme, some)
             metrics |= {f"test/{name}": value for name, value in measured.items()}
         except InputError as error:  # the scores are computed already
             log.warning("%s", error)

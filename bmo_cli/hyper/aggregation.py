@@ -46,7 +46,7 @@ class BMO(Unrolled):
 
     Args:
         mu: aggregation weight, in [0, 1).
-        mu_end: aggregation weight at the end of training, which changes linearly; None: `mu`.
+        mu_end: aggregation weight that the training approaches linearly; None: `mu`.
         s: step on l as a share of its upper limit lambda_min(G) / L_l, in (0, 1). The limit is
             taken at the present omega, so a learned metric cannot leave the condition.
         box: bounds (low, high) of the estimate. The first block is projected onto them after every

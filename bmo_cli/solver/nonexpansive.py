@@ -154,13 +154,6 @@ def constant_direction(points: State) -> State:
     return tuple(torch.ones_like(block) for block in points)
 
 
-def largest_ratio(
-    mapping: FixedPointMap, points: State, *, turns: int = 30, radius: float = 1.0, seed: int = 0
-) -> float:
-    """The ratio of `worst_pair`."""
-    return worst_pair(mapping, points, turns=turns, radius=radius, seed=seed).ratio
-
-
 class _Search:
     """Pairs (a, a + d) at one batch of points.
 

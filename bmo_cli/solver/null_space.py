@@ -20,6 +20,8 @@ from bmo_cli.solver.state import State
 
 MAX_UNKNOWNS = 4096
 """entries of a state up to which the n x n matrix is computed"""
+THRESHOLD = 1e-3
+"""largest singular value (Euclidean) that counts as 0"""
 
 
 @dataclass(frozen=True)
@@ -35,48 +37,61 @@ class NullSpace:
     unknowns: int
 
 
-def near_null_space(
-    mapping: FixedPointMap, u: State, *, k: int = 0, threshold: float = 1e-3
-) -> NullSpace:
+def near_null_space(mapping: FixedPointMap, u: State) -> NullSpace:
     """Count the small singular values of I - dD/du, with n vector-Jacobian products.
 
+    The whole state counts, with its multipliers and auxiliary variables.
+
     Args:
-        mapping: D.
-        u: state with all its blocks, such as the end of an iteration.
-        k: iteration number of D, for schemes that change with it.
-        threshold: largest singular value (Euclidean) that counts as 0.
+        mapping: D, the same in every iteration.
+        u: a fixed point with all its blocks.
 
     Raises:
-        InputError: n is larger than `MAX_UNKNOWNS`.
+        InputError: n is larger than `MAX_UNKNOWNS`, D is cut off from the graph, or its derivative
+            is not finite.
     """
-    sizes = [block[0].numel() for block in u]
-    n = sum(sizes)
-    if n > MAX_UNKNOWNS:
-        raise InputError(
-            f"eval.null_space decomposes an n x n matrix, and a state has n = {n} entries, more "
-            f"than {MAX_UNKNOWNS}; use smaller test images (data.eval_crop)"
-        )
+    sizes = require_few_unknowns(u)
     moved = tuple(block.detach().requires_grad_() for block in u)
     with torch.enable_grad():
-        value = mapping.D(moved, k)
+        value = mapping.D(moved, 0)
+    if not all(block.requires_grad for block in value):
+        raise InputError(
+            "eval.null_space needs the derivative of D, which is cut off from the graph "
+            "(detach, no_grad, .data, NumPy)"
+        )
     rows = [
         row
         for block, size in zip(value, sizes, strict=True)
         for row in _jacobian_rows(block, size, moved)
     ]
-    jacobian = torch.stack(rows, 1).double()  # (B, n, n)
-    values = torch.linalg.svdvals(torch.eye(n, dtype=torch.float64, device=u[0].device) - jacobian)
-    return NullSpace(float((values <= threshold).sum(1).double().mean()), n)
+    jacobian = torch.stack(rows, 1).cpu().double()  # (B, n, n)
+    if not torch.isfinite(jacobian).all():
+        raise InputError("eval.null_space: the derivative of D is not finite where T ends")
+    identity = torch.eye(sum(sizes), dtype=torch.float64)
+    small = torch.linalg.svdvals(identity - jacobian) <= THRESHOLD
+    return NullSpace(float(small.sum(1).double().mean()), sum(sizes))
+
+
+def require_few_unknowns(u: State) -> list[int]:
+    """The entries of every block of a state.
+
+    Raises:
+        InputError: they are more than `MAX_UNKNOWNS` together.
+    """
+    sizes = [block[0].numel() for block in u]
+    if sum(sizes) > MAX_UNKNOWNS:
+        raise InputError(
+            f"eval.null_space decomposes an n x n matrix, and a state has n = {sum(sizes)} "
+            f"entries, more than {MAX_UNKNOWNS}; use smaller test images (data.eval_crop)"
+        )
+    return sizes
 
 
 def _jacobian_rows(block: Tensor, size: int, u: State) -> list[Tensor]:
     """The derivatives of every entry of a block of D(u), (B, n) each."""
-    batch = block.shape[0]
-    if not block.requires_grad:  # D does not depend on u there
-        return [torch.cat([a.new_zeros(batch, a[0].numel()) for a in u], 1)] * size
     rows = []
     for i in range(size):
-        weight = torch.zeros(batch, size, dtype=block.dtype, device=block.device)
+        weight = torch.zeros(len(block), size, dtype=block.dtype, device=block.device)
         weight[:, i] = 1
         pulled = torch.autograd.grad(
             block,

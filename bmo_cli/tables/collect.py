@@ -159,11 +159,12 @@ def _build_line(
     reasons = [failures[c.spec.path] for c in cells if c.spec.path in failures]
     results = [result for cell in cells if (result := cell.result) is not None]
     values = {score: _values(score, cells, failures) for score in table.scores}
-    differences = {
-        _name(score, table): paired_differences(values[score], _values(score, base, failures))
-        for score in _compared(table)
-        if row != table.against
-    }
+    differences = {}
+    for score in _compared(table) if row != table.against else ():
+        others = _values(score, base, failures)
+        differences[_name(score, table)] = paired_differences(
+            _serve_all(values[score], cells, base), _serve_all(others, base, cells)
+        )
     return Line(
         row,
         {score: list(by_seed.values()) for score, by_seed in values.items()} | differences,
@@ -174,6 +175,15 @@ def _build_line(
         runs=len(cells),
         flags=join_flags([result.flags or {} for result in results]),
     )
+
+
+def _serve_all(
+    values: dict[str, float], cells: Sequence[Cell], others: Sequence[Cell]
+) -> dict[str, float]:
+    """The values of a row by seed; the only run of one that trains nothing serves all seeds."""
+    if len(cells) == 1 < len(others):
+        return {str(cell.seed): value for cell in others for value in values.values()}
+    return values
 
 
 def _values(score: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -96,6 +97,9 @@ def _select_entries(
     return {name: entries[name] for name in wanted}
 
 
+_UNSIGNED = re.compile(r"\.\d+[a-zA-Z%]")
+
+
 def check_table(table: Table) -> None:
     """Check the keys of a table before hours of running.
 
@@ -105,6 +109,8 @@ def check_table(table: Table) -> None:
     for key in ("rows", "columns", "scores", "seeds"):
         if not getattr(table, key):
             raise InputError(f"table.{key} is empty")
+    if len(set(table.seeds)) < len(table.seeds):
+        raise InputError(f"table.seeds has a seed twice: {', '.join(map(str, table.seeds))}")
     for score, layout in table.scores.items():
         try:
             format(1.0, layout)
@@ -122,6 +128,12 @@ def check_table(table: Table) -> None:
         _require_known([table.against], table.rows, "table.against")
         if not table.best:
             raise InputError("table.against compares the scores of table.best, which is empty")
+        for score in table.best:
+            if not _UNSIGNED.fullmatch(table.scores[score]):
+                raise InputError(
+                    f"table.against shows differences of table.scores.{score} with a sign, which "
+                    f"takes a format as .2f or .1e, got '{table.scores[score]}'"
+                )
     for i, entry in enumerate(table.published):
         _require_known([entry.column], table.columns, f"table.published[{i}].column")
         _require_known([entry.score], table.scores, f"table.published[{i}].score")

@@ -22,7 +22,7 @@ from bmo_cli.nets.dncnn import DnCNN
 from bmo_cli.nets.drunet import DRUNet
 from bmo_cli.solver.fixed_point import iterate
 from bmo_cli.solver.functions import LeastSquares
-from bmo_cli.solver.nonexpansive import largest_ratio
+from bmo_cli.solver.nonexpansive import worst_pair
 from bmo_cli.solver.problem import Problem
 from bmo_cli.verification.audit import audit_norm
 
@@ -210,7 +210,7 @@ def test_small_images_end_in_a_result_or_one_line(rng):
 @pytest.mark.parametrize("operator", FILTERS, ids=lambda o: type(o).__name__)
 def test_filters_are_constant_maps(operator, problem):
     mapping = GKM(operator=operator, alpha=None).bind(problem)
-    assert largest_ratio(mapping, (torch.zeros_like(problem.f.y),), turns=3) == 0
+    assert worst_pair(mapping, (torch.zeros_like(problem.f.y),), turns=3).ratio == 0
     fixed = mapping.D((problem.f.y,), 0)
     assert (mapping.residual(fixed, mapping.D(fixed, 1)) == 0).all()
     assert audit_norm("filter", operator) == []  # there is no blur in the problems of the audit

@@ -18,7 +18,7 @@ from bmo_cli.nets.layers import Layers
 from bmo_cli.nets.network import Identity, Network
 from bmo_cli.nets.unet import MapUNet, UNet
 from bmo_cli.solver.fixed_point import iterate
-from bmo_cli.solver.nonexpansive import largest_ratio
+from bmo_cli.solver.nonexpansive import worst_pair
 from bmo_cli.solver.problem import Problem, Sample, SquaredError
 from bmo_cli.tasks.derain import initial_layers, rain_problem
 from bmo_cli.training.optimizer import build_optimizer
@@ -94,13 +94,13 @@ def test_nonexpansive_up_to_the_longest_step_and_not_beyond(rng, share):
         operator = RainDictionary(kernels=4, size=5, gamma=1.99999, share=share).double()
         mapping = GKM(operator=operator, net=network, layers=2).bind(rain_problem(y))
         assert operator.step_share(rain_problem(y)) < 1
-        assert 0.5 < largest_ratio(mapping, state, turns=60, seed=0) <= 1 + 1e-6
+        assert 0.5 < worst_pair(mapping, state, turns=60, seed=0).ratio <= 1 + 1e-6
     operator.gamma.high = 2.6  # a step that is 30 % too long
     mapping = GKM(operator=operator, layers=2).bind(rain_problem(y))
     assert operator.step_share(rain_problem(y)) > 1.29
     m = torch.ones_like(state[1])
     fitting = (y - mapping.estimate((y, m))[0][:, 3:], m)  # the threshold is not active here
-    assert largest_ratio(mapping, fitting, turns=100, seed=0, radius=1e-3) > 1.5
+    assert worst_pair(mapping, fitting, turns=100, seed=0, radius=1e-3).ratio > 1.5
 
 
 @pytest.mark.slow

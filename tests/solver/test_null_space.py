@@ -44,14 +44,15 @@ def test_a_blur_leaves_the_frequencies_that_it_removes():
     assert near_null_space(mapping, (y,)).dimension == 8
 
 
-def test_the_lasso_has_one_solution_where_its_support_is_independent():
+def test_the_lasso_has_one_solution_where_its_support_is_independent(monkeypatch):
     a, y = normal(10, 20), normal(3, 10, seed=1)
     problem = Problem(LeastSquares(Matrix(a), y), L1(0.5))
     mapping = GKM(operator=ProximalGradient(gamma=1.0), alpha=None).double().bind(problem)
     start = torch.zeros(3, 20, dtype=torch.float64)
     end = iterate(mapping, (start,), iterations=5000).value
     assert near_null_space(mapping, end).dimension == 0
-    assert near_null_space(mapping, end, threshold=2.0).dimension == 20
+    monkeypatch.setattr(null_space, "THRESHOLD", 2.0)
+    assert near_null_space(mapping, end).dimension == 20
 
 
 def test_multipliers_of_dependent_constraints_are_free():
@@ -74,10 +75,17 @@ def test_the_threshold_has_two_sides(value, dimension):
     assert near_null_space(mapping, (normal(2, 3),)).dimension == dimension
 
 
-def test_a_map_that_is_constant_has_one_fixed_point():
+@pytest.mark.parametrize(
+    ("apply", "message"),
+    [
+        (lambda u, k: (u[0].detach() / 2,), "cut off from the graph"),
+        (lambda u, k: (u[0].abs().sqrt() / 2,), "not finite"),
+    ],
+)
+def test_a_map_without_a_derivative_is_refused(apply, message):
     one = ScaledIdentity(torch.ones((), dtype=torch.float64))
-    mapping = FixedPointMap(lambda u, k: (torch.ones_like(u[0]).detach(),), one)
-    assert near_null_space(mapping, (normal(2, 3),)).dimension == 0
+    with pytest.raises(InputError, match=message):
+        near_null_space(FixedPointMap(apply, one), (torch.zeros(2, 3, dtype=torch.float64),))
 
 
 def test_a_large_state_is_refused():
@@ -88,17 +96,35 @@ def test_a_large_state_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_counts_where_its_test_ends(tmp_path):
-    """16 measurements of 40 unknowns leave 24 directions, with a threshold that hides none."""
+@pytest.mark.parametrize(("kappa", "dimension"), [(0.1, 0), (1e-9, 24)])
+def test_a_run_counts_at_the_fixed_point_not_where_its_test_ends(tmp_path, kappa, dimension):
+    """16 measurements of 40 unknowns leave 24 directions, unless the l1 norm closes them."""
     words = ["task=sparse_coding", "debug=tiny", "task.rows=16", "task.columns=40", "device=cpu"]
-    words += ["task.kappa=1e-9", "train.steps=1", "eval.null_space=3"]
+    words += [f"task.kappa={kappa}", "train.steps=1", "eval.iterations=2", "eval.null_space=3"]
     metrics = train(Run(RunSpec(composed(*words), {}, tmp_path))).metrics
-    assert (metrics["test/null_space"], metrics["test/unknowns"]) == (24, 40)
+    assert (metrics["test/null_space"], metrics["test/unknowns"]) == (dimension, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["net.last_gain=30"], "has not reached one"),
+        (["gkm=fista", "net=none", "hyper=none"], "about one map"),
+    ],
+)
+def test_a_run_without_a_fixed_point_has_no_number(tmp_path, tiny, words, reason):
+    words = [*tiny, *words, "eval.null_space=1", "train.steps=1", "eval.iterations=1"]
+    words = [word for word in words if "net=none" not in words or not word.startswith("net.")]
+    result = train(Run(RunSpec(composed(*words), {}, tmp_path / "photos")))
+    assert "test/psnr" in result.metrics and "test/null_space" not in result.metrics
+    assert any(reason in flag for flag in result.flags)
 
 
 @pytest.mark.slow
 def test_a_large_state_costs_no_score(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(null_space, "MAX_UNKNOWNS", 100)
+    monkeypatch.setattr(null_space, "near_null_space", pytest.fail)
     words = [*tiny, "eval.null_space=1", "train.steps=1"]
     result = train(Run(RunSpec(composed(*words), {}, tmp_path / "photos")))
     assert "test/psnr" in result.metrics and "test/null_space" not in result.metrics

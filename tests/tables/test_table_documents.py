@@ -458,11 +458,32 @@ def test_a_row_is_compared_with_another_seed_by_seed():
     assert build_sheet(replace(table, against=None), cells, {}, []).scores == TABLE.scores
 
 
+@pytest.mark.parametrize("against", ["x", "y"])
+def test_a_row_that_trains_nothing_is_compared_with_every_seed(against):
+    cells = [
+        SimpleNamespace(
+            row=row, column="p", seed=seed, result=None, chosen={}, stale=False,
+            score=lambda _, v=value: v, spec=SimpleNamespace(path=(row, seed)),
+        )
+        for row, values in (("x", [30.0]), ("y", [30.2, 30.1, 30.3]))
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    table = replace(TABLE, columns={"p": []}, best={"test/psnr": "max"}, against=against)
+    built = build_sheet(table, cells, {}, [])
+    (other,) = [line for line in built.sections[0].lines if line.name != against]
+    sign = 1 if against == "x" else -1
+    differences = other.values[f"test/psnr - {against}"]
+    assert differences == pytest.approx([0.2 * sign, 0.1 * sign, 0.3 * sign])
+    assert "runs)" not in format_markdown(built)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"against": "z"}, "table.against: 'z' is not in this table"),
         ({"against": "x", "best": {}}, "compares the scores of table.best, which is empty"),
+        ({"against": "x", "scores": {"test/psnr": "+.2f"}}, r"takes a format .*, got '\+.2f'"),
+        ({"seeds": [0, 1, 0]}, "table.seeds has a seed twice: 0, 1, 0"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes, message):
