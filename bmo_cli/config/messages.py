@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -104,6 +105,9 @@ def _explain_unknown_choice(error: MissingConfigException) -> str:
 
 def _suggest_key(key: str, overrides: Sequence[str], command: str) -> str:
     """Suggest a valid key. Composes once more, with the group choices alone, to list the keys."""
+    owners = _choices_with(key)
+    if owners:
+        return f": it is one of {' and '.join(owners[:3])}, which this command has not chosen"
     groups = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     GlobalHydra.instance().clear()
     try:
@@ -116,6 +120,22 @@ def _suggest_key(key: str, overrides: Sequence[str], command: str) -> str:
         places = [name for name in known if name.rsplit(".", 1)[-1] == key.rsplit(".", 1)[-1]]
         hint = f"; did you mean '{places[0]}'?" if places else ""
     return hint or "; 'bmo COMMAND --cfg job' prints the valid keys"
+
+
+def _choices_with(key: str) -> list[str]:
+    """The choices of a group, as `group=choice`, that have a key of its section."""
+    group, *names = key.split(".")
+    found = []
+    for choice in choices().get(group, ()) if names else ():
+        node = yaml.safe_load((config_dir() / group / f"{choice}.yaml").read_text("utf-8")) or {}
+        node = node.get(group, node)  # of a choice that is merged into the root
+        for name in names:
+            if not isinstance(node, dict) or name not in node:
+                break
+            node = node[name]
+        else:
+            found.append(f"{group}={choice}")
+    return found
 
 
 def _iterate_keys(config: DictConfig, prefix: str = "") -> Iterable[str]:

@@ -103,6 +103,11 @@ def unreadable_message(word: str, error: Exception | None = None) -> str:
     if not equals or not key:
         return f"{start}: expected key=value"
     cause = error.__cause__ if error is not None else None
+    if _is_open_list(word):
+        return (
+            f"{start}: its bracket is not closed. A shell divides words at spaces: "
+            f"write {quote_for_shell(f'{key}=[A,B]')}"
+        )
     if cause is not None and cause.args != (None,):  # of choice(...), say; the grammar gives None
         start += f": {' '.join(str(cause).split())}"
     place = _first_special(word, len(key) + 1)
@@ -113,10 +118,18 @@ def unreadable_message(word: str, error: Exception | None = None) -> str:
 
 def ambiguous_message(word: str) -> str:
     """The message about an override with commas outside of a sweep."""
-    return (
-        f"'{word}' has a comma, which separates the values of a sweep (-m); a list is in brackets; "
-        f"{_quoting_hint(word)}"
-    )
+    key, _, value = word.partition("=")
+    start = f"'{word}' has a comma, which separates the values of a sweep (-m)"
+    if is_path(key):
+        return f"{start}; {_quoting_hint(word)}"
+    return f"{start}; a list is in brackets: {quote_for_shell(f'{key}=[{value}]')}"
+
+
+def _is_open_list(word: str) -> bool:
+    """Whether a value is the first part of a list that the shell has divided."""
+    key, _, value = word.partition("=")
+    quoted = any(mark in value for mark in "'\"")
+    return value.startswith("[") and "]" not in value and not quoted and not is_path(key)
 
 
 def _quoting_hint(word: str) -> str:

@@ -36,8 +36,6 @@ def build_sheet(
     counted = [cell for cell in cells if cell.spec.path not in failures]
     stale = [cell.name for cell in (*candidates, *cells) if cell.stale]
     remarks = [f"Computed by other code than the present: {'; '.join(stale)}."] if stale else []
-    if table.against:
-        remarks.append(f"Differences from '{table.against}' are between runs of equal seeds.")
     for cell in candidates:
         if cell.spec.path in failures:
             reason = failures[cell.spec.path]
@@ -53,6 +51,7 @@ def build_sheet(
         commands=commands,
         remarks=remarks,
         trained_once=_list_trained_once(table, cells),
+        against=table.against or "",
     )
 
 

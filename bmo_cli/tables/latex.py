@@ -163,7 +163,7 @@ def _format_caption(sheet: Sheet, sections: Sequence[Section]) -> str:
         sentences.append(f"{sections[0].name}.")
     if len(sheet.seeds) > 1:
         sentences.append(f"Mean and 95 % interval (Student t) over {len(sheet.seeds)} seeds.")
-    sentences += [sheet.training_note] if sheet.training_note else []
+    sentences += [note for note in (sheet.training_note, sheet.difference_note) if note]
     text = latex_escaped(" ".join(sentences))
     if sheet.best:
         text += r" Best value \textbf{bold}, second \underline{underlined}."

@@ -41,7 +41,7 @@ def _format_legend(sheet: Sheet) -> str:
         else []
     )
     sentences += ["Best value **bold**, second <u>underlined</u>."] if sheet.best else []
-    sentences += [sheet.training_note] if sheet.training_note else []
+    sentences += [note for note in (sheet.training_note, sheet.difference_note) if note]
     return " ".join(sentences)
 
 

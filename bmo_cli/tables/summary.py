@@ -118,6 +118,7 @@ class Sheet:
         commands: that make the cells, one a run.
         remarks: about the table.
         trained_once: names of lines where one training serves several sections.
+        against: line whose scores are subtracted from those of others; empty: none.
     """
 
     title: str
@@ -130,6 +131,14 @@ class Sheet:
     commands: Sequence[str] = ()
     remarks: Sequence[str] = ()
     trained_once: Sequence[str] = ()
+    against: str = ""
+
+    @property
+    def difference_note(self) -> str:
+        """What the differences of lines are; empty where there are none."""
+        if not self.against:
+            return ""
+        return f"Differences are those from '{self.against}', between runs of equal seeds."
 
     @property
     def training_note(self) -> str:

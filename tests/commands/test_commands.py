@@ -118,6 +118,35 @@ def test_sweeps_and_flags_stay_what_they_are():
     assert list(override.sweep_string_iterator()) == ["'bü'", "cher"]
 
 
+def test_a_list_that_the_shell_divided_is_explained():
+    with pytest.raises(InputError, match=r'bracket is not closed.*"eval.score_at=\[A,B\]"'):
+        quote_overrides(["eval.score_at=[10,", "100]"])
+    with pytest.raises(InputError, match="quoted twice"):
+        quote_overrides(["data.train=[1-"])
+
+
+def test_a_list_without_brackets_is_shown_with_them(bmo):
+    done = bmo("train", "task.noise=1,8")
+    assert done.returncode == 2
+    assert "which separates the values of a sweep (-m); a list is in brackets: " in done.stderr
+    assert '"task.noise=[1,8]"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["hyper.mu_end=0"], "it is one of hyper=bmo, which this command has not chosen"),
+        (["task=toy", "task.rain=light"], "it is one of task=derain, which"),
+        (["gkm.operator.share=0.5"], "it is one of gkm="),
+        (["hyper.lastt=2"], "did you mean 'hyper.last'?"),
+    ],
+)
+def test_a_key_of_another_choice_is_named(bmo, words, reason):
+    done = bmo("train", *words)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert reason in done.stderr
+
+
 def test_a_comma_where_nothing_sweeps_is_explained(bmo):
     done = bmo("train", "data=folder", "data.train=a,b")
     assert done.returncode == 2 and done.stderr.count("\n") == 1

@@ -453,7 +453,8 @@ def test_a_row_is_compared_with_another_seed_by_seed():
     width = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
     text = format_markdown(built)
     assert f"+0.20 ± {width:.2f} (3 of 4 runs) |" in text
-    assert "Differences from 'x' are between runs of equal seeds." in text
+    assert "Differences are those from 'x', between runs of equal seeds." in text
+    assert "Differences are those from 'x'" in format_latex(built, "t") and not built.remarks
     assert rf"+0.20 $\pm$ {width:.2f}" in format_latex(built, "t")
     assert build_sheet(replace(table, against=None), cells, {}, []).scores == TABLE.scores
 
