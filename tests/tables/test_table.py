@@ -156,7 +156,7 @@ def test_what_is_wrong_is_refused_before_anything_runs(make, tmp_path, changes, 
 def test_table_must_be_named(bmo, table):
     done = bmo("table")
     assert done.returncode == 2
-    assert "bmo table NAME, with NAME one of convergence, " in done.stderr
+    assert "bmo table NAME, with NAME one of aggregation, convergence, " in done.stderr
     assert "known optima" in bmo("table", "--help").stdout
     done = bmo("table", "tyo")
     assert done.returncode == 2
