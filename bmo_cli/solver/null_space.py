@@ -54,11 +54,7 @@ def near_null_space(mapping: FixedPointMap, u: State) -> NullSpace:
     moved = tuple(block.detach().requires_grad_() for block in u)
     with torch.enable_grad():
         value = mapping.D(moved, 0)
-    if not all(block.requires_grad for block in value):
-        raise InputError(
-            "eval.null_space needs the derivative of D, which is cut off from the graph "
-            "(detach, no_grad, .data, NumPy)"
-        )
+    _require_graph_or_constant(mapping, u, value)
     rows = [
         row
         for block, size in zip(value, sizes, strict=True)
@@ -70,6 +66,18 @@ def near_null_space(mapping: FixedPointMap, u: State) -> NullSpace:
     identity = torch.eye(sum(sizes), dtype=torch.float64)
     small = torch.linalg.svdvals(identity - jacobian) <= THRESHOLD
     return NullSpace(float(small.sum(1).double().mean()), sum(sizes))
+
+
+def _require_graph_or_constant(mapping: FixedPointMap, u: State, value: State) -> None:
+    """Refuse blocks of D(u) that depend on u outside of the graph; others are constant."""
+    with torch.no_grad():
+        elsewhere = mapping.D(tuple(1.1 * block + 0.1 for block in u), 0)
+    for block, other in zip(value, elsewhere, strict=True):
+        if not block.requires_grad and not torch.equal(block, other):
+            raise InputError(
+                "eval.null_space needs the derivative of D, which is cut off from the graph "
+                "(detach, no_grad, .data, NumPy)"
+            )
 
 
 def require_few_unknowns(u: State) -> list[int]:
@@ -89,6 +97,8 @@ def require_few_unknowns(u: State) -> list[int]:
 
 def _jacobian_rows(block: Tensor, size: int, u: State) -> list[Tensor]:
     """The derivatives of every entry of a block of D(u), (B, n) each."""
+    if not block.requires_grad:
+        return [torch.cat([torch.zeros_like(a).flatten(1) for a in u], 1)] * size
     rows = []
     for i in range(size):
         weight = torch.zeros(len(block), size, dtype=block.dtype, device=block.device)

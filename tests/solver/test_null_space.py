@@ -75,6 +75,15 @@ def test_the_threshold_has_two_sides(value, dimension):
     assert near_null_space(mapping, (normal(2, 3),)).dimension == dimension
 
 
+def test_a_block_that_is_constant_leaves_nothing_free():
+    """z = 0 of an exact constraint, beside a block of which one entry of three is free."""
+    one = ScaledIdentity(torch.ones((), dtype=torch.float64))
+    keep = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+    mapping = FixedPointMap(lambda u, k: (keep * u[0], torch.zeros(2, 4).double()), one)
+    found = near_null_space(mapping, (normal(2, 3), torch.zeros(2, 4).double()))
+    assert (found.dimension, found.unknowns) == (1, 7)
+
+
 @pytest.mark.parametrize(
     ("apply", "message"),
     [
