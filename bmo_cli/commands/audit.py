@@ -145,7 +145,12 @@ def _build_operators(name: str | None, given: GKM | None) -> dict[str, Numerical
     if given is not None:
         return {name or "gkm": given.operator}
     return {
-        choice: instantiate(compose([f"gkm={choice}"]).config.gkm, "gkm", [], GKM).operator
+        choice: instantiate(
+            compose([f"gkm={choice}", "net=none"]).config.gkm,
+            "gkm",
+            [],
+            GKM,  # without a recipe
+        ).operator
         for choice in OPERATORS
     }
 

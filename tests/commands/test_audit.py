@@ -9,6 +9,7 @@ import torch
 import yaml
 from conftest import ROOT, plain_config
 
+from bmo_cli.commands.audit import OPERATORS
 from bmo_cli.config.locate import config_dir
 from bmo_cli.experiment.build import instantiate
 from bmo_cli.gkm.proximal import ProximalGradient
@@ -160,6 +161,8 @@ def test_command_writes_a_report(tmp_path, bmo):
     report = (tmp_path / "a" / "audit.md").read_text()
     for name in (*METHODS, "pdhg", "ladmm", "rain_dictionary", "two layers", "30 % beyond"):
         assert name in report
+    norms = json.loads((tmp_path / "a" / "result.json").read_text())["norms"]
+    assert {record["operator"] for record in norms} == set(OPERATORS)
     with (tmp_path / "a" / "audit.csv").open() as stream:
         rows = {row["method"]: row for row in csv.DictReader(stream)}
     assert float(rows["unrolled"]["error"]) < 1e-6 < float(rows["onestep"]["error"])
