@@ -51,8 +51,8 @@ def main() -> None:
             u = iterate(mapping, u, iterations=count - first, start=first).value
             scores[count].append(task.score_metric(mapping.estimate(u), case))
     print(f"{len(ends)} cases; at the fixed point: {task.metric} {mean(ends):.3f}")
-    for count, found in scores.items():
-        print(f"K = {count}: {mean(found):.3f}, difference {mean(found) - mean(ends):+.3f}")
+    for count, values in scores.items():
+        print(f"K = {count}: {mean(values):.3f}, difference {mean(values) - mean(ends):+.3f}")
 
 
 if __name__ == "__main__":

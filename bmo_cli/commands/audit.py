@@ -144,15 +144,9 @@ def _audit_gradient(
 def _build_operators(name: str | None, given: GKM | None) -> dict[str, NumericalOperator]:
     if given is not None:
         return {name or "gkm": given.operator}
-    return {
-        choice: instantiate(
-            compose([f"gkm={choice}", "net=none"]).config.gkm,
-            "gkm",
-            [],
-            GKM,  # without a recipe
-        ).operator
-        for choice in OPERATORS
-    }
+    # Without a network there is no recipe, which could give an operator other settings.
+    configs = {name: compose([f"gkm={name}", "net=none"]).config.gkm for name in OPERATORS}
+    return {name: instantiate(config, "gkm", [], GKM).operator for name, config in configs.items()}
 
 
 _GRADIENTS = (

@@ -125,7 +125,7 @@ def _suggest_key(key: str, overrides: Sequence[str], command: str) -> str:
 def _choices_with(key: str) -> list[str]:
     """The choices of a group, as `group=choice`, that have a key of its section."""
     group, *names = key.split(".")
-    found = []
+    owners = []
     for choice in choices().get(group, ()) if names else ():
         node = yaml.safe_load((config_dir() / group / f"{choice}.yaml").read_text("utf-8")) or {}
         node = node.get(group, node)  # of a choice that is merged into the root
@@ -134,8 +134,8 @@ def _choices_with(key: str) -> list[str]:
                 break
             node = node[name]
         else:
-            found.append(f"{group}={choice}")
-    return found
+            owners.append(f"{group}={choice}")
+    return owners
 
 
 def _iterate_keys(config: DictConfig, prefix: str = "") -> Iterable[str]:

@@ -6,6 +6,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+BySeed = Mapping[int, float | None]
+"""A score by seed; None: the run has no finite value."""
+
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and half the width of its 95 % interval (Student's t); None for a single value."""
@@ -25,6 +28,21 @@ def paired_differences(a: Mapping[str, float], b: Mapping[str, float]) -> list[f
     effect from the scatter.
     """
     return [value - b[key] for key, value in a.items() if key in b]
+
+
+def at_seeds_of(values: BySeed, others: BySeed) -> BySeed:
+    """The values of a method at the seeds of another; a single one serves all of them.
+
+    What trains nothing has one run.
+    """
+    if len(values) == 1 < len(others):
+        return dict.fromkeys(others, next(iter(values.values())))
+    return values
+
+
+def known_values(values: BySeed) -> dict[str, float]:
+    """The seeds that have a value."""
+    return {str(seed): value for seed, value in values.items() if value is not None}
 
 
 def pareto_front(

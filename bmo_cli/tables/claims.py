@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bmo_cli.config.schema import Claim
-from bmo_cli.results.statistics import mean_and_interval, paired_differences
+from bmo_cli.results.statistics import (
+    BySeed,
+    at_seeds_of,
+    known_values,
+    mean_and_interval,
+    paired_differences,
+)
 from bmo_cli.tables.cell import Cell
 
 Verdict = Literal["reproduced", "not reproduced", "not decidable"]
 _LAYOUT = ".3g"
-_Values = Mapping[int, float | None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,13 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Judgement:
     """
     own = _values(claim, claim.row, cells)
     if claim.limit is not None:
-        others: dict[str, _Values] = {f"{claim.limit:g}": dict.fromkeys(own, claim.limit)}
+        others: dict[str, BySeed] = {f"{claim.limit:g}": dict.fromkeys(own, claim.limit)}
     else:
         others = {row: _values(claim, row, cells) for row in claim.than}
     parts, verdicts = [_describe(claim.row, own)], []
     for name, values in others.items():
-        first, second = _pair(own, values), _pair(values, own)
-        differences = paired_differences(_known(first), _known(second))
+        first, second = at_seeds_of(own, values), at_seeds_of(values, own)
+        differences = paired_differences(known_values(first), known_values(second))
         complete = first.keys() == second.keys() and len(differences) == len(first)
         verdicts.append(_decide(differences, claim.direction) if complete else "not decidable")
         against = name if claim.limit is not None else _describe(name, values)
@@ -63,7 +68,7 @@ def judge(claim: Claim, cells: Sequence[Cell]) -> Judgement:
     return Judgement(claim, "; ".join(parts), verdict)
 
 
-def _values(claim: Claim, row: str, cells: Sequence[Cell]) -> _Values:
+def _values(claim: Claim, row: str, cells: Sequence[Cell]) -> BySeed:
     """The score of a row by seed; None: the run has no finite value."""
     values = {}
     for cell in cells:
@@ -74,20 +79,8 @@ def _values(claim: Claim, row: str, cells: Sequence[Cell]) -> _Values:
     return values
 
 
-def _pair(values: Mapping[int, float | None], others: Mapping[int, float | None]) -> _Values:
-    """The values of a row at the seeds of another; a single one serves all of them."""
-    if len(values) == 1 < len(others):
-        return dict.fromkeys(others, next(iter(values.values())))
-    return values
-
-
-def _known(values: _Values) -> dict[str, float]:
-    """The seeds that have a value."""
-    return {str(seed): value for seed, value in values.items() if value is not None}
-
-
-def _describe(row: str, values: Mapping[int, float | None]) -> str:
-    known = _known(values).values()
+def _describe(row: str, values: BySeed) -> str:
+    known = known_values(values).values()
     if not known:
         return f"{row}: no value"
     count = "" if len(known) == len(values) else f" ({len(known)} of {len(values)} seeds)"

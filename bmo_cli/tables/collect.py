@@ -9,7 +9,12 @@ from pathlib import Path
 
 from bmo_cli.config.schema import Table
 from bmo_cli.results.result import RunResult
-from bmo_cli.results.statistics import paired_differences
+from bmo_cli.results.statistics import (
+    BySeed,
+    at_seeds_of,
+    known_values,
+    paired_differences,
+)
 from bmo_cli.results.tables import comma_separated
 from bmo_cli.tables.cell import Cell
 from bmo_cli.tables.claims import judge
@@ -162,11 +167,12 @@ def _build_line(
     for score in _compared(table) if row != table.against else ():
         others = _values(score, base, failures)
         differences[_name(score, table)] = paired_differences(
-            _serve_all(values[score], cells, base), _serve_all(others, base, cells)
+            known_values(at_seeds_of(values[score], others)),
+            known_values(at_seeds_of(others, values[score])),
         )
     return Line(
         row,
-        {score: list(by_seed.values()) for score, by_seed in values.items()} | differences,
+        {score: list(known_values(own).values()) for score, own in values.items()} | differences,
         chosen=_format_chosen(cells[0]),
         failed="; ".join(dict.fromkeys(reasons)),
         protocols=tuple(dict.fromkeys(r.protocol for r in results if r.protocol)),
@@ -176,19 +182,9 @@ def _build_line(
     )
 
 
-def _serve_all(
-    values: dict[str, float], cells: Sequence[Cell], others: Sequence[Cell]
-) -> dict[str, float]:
-    """The values of a row by seed; the only run of one that trains nothing serves all seeds."""
-    if len(cells) == 1 < len(others):
-        return {str(cell.seed): value for cell in others for value in values.values()}
-    return values
-
-
-def _values(score: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> dict[str, float]:
-    """A score by seed, without the cells that failed or have no finite value."""
-    counted = [cell for cell in cells if cell.spec.path not in failures]
-    return {str(c.seed): value for c in counted if (value := c.score(score)) is not None}
+def _values(score: str, cells: Sequence[Cell], failures: Mapping[Path, str]) -> BySeed:
+    """A score by seed, without those of cells that failed."""
+    return {c.seed: None if c.spec.path in failures else c.score(score) for c in cells}
 
 
 def _format_verdicts(results: Sequence[RunResult]) -> str:

@@ -20,6 +20,9 @@ from bmo_cli.results.run import RunSpec
 from bmo_cli.tables.cell import Cell, Identity, name_cell_folder
 from bmo_cli.tasks.task import Task
 
+_UNSIGNED = re.compile(r"\.\d+[a-zA-Z%]")
+"""A format to which a sign can be added."""
+
 
 @dataclass(frozen=True)
 class ScaledTable:
@@ -95,9 +98,6 @@ def _select_entries(
     wanted = list(entries if names is None else names)
     _require_known(wanted, entries, where)
     return {name: entries[name] for name in wanted}
-
-
-_UNSIGNED = re.compile(r"\.\d+[a-zA-Z%]")
 
 
 def check_table(table: Table) -> None:

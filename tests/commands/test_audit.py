@@ -103,8 +103,8 @@ def test_an_operator_that_lies_about_its_norm_is_found():
                 lambda u, k: tuple(1.01 * a for a in bound.apply(u, k)), bound.metric
             )
 
-    found = audit_norm("longer", Longer())
-    assert len(found) == 3 and all(r.failed for r in found)
+    broken = audit_norm("longer", Longer())
+    assert len(broken) == 3 and all(r.failed for r in broken)
     kept = audit_norm("pg", ProximalGradient())
     assert len(kept) == 3 and not any(r.failed for r in kept)
     assert all(r.broken > 1.5 for r in kept)  # gamma = 2 / L_f becomes 2.6 / L_f
@@ -112,9 +112,9 @@ def test_an_operator_that_lies_about_its_norm_is_found():
 
 @pytest.mark.slow
 def test_the_dictionary_of_rain_keeps_its_norm_and_reads_no_constant():
-    (found,) = audit_norm("rain", RainDictionary(kernels=4, size=5))
-    assert found.problem == "two layers" and not found.failed
-    assert 0.999 < found.inside == found.broken
+    (norm,) = audit_norm("rain", RainDictionary(kernels=4, size=5))
+    assert norm.problem == "two layers" and not norm.failed
+    assert 0.999 < norm.inside == norm.broken
 
 
 SCALED = """

@@ -107,8 +107,8 @@ def test_the_weight_changes_linearly_over_the_training(sample, done, mu):
     scheme = GKM(operator=ProximalGradient()).double()
     hyper = BMO(mu=0.4, mu_end=0.0)
     hyper.begin_step(done)
-    found = [h.objective(scheme, sample, 3).objective.item() for h in (hyper, BMO(mu=mu))]
-    assert found[0] == pytest.approx(found[1], rel=1e-12)
+    objectives = [h.objective(scheme, sample, 3).objective.item() for h in (hyper, BMO(mu=mu))]
+    assert objectives[0] == pytest.approx(objectives[1], rel=1e-12)
     constant = BMO(mu=0.05)
     constant.begin_step(0.7)
     assert constant.mu == 0.05
