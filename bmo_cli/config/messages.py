@@ -107,7 +107,7 @@ def _suggest_key(key: str, overrides: Sequence[str], command: str) -> str:
     """Suggest a valid key. Composes once more, with the group choices alone, to list the keys."""
     owners = _choices_with(key)
     if owners:
-        return f": it is one of {' and '.join(owners[:3])}, which this command has not chosen"
+        return f": it is one of {', '.join(owners[:3])}, which this command has not chosen"
     groups = [o for o in overrides if o.split("=", 1)[0] in GROUPS]
     GlobalHydra.instance().clear()
     try:
